@@ -1,0 +1,69 @@
+# Every chore of the project. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+WEIR_CACHE ?= $(HOME)/.cache/weir
+VENV := .venv
+BIN := $(VENV)/bin
+FILE ?= examples/quickstart.yaml
+export WEIR_CACHE
+
+PYTHON_SOURCES := core operator sidecar engine sim cli tests e2e bench
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: ## Install what is missing into .venv (uv, locked dependencies, vLLM for this machine)
+	@scripts/install
+
+.PHONY: up
+up: install ## Serve examples/quickstart.yaml (or FILE=...) at http://127.0.0.1:8000
+	@$(BIN)/weir up $(FILE)
+
+.PHONY: down
+down: ## Stop what `make up` started
+	@if [ -x $(BIN)/weir ]; then $(BIN)/weir down; fi
+
+.PHONY: check
+check: install ## Format, lint, types, import contracts, generated files, unit tests
+	@scripts/check
+
+.PHONY: integration
+integration: install ## Tests against real vLLM on this machine
+	$(BIN)/pytest tests/integration
+
+.PHONY: e2e
+e2e: install ## Scenarios on a real cluster (built once and cached, or your KUBECONFIG)
+	@scripts/system-packages
+	$(BIN)/pytest e2e
+
+.PHONY: test
+test: check integration e2e ## Everything
+
+.PHONY: generate
+generate: install ## Write crds/ and the chart's copies from the types
+	$(BIN)/python -m weir_core.api.crd
+
+.PHONY: format
+format: install ## Format the sources
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+
+.PHONY: lock
+lock: install ## Resolve requirements/*.lock anew
+	@scripts/lock
+
+.PHONY: bench-relay
+bench-relay: install ## Cost of the sidecar's relay beside other routers
+	$(BIN)/python -m bench.relay
+
+.PHONY: clean
+clean: down ## Remove everything Weir put on this machine, caches included
+	rm -rf $(VENV) .weir .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	chmod -R u+w "$(WEIR_CACHE)" 2>/dev/null || true
+	rm -rf "$(WEIR_CACHE)"

@@ -1,0 +1,1 @@
+"""The command line: `weir up` and its companions."""

@@ -1,0 +1,1 @@
+"""The resource types users write, and the names every part must agree on."""

@@ -1,0 +1,439 @@
+"""InferenceService: one model, served by one or more pools of engine pods.
+
+Descriptions end up in the CRD, so `kubectl explain infs.spec` prints them; each gives the unit
+and what happens when the field is left out. The schema carries no defaults of its own: what a
+user did not write stays unwritten in the cluster, so that a new default in a later Weir never
+changes an old object, nor the hash of its pods.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from weir_core.api.base import DnsLabel, Duration, FreeForm, Model, Quantity, rules
+from weir_core.api.engine_flags import FORBIDDEN, forbidden_flag
+
+URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|pvc|oci|file)://[^\s]+)$"
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:]*[A-Za-z0-9])?$"
+
+DEFAULT_POOL = "default"
+
+ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=253)]
+Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
+
+
+class SecretRef(Model):
+    """A Secret in the same namespace."""
+
+    name: str = Field(description="Name of the Secret.", min_length=1, max_length=253)
+
+
+class Source(Model):
+    """Where the weights come from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.secretRef) || self.uri.startsWith('hf://') || "
+                "self.uri.startsWith('s3://')",
+                "secretRef is used by hf:// and s3:// sources only",
+            ),
+        )
+    )
+
+    uri: Uri = Field(
+        description="Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
+        "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the node), "
+        "or tiny:// for a small generated model that needs no download."
+    )
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret whose keys become environment variables of the download, for example "
+        "HF_TOKEN or AWS_ACCESS_KEY_ID. Default: anonymous.",
+    )
+
+
+class Adapter(Model):
+    """A LoRA adapter, served as a model of its own name."""
+
+    name: ModelName = Field(description="Name clients ask for.")
+    source: Source = Field(description="Where the adapter's weights come from.")
+
+
+class ModelSpec(Model):
+    """The model and the names clients call it by."""
+
+    name: ModelName = Field(
+        description="Name clients send as `model`. Cannot be changed: it is what clients, "
+        "dashboards and caches know the service by.",
+        json_schema_extra=rules(("self == oldSelf", "the model's name cannot be changed")),
+    )
+    aliases: tuple[ModelName, ...] = Field(
+        default=(), description="Further names for the same model. Default: none.", max_length=16
+    )
+    source: Source = Field(description="Where the weights come from.")
+    adapters: tuple[Adapter, ...] = Field(
+        default=(), description="LoRA adapters served beside the model. Default: none.",
+        max_length=32,
+    )
+
+
+class EnvVar(Model):
+    """An environment variable of the engine."""
+
+    name: str = Field(
+        description="Name of the variable.", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253
+    )
+    value: str | None = Field(default=None, description="Its value.", max_length=32768)
+    value_from: FreeForm | None = Field(
+        default=None, description="Where its value comes from, as in a pod: secretKeyRef and so on."
+    )
+
+
+class Scheduling(Model):
+    """How the engine divides each step between prefill and decode, and between classes."""
+
+    mode: Literal["latency", "throughput", "custom"] = Field(
+        default="latency",
+        description="latency: decodes first; throughput: full steps, prefills first; custom: "
+        "shares per class. Default: latency.",
+    )
+    class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="With mode custom: class name to its share of each step, 0 to 1. "
+        "Default: none.",
+    )
+    tpot_floor_ms: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Never plan steps shorter than this, in milliseconds. Default: none.",
+    )
+
+
+class Parallelism(Model):
+    """How one replica spreads over accelerators."""
+
+    tensor: int = Field(
+        default=1, ge=1, le=64, description="Tensor parallel size, in accelerators. Default: 1."
+    )
+    pipeline: int = Field(
+        default=1, ge=1, le=64, description="Pipeline parallel size, in stages. Default: 1."
+    )
+    data: int = Field(
+        default=1, ge=1, le=64, description="Data parallel size, in engine cores. Default: 1."
+    )
+
+    @property
+    def size(self) -> int:
+        """Accelerators that one replica needs."""
+        return self.tensor * self.pipeline * self.data
+
+
+class EngineSpec(Model):
+    """The vLLM process of each replica."""
+
+    image: str | None = Field(
+        default=None, description="Container image. Default: the operator's.", max_length=512
+    )
+    args: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+        default=(),
+        description="Further arguments for `vllm serve`, one per item. Flags that would open a "
+        "TCP port or break the sidecar's contract are refused. Default: none.",
+        max_length=128,
+        json_schema_extra=rules(
+            (
+                "self.all(a, !(a.split('=')[0].replace('_', '-') in ["
+                + ", ".join(f"'{flag}'" for flag in FORBIDDEN)
+                + "]))",
+                "an argument is reserved for Weir (such as --port, --uds, --served-model-name, "
+                "--api-key or a parallel size): use the fields of the spec",
+            ),
+        ),
+    )
+    env: tuple[EnvVar, ...] = Field(
+        default=(), description="Further environment of the engine. Default: none.", max_length=64
+    )
+    scheduling: Scheduling = Field(
+        default=Scheduling(), description="How steps are divided. Default: mode latency."
+    )
+    parallelism: Parallelism = Field(
+        default=Parallelism(), description="How a replica spreads over accelerators. Default: 1."
+    )
+
+
+class Accelerator(Model):
+    """The accelerators of one replica."""
+
+    resource: str = Field(
+        default="nvidia.com/gpu",
+        description="Extended resource to ask for. Default: nvidia.com/gpu.",
+        max_length=253,
+    )
+    count: int = Field(
+        default=1, ge=0, le=64, description="How many per replica; 0 is CPU. Default: 1."
+    )
+
+
+class Resources(Model):
+    """Requests and limits of the engine container."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
+    limits: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
+
+
+class Pool(Model):
+    """Replicas on one kind of hardware; each pool is a Deployment."""
+
+    name: DnsLabel = Field(description="Name of the pool, unique in the service.")
+    replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
+        default=None,
+        description="Replicas of this pool. At most one pool may leave it out; that one takes "
+        "spec.replicas (or spec.scaling) and follows `kubectl scale`.",
+    )
+    accelerator: Accelerator = Field(
+        default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
+    )
+    resources: Resources = Field(
+        default=Resources(), description="Engine container's other resources. Default: none."
+    )
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="Labels a node must have. Default: any node."
+    )
+    tolerations: tuple[FreeForm, ...] = Field(
+        default=(), description="Taints to tolerate, as in a pod. Default: none.", max_length=32
+    )
+    cost: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Cost of one replica for an hour, in any one currency; cheaper pools are "
+        "preferred. Default: all pools cost the same.",
+    )
+
+
+class Scaling(Model):
+    """Bounds for the number of replicas; exclusive with spec.replicas."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+                "minReplicas must not exceed maxReplicas",
+            ),
+        )
+    )
+
+    min_replicas: int = Field(default=1, ge=0, le=10000, description="Lower bound. Default: 1.")
+    max_replicas: int = Field(ge=1, le=10000, description="Upper bound.")
+    idle_timeout: Duration | None = Field(
+        default=None,
+        description="With minReplicas 0: how long without a request until the last replica goes, "
+        "like 10m. Default: never.",
+    )
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Scaling:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("minReplicas must not exceed maxReplicas")
+        return self
+
+
+class Admission(Model):
+    """Who may enter, and how much a replica holds."""
+
+    default_class: DnsLabel | None = Field(
+        default=None,
+        description="Priority class of requests that name none. Default: standard.",
+    )
+    classes: tuple[DnsLabel, ...] = Field(
+        default=(), description="Priority classes this service accepts. Default: all.",
+        max_length=32,
+    )
+    max_queued: int = Field(
+        default=1024, ge=1, le=1000000,
+        description="Requests that one replica holds at most, waiting and running; above it "
+        "clients get 429. Default: 1024.",
+    )
+    max_body_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024,
+        description="Largest request body, in bytes; above it clients get 413. "
+        "Default: 16777216 (16 MiB).",
+    )
+
+
+class Routing(Model):
+    """How sidecars choose among replicas. No fields yet."""
+
+
+class Tracing(Model):
+    """OpenTelemetry export of sidecar and engine."""
+
+    endpoint: str = Field(
+        description="OTLP/HTTP endpoint, for example http://collector:4318.",
+        pattern=r"^https?://[^\s]+$", max_length=512,
+    )
+    sampling_ratio: float = Field(
+        default=1.0, ge=0, le=1,
+        description="Share of requests traced when the client did not decide, 0 to 1. Default: 1.",
+    )
+
+
+class Rollout(Model):
+    """How pods are replaced when the spec changes."""
+
+    max_surge: Quantity = Field(
+        default=1,
+        description="Pods above the wanted number during a rollout, a count or a percentage. 0 "
+        "where there is no spare accelerator. Default: 1.",
+    )
+    max_unavailable: Quantity = Field(
+        default=0,
+        description="Pods that may be missing during a rollout, a count or a percentage. "
+        "Default: 0.",
+    )
+
+
+class InferenceServiceSpec(Model):
+    """What the user wants served."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!(has(self.replicas) && has(self.scaling))",
+                "replicas and scaling exclude each other",
+            ),
+            (
+                "!has(self.pools) || self.pools.all(p, self.pools.exists_one(q, q.name == p.name))",
+                "pool names must be unique",
+            ),
+            (
+                "!has(self.pools) || self.pools.filter(p, !has(p.replicas)).size() <= 1",
+                "at most one pool may leave replicas out",
+            ),
+            (
+                "!(has(self.replicas) || has(self.scaling)) || !has(self.pools) || "
+                "self.pools.size() == 0 || self.pools.exists(p, !has(p.replicas))",
+                "every pool sets its own replicas, so spec.replicas and spec.scaling would have "
+                "no effect: leave them out, or leave one pool's replicas out",
+            ),
+        )
+    )
+
+    model: ModelSpec = Field(description="The model to serve.")
+    engine: EngineSpec = Field(default=EngineSpec(), description="The vLLM process.")
+    replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
+        default=None,
+        description="Replicas of the pool that sets none of its own. Default: 1, or what scaling "
+        "decides.",
+    )
+    pools: tuple[Pool, ...] = Field(
+        default=(),
+        description="Hardware pools, one Deployment each. Default: one pool named `default` with "
+        "one NVIDIA GPU a replica.",
+        max_length=16,
+    )
+    scaling: Scaling | None = Field(default=None, description="Autoscaling. Default: none.")
+    admission: Admission = Field(default=Admission(), description="Who may enter.")
+    routing: Routing = Field(default=Routing(), description="How replicas are chosen.")
+    tracing: Tracing | None = Field(default=None, description="Tracing. Default: none.")
+    rollout: Rollout = Field(default=Rollout(), description="How pods are replaced.")
+    pod_template: FreeForm | None = Field(
+        default=None,
+        description="Strategic-merge patch over the rendered pod template: an object with "
+        "`metadata` and `spec`. Default: none.",
+    )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> InferenceServiceSpec:
+        """Repeat what CEL checks, for `weir up` and for clusters with an older CRD."""
+        if self.replicas is not None and self.scaling is not None:
+            raise ValueError("replicas and scaling exclude each other")
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) < len(names):
+            raise ValueError("pool names must be unique")
+        open_pools = [pool for pool in self.pools if pool.replicas is None]
+        if len(open_pools) > 1:
+            raise ValueError("at most one pool may leave replicas out")
+        if self.pools and not open_pools and (self.replicas is not None or self.scaling):
+            raise ValueError("every pool sets its own replicas; leave replicas and scaling out")
+        refused = forbidden_flag(self.engine.args)
+        if refused is not None:
+            index, flag, why = refused
+            raise ValueError(f"engine.args[{index}]: {flag} is reserved for Weir: {why}")
+        return self
+
+    @property
+    def hardware_pools(self) -> tuple[Pool, ...]:
+        """The pools, or the one a spec without pools means."""
+        return self.pools or (Pool(name=DEFAULT_POOL),)
+
+    def replicas_of(self, pool: Pool) -> int:
+        """Return how many replicas `pool` should have."""
+        if pool.replicas is not None:
+            return pool.replicas
+        if self.scaling is not None:
+            return max(self.scaling.min_replicas, 1)
+        return 1 if self.replicas is None else self.replicas
+
+
+class Condition(Model):
+    """One aspect of the service's state, as Kubernetes writes conditions."""
+
+    type: str = Field(description="Which aspect.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(description="Why, as one CamelCase word.")
+    message: str = Field(default="", description="Why, for a person.")
+    observed_generation: int = Field(default=0, description="Generation this speaks of.")
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
+        description="When the status last changed."
+    )
+
+
+class PoolStatus(Model):
+    """Replicas of one pool."""
+
+    name: str = Field(description="Name of the pool.")
+    replicas: int = Field(default=0, description="Pods that exist.")
+    ready_replicas: int = Field(default=0, description="Pods that take requests.")
+    updated_replicas: int = Field(default=0, description="Pods of the newest template.")
+
+
+class InferenceServiceStatus(Model):
+    """What was observed."""
+
+    observed_generation: int = Field(default=0, description="Generation last acted upon.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    replicas: int = Field(default=0, description="Pods that exist, over all pools.")
+    ready_replicas: int = Field(default=0, description="Pods that take requests, over all pools.")
+    pools: tuple[PoolStatus, ...] = Field(default=(), description="Replicas by pool.")
+    selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")
+    url: str = Field(default="", description="Where clients inside the cluster reach the model.")
+
+
+class ObjectMeta(Model):
+    """The part of an object's metadata that Weir reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class InferenceService(Model):
+    """A model served by pools of engine pods."""
+
+    api_version: Literal["serving.weir.dev/v1alpha1"] = "serving.weir.dev/v1alpha1"
+    kind: Literal["InferenceService"] = "InferenceService"
+    metadata: ObjectMeta
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus | None = None

@@ -1,0 +1,62 @@
+"""Names that operator, sidecar, engine and command line must agree on.
+
+Each is defined here once; a manifest, a probe or a test that needs one imports it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "serving.weir.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+FIELD_MANAGER: Final = "weir-operator"
+PART_OF: Final = "weir"
+
+# Label keys (recommended by Kubernetes) and our own.
+NAME: Final = "app.kubernetes.io/name"
+INSTANCE: Final = "app.kubernetes.io/instance"
+COMPONENT: Final = "app.kubernetes.io/component"
+PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+SERVICE: Final = f"{GROUP}/service"
+POOL: Final = f"{GROUP}/pool"
+
+# Annotations.
+SPEC_HASH: Final = f"{GROUP}/spec-hash"
+RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+
+# Containers of a replica's pod.
+SIDECAR_CONTAINER: Final = "sidecar"
+ENGINE_CONTAINER: Final = "engine"
+MODEL_CONTAINER: Final = "model"
+
+# Ports of the sidecar; the engine opens none.
+API_PORT: Final = 8000
+ADMIN_PORT: Final = 8001
+PEER_PORT: Final = 8002
+METRICS_PORT: Final = 8080
+"""The operator's own metrics and probes."""
+
+# Paths inside a pod. The two emptyDir volumes are shared by all of its containers.
+RUN_DIR: Final = "/run/weir"
+MODEL_DIR: Final = "/models"
+ENGINE_SOCKET: Final = "engine.sock"
+STEPS_SOCKET: Final = "steps.sock"
+ADMIN_SOCKET: Final = "admin.sock"
+
+# Environment of the sidecar.
+ENV_SERVICE: Final = "WEIR_SERVICE"
+ENV_NAMESPACE: Final = "WEIR_NAMESPACE"
+ENV_POOL: Final = "WEIR_POOL"
+ENV_POD_NAME: Final = "WEIR_POD_NAME"
+ENV_MODEL_NAME: Final = "WEIR_MODEL_NAME"
+ENV_RUN_DIR: Final = "WEIR_RUN_DIR"
+ENV_HOST: Final = "WEIR_HOST"
+ENV_MAX_BODY_BYTES: Final = "WEIR_MAX_BODY_BYTES"
+ENV_MAX_REQUESTS: Final = "WEIR_MAX_REQUESTS"
+ENV_GRACE_PERIOD_S: Final = "WEIR_GRACE_PERIOD_S"
+
+# Environment of the engine and the model container: `wire.engine.EngineConfig` as JSON.
+ENV_ENGINE_CONFIG: Final = "WEIR_ENGINE_CONFIG"

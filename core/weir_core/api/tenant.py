@@ -1,0 +1,51 @@
+"""InferenceTenant: who sends a request, what it may ask for and how much of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from weir_core.api.base import DnsLabel, Model
+from weir_core.api.inferenceservice import ObjectMeta, SecretRef
+
+
+class TenantLimits(Model):
+    """Bounds on what one tenant has in flight and sends."""
+
+    max_requests: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Requests waiting and running at once. Default: no limit."
+    )
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Prompt and output tokens in a minute. Default: no limit."
+    )
+
+
+class InferenceTenantSpec(Model):
+    """A tenant's keys, classes and limits."""
+
+    api_key_secret_ref: SecretRef = Field(
+        description="Secret whose values are SHA-256 hashes of the tenant's API keys, in hex. "
+        "Keys themselves are never stored."
+    )
+    default_class: DnsLabel = Field(
+        default="standard", description="Class of requests that name none. Default: standard."
+    )
+    max_class: DnsLabel | None = Field(
+        default=None,
+        description="Highest class this tenant may ask for; a header lowers a request's class, "
+        "never raises it above this. Default: defaultClass.",
+    )
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = Field(
+        default=1.0, description="Share among tenants of a class. Default: 1."
+    )
+    limits: TenantLimits = Field(default=TenantLimits(), description="Default: no limits.")
+
+
+class InferenceTenant(Model):
+    """A client of the cluster's models."""
+
+    api_version: Literal["serving.weir.dev/v1alpha1"] = "serving.weir.dev/v1alpha1"
+    kind: Literal["InferenceTenant"] = "InferenceTenant"
+    metadata: ObjectMeta
+    spec: InferenceTenantSpec

@@ -1,0 +1,58 @@
+"""Every error Weir raises on purpose.
+
+WeirError
+├── InvalidSpec              the user must edit the resource; retrying cannot help
+├── RequestRejected          refused before the engine saw it; safe to retry elsewhere
+│   └── QueueFull            the replica holds as many requests as it may
+├── EngineUnavailable        the engine is starting, draining or gone
+└── ClusterUnavailable       the API server did not answer
+"""
+
+from __future__ import annotations
+
+
+class WeirError(Exception):
+    """Base class; `reason` is the stable code used in logs, metric labels and error bodies."""
+
+    reason = "internal"
+
+
+class InvalidSpec(WeirError):
+    """The resource contradicts itself or names something that cannot exist.
+
+    Args:
+        field: Path of the offending field as the user wrote it, for example
+            `spec.pools[1].name`.
+        message: What is wrong with it and what to write instead, one sentence.
+    """
+
+    reason = "invalid_spec"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class RequestRejected(WeirError):
+    """A request was refused before the engine saw it; the client may retry elsewhere."""
+
+    reason = "rejected"
+
+
+class QueueFull(RequestRejected):
+    """This replica already holds as many requests as it may."""
+
+    reason = "rejected-saturated"
+
+
+class EngineUnavailable(WeirError):
+    """The engine does not answer: it is starting, draining or gone."""
+
+    reason = "rejected-no-endpoints"
+
+
+class ClusterUnavailable(WeirError):
+    """The API server did not answer, or answered that it cannot serve right now."""
+
+    reason = "cluster_unavailable"

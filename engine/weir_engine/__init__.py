@@ -1,0 +1,1 @@
+"""The engine: vLLM, launched with the right arguments."""

@@ -1,0 +1,1 @@
+"""The operator: an InferenceService becomes pods, services and the rest."""

@@ -1,0 +1,1 @@
+"""The sidecar: the OpenAI server in front of one engine."""

@@ -1,0 +1,1 @@
+"""The simulator, and the mock engine built on its model."""
