@@ -46,7 +46,7 @@ test: check integration e2e ## Everything
 
 .PHONY: generate
 generate: install ## Write crds/ and the chart's copies from the types
-	$(BIN)/python -m weir_core.api.crd
+	@$(BIN)/python scripts/generate
 
 .PHONY: format
 format: install ## Format the sources

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from weir_core.api.base import DnsLabel, Duration, FreeForm, Model, Quantity, rules
+from weir_core.api.base import DnsLabel, Duration, FreeForm, Model, Quantity, keyed_by, rules
 from weir_core.api.engine_flags import FORBIDDEN, forbidden_flag
 
 URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|pvc|oci|file)://[^\s]+)$"
@@ -75,8 +75,10 @@ class ModelSpec(Model):
     )
     source: Source = Field(description="Where the weights come from.")
     adapters: tuple[Adapter, ...] = Field(
-        default=(), description="LoRA adapters served beside the model. Default: none.",
+        default=(),
+        description="LoRA adapters served beside the model. Default: none.",
         max_length=32,
+        json_schema_extra=keyed_by("name"),
     )
 
 
@@ -86,9 +88,13 @@ class EnvVar(Model):
     name: str = Field(
         description="Name of the variable.", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253
     )
-    value: str | None = Field(default=None, description="Its value.", max_length=32768)
+    value: str | None = Field(
+        default=None, description="Its value. Default: none.", max_length=32768
+    )
     value_from: FreeForm | None = Field(
-        default=None, description="Where its value comes from, as in a pod: secretKeyRef and so on."
+        default=None,
+        description="Where its value comes from, as in a pod, for example secretKeyRef. "
+        "Default: none.",
     )
 
 
@@ -152,7 +158,10 @@ class EngineSpec(Model):
         ),
     )
     env: tuple[EnvVar, ...] = Field(
-        default=(), description="Further environment of the engine. Default: none.", max_length=64
+        default=(),
+        description="Further environment of the engine. Default: none.",
+        max_length=64,
+        json_schema_extra=keyed_by("name"),
     )
     scheduling: Scheduling = Field(
         default=Scheduling(), description="How steps are divided. Default: mode latency."
@@ -188,8 +197,8 @@ class Pool(Model):
     name: DnsLabel = Field(description="Name of the pool, unique in the service.")
     replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
         default=None,
-        description="Replicas of this pool. At most one pool may leave it out; that one takes "
-        "spec.replicas (or spec.scaling) and follows `kubectl scale`.",
+        description="Replicas of this pool. Default: spec.replicas, or what spec.scaling decides, "
+        "and `kubectl scale` changes it; at most one pool may leave it out.",
     )
     accelerator: Accelerator = Field(
         default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
@@ -245,16 +254,21 @@ class Admission(Model):
         description="Priority class of requests that name none. Default: standard.",
     )
     classes: tuple[DnsLabel, ...] = Field(
-        default=(), description="Priority classes this service accepts. Default: all.",
+        default=(),
+        description="Priority classes this service accepts. Default: all.",
         max_length=32,
     )
     max_queued: int = Field(
-        default=1024, ge=1, le=1000000,
+        default=1024,
+        ge=1,
+        le=1000000,
         description="Requests that one replica holds at most, waiting and running; above it "
         "clients get 429. Default: 1024.",
     )
     max_body_bytes: int = Field(
-        default=16 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024,
+        default=16 * 1024 * 1024,
+        ge=1024,
+        le=1024 * 1024 * 1024,
         description="Largest request body, in bytes; above it clients get 413. "
         "Default: 16777216 (16 MiB).",
     )
@@ -269,10 +283,13 @@ class Tracing(Model):
 
     endpoint: str = Field(
         description="OTLP/HTTP endpoint, for example http://collector:4318.",
-        pattern=r"^https?://[^\s]+$", max_length=512,
+        pattern=r"^https?://[^\s]+$",
+        max_length=512,
     )
     sampling_ratio: float = Field(
-        default=1.0, ge=0, le=1,
+        default=1.0,
+        ge=0,
+        le=1,
         description="Share of requests traced when the client did not decide, 0 to 1. Default: 1.",
     )
 
@@ -302,10 +319,6 @@ class InferenceServiceSpec(Model):
                 "replicas and scaling exclude each other",
             ),
             (
-                "!has(self.pools) || self.pools.all(p, self.pools.exists_one(q, q.name == p.name))",
-                "pool names must be unique",
-            ),
-            (
                 "!has(self.pools) || self.pools.filter(p, !has(p.replicas)).size() <= 1",
                 "at most one pool may leave replicas out",
             ),
@@ -319,7 +332,9 @@ class InferenceServiceSpec(Model):
     )
 
     model: ModelSpec = Field(description="The model to serve.")
-    engine: EngineSpec = Field(default=EngineSpec(), description="The vLLM process.")
+    engine: EngineSpec = Field(
+        default=EngineSpec(), description="The vLLM process. Default: vLLM's own settings."
+    )
     replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
         default=None,
         description="Replicas of the pool that sets none of its own. Default: 1, or what scaling "
@@ -330,12 +345,19 @@ class InferenceServiceSpec(Model):
         description="Hardware pools, one Deployment each. Default: one pool named `default` with "
         "one NVIDIA GPU a replica.",
         max_length=16,
+        json_schema_extra=keyed_by("name"),
     )
     scaling: Scaling | None = Field(default=None, description="Autoscaling. Default: none.")
-    admission: Admission = Field(default=Admission(), description="Who may enter.")
-    routing: Routing = Field(default=Routing(), description="How replicas are chosen.")
+    admission: Admission = Field(
+        default=Admission(), description="Who may enter. Default: every class."
+    )
+    routing: Routing = Field(
+        default=Routing(), description="How replicas are chosen. Default: least loaded."
+    )
     tracing: Tracing | None = Field(default=None, description="Tracing. Default: none.")
-    rollout: Rollout = Field(default=Rollout(), description="How pods are replaced.")
+    rollout: Rollout = Field(
+        default=Rollout(), description="How pods are replaced. Default: one more, then one less."
+    )
     pod_template: FreeForm | None = Field(
         default=None,
         description="Strategic-merge patch over the rendered pod template: an object with "
@@ -404,10 +426,7 @@ class InferenceServiceStatus(Model):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        },
+        json_schema_extra=keyed_by("type"),
     )
     replicas: int = Field(default=0, description="Pods that exist, over all pools.")
     ready_replicas: int = Field(default=0, description="Pods that take requests, over all pools.")

@@ -14,7 +14,8 @@ class InferencePriorityClassSpec(Model):
     """A class's importance and the promises made to it."""
 
     rank: int = Field(
-        ge=-1000000, le=1000000,
+        ge=-1000000,
+        le=1000000,
         description="Importance; higher goes first. The only polarity inside Weir.",
     )
     weight: Annotated[float, Field(ge=0.001, le=1000)] = Field(
