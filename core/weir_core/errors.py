@@ -5,7 +5,8 @@ WeirError
 ├── RequestRejected          refused before the engine saw it; safe to retry elsewhere
 │   └── QueueFull            the replica holds as many requests as it may
 ├── EngineUnavailable        the engine is starting, draining or gone
-└── ClusterUnavailable       the API server did not answer
+├── ClusterUnavailable       the API server did not answer
+└── MachineUnfit             `weir up` cannot run this here: a port is taken, a GPU is missing
 """
 
 from __future__ import annotations
@@ -56,3 +57,9 @@ class ClusterUnavailable(WeirError):
     """The API server did not answer, or answered that it cannot serve right now."""
 
     reason = "cluster_unavailable"
+
+
+class MachineUnfit(WeirError):
+    """This machine, as it is, cannot run what was asked; the message says what to change."""
+
+    reason = "machine_unfit"
