@@ -57,6 +57,7 @@ ENV_HOST: Final = "WEIR_HOST"
 ENV_MAX_BODY_BYTES: Final = "WEIR_MAX_BODY_BYTES"
 ENV_MAX_REQUESTS: Final = "WEIR_MAX_REQUESTS"
 ENV_GRACE_PERIOD_S: Final = "WEIR_GRACE_PERIOD_S"
+ENV_LAME_DUCK_S: Final = "WEIR_LAME_DUCK_S"
 
 # Environment of the engine and the model container: `wire.engine.EngineConfig` as JSON.
 ENV_ENGINE_CONFIG: Final = "WEIR_ENGINE_CONFIG"
