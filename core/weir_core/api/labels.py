@@ -61,3 +61,5 @@ ENV_LAME_DUCK_S: Final = "WEIR_LAME_DUCK_S"
 
 # Environment of the engine and the model container: `wire.engine.EngineConfig` as JSON.
 ENV_ENGINE_CONFIG: Final = "WEIR_ENGINE_CONFIG"
+ENV_MODEL_DIR: Final = "WEIR_MODEL_DIR"
+"""Where this container finds weights; MODEL_DIR when it is not set."""
