@@ -1,0 +1,161 @@
+"""`weir`: the command line. Each command reads its arguments here and does its work elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from weir_cli import documents, show, up as upping
+from weir_cli.display import Display
+from weir_cli.machine import cache_dir
+from weir_cli.plan import with_replicas
+from weir_cli.records import Instance
+from weir_core.errors import InvalidSpec, WeirError
+from weir_operator.render import desired_state
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    help="Serve LLMs with priorities that hold. Start with: weir up examples/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        help="YAML files, as for kubectl apply: InferenceService and what goes with it."
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"weir {version('weir-serving')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    files: Files,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Public port of the first service; each further one gets 10 more.",
+        ),
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Public address to listen on; 0.0.0.0 for every network.")
+    ] = "127.0.0.1",
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Run this many replicas, whatever the files say."),
+    ] = None,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Show the log of every process, each line prefixed.")
+    ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Return once everything is ready; weir down stops it."),
+    ] = False,
+) -> None:
+    """Serve the files' InferenceServices on this machine, with the pods a cluster would run.
+
+    Engines, sidecars and one public address per service run as local processes. Ctrl-C drains and
+    stops; a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are
+    wrong, 130 killed by a second Ctrl-C.
+    """
+    found = documents.load(files)
+    if replicas is not None:
+        found = with_replicas(found, replicas)
+    cache = cache_dir(os.environ)
+    if detach:
+        raise typer.Exit(_detach(cache, port))
+    options = upping.UpOptions(host, port, show_logs=logs)
+    raise typer.Exit(upping.run(found, options, cache, Display(Console())))
+
+
+def _detach(cache: Path, port: int) -> int:
+    """Run the same command in the background, and wait until it is ready."""
+    instance = Instance(cache, port)
+    instance.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    output = instance.directory / "up.log"
+    arguments = [word for word in sys.argv[1:] if word not in {"-d", "--detach"}]
+    with output.open("wb") as log:
+        background = subprocess.Popen(
+            [sys.executable, "-m", "weir_cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    ready = show.wait_ready(instance, background.pid, output, Console())
+    if ready:
+        typer.echo(f"running in the background; output: {output}; stop it with: weir down")
+        return 0
+    return background.wait() or EXIT_FAILED
+
+
+@app.command()
+def status() -> None:
+    """Show what `weir up` serves on this machine. Exit code 3 when nothing runs."""
+    raise typer.Exit(show.status(cache_dir(os.environ), Console()))
+
+
+@app.command()
+def down(
+    port: Annotated[
+        int | None, typer.Option(help="Stop only the `weir up` of this port. Default: all.")
+    ] = None,
+) -> None:
+    """Drain and stop what `weir up` serves; wait until it has ended."""
+    raise typer.Exit(show.down(cache_dir(os.environ), Console(), port))
+
+
+@app.command()
+def render(files: Files) -> None:
+    """Print the Kubernetes objects the operator would make of the files, as YAML."""
+    found = documents.load(files)
+    manifests = [item for service in found.services for item in desired_state(service)]
+    typer.echo(yaml.safe_dump_all(manifests, sort_keys=False), nl=False)
+
+
+def main() -> None:
+    """Run the command; what Weir refuses is one line, not a traceback."""
+    try:
+        app()
+    except InvalidSpec as error:
+        typer.echo(f"weir: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except WeirError as error:
+        typer.echo(f"weir: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

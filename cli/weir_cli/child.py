@@ -1,0 +1,251 @@
+"""One container as a supervised process: started, probed, restarted, ended.
+
+Stands where the kubelet stands in a cluster: a process that exits is started again after a
+back-off, one that fails its startup or liveness probe is ended first, and one that is asked to go
+gets SIGTERM, then SIGKILL when its time is over. Each child leads a process group of its own, so
+that Ctrl-C in the terminal reaches only `weir up`, which then ends the children in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from weir_cli import leash
+from weir_cli.backoff import Backoff
+from weir_cli.pods import Probe, ProcessPlan
+from weir_cli.records import ProcessRecord, kill_group, record_of
+
+TAIL_LINES = 15
+STARTUP_POLL_S = 0.5
+KILL_WAIT_S = 5.0
+UNHEALTHY_GRACE_S = 10.0
+"""How long a process that fails its liveness probe gets between SIGTERM and SIGKILL."""
+
+
+@dataclass
+class Surroundings:
+    """What every child of one `weir up` shares."""
+
+    http: aiohttp.ClientSession
+    logs: Path
+    base_env: Mapping[str, str]
+    report: Callable[[str], None]
+    """Tells the user one thing that happened."""
+    fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Replicas share the weights' folder, so one fetches at a time; the next finds them there."""
+
+
+class Child:
+    """One process and its successors."""
+
+    def __init__(
+        self, owner: str, plan: ProcessPlan, address: str, directory: Path, around: Surroundings
+    ) -> None:
+        self.name = f"{owner}/{plan.name}"
+        self.plan = plan
+        self.log = around.logs / f"{owner}.{plan.name}.log"
+        self.restarts = 0
+        self.crashes_before_healthy = 0
+        """Crashes in a row without ever having been healthy."""
+        self._address = address
+        self._directory = directory
+        self._around = around
+        self._backoff = Backoff()
+        self._process: Process | None = None
+        self._record: ProcessRecord | None = None
+        self._up = asyncio.Event()
+        self._retired = asyncio.Event()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the running process has passed its startup probe."""
+        return self._up.is_set()
+
+    async def until_up(self) -> None:
+        """Wait for the startup probe, if there is one; at most until the child is retired."""
+        if self.plan.startup is None:
+            return
+        waiting = [asyncio.create_task(event.wait()) for event in (self._up, self._retired)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+
+    @property
+    def running(self) -> bool:
+        """Whether a process runs now."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a process ran and does not any more."""
+        return self._process is not None and not self.running
+
+    @property
+    def record(self) -> ProcessRecord | None:
+        """The running process for the state file."""
+        return self._record if self.running else None
+
+    async def supervise(self) -> None:
+        """Keep the process running until `end` is called."""
+        while not self._retired.is_set():
+            code = await self._run_once()
+            if self._retired.is_set():
+                return
+            wait_s = self._backoff.after_crash(was_healthy=self.healthy)
+            self.crashes_before_healthy += 0 if self.healthy else 1
+            self._up.clear()
+            self._report_crash(code, wait_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._retired.wait(), wait_s)
+            self.restarts += 1
+
+    async def run_to_completion(self) -> bool:
+        """Run once, as an init container; tell whether it succeeded."""
+        code = await self._run_once()
+        if code == 0:
+            return True
+        if not self._retired.is_set():
+            wait_s = self._backoff.after_crash(was_healthy=False)
+            self.crashes_before_healthy += 1
+            self._report_crash(code, wait_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._retired.wait(), wait_s)
+            self.restarts += 1
+        return False
+
+    async def _run_once(self) -> int:
+        """Run the process to its end; leave nothing of its group behind."""
+        process = await self._spawn(self.plan.argv)
+        self._process = process
+        self._record = record_of(self.name, process.pid)
+        probing = asyncio.create_task(self._probe_for_life())
+        try:
+            return await process.wait()
+        finally:
+            kill_group(process.pid)
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+
+    async def _spawn(self, argv: Sequence[str]) -> Process:
+        with self.log.open("ab") as log:
+            # -I: the leash must not import anything from the folder it runs in.
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", leash.__file__, str(os.getpid()), *argv),
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._directory,
+                env={**self._around.base_env, **self.plan.env},
+                process_group=0,
+            )
+
+    async def run_pre_stop(self, limit_s: float) -> None:
+        """Run the container's preStop command, if it has one, at most `limit_s`."""
+        if self.plan.pre_stop is None or not self.running:
+            return
+        hook = await self._spawn(self.plan.pre_stop)
+        try:
+            await asyncio.wait_for(hook.wait(), max(limit_s, 0))
+        except TimeoutError:
+            self._around.report(f"{self.name}: draining took longer than its time; ending it")
+        finally:
+            kill_group(hook.pid)
+            await hook.wait()
+
+    def retire(self) -> None:
+        """Start no successor."""
+        self._retired.set()
+
+    async def end(self, limit_s: float) -> None:
+        """End the process with SIGTERM, with SIGKILL after `limit_s`; start no successor."""
+        self.retire()
+        await self._terminate(limit_s)
+
+    async def _terminate(self, limit_s: float) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), max(limit_s, 0))
+        except TimeoutError:
+            self.kill()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), KILL_WAIT_S)
+
+    def kill(self) -> None:
+        """Kill the process and its group at once; start no successor if it is retired."""
+        if self._process is not None and self._process.returncode is None:
+            kill_group(self._process.pid)
+
+    async def _probe_for_life(self) -> None:
+        """End the process if it does not become healthy, or stops being so."""
+        startup, liveness = self.plan.startup, self.plan.liveness
+        if startup is not None and not await self._becomes_healthy(startup):
+            self._around.report(f"{self.name}: not up in time; ending it (log: {self.log})")
+            await self._terminate(UNHEALTHY_GRACE_S)
+            return
+        if startup is not None:
+            self._up.set()
+            self.crashes_before_healthy = 0
+        if liveness is None:
+            return
+        await self._until_unhealthy(liveness)
+        self._around.report(f"{self.name}: does not answer its liveness probe; ending it")
+        await self._terminate(UNHEALTHY_GRACE_S)
+
+    async def _becomes_healthy(self, probe: Probe) -> bool:
+        """Poll the startup probe for as long as the kubelet would; oftener, to look lively."""
+        deadline = time.monotonic() + probe.period_s * probe.failure_threshold
+        while time.monotonic() < deadline:
+            if await succeeds(self._around.http, self._address, probe):
+                return True
+            await asyncio.sleep(min(probe.period_s, STARTUP_POLL_S))
+        return False
+
+    async def _until_unhealthy(self, probe: Probe) -> None:
+        failures = 0
+        while failures < probe.failure_threshold:
+            await asyncio.sleep(probe.period_s)
+            failures = (
+                0 if await succeeds(self._around.http, self._address, probe) else failures + 1
+            )
+
+    def _report_crash(self, code: int, wait_s: float) -> None:
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        lines = "".join(f"    {line}\n" for line in tail(self.log, TAIL_LINES))
+        self._around.report(
+            f"{self.name} {how}; starting it again in {wait_s:g} s\n{lines}    log: {self.log}"
+        )
+
+
+async def succeeds(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool:
+    """Tell whether the probe succeeds now."""
+    limit = aiohttp.ClientTimeout(total=probe.timeout_s)
+    try:
+        async with http.get(f"http://{address}:{probe.port}{probe.path}", timeout=limit) as answer:
+            return answer.status < 400
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a log, without reading all of a long one."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 64 * 1024))
+            return log.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []

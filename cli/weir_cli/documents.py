@@ -1,0 +1,194 @@
+"""What the user wrote: YAML files in, checked resources out.
+
+`weir up` reads the same files that `kubectl apply -f` does, so every kind Weir knows is checked
+here by the very types the CRDs are made from, and anything else is refused: a kind that was
+skipped in silence would look as if it had taken effect. An error names the file, the document in
+it and the field, as the user wrote them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from weir_core.api.base import Model
+from weir_core.api.inferenceservice import InferenceService
+from weir_core.api.labels import API_VERSION
+from weir_core.api.priorityclass import InferencePriorityClass
+from weir_core.api.tenant import InferenceTenant
+from weir_core.errors import InvalidSpec
+
+WEIR_KINDS: Mapping[str, type[Model]] = {
+    "InferenceService": InferenceService,
+    "InferencePriorityClass": InferencePriorityClass,
+    "InferenceTenant": InferenceTenant,
+}
+
+Object = tuple[str, str]
+"""(namespace, name) of an object."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Everything the files declare."""
+
+    services: tuple[InferenceService, ...]
+    classes: tuple[InferencePriorityClass, ...]
+    tenants: tuple[InferenceTenant, ...]
+    secrets: Mapping[Object, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """One YAML document and where it stands."""
+
+    where: str
+    body: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.body.get("kind"))
+
+
+def load(paths: Sequence[Path]) -> Documents:
+    """Read and check every document of every file.
+
+    Raises:
+        InvalidSpec: A file cannot be read, or a document is not what Weir can take.
+    """
+    resources: list[Model] = []
+    secrets: dict[Object, Mapping[str, str]] = {}
+    seen: dict[tuple[str, str, str], str] = {}
+    for document in _documents(paths):
+        if document.kind == "Secret":
+            resource_id = _object_of(document)
+            secrets[resource_id] = _secret_values(document)
+        else:
+            resource = _resource(document)
+            resource_id = (resource.metadata.namespace, resource.metadata.name)  # type: ignore[attr-defined]
+            resources.append(resource)
+        key = (document.kind, *resource_id)
+        if key in seen:
+            raise InvalidSpec(document.where, f"the same object as {seen[key]}; keep one of them")
+        seen[key] = document.where
+    return Documents(
+        services=tuple(r for r in resources if isinstance(r, InferenceService)),
+        classes=tuple(r for r in resources if isinstance(r, InferencePriorityClass)),
+        tenants=tuple(r for r in resources if isinstance(r, InferenceTenant)),
+        secrets=secrets,
+    )
+
+
+def _documents(paths: Iterable[Path]) -> Iterator[_Document]:
+    for path in paths:
+        try:
+            parsed = list(yaml.load_all(path.read_text(), Loader=_StrictLoader))
+        except OSError as error:
+            raise InvalidSpec(str(path), f"cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InvalidSpec(str(path), f"is not YAML: {_one_line(error)}") from error
+        for number, body in enumerate(parsed, start=1):
+            if body is None:  # what a trailing `---` or a file of comments leaves
+                continue
+            where = f"{path}: document {number}"
+            if not isinstance(body, dict):
+                raise InvalidSpec(where, "must be an object with apiVersion, kind and metadata")
+            yield _Document(where, body)
+
+
+def _resource(document: _Document) -> Model:
+    """Return the typed resource, or say which field is wrong."""
+    kind = WEIR_KINDS.get(document.kind)
+    api_version = document.body.get("apiVersion")
+    if kind is None:
+        known = ", ".join([*WEIR_KINDS, "Secret"])
+        raise InvalidSpec(
+            f"{document.where}: kind", f"{document.kind!r} is not a kind Weir knows ({known})"
+        )
+    if api_version != API_VERSION:
+        raise InvalidSpec(f"{document.where}: apiVersion", f"must be {API_VERSION}")
+    try:
+        return kind.model_validate(document.body)
+    except ValidationError as error:
+        raise _named(document, error) from error
+
+
+def _named(document: _Document, error: ValidationError) -> InvalidSpec:
+    """Turn pydantic's first complaint into one that names the field as the user wrote it."""
+    first = error.errors(include_url=False)[0]
+    path = field_path(first["loc"]) or "spec"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field; check its spelling and where it belongs"
+    more = error.error_count() - 1
+    suffix = f" (and {more} more)" if more else ""
+    name = document.body.get("metadata", {})
+    name = f" {name['name']}" if isinstance(name, dict) and name.get("name") else ""
+    return InvalidSpec(f"{document.where} ({document.kind}{name}): {path}", message + suffix)
+
+
+def field_path(location: Iterable[str | int]) -> str:
+    """Return a location such as `("spec", "pools", 1, "name")` as `spec.pools[1].name`."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".")
+
+
+def _object_of(document: _Document) -> Object:
+    metadata = document.body.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise InvalidSpec(f"{document.where}: metadata.name", "a Secret needs a name")
+    return str(metadata.get("namespace", "default")), metadata["name"]
+
+
+def _secret_values(document: _Document) -> Mapping[str, str]:
+    """Return the decoded values; no error ever quotes one."""
+    values: dict[str, str] = {}
+    for section in ("data", "stringData"):
+        entries = document.body.get(section) or {}
+        if not isinstance(entries, dict):
+            raise InvalidSpec(f"{document.where}: {section}", "must map keys to strings")
+        for key, value in entries.items():
+            if not isinstance(value, str):
+                raise InvalidSpec(f"{document.where}: {section}.{key}", "must be a string")
+            values[str(key)] = _decoded(document, key, value) if section == "data" else value
+    return values
+
+
+def _decoded(document: _Document, key: str, value: str) -> str:
+    try:
+        return base64.b64decode(value, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        # `from None`: the cause would carry the secret's bytes into a traceback.
+        raise InvalidSpec(
+            f"{document.where}: data.{key}", "is not base64 text; write it under stringData"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # SafeLoader itself refuses it
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key_node.value!r} is written twice",
+                    problem_mark=key_node.start_mark,
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)

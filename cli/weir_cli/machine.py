@@ -1,0 +1,154 @@
+"""What this machine can give: free addresses, free ports, accelerators, a short private path.
+
+Everything here looks at the machine and decides nothing else, so that a refusal comes before the
+first process starts and says what to change.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from weir_core.api import labels
+from weir_core.errors import MachineUnfit
+
+SOCKET_PATH_LIMIT = 107
+"""Longest path of a Unix socket, in bytes; Linux refuses longer ones."""
+
+LONGEST_SOCKET = "/99/run/engine.sock"
+LAST_REPLICA = 254
+SIDECAR_PORTS = (labels.API_PORT, labels.ADMIN_PORT)
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return where Weir keeps everything it puts on this machine; `make clean` removes it."""
+    return Path(environ.get("WEIR_CACHE") or Path.home() / ".cache" / "weir").absolute()
+
+
+def scratch_dir(instance: Path) -> Path:
+    """Make and return a directory of this user alone, short enough to hold Unix sockets.
+
+    The cache may lie at any depth, so sockets live under the system's temporary directory, in a
+    folder named after the user and the instance.
+
+    Raises:
+        MachineUnfit: Someone else already owns a directory of that name.
+    """
+    digest = hashlib.sha256(str(instance).encode()).hexdigest()[:8]
+    name = f"weir-{os.getuid()}-{digest}"
+    path = Path(tempfile.gettempdir()) / name
+    if len(f"{path}{LONGEST_SOCKET}".encode()) > SOCKET_PATH_LIMIT:
+        path = Path("/tmp") / name
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise MachineUnfit(f"{path} is not a private directory of yours; remove it and try again")
+    return path
+
+
+def free_addresses(count: int) -> list[str]:
+    """Return `count` loopback addresses whose sidecar ports are free: 127.0.1.1, 127.0.1.2, ...
+
+    Raises:
+        MachineUnfit: There are not enough; usually something listens on port 8000 of every
+            address.
+    """
+    found: list[str] = []
+    for address in _loopback_addresses():
+        if len(found) == count:
+            break
+        if all(listen_error(address, port) is None for port in SIDECAR_PORTS):
+            found.append(address)
+    if len(found) < count:
+        ports = " and ".join(map(str, SIDECAR_PORTS))
+        raise MachineUnfit(
+            f"each replica needs ports {ports} on a loopback address of its own, and only "
+            f"{len(found)} of {count} are free from 127.0.1.1 on; something may listen on these "
+            f"ports of every address: see `ss -ltnp sport = :{SIDECAR_PORTS[0]}`"
+        )
+    return found
+
+
+def _loopback_addresses() -> Iterator[str]:
+    return (f"127.0.1.{number}" for number in range(1, LAST_REPLICA + 1))
+
+
+def listen_error(address: str, port: int) -> OSError | None:
+    """Return why nothing can listen on `address` and `port` now, or None."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error
+    return None
+
+
+def check_public(address: str, port: int) -> None:
+    """Check that a front may listen there.
+
+    Raises:
+        MachineUnfit: It may not; the message says why and what else to try.
+    """
+    if address in {"0.0.0.0", "::"} and port in SIDECAR_PORTS:
+        raise MachineUnfit(
+            f"{address}:{port} would cover the replicas' own loopback addresses, which use port "
+            f"{port} too; choose another port: --port 8080"
+        )
+    error = listen_error(address, port)
+    if error is None:
+        return
+    if error.errno == errno.EADDRINUSE:
+        raise MachineUnfit(
+            f"{address}:{port} is taken; `weir status` tells whether it is a running `weir up` "
+            "(`weir down` stops it), or choose another port: --port "
+            f"{port + 100}"
+        )
+    raise MachineUnfit(f"cannot listen on {address}:{port}: {error.strerror}")
+
+
+def check_weights(paths: Iterable[Path]) -> None:
+    """Check that the directories that file:// names are there.
+
+    Raises:
+        MachineUnfit: One is not, or cannot be read.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise MachineUnfit(f"file://{path} is not a directory on this machine")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise MachineUnfit(f"file://{path} cannot be read by you")
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the NVIDIA GPUs this user may use, as CUDA_VISIBLE_DEVICES would name them."""
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(part.strip() for part in chosen.split(",") if part.strip() not in {"", "-1"})
+    devices = Path("/dev").glob("nvidia[0-9]*")
+    numbers = sorted(int(device.name.removeprefix("nvidia")) for device in devices)
+    return tuple(str(number) for number in range(len(numbers)))
+
+
+def assign_gpus(wanted: Sequence[int], gpus: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return for each replica, which wants so many GPUs, those it gets; no GPU is given twice.
+
+    Raises:
+        MachineUnfit: The replicas want more than there are.
+    """
+    if sum(wanted) > len(gpus):
+        has = f"has {len(gpus)}" if gpus else "has none"
+        raise MachineUnfit(
+            f"the replicas ask for {sum(wanted)} GPU(s) together and this machine {has}; ask for "
+            "fewer replicas, or serve on the CPU with `accelerator: {count: 0}` in the pool "
+            "(a pool that says nothing asks for one GPU a replica)"
+        )
+    free = iter(gpus)
+    return [tuple(next(free) for _ in range(count)) for count in wanted]

@@ -1,0 +1,196 @@
+"""What a running `weir up` writes down, so that other commands find it and can clean up after it.
+
+    $WEIR_CACHE/up/PORT/state.json   who runs, where, in which state (this module)
+    $WEIR_CACHE/up/PORT/lock         held while `weir up` lives; two cannot share a port
+    $WEIR_CACHE/up/PORT/logs/        one file per process
+    $WEIR_CACHE/models/              weights, kept for the next run
+
+A pid alone names nobody: the kernel reuses them. Every process is written down with the time it
+started, and only a process that still has both is ever signalled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from weir_core.api.base import Model
+from weir_core.errors import MachineUnfit
+
+POLL_S = 0.1
+LEFTOVER_GRACE_S = 10.0
+"""How long a process that lost its `weir up` may take to end by itself."""
+
+
+class ProcessRecord(Model):
+    """A process, named so that it can be recognised later."""
+
+    name: str
+    pid: int
+    started_ticks: int
+    """Start time since boot, in clock ticks, as /proc tells it."""
+
+
+class ReplicaRecord(Model):
+    """One replica as it was last seen."""
+
+    name: str
+    pool: str
+    address: str
+    phase: str
+    restarts: int = 0
+    processes: tuple[ProcessRecord, ...] = ()
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine's process, if it runs."""
+        return next((p.pid for p in self.processes if p.name.endswith("/engine")), None)
+
+
+class ServiceRecord(Model):
+    """One InferenceService and its public address."""
+
+    name: str
+    model: str
+    url: str
+    front: ProcessRecord | None = None
+    replicas: tuple[ReplicaRecord, ...] = ()
+
+
+class InstanceRecord(Model):
+    """One running `weir up`."""
+
+    up: ProcessRecord
+    port: int
+    scratch: str
+    grace_period_s: float
+    ready: bool = False
+    services: tuple[ServiceRecord, ...] = ()
+
+    @property
+    def children(self) -> tuple[ProcessRecord, ...]:
+        """Every process it started, engines first: they hold the memory."""
+        fronts = [service.front for service in self.services if service.front]
+        replicas = [replica for service in self.services for replica in service.replicas]
+        return (*(p for replica in replicas for p in reversed(replica.processes)), *fronts)
+
+
+class Instance:
+    """The folder of one `weir up`."""
+
+    def __init__(self, cache: Path, port: int) -> None:
+        self.port = port
+        self.directory = cache / "up" / str(port)
+        self.logs = self.directory / "logs"
+        self._state = self.directory / "state.json"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the port for the length of the block.
+
+        Raises:
+            MachineUnfit: Another `weir up` holds it.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.directory / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise MachineUnfit(
+                    f"`weir up` already runs for port {self.port}; see `weir status`, stop it with "
+                    f"`weir down`, or choose another port: --port {self.port + 100}"
+                ) from error
+            yield
+
+    def read(self) -> InstanceRecord | None:
+        """Return what was last written, or None."""
+        try:
+            return InstanceRecord.model_validate_json(self._state.read_text())
+        except (FileNotFoundError, ValidationError):  # ValidationError: of another version of Weir
+            return None
+
+    def write(self, record: InstanceRecord) -> None:
+        """Replace what was written, in one step."""
+        fresh = self._state.with_suffix(".new")
+        fresh.write_text(record.model_dump_json(by_alias=True))
+        fresh.replace(self._state)
+
+    def fresh_logs(self) -> Path:
+        """Return an empty folder for logs; those of the previous run go."""
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir(parents=True, mode=0o700)
+        return self.logs
+
+    def forget(self) -> None:
+        """Remove the record and the scratch folder it names; logs stay for reading."""
+        record = self.read()
+        if record is not None:
+            shutil.rmtree(record.scratch, ignore_errors=True)
+        self._state.unlink(missing_ok=True)
+
+
+def instances(cache: Path) -> list[Instance]:
+    """Return every instance that left a record, running or not."""
+    found = sorted((cache / "up").glob("*/state.json"))
+    return [Instance(cache, int(p.parent.name)) for p in found if p.parent.name.isdecimal()]
+
+
+def started_ticks(pid: int) -> int | None:
+    """Return when a process started, or None if it does not run."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the name in brackets and may hold anything; count from behind it.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def record_of(name: str, pid: int) -> ProcessRecord | None:
+    """Return the record of a process, or None if it has ended."""
+    ticks = started_ticks(pid)
+    return None if ticks is None else ProcessRecord(name=name, pid=pid, started_ticks=ticks)
+
+
+def is_alive(process: ProcessRecord) -> bool:
+    """Tell whether that very process still runs."""
+    return started_ticks(process.pid) == process.started_ticks
+
+
+def end_leftovers(record: InstanceRecord) -> int:
+    """End the children of a `weir up` that is gone; return how many were left.
+
+    They get SIGTERM from the kernel when `weir up` dies, so this usually finds none.
+    """
+    left = [process for process in record.children if is_alive(process)]
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+    if not wait_gone(left, LEFTOVER_GRACE_S):
+        for process in filter(is_alive, left):
+            kill_group(process.pid)
+    return len(left)
+
+
+def wait_gone(processes: list[ProcessRecord], limit_s: float) -> bool:
+    """Wait until all of them have ended, at most `limit_s`; tell whether they have."""
+    deadline = time.monotonic() + limit_s
+    while any(map(is_alive, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child and everything it started; each child leads a process group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,176 @@
+"""One replica: a pod's processes, started in the pod's order and ended in the pod's order.
+
+Start: init containers one after the other, each to success; a native sidecar as soon as its turn
+comes, and what follows it once it is up; then the engine. End: the engine's preStop drains through
+the sidecar while both still run, then the engine goes, then the sidecar. A crash of either process
+restarts that process alone, as in a pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from weir_cli.child import Child, Surroundings, succeeds
+from weir_cli.pods import Probe, ReplicaPlan
+from weir_cli.records import ReplicaRecord
+from weir_core.api import labels
+
+GIVE_UP_AFTER = 3
+"""Crashes in a row before the first success after which `weir up` stops trying and says so."""
+
+READINESS = Probe(
+    path="/readyz", port=labels.ADMIN_PORT, period_s=0.5, timeout_s=2.0, failure_threshold=1
+)
+SIDECAR_END_S = 10.0
+
+
+class Phase(StrEnum):
+    """Where a replica stands, in words for a person."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching the model"
+    LOADING = "loading the engine"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Replica:
+    """The processes of one pod."""
+
+    def __init__(
+        self,
+        plan: ReplicaPlan,
+        directory: Path,
+        around: Surroundings,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan = plan
+        self._around = around
+        self._children = [
+            Child(plan.name, process, plan.address, directory, around) for process in plan.processes
+        ]
+        self._now = now
+        self._phase = Phase.WAITING
+        self.since = now()
+        """When the phase last changed, on the clock this replica was given."""
+        self._fetching: Child | None = None
+        self._ready = False
+        self._ending = False
+        self._run: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to start the processes; returns at once."""
+        for path in self.plan.directories:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for link, target in self.plan.links.items():
+            if not (link.is_symlink() and link.readlink() == target):
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
+        self._run = asyncio.create_task(self._start_in_order(), name=self.plan.name)
+
+    async def _start_in_order(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            for child in self._children:
+                if child.plan.role == "init":
+                    await self._complete(child)
+                    continue
+                tasks.create_task(child.supervise())
+                if child.plan.role == "sidecar":
+                    await child.until_up()
+
+    async def _complete(self, child: Child) -> None:
+        """Run an init container until it succeeds, or until the replica ends."""
+        async with self._around.fetching:
+            self._fetching = child
+            done = False
+            while not (done or self._ending):
+                done = await child.run_to_completion()
+            self._fetching = None
+
+    async def _watch(self) -> None:
+        """Follow the sidecar's readiness, and what it means for the phase."""
+        while True:
+            self._ready = await succeeds(self._around.http, self.plan.address, READINESS)
+            self._update_phase()
+            await asyncio.sleep(READINESS.period_s)
+
+    def _update_phase(self) -> None:
+        phase = self._observed_phase()
+        if phase != self._phase:
+            self._phase, self.since = phase, self._now()
+
+    def _observed_phase(self) -> Phase:
+        if self._ending:
+            return Phase.DRAINING
+        if self._fetching is not None:
+            return Phase.FETCHING
+        if self._ready:
+            return Phase.READY
+        mains = [child for child in self._children if child.plan.role == "main"]
+        if any(child.running for child in mains):
+            return Phase.LOADING
+        return Phase.RESTARTING if any(child.ended for child in mains) else Phase.WAITING
+
+    @property
+    def phase(self) -> Phase:
+        """Where the replica stands."""
+        return self._phase
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        return self._phase is Phase.READY
+
+    @property
+    def failure(self) -> str | None:
+        """Why it will not become ready by trying again, or None."""
+        for child in self._children:
+            if child.crashes_before_healthy >= GIVE_UP_AFTER:
+                return f"{child.name} failed {GIVE_UP_AFTER} times in a row; its log: {child.log}"
+        return None
+
+    @property
+    def logs(self) -> list[Path]:
+        """The logs of its processes."""
+        return [child.log for child in self._children]
+
+    @property
+    def record(self) -> ReplicaRecord:
+        """What the state file says of it."""
+        return ReplicaRecord(
+            name=self.plan.name,
+            pool=self.plan.pool,
+            address=self.plan.address,
+            phase=self._phase.value,
+            restarts=sum(child.restarts for child in self._children),
+            processes=tuple(child.record for child in self._children if child.record),
+        )
+
+    async def end(self, deadline: float) -> None:
+        """Drain and end in the pod's order, at the latest at `deadline` on the replica's clock."""
+        self._ending = True
+        self._update_phase()
+        for child in self._children:
+            child.retire()
+        mains = [child for child in self._children if child.plan.role == "main"]
+        await asyncio.gather(*(child.run_pre_stop(deadline - self._now()) for child in mains))
+        await asyncio.gather(*(child.end(deadline - self._now()) for child in mains))
+        for child in reversed(self._children):  # sidecars, and an init that was still at it
+            await child.end(SIDECAR_END_S)
+        if self._run is not None:
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+        self._phase = Phase.STOPPED
+
+    def kill(self) -> None:
+        """Kill every process at once."""
+        for child in self._children:
+            child.retire()
+            child.kill()

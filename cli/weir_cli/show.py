@@ -1,0 +1,135 @@
+"""`weir status` and `weir down`: what other `weir up`s on this machine do, and how to end them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from weir_cli import records
+from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
+from weir_core.api import labels
+
+STATE_TIMEOUT_S = 1.0
+HURRY_S = 10.0
+"""How long an asked-to-hurry `weir up` gets before it is killed."""
+GOODBYE_S = 20.0
+"""What ending may take beyond the grace period of the pods."""
+
+EXIT_NOTHING_RUNS = 3
+"""As systemctl and pg_ctl say it."""
+
+
+def status(cache: Path, console: Console) -> int:
+    """Print what runs; return 0, or 3 when nothing does."""
+    running = [record for _, record in _running(cache)]
+    if not running:
+        console.print("nothing runs; start something with: weir up FILE", highlight=False)
+        return EXIT_NOTHING_RUNS
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("SERVICE", "REPLICA", "PHASE", "ADDRESS", "PID", "RESTARTS", "REQUESTS", "URL"):
+        table.add_column(column, no_wrap=True)
+    for record in running:
+        for service in record.services:
+            for replica in service.replicas:
+                table.add_row(*_cells(service, replica))
+    console.print(table, soft_wrap=True)
+    return 0
+
+
+def _cells(service: ServiceRecord, replica: ReplicaRecord) -> tuple[str, ...]:
+    requests = requests_held(replica.address)
+    return (
+        service.name,
+        replica.name,
+        replica.phase,
+        replica.address,
+        str(replica.engine_pid or "-"),
+        str(replica.restarts),
+        "-" if requests is None else str(requests),
+        service.url,
+    )
+
+
+def requests_held(address: str) -> int | None:
+    """Return how many requests a replica holds, or None if it does not say."""
+    url = f"http://{address}:{labels.ADMIN_PORT}/state"
+    try:
+        with urllib.request.urlopen(url, timeout=STATE_TIMEOUT_S) as answer:
+            state = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+    held = state.get("in_flight") if isinstance(state, dict) else None
+    return held if isinstance(held, int) else None
+
+
+def down(cache: Path, console: Console, port: int | None) -> int:
+    """End every `weir up`, or the one of `port`; return the exit code. Twice does no harm."""
+    chosen = [i for i in records.instances(cache) if port is None or i.port == port]
+    ended = [_end(instance, console) for instance in chosen]
+    if not any(ended):
+        console.print("nothing runs", highlight=False)
+    return 0
+
+
+def _running(cache: Path) -> Iterable[tuple[Instance, InstanceRecord]]:
+    for instance in records.instances(cache):
+        record = instance.read()
+        if record is not None and records.is_alive(record.up):
+            yield instance, record
+
+
+def _end(instance: Instance, console: Console) -> bool:
+    """End one instance and what it left; tell whether there was anything."""
+    record = instance.read()
+    if record is None:
+        instance.forget()
+        return False
+    alive = records.is_alive(record.up)
+    if alive:
+        console.print(f"draining what `weir up` serves at port {record.port}", highlight=False)
+        _end_up(record)
+    left = records.end_leftovers(instance.read() or record)
+    instance.forget()
+    console.print(f"stopped port {record.port}", highlight=False)
+    return alive or left > 0
+
+
+def _end_up(record: InstanceRecord) -> None:
+    """Ask to drain, then to hurry, then kill; each step has its time."""
+    steps = (
+        (signal.SIGTERM, record.grace_period_s + GOODBYE_S),
+        (signal.SIGTERM, HURRY_S),
+        (signal.SIGKILL, HURRY_S),
+    )
+    for number, limit_s in steps:
+        with suppress(ProcessLookupError):
+            os.kill(record.up.pid, number)
+        if records.wait_gone([record.up], limit_s):
+            return
+
+
+def wait_ready(instance: Instance, pid: int, show: Path, console: Console) -> bool:
+    """Follow the output of a `weir up` in the background until it is ready or gone."""
+    position = 0
+    while True:
+        record = instance.read()
+        ready = record is not None and record.ready and record.up.pid == pid
+        gone = records.started_ticks(pid) is None
+        with show.open("rb") as output:
+            output.seek(position)
+            fresh = output.read()
+        position += len(fresh)
+        console.out(fresh.decode(errors="replace"), end="", highlight=False)
+        if ready or gone:
+            return ready
+        time.sleep(records.POLL_S)

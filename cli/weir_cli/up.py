@@ -1,0 +1,331 @@
+"""`weir up`: the pods of the files as local processes, from the first fetch to the last drain.
+
+The order of a run: claim the port, clean up after a predecessor that was killed, start every front
+and every replica at once, say when all are ready, then watch. The first Ctrl-C (or SIGTERM) drains:
+fronts stop taking requests and finish their streams, then each replica ends in its pod's order. A
+second one kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from weir_cli import logs, machine, records
+from weir_cli.child import Child, Surroundings
+from weir_cli.display import Display, Row
+from weir_cli.documents import Documents
+from weir_cli.plan import Ground, ServicePlan, plan_services
+from weir_cli.pods import MODULES, Probe, ProcessPlan
+from weir_cli.records import Instance, InstanceRecord, ServiceRecord
+from weir_cli.replica import Replica
+from weir_core.api import labels
+from weir_core.errors import EngineUnavailable
+
+TICK_S = 0.25
+GOODBYE_S = 15.0
+"""What ending may take beyond the grace period of the pods."""
+EXIT_KILLED = 130
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the user asked for on the command line."""
+
+    host: str
+    port: int
+    show_logs: bool
+
+
+def run(documents: Documents, options: UpOptions, cache: Path, display: Display) -> int:
+    """Serve until told to stop; return the exit code.
+
+    Raises:
+        WeirError: The files, the machine or an engine make it impossible.
+    """
+    instance = Instance(cache, options.port)
+    with instance.held():
+        tidy(instance, display)
+        scratch = machine.scratch_dir(instance.directory)
+        ground = Ground(
+            options.host, options.port, scratch, cache, machine.visible_gpus(os.environ)
+        )
+        plans = plan_services(documents, ground)
+        check_ground(plans)
+        try:
+            return asyncio.run(_Session(plans, instance, ground, options, display).run())
+        finally:
+            instance.forget()
+
+
+def tidy(instance: Instance, display: Display) -> None:
+    """Clean up after a predecessor that was killed."""
+    left = instance.read()
+    if left is not None:
+        ended = records.end_leftovers(left)
+        display.notice(f"cleaned up after a `weir up` that was killed ({ended} processes left)")
+        instance.forget()
+
+
+def check_ground(plans: Sequence[ServicePlan]) -> None:
+    """Check what the replicas need from the machine, before anything starts.
+
+    Raises:
+        MachineUnfit: A public port is taken, or weights are not where file:// says.
+    """
+    for plan in plans:
+        machine.check_public(plan.host, plan.port)
+        for replica in plan.replicas:
+            machine.check_weights(replica.links.values())
+
+
+@dataclass
+class _Served:
+    """One service that runs."""
+
+    plan: ServicePlan
+    front: Child
+    replicas: list[Replica]
+
+    @property
+    def record(self) -> ServiceRecord:
+        return ServiceRecord(
+            name=self.plan.name,
+            model=self.plan.model,
+            url=self.plan.url,
+            front=self.front.record,
+            replicas=tuple(replica.record for replica in self.replicas),
+        )
+
+
+class _Session:
+    """One run, inside the event loop."""
+
+    def __init__(
+        self,
+        plans: Sequence[ServicePlan],
+        instance: Instance,
+        ground: Ground,
+        options: UpOptions,
+        display: Display,
+    ) -> None:
+        self._plans = plans
+        self._instance = instance
+        self._ground = ground
+        self._options = options
+        self._display = display
+        self._served: list[_Served] = []
+        self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
+        self._announced = False
+        grace = [replica.grace_period_s for plan in plans for replica in plan.replicas]
+        self._grace_s = max(grace, default=0.0)
+
+    async def run(self) -> int:
+        """Serve until stopped, and return the exit code."""
+        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+            around = Surroundings(
+                http, self._instance.fresh_logs(), _base_env(os.environ), self._display.notice
+            )
+            self._served = [self._serve(plan, around) for plan in self._plans]
+            background = [tasks.create_task(served.front.supervise()) for served in self._served]
+            background.append(tasks.create_task(logs.keep_bounded(around.logs)))
+            if self._options.show_logs:
+                background.append(tasks.create_task(logs.follow(around.logs, self._show_log)))
+            try:
+                with self._signals():
+                    return await self._until_ended()
+            finally:
+                for task in background:
+                    task.cancel()
+
+    def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
+        """Start the replicas of a service; make its front."""
+        directories = [self._ground.scratch / replica.name for replica in plan.replicas]
+        replicas = []
+        for replica_plan, directory in zip(plan.replicas, directories, strict=True):
+            directory.mkdir(parents=True, exist_ok=True)
+            replica = Replica(replica_plan, directory, around)
+            replica.start()
+            replicas.append(replica)
+        front = Child(
+            plan.name, front_process(plan, self._grace_s), plan.host, self._ground.scratch, around
+        )
+        return _Served(plan, front, replicas)
+
+    async def _until_ended(self) -> int:
+        """Watch until something ends the run; end it in order."""
+        self._display.begin()
+        try:
+            failure = await self._watch_until_stopped()
+        finally:
+            self._display.end()
+        if failure:
+            self._display.notice("giving up; ending what runs")
+        drained = await self._end()
+        if failure:
+            raise EngineUnavailable(failure)
+        return 0 if drained else EXIT_KILLED
+
+    async def _watch_until_stopped(self) -> str | None:
+        """Show and record every change; return why it cannot go on, or None when told to stop."""
+        while not self._stop.is_set():
+            self._observe()
+            failure = self._failure()
+            if failure:
+                return failure
+            await _wait(self._stop, TICK_S)
+        return None
+
+    def _failure(self) -> str | None:
+        """Return why the services will never be ready, as long as they never were."""
+        if self._announced:
+            return None
+        failures = [replica.failure for replica in self._replicas]
+        failures += [front_failure(served.front) for served in self._served]
+        return next(filter(None, failures), None)
+
+    @property
+    def _replicas(self) -> Iterator[Replica]:
+        return (replica for served in self._served for replica in served.replicas)
+
+    def _observe(self) -> None:
+        """Show where everything stands and write it down."""
+        self._display.update([_row(replica, time.monotonic()) for replica in self._replicas])
+        self._instance.write(self._record())
+        fronts = all(served.front.healthy for served in self._served)
+        if not self._announced and fronts and all(replica.ready for replica in self._replicas):
+            self._announced = True
+            self._display.end()
+            self._announce()
+
+    def _announce(self) -> None:
+        for served in self._served:
+            self._display.line("")
+            self._display.line(
+                f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
+                f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
+            )
+            self._display.notice(curl(served.plan))
+
+    def _record(self) -> InstanceRecord:
+        own = records.record_of("weir up", os.getpid())
+        assert own is not None  # this very process
+        return InstanceRecord(
+            up=own,
+            port=self._options.port,
+            scratch=str(self._ground.scratch),
+            grace_period_s=self._grace_s,
+            ready=self._announced,
+            services=tuple(served.record for served in self._served),
+        )
+
+    async def _end(self) -> bool:
+        """Drain and end everything; tell whether nobody asked to hurry."""
+        ending = asyncio.create_task(self._drain())
+        killing = asyncio.create_task(self._kill.wait())
+        await asyncio.wait({ending, killing}, return_when=asyncio.FIRST_COMPLETED)
+        hurried = not ending.done()
+        if hurried:
+            self._display.notice("killing what still runs")
+            for served in self._served:
+                served.front.retire()
+                served.front.kill()
+                for replica in served.replicas:
+                    replica.kill()
+        killing.cancel()
+        await ending
+        return not hurried
+
+    async def _drain(self) -> None:
+        """Fronts first, so that nothing new comes; then the replicas in their pods' order."""
+        self._display.notice("draining: running requests finish first (Ctrl-C again kills)")
+        deadline = time.monotonic() + self._grace_s
+        await asyncio.gather(*(s.front.end(self._grace_s) for s in self._served))
+        await asyncio.gather(*(replica.end(deadline) for replica in self._replicas))
+        self._display.notice("stopped")
+
+    def _show_log(self, line: str) -> None:
+        self._display.notice(line)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first signal drain and the second kill."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._interrupt)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        if self._stop.is_set():
+            self._kill.set()
+        self._stop.set()
+
+
+def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
+    """Return the process that is a service's one public address."""
+    replicas = [word for replica in plan.replicas for word in ("--replica", replica.address)]
+    listen = f"[{plan.host}]" if ":" in plan.host else plan.host
+    return ProcessPlan(
+        name="front",
+        role="main",
+        argv=(
+            *(sys.executable, "-m", MODULES["weir-sidecar"], "front"),
+            *("--listen", f"{listen}:{plan.port}"),
+            *replicas,
+        ),
+        env={
+            labels.ENV_SERVICE: plan.name,
+            labels.ENV_GRACE_PERIOD_S: f"{grace_period_s:g}",
+            labels.ENV_LAME_DUCK_S: "0",
+        },
+        startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
+    )
+
+
+def front_failure(front: Child) -> str | None:
+    """Return why a front will not come up by trying again, or None."""
+    if front.crashes_before_healthy < 3:
+        return None
+    return f"{front.name} failed 3 times in a row; its log: {front.log}"
+
+
+def curl(plan: ServicePlan) -> str:
+    """Return a command to paste: one short chat."""
+    body = (
+        f'{{"model": "{plan.model}", "max_tokens": 32, '
+        '"messages": [{"role": "user", "content": "Hello"}]}'
+    )
+    return f"  curl {plan.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _row(replica: Replica, now: float) -> Row:
+    record = replica.record
+    return Row(record.name, record.address, replica.phase, now - replica.since, record.restarts)
+
+
+def _base_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the user's environment without Weir's own variables, which each pod sets itself."""
+    return {name: value for name, value in environ.items() if not name.startswith("WEIR_")}
+
+
+async def _wait(event: asyncio.Event, limit_s: float) -> None:
+    """Wait for the event, at most `limit_s`."""
+    try:
+        await asyncio.wait_for(event.wait(), limit_s)
+    except TimeoutError:
+        return
