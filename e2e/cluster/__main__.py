@@ -1,0 +1,53 @@
+"""`python -m e2e.cluster up|down|status`: the tests' cluster, for a person to play with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from e2e.cluster import cluster
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.layout import Layout
+from e2e.cluster.report import say
+
+NAME = "dev"
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.cluster", description=__doc__)
+    parser.add_argument("action", choices=("up", "down", "status"))
+    action = parser.parse_args().action
+    try:
+        return {"up": _up, "down": _down, "status": _status}[action]()
+    except ClusterError as error:
+        say(str(error))
+        return 1
+
+
+def _up() -> int:
+    layout = cluster.find(NAME) or cluster.up(NAME).layout
+    _print_settings(layout)
+    return 0
+
+
+def _down() -> int:
+    cluster.remove_leftover(NAME)
+    return 0
+
+
+def _status() -> int:
+    layout = cluster.find(NAME)
+    if layout is None:
+        say("not running; start it with: python -m e2e.cluster up")
+        return 1
+    _print_settings(layout)
+    return 0
+
+
+def _print_settings(layout: Layout) -> None:
+    sys.stdout.write(f"export KUBECONFIG={layout.kubeconfig}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Kubernetes, etcd and Helm as binaries, built once from their Go modules.
+
+The modules are pinned by the `go.mod` and verified by the `go.sum` in each folder of `build/`.
+The binaries land in a folder named after the hash of those files and of the recipe, so a change to
+either builds anew and nothing else does. A build that is killed leaves only a `.partial` folder
+that the next one removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.report import say
+
+MODULES = Path(__file__).parent / "build"
+KUBERNETES = "1.35.4"
+PROGRESS_EVERY_S = 20.0
+LOCK_WITHIN_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """One Go module of `build/` and the commands to build from it.
+
+    Args:
+        module: Folder below `build/`.
+        commands: Name of the binary to the package it is built from.
+        stamps: Go variables set at link time, which `version` prints.
+    """
+
+    module: str
+    commands: tuple[tuple[str, str], ...]
+    stamps: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def linker_flags(self) -> str:
+        """The value of `-ldflags`."""
+        return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamps)])
+
+
+def _kubernetes() -> Program:
+    major, minor, _ = KUBERNETES.split(".")
+    names = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+    stamps = tuple(
+        (f"k8s.io/{package}/version.{variable}", value)
+        for package in ("component-base", "client-go/pkg")
+        for variable, value in (
+            ("gitVersion", f"v{KUBERNETES}"),
+            ("gitMajor", major),
+            ("gitMinor", minor),
+            ("gitTreeState", "clean"),
+        )
+    )
+    commands = tuple((name, f"k8s.io/kubernetes/cmd/{name}") for name in (*names, "kubelet"))
+    return Program("kubernetes", (*commands, ("kubectl", "k8s.io/kubernetes/cmd/kubectl")), stamps)
+
+
+HELM_STAMPS = tuple(
+    (f"helm.sh/helm/v4/{variable}{part}", value)
+    for variable in ("pkg/chart/common.k8sVersion", "internal/version.kubeClientVersion")
+    for part, value in zip(("Major", "Minor"), KUBERNETES.split("."), strict=False)
+)
+
+PROGRAMS = (
+    Program("pause", (("pause", "."),)),
+    Program("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
+    _kubernetes(),
+    Program("helm", (("helm", "helm.sh/helm/v4/cmd/helm"),), HELM_STAMPS),
+)
+
+
+def cache_dir() -> Path:
+    """Return where Weir keeps what it may remove at any time."""
+    return Path(os.environ.get("WEIR_CACHE") or Path.home() / ".cache/weir")
+
+
+def recipe_hash() -> str:
+    """Return the hash of everything that decides what the binaries are."""
+    digest = hashlib.sha256(repr(PROGRAMS).encode())
+    for path in sorted(MODULES.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(MODULES)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def binaries() -> Path:
+    """Return the folder of the binaries, building them first where they are missing."""
+    target = cache_dir() / "cluster" / recipe_hash() / "bin"
+    if target.is_dir():
+        return target
+    with _only_builder():
+        if not target.is_dir():
+            _build_into(target.parent)
+    return target
+
+
+def is_built() -> bool:
+    """Tell whether `binaries` would return at once."""
+    return (cache_dir() / "cluster" / recipe_hash() / "bin").is_dir()
+
+
+def _build_into(target: Path) -> None:
+    """Build every program, then put the finished folder in place in one step."""
+    go = shutil.which("go")
+    if go is None:
+        raise ClusterError("Go 1.26 or newer is needed to build the cluster: see https://go.dev/dl")
+    say(f"building Kubernetes {KUBERNETES}, etcd and Helm, once (about ten minutes on two cores)")
+    started = time.monotonic()
+    for stale in target.parent.iterdir():
+        if stale.is_dir():
+            shutil.rmtree(stale)
+    partial = target.with_suffix(".partial")
+    for program in PROGRAMS:
+        _build(go, program, partial / "bin")
+    shutil.rmtree(_go_dir())
+    partial.rename(target)
+    say(f"built in {time.monotonic() - started:.0f} s")
+
+
+def _build(go: str, program: Program, out: Path) -> None:
+    for name, package in program.commands:
+        command = [go, "build", "-v", "-trimpath", "-ldflags", program.linker_flags]
+        _run_with_progress([*command, "-o", str(out / name), package], MODULES / program.module)
+
+
+def _run_with_progress(command: list[str], directory: Path) -> None:
+    """Run a build and say from time to time how far it is; its output is shown if it fails."""
+    name, lines, spoke = Path(command[-2]).name, list[str](), time.monotonic()
+    with subprocess.Popen(
+        command, cwd=directory, env=_go_environment(), stderr=subprocess.PIPE, text=True
+    ) as build:
+        assert build.stderr is not None
+        for line in build.stderr:
+            lines.append(line)
+            if time.monotonic() - spoke >= PROGRESS_EVERY_S:
+                spoke = time.monotonic()
+                say(f"{name}: {_progress(lines)}")
+    if build.returncode:
+        raise ClusterError(f"building {name} failed:\n{''.join(lines[-20:])}")
+    say(f"{name}: built ({_progress(lines)})")
+
+
+def _progress(lines: list[str]) -> str:
+    downloads = sum(line.startswith("go: downloading") for line in lines)
+    return f"{downloads} modules downloaded, {len(lines) - downloads} packages compiled"
+
+
+def _go_dir() -> Path:
+    """Module and build cache; in Weir's own folder so that nothing else grows by 7 GB."""
+    return cache_dir() / "go"
+
+
+def _go_environment() -> dict[str, str]:
+    go = _go_dir()
+    return {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly -modcacherw -buildvcs=false",
+        "GOPATH": str(go),
+        "GOMODCACHE": str(go / "mod"),
+        "GOCACHE": str(go / "build"),
+        "GOWORK": "off",
+    }
+
+
+@contextmanager
+def _only_builder() -> Iterator[None]:
+    """Let one process build at a time; the others wait for its result."""
+    path = cache_dir() / "cluster" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        deadline = time.monotonic() + LOCK_WITHIN_S
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"another build has held {path} for half an hour")
+            say("another process builds the cluster; waiting for it")
+            time.sleep(PROGRESS_EVERY_S)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

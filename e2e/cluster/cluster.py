@@ -1,0 +1,179 @@
+"""Starting and stopping the cluster, each in one call.
+
+`up` first removes whatever a killed run left, then starts the components in the order they need
+each other and waits for each. `down` is `node.destroy`: it needs no memory of what was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2e.cluster import build, components, images, node, pki
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.layout import NODE, Layout
+from e2e.cluster.report import say
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+READY_WITHIN_S = 90.0
+READY = "ready"
+"""File in the state folder of a cluster whose start was finished."""
+
+
+@dataclass
+class Cluster:
+    """A running cluster, and the processes of it that this program started."""
+
+    layout: Layout
+    bin_dir: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.layout.kubeconfig
+
+    def down(self) -> None:
+        """End the cluster and remove everything of it."""
+        node.destroy(self.layout)
+        for process in self.processes.values():
+            process.wait(timeout=node.PATIENCE_S)
+
+
+def state_dir(name: str) -> Path:
+    """Return the folder of the cluster called `name`."""
+    return build.cache_dir().resolve() / "run" / name
+
+
+def up(name: str, *, owner: int | None = None) -> Cluster:
+    """Start the cluster called `name` and return when its node is Ready.
+
+    Args:
+        name: Two names make two clusters beside each other.
+        owner: Process whose end makes this cluster a leftover; without one it is a person's.
+    """
+    if os.geteuid() != 0:
+        raise ClusterError("a cluster with a real kubelet needs root, or set KUBECONFIG")
+    bin_dir = build.binaries()
+    remove_leftover(name)
+    state = state_dir(name)
+    state.mkdir(parents=True, mode=0o700)
+    layout = Layout(state, node.free_slot())
+    (state / "cluster.json").write_text(json.dumps({"slot": layout.slot, "owner": owner}))
+    cluster = Cluster(layout, bin_dir)
+    try:
+        _start(cluster)
+        (state / READY).touch()
+    except BaseException:
+        cluster.down()
+        raise
+    return cluster
+
+
+def find(name: str) -> Layout | None:
+    """Return the layout of the running cluster called `name`, if there is one."""
+    state = state_dir(name)
+    if not (state / READY).exists() or node.find(Layout(state)) is None:
+        return None
+    return Layout(state, json.loads((state / "cluster.json").read_text())["slot"])
+
+
+def remove_leftover(name: str) -> None:
+    """Remove what is left of an earlier cluster of this name, unless someone still uses it."""
+    state = state_dir(name)
+    if not state.exists():
+        return
+    owner = _owner(state)
+    if owner is not None and owner != os.getpid() and _is_pytest(owner):
+        raise ClusterError(f"process {owner} is using the cluster in {state}; let it finish")
+    say(f"removing the earlier cluster in {state}")
+    node.destroy(Layout(state))
+
+
+def _owner(state: Path) -> int | None:
+    try:
+        owner: int | None = json.loads((state / "cluster.json").read_text())["owner"]
+    except (OSError, ValueError):
+        return None
+    return owner
+
+
+def _is_pytest(pid: int) -> bool:
+    try:
+        return b"pytest" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _start(cluster: Cluster) -> None:
+    started = time.monotonic()
+    layout = cluster.layout
+    pki.issue_all(layout)
+    for path, content in components.files(layout).items():
+        (layout.state / path).parent.mkdir(parents=True, exist_ok=True)
+        (layout.state / path).write_text(content)
+    machine = node.start(layout, cluster.bin_dir / "pause")
+    _spawn(cluster, machine, components.ETCD, components.API_SERVER, components.CONTAINERD)
+    ctr = ("ctr", "--address", components.CONTAINERD_SOCKET, "--namespace", "k8s.io")
+    _until(cluster, "containerd to answer", lambda: _succeeds(machine.run, *ctr, "version"))
+    for image in (images.pause(cluster.bin_dir / "pause"), images.host(_program_folders())):
+        archive = layout.state / "image.tar"
+        images.write_archive(image, archive)
+        machine.run(*ctr, "images", "import", str(archive))
+        archive.unlink()
+    _until(cluster, "the API server to be ready", lambda: _kubectl(cluster, "get", "--raw=/readyz"))
+    rest = (components.CONTROLLER_MANAGER, components.SCHEDULER)
+    _spawn(cluster, machine, *rest, components.KUBELET, components.PROXY)
+    ready = ("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s")
+    _until(cluster, "the node to be Ready", lambda: _kubectl(cluster, *ready))
+    account = ("get", "serviceaccount", "default", "--namespace=default")
+    _until(cluster, "the first service account", lambda: _kubectl(cluster, *account))
+    say(f"ready after {time.monotonic() - started:.1f} s")
+
+
+def _program_folders() -> Sequence[Path]:
+    """Return where pods on the `host` image find `weir-sidecar` and its like."""
+    return [Path(sys.prefix) / "bin"]
+
+
+def _spawn(cluster: Cluster, machine: node.Node, *names: str) -> None:
+    commands = components.commands(cluster.layout, cluster.bin_dir)
+    for name in names:
+        log = cluster.layout.state / f"{name}.log"
+        with log.open("wb") as out:
+            cluster.processes[name] = subprocess.Popen(
+                [*machine.enter, *commands[name]],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+
+
+def _until(cluster: Cluster, what: str, condition: Callable[[], bool]) -> None:
+    """Wait for `condition`, and fail at once with the log's end if a component has died."""
+
+    def holds() -> bool:
+        for name, process in cluster.processes.items():
+            if process.poll() is not None:
+                log = (cluster.layout.state / f"{name}.log").read_text(errors="replace")
+                raise ClusterError(f"{name} ended while starting:\n{log[-3000:]}")
+        return condition()
+
+    node.wait(holds, what, READY_WITHIN_S)
+
+
+def _kubectl(cluster: Cluster, *arguments: str) -> bool:
+    command = (str(cluster.bin_dir / "kubectl"), f"--kubeconfig={cluster.kubeconfig}")
+    return _succeeds(node.run, *command, *arguments)
+
+
+def _succeeds(call: Callable[..., str], *command: str) -> bool:
+    try:
+        call(*command, timeout_s=10)
+    except (ClusterError, subprocess.TimeoutExpired):
+        return False
+    return True
