@@ -1,0 +1,125 @@
+"""The admin port and the admin socket: metrics, probes, state, and the order to drain."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from weir_core.errors import EngineUnavailable
+from weir_sidecar.drain import Drain, Phase
+from weir_sidecar.engine_client import Pool
+from weir_sidecar.ledger import Ledger
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.monitor import EngineState, Monitor
+from weir_sidecar.settings import Settings
+
+ENGINE_METRICS_TIMEOUT_S = 2.0
+"""A busy engine's page may be missing from one scrape; the scrape itself is never late."""
+
+
+class Admin:
+    """The handlers; `port_app` and `socket_app` mount them.
+
+    Args:
+        settings: What this replica is.
+        pool: Connections to the engine, for its metrics.
+        monitor: The engine's state.
+        ledger: What runs.
+        metrics: The instruments.
+        drain: The way out.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        monitor: Monitor,
+        ledger: Ledger,
+        metrics: Metrics,
+        drain: Drain,
+    ) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._monitor = monitor
+        self._ledger = ledger
+        self._metrics = metrics
+        self._drain = drain
+
+    def port_app(self) -> web.Application:
+        """Return the app of the admin port, which anybody in the cluster may read."""
+        app = web.Application()
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/enginez", self.enginez)
+        app.router.add_get("/state", self.state)
+        return app
+
+    def socket_app(self) -> web.Application:
+        """Return the app of the admin socket, which only the pod can reach."""
+        app = web.Application()
+        app.router.add_post("/drain", self.drain)
+        app.router.add_get("/state", self.state)
+        return app
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return our metrics, then the engine's as they are, when it has any to give."""
+        self._metrics.running.set(len(self._ledger))
+        self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
+        page = self._metrics.render() + await self._engine_metrics()
+        return web.Response(
+            body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _engine_metrics(self) -> bytes:
+        if not self._monitor.up:
+            return b""
+        try:
+            reply = await self._pool.get("/metrics", timeout_s=ENGINE_METRICS_TIMEOUT_S)
+        except EngineUnavailable:
+            return b""
+        return reply.body if reply.status == 200 else b""
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Answer: the process is alive."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Tell whether clients should be sent here."""
+        if self._drain.phase is not Phase.SERVING:
+            return _probe(ready=False, why=f"draining: {self._drain.phase.value}")
+        return self._engine_probe()
+
+    async def enginez(self, request: web.Request) -> web.Response:
+        """Tell whether the engine is loaded and makes progress, drain or not."""
+        return self._engine_probe()
+
+    def _engine_probe(self) -> web.Response:
+        state = self._monitor.state
+        return _probe(ready=state is EngineState.READY, why=f"engine {state.value}")
+
+    async def state(self, request: web.Request) -> web.Response:
+        """Return what the sidecar knows of itself, for people and for `weir status`."""
+        identity = self._settings.identity
+        return web.json_response(
+            {
+                "service": identity.service,
+                "pool": identity.pool,
+                "pod": identity.pod,
+                "model": identity.model,
+                "phase": self._drain.phase.value,
+                "engine": self._monitor.state.value,
+                "running": len(self._ledger),
+                "outcomes": self._metrics.outcomes(),
+            }
+        )
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Drain, and answer when nothing runs any more."""
+        farewell = await self._drain.run()
+        return web.json_response(
+            {"phase": self._drain.phase.value, "seconds": farewell.seconds, "cut": farewell.cut}
+        )
+
+
+def _probe(*, ready: bool, why: str) -> web.Response:
+    return web.Response(status=200 if ready else 503, text=why + "\n")

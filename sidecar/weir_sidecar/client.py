@@ -1,0 +1,142 @@
+"""The client's side of an exchange: its head, its bytes, its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+
+from weir_core.wire.openai import error_event
+from weir_sidecar.relay import LAST_CHUNK, Exchange, Unframed
+
+_NOT_RETURNED: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
+)
+_EVENT_STREAM: Final = b"text/event-stream"
+
+
+class Relayed(web.StreamResponse):
+    """Tells aiohttp that the answer is already on the wire."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._stays_open = keep_alive
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the client may send its next request on this connection."""
+        return self._stays_open
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send no head: it was sent."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end: it was sent."""
+
+
+class Client:
+    """The sink of a relayed answer: one client's connection, for one request.
+
+    Args:
+        request: The request as aiohttp read it.
+        leaving: Tells whether answers should end their connection, because of a drain.
+    """
+
+    __slots__ = ("_keep_alive", "_leaving", "_protocol", "_request", "request_id", "transport")
+
+    def __init__(self, request: web.BaseRequest, leaving: Callable[[], bool]) -> None:
+        self._request = request
+        self.transport = request.transport
+        self._protocol = request.protocol
+        self._leaving = leaving
+        self._keep_alive = False
+        self.request_id = ""
+
+    # What the exchange calls.
+
+    def open(self, answer: Exchange) -> bytes:
+        """Return the engine's head as the client should see it."""
+        chunked_to_old = self._is_old
+        lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason)]
+        framed = False
+        for name, value in answer.headers:
+            if name == b"transfer-encoding":
+                framed = True
+                if chunked_to_old:
+                    continue
+            framed = framed or name == b"content-length"
+            if name not in _NOT_RETURNED:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        ends_itself = framed or answer.status in (204, 304)
+        self._keep_alive = (
+            ends_itself
+            and not self._is_old
+            and not self._leaving()
+            and bool(self._request.keep_alive)
+        )
+        lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
+        lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(lines)
+
+    def write(self, piece: bytes) -> None:
+        """Hand bytes to the client's transport."""
+        if self.transport is not None:
+            self.transport.write(piece)
+
+    def is_closing(self) -> bool:
+        """Tell whether the client has left."""
+        return self.transport is None or self.transport.is_closing()
+
+    @property
+    def writing_paused(self) -> bool:
+        """Tell whether more waits for the client than its transport wants to hold."""
+        return self._protocol.writing_paused
+
+    # What the handler calls.
+
+    @property
+    def _is_old(self) -> bool:
+        """Whether the client speaks HTTP/1.0, which knows no chunks."""
+        return self._request.version < HttpVersion11
+
+    @property
+    def exchange_type(self) -> type[Exchange]:
+        """The kind of exchange this client can read."""
+        return Unframed if self._is_old else Exchange
+
+    @property
+    def response(self) -> Relayed:
+        """What the handler returns to aiohttp."""
+        return _STAYS if self._keep_alive else _CLOSES
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the client has taken most of what waits for it."""
+        async with asyncio.timeout(timeout_s):
+            await self._request.writer.drain()
+
+    def break_off(self, answer: Exchange, message: str, code: str) -> None:
+        """End an answer that cannot go on: in words where the format allows, else by a cut."""
+        self._keep_alive = False
+        is_stream = (answer.header(b"content-type") or b"").startswith(_EVENT_STREAM)
+        if self.is_closing():
+            return
+        if not is_stream or not (self._is_old or answer.at_chunk_boundary):
+            self.abort()
+            return
+        event = error_event(message, kind="server_error", code=code)
+        if self._is_old:
+            self.write(b"\n\n" + event)
+        else:
+            self.write(b"%x\r\n\n\n%b\r\n%b" % (len(event) + 2, event, LAST_CHUNK))
+
+    def abort(self) -> None:
+        """Cut the connection, dropping what waits."""
+        self._keep_alive = False
+        if self.transport is not None:
+            self.transport.abort()
+
+
+_STAYS: Final = Relayed(keep_alive=True)
+_CLOSES: Final = Relayed(keep_alive=False)

@@ -1,0 +1,232 @@
+"""Connections to an engine, or to another sidecar: opened on demand, kept for a while, reused.
+
+uvicorn closes a connection that was idle for 5 s without a word, so a kept connection may die in
+the very moment it is chosen. The pool keeps them for less than that, and says of each connection
+whether it was used before: the caller tries once more on a fresh one when a used one died before
+it answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from weir_core.errors import EngineUnavailable
+from weir_sidecar.relay import Ending, Exchange, Unframed
+
+Opener = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
+
+
+class Connection(asyncio.Protocol):
+    """One connection; carries one exchange at a time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self.idle_since = 0.0
+        self.used = False
+
+    @property
+    def open(self) -> bool:
+        """Whether a request may be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, exchange: Exchange, request: list[bytes]) -> None:
+        """Send a request; its answer goes to `exchange`."""
+        if self._transport is None or self._transport.is_closing():
+            exchange.end(Ending.LOST)
+            return
+        self._exchange = exchange
+        exchange.attach(self)
+        self._transport.writelines(request)
+
+    def finish(self) -> None:
+        """Give the connection back, or close it when its answer did not end well.
+
+        Closing is how the engine learns that nobody waits for its tokens any more.
+        """
+        exchange, self._exchange = self._exchange, None
+        well = exchange is not None and exchange.ending is Ending.COMPLETE and exchange.reusable
+        if well and self.open:
+            self.used = True
+            self._pool.keep(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close at once; unread bytes are dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """Let the engine's bytes wait in the socket."""
+        if self._transport is not None and self.open:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take them again."""
+        if self._transport is not None and self.open:
+            self._transport.resume_reading()
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to the exchange; an engine that speaks unasked is hung up on."""
+        if self._exchange is not None:
+            self._exchange.feed(data)
+        else:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange and the pool."""
+        self._transport = None
+        self._pool.forget(self)
+        if self._exchange is not None:
+            self._exchange.connection_lost()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer, for the sidecar's own questions."""
+
+    status: int
+    body: bytes
+
+
+class Pool:
+    """The connections to one address.
+
+    Args:
+        name: The address in words, for messages.
+        opener: Opens a connection for a protocol factory.
+        clock: Seconds that only move forward.
+        idle_limit: Connections kept while unused.
+        idle_s: An unused connection older than this is closed, not used.
+        connect_s: Bound on opening one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        opener: Opener,
+        clock: Callable[[], float],
+        *,
+        idle_limit: int = 64,
+        idle_s: float = 4.0,
+        connect_s: float = 5.0,
+    ) -> None:
+        self.name = name
+        self._opener = opener
+        self._clock = clock
+        self._idle_limit = idle_limit
+        self._idle_s = idle_s
+        self._connect_s = connect_s
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @property
+    def idle_count(self) -> int:
+        """Connections waiting for a request."""
+        return len(self._idle)
+
+    async def acquire(self, *, fresh: bool = False) -> Connection:
+        """Return a connection, the most recently used first; raise `EngineUnavailable`."""
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.open and self._clock() - connection.idle_since < self._idle_s:
+                return connection
+            connection.close()
+        connection = Connection(self)
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await self._opener(lambda: connection)
+        except (OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"cannot connect to {self.name}: {error}") from error
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """Keep an idle connection for the next request."""
+        if self._closed or len(self._idle) >= self._idle_limit:
+            connection.close()
+        else:
+            connection.idle_since = self._clock()
+            self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a connection that was closed from the other side."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def get(self, path: str, *, timeout_s: float, limit_bytes: int = 8 << 20) -> Reply:
+        """Ask for a whole small page on a fresh connection; raise `EngineUnavailable`."""
+        page = _Page(limit_bytes)
+        exchange = Unframed(page, self._clock)
+        head = f"GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n".encode()
+        connection = await self.acquire(fresh=True)
+        try:
+            connection.send(exchange, [head])
+            async with asyncio.timeout(timeout_s):
+                await exchange.interruption()
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{self.name} did not answer {path} in time") from error
+        finally:
+            connection.close()
+        if exchange.ending is not Ending.COMPLETE:
+            raise EngineUnavailable(f"{self.name} broke off its answer to {path}")
+        return Reply(exchange.status, bytes(page.body))
+
+    def close(self) -> None:
+        """Close what is idle, and keep nothing from now on."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Page:
+    """A sink that gathers a bounded body."""
+
+    writing_paused = False
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.body = bytearray()
+        self._limit_bytes = limit_bytes
+
+    def open(self, answer: Exchange) -> bytes:
+        """Send no head: only the body is of interest."""
+        return b""
+
+    def write(self, piece: bytes) -> None:
+        """Gather one piece."""
+        self.body += piece
+
+    def is_closing(self) -> bool:
+        """Refuse what is too long to be true."""
+        return len(self.body) > self._limit_bytes
+
+
+def unix_pool(path: Path, clock: Callable[[], float], *, idle_limit: int, idle_s: float) -> Pool:
+    """Return the pool of a Unix socket."""
+
+    async def opener(factory: Callable[[], asyncio.Protocol]) -> object:
+        return await asyncio.get_running_loop().create_unix_connection(factory, str(path))
+
+    return Pool(f"unix:{path.name}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
+
+
+def tcp_pool(
+    host: str, port: int, clock: Callable[[], float], *, idle_limit: int, idle_s: float
+) -> Pool:
+    """Return the pool of a TCP address."""
+
+    async def opener(factory: Callable[[], asyncio.Protocol]) -> object:
+        return await asyncio.get_running_loop().create_connection(factory, host, port)
+
+    return Pool(f"{host}:{port}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)

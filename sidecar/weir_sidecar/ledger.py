@@ -1,0 +1,122 @@
+"""The ledger: who is in the house, and how each one left.
+
+A request is entered when it arrives and leaves with exactly one `Outcome`; nothing else counts
+requests. The ledger also bounds how many are held, watches that those at the engine make
+progress, and cuts what still runs when a drain's time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weir_core.wire.openai import Usage
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.outcomes import Outcome
+from weir_sidecar.relay import Ending, Exchange
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One request, from arrival to finish."""
+
+    arrival: float
+    outcome: Outcome | None = None
+    exchange: Exchange | None = None
+    usage: Usage | None = None
+    # The watch: what was seen of the exchange, and when it was new.
+    _seen_bytes: int = -1
+    _seen_at: float = 0.0
+
+    def overdue(self, now: float, *, first_byte_s: float, progress_s: float) -> bool:
+        """Tell whether the engine sent nothing for too long; called again and again."""
+        exchange = self.exchange
+        if exchange is None:
+            return False
+        if exchange.received_bytes != self._seen_bytes or exchange.paused or exchange.held:
+            self._seen_bytes, self._seen_at = exchange.received_bytes, now
+            return False
+        return now - self._seen_at > (progress_s if exchange.begun else first_byte_s)
+
+
+class Ledger:
+    """Enters and leaves requests; the only one who counts them.
+
+    Args:
+        metrics: The instruments.
+        clock: Seconds that only move forward.
+        limit: Requests held at once.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], float], *, limit: int) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._limit = limit
+        self._entries: set[Entry] = set()
+        self._finished_bytes = 0
+        self._idle: list[Callable[[], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is too many; the one who asks is already entered."""
+        return len(self._entries) > self._limit
+
+    @property
+    def engine_bytes(self) -> int:
+        """Bytes ever received from the engine: while this grows, it makes progress."""
+        running = sum(e.exchange.received_bytes for e in self._entries if e.exchange)
+        return self._finished_bytes + running
+
+    @property
+    def at_engine(self) -> int:
+        """Requests the engine has, or is about to get."""
+        return sum(1 for e in self._entries if e.exchange is not None)
+
+    def enter(self) -> Entry:
+        """Enter a request that has arrived."""
+        entry = Entry(self._clock())
+        self._entries.add(entry)
+        return entry
+
+    def leave(self, entry: Entry) -> None:
+        """Count a request that has ended."""
+        self._entries.discard(entry)
+        metrics, exchange = self._metrics, entry.exchange
+        metrics.requests[entry.outcome or Outcome.INTERNAL_ERROR].inc()
+        metrics.duration.observe(self._clock() - entry.arrival)
+        if exchange is not None:
+            self._finished_bytes += exchange.received_bytes
+            metrics.streamed_bytes.inc(exchange.received_bytes)
+            if exchange.first_byte_at is not None:
+                metrics.ttft.observe(exchange.first_byte_at - entry.arrival)
+        if entry.usage is not None:
+            metrics.prompt_tokens.inc(entry.usage.prompt_tokens)
+            metrics.output_tokens.inc(entry.usage.output_tokens)
+        if not self._entries:
+            waiting, self._idle = self._idle, []
+            for call in waiting:
+                call()
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call once, as soon as no request is held."""
+        if self._entries:
+            self._idle.append(call)
+        else:
+            call()
+
+    def watch(self, now: float, *, first_byte_s: float, progress_s: float) -> None:
+        """End the exchanges that wait too long; called about once a second."""
+        for entry in list(self._entries):
+            if entry.overdue(now, first_byte_s=first_byte_s, progress_s=progress_s):
+                assert entry.exchange is not None
+                entry.exchange.end(Ending.TIMED_OUT)
+
+    def cut(self) -> int:
+        """End every exchange, because the time is over; return how many there were."""
+        running = [e.exchange for e in self._entries if e.exchange and not e.exchange.ending]
+        for exchange in running:
+            exchange.end(Ending.SHUT_DOWN)
+        return len(running)

@@ -1,0 +1,139 @@
+"""Watching the engine: is it loaded, and does it make progress?
+
+A loaded engine is not a dead one. vLLM's /health answers late when its API server is busy, so a
+missed answer alone means nothing: what counts is a byte for a running request or a counter of the
+engine that moved. Only when neither happened for a long time, while requests run, is the engine
+`stalled`. A refused connection or a 503 is different: then it is gone now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from weir_core.errors import EngineUnavailable
+from weir_sidecar.engine_client import Pool
+from weir_sidecar.ledger import Ledger
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.settings import Health
+
+log = logging.getLogger(__name__)
+
+# Counters that move when the engine does anything for anybody.
+_PROGRESS: Final = re.compile(
+    rb"^vllm:(?:prompt_tokens_total|generation_tokens_total|iteration_tokens_total_sum|"
+    rb"iteration_tokens_total_count|request_success_total)(?:\{[^}]*\})? .*$",
+    re.MULTILINE,
+)
+
+
+class EngineState(StrEnum):
+    """What is known of the engine."""
+
+    STARTING = "starting"
+    """It has not answered yet."""
+    READY = "ready"
+    STALLED = "stalled"
+    """It is there, holds requests, and does nothing."""
+    DOWN = "down"
+    """It was ready and is gone."""
+
+
+class Monitor:
+    """Polls one engine; the owner of its state.
+
+    Args:
+        pool: Connections to the engine.
+        ledger: Tells whether bytes come.
+        metrics: The instruments.
+        settings: Periods and bounds.
+        clock: Seconds that only move forward.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        ledger: Ledger,
+        metrics: Metrics,
+        settings: Health,
+        clock: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._metrics = metrics
+        self._settings = settings
+        self._clock = clock
+        self._progress_at = clock()
+        self._engine_bytes = 0
+        self._counters: bytes = b""
+        self.state = EngineState.STARTING
+
+    @property
+    def up(self) -> bool:
+        """Whether requests may be sent; a stalled engine still gets them."""
+        return self.state in (EngineState.READY, EngineState.STALLED)
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await self.check()
+            await asyncio.sleep(self._settings.poll_s)
+
+    async def check(self) -> EngineState:
+        """Ask once, and return what is known now."""
+        try:
+            reply = await self._pool.get("/health", timeout_s=self._settings.timeout_s)
+            answered = reply.status == 200
+            gone = not answered
+        except EngineUnavailable as error:
+            answered = False
+            gone = not isinstance(error.__cause__, TimeoutError)
+        now = self._clock()
+        if gone:
+            self.lost()
+        elif self.state in (EngineState.STARTING, EngineState.DOWN):
+            if answered:
+                self._progress_at = now
+                self._become(EngineState.READY)
+        else:
+            await self._check_progress(now, answered=answered)
+        return self.state
+
+    def lost(self) -> None:
+        """Hear that the engine refused a connection or broke one."""
+        if self.state is not EngineState.STARTING:
+            self._become(EngineState.DOWN)
+
+    async def _check_progress(self, now: float, *, answered: bool) -> None:
+        """Decide between ready and stalled."""
+        seen = self._ledger.engine_bytes
+        idle = self._ledger.at_engine == 0
+        if (idle and answered) or seen != self._engine_bytes:
+            self._engine_bytes = seen
+            self._progress_at = now
+            self._become(EngineState.READY)
+            return
+        silent_s = now - self._progress_at
+        if silent_s > self._settings.stall_s / 4 and await self._counters_moved():
+            self._progress_at = now
+            self._become(EngineState.READY)
+        elif silent_s > self._settings.stall_s:
+            self._become(EngineState.STALLED)
+
+    async def _counters_moved(self) -> bool:
+        try:
+            page = await self._pool.get("/metrics", timeout_s=self._settings.timeout_s)
+        except EngineUnavailable:
+            return False
+        before, self._counters = self._counters, b"\n".join(_PROGRESS.findall(page.body))
+        return self._counters != before
+
+    def _become(self, state: EngineState) -> None:
+        if state is not self.state:
+            log.info("engine is %s", state.value, extra={"was": self.state.value})
+            self.state = state
+            self._metrics.engine_up.set(1 if state is EngineState.READY else 0)

@@ -1,0 +1,361 @@
+"""The splice: an engine's answer goes to the client in the callback that received it.
+
+An `Exchange` is one request on one engine connection. The engine's bytes are shown to httptools,
+which finds the head, the chunk boundaries and the end however the bytes were split; then the same
+bytes object, chunk framing included, is written to the client's transport. Per piece there is no
+task switch and no new object, which is what makes a Python relay cheaper than a busy Rust one.
+
+Three things interrupt the splice and wake the handler that awaits the exchange:
+
+- the client's buffer is full: the engine is not read until the handler saw it drain;
+- the first body bytes look like a dying engine: they are held until the handler has asked it;
+- the exchange ended, one way or another (`Ending`).
+
+The head is held back until the first body byte. Until then nothing was promised to the client, so
+the request can still fail with an honest status, or be tried elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final, Protocol
+
+import httptools
+
+MAX_HEAD_BYTES: Final = 64 << 10
+_SEPARATOR: Final = b"\r\n\r\n"
+_BOUNDARY: Final = b"\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Ending(Enum):
+    """How an exchange ended."""
+
+    COMPLETE = auto()
+    """The whole answer was handed to the client's transport."""
+    LOST = auto()
+    """The engine closed the connection too early."""
+    MALFORMED = auto()
+    """The engine did not speak HTTP."""
+    TIMED_OUT = auto()
+    """The engine sent nothing for too long."""
+    SHUT_DOWN = auto()
+    """The drain's time was over."""
+    CLIENT_GONE = auto()
+    """The client's connection is closed."""
+    CLIENT_SLOW = auto()
+    """The client did not take its bytes for too long."""
+
+
+class Sink(Protocol):
+    """Where an answer goes; a client's connection, or a buffer."""
+
+    def open(self, answer: Exchange) -> bytes:
+        """Return the head to send before the first body byte."""
+
+    def write(self, piece: bytes) -> None:
+        """Take one piece, exactly as it came."""
+
+    def is_closing(self) -> bool:
+        """Tell whether writing is in vain."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """Tell whether as much is waiting as may."""
+
+
+class EngineTransport(Protocol):
+    """What an exchange needs of its engine connection."""
+
+    def pause_reading(self) -> None:
+        """Let the engine's bytes wait in the socket."""
+
+    def resume_reading(self) -> None:
+        """Take them again."""
+
+
+class Exchange:
+    """One request on one engine connection, and the splice of its answer into a sink.
+
+    Args:
+        sink: Where the answer goes.
+        clock: Seconds that only move forward.
+        screen: Asked once, with the first body piece; true holds the answer back.
+        bodiless: The answer has no body whatever its head says (HEAD).
+    """
+
+    __slots__ = (
+        "_at_boundary",
+        "_begun",
+        "_bodiless",
+        "_clock",
+        "_complete",
+        "_head",
+        "_held",
+        "_last",
+        "_parser",
+        "_screen",
+        "_sink",
+        "_third_last",
+        "_transport",
+        "_two_last",
+        "_wake",
+        "ending",
+        "first_byte_at",
+        "headers",
+        "paused",
+        "reason",
+        "received_bytes",
+        "reusable",
+        "status",
+    )
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Callable[[], float],
+        *,
+        screen: Callable[[Exchange, bytes], bool] | None = None,
+        bodiless: bool = False,
+    ) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._screen = screen
+        self._bodiless = bodiless
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._transport: EngineTransport | None = None
+        self._head: bytes | None = b""
+        self._held: list[bytes] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._begun = self._complete = self._at_boundary = False
+        self._last = self._two_last = self._third_last = b""
+        self.status = 0
+        self.reason = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.ending: Ending | None = None
+        self.paused = False
+        self.reusable = False
+        self.received_bytes = 0
+        self.first_byte_at: float | None = None
+
+    # What the handler sees.
+
+    def attach(self, transport: EngineTransport) -> None:
+        """Tell which connection the answer will come from."""
+        self._transport = transport
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client was sent anything."""
+        return self.first_byte_at is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether the answer waits for a verdict; see `release`."""
+        return self._held is not None
+
+    @property
+    def tail(self) -> bytes:
+        """The last pieces of the answer, for what its end says."""
+        return self._third_last + self._two_last + self._last
+
+    @property
+    def at_chunk_boundary(self) -> bool:
+        """Whether another chunk may follow what was sent so far."""
+        return self._at_boundary and (self._two_last + self._last).endswith(_BOUNDARY)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of a header by its lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def interruption(self) -> None:
+        """Wait until the exchange ended, or needs its handler."""
+        if self.ending is None and not self.paused and self._held is None:
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+
+    def resume(self) -> None:
+        """Read the engine again: the client took its bytes."""
+        self.paused = False
+        if self.ending is None and self._transport is not None:
+            self._transport.resume_reading()
+
+    def release(self) -> None:
+        """Send what was held back, and go on."""
+        held, self._held = self._held or [], None
+        for piece in held:
+            Exchange._forward(self, piece)  # bodies already, where a subclass takes framing off
+        if self.ending is None and self._complete:
+            self.end(Ending.COMPLETE)
+        elif self.ending is None and self._transport is not None:
+            self._transport.resume_reading()
+
+    def end(self, ending: Ending) -> None:
+        """End the exchange; the first ending stays."""
+        if self.ending is None:
+            self.ending = ending
+            self._parser = None  # they know each other: let both go without the collector
+            self._transport = None
+            self._call()
+
+    # What the engine connection calls.
+
+    def feed(self, piece: bytes) -> None:
+        """Take bytes from the engine; the whole of what is done per piece."""
+        if self._head is not None:
+            piece = self._read_head(piece)
+            if not piece and not self._complete:
+                return
+        parser = self._parser
+        if parser is None:
+            return
+        try:
+            if piece:
+                parser.feed_data(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.end(Ending.MALFORMED)
+            return
+        self.received_bytes += len(piece)
+        self._forward(piece)
+        if self._held is None and self.ending is None:
+            if self._complete:
+                self.end(Ending.COMPLETE)
+            elif self._sink.writing_paused:
+                self._pause()
+
+    def connection_lost(self) -> None:
+        """Hear that the engine closed; the end of an answer that has no other."""
+        if self._complete and self._held is not None:
+            return
+        unframed = self._head is None and not self._is_framed()
+        if unframed and self.ending is None:
+            self._complete = True
+            self._forward(b"")
+        self.end(Ending.COMPLETE if unframed else Ending.LOST)
+
+    # What httptools calls.
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        self.reason = reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer, which comes after the head, only passes by."""
+        if self._head is not None:
+            self.headers.append((name.lower(), value))
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer: nobody asked for it."""
+        if self._begun:
+            raise ValueError("more than one answer")
+        self._begun = True
+
+    def on_chunk_header(self) -> None:
+        """Note that a chunk has begun."""
+        self._at_boundary = False
+
+    def on_chunk_complete(self) -> None:
+        """Note that a chunk is whole."""
+        self._at_boundary = True
+
+    def on_message_complete(self) -> None:
+        """Note the end, and whether the connection may be used again."""
+        self._complete = True
+        self.reusable = self._parser is not None and self._parser.should_keep_alive()
+
+    # Inside.
+
+    def _read_head(self, piece: bytes) -> bytes:
+        """Gather the head; return the body bytes that came with its end."""
+        head = (self._head or b"") + piece
+        cut = head.find(_SEPARATOR) + len(_SEPARATOR)
+        if cut < len(_SEPARATOR):
+            self._head = head
+            if len(head) > MAX_HEAD_BYTES:
+                self.end(Ending.MALFORMED)
+            return b""
+        try:
+            assert self._parser is not None
+            self._parser.feed_data(head[:cut])
+            self.status = self._parser.get_status_code()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.end(Ending.MALFORMED)
+            return b""
+        self._head = None
+        if self.status < 200:  # an interim answer, though we never ask for one
+            self.end(Ending.MALFORMED)
+        elif self._bodiless:
+            self._complete, self.reusable = True, False
+            return b""
+        return head[cut:]
+
+    def _is_framed(self) -> bool:
+        """Whether the answer tells its own end, by a length or by chunks."""
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
+    def _forward(self, piece: bytes) -> None:
+        self._third_last, self._two_last, self._last = self._two_last, self._last, piece
+        if self.first_byte_at is None:
+            self._first(piece)
+        elif self._sink.is_closing():
+            self.end(Ending.CLIENT_GONE)
+        else:
+            self._sink.write(piece)
+
+    def _first(self, piece: bytes) -> None:
+        """Send the head with the first piece, unless it is to be held back."""
+        screen, self._screen = self._screen, None
+        if self._held is not None or (screen is not None and screen(self, piece)):
+            self._hold(piece)
+        elif self._sink.is_closing():
+            self.end(Ending.CLIENT_GONE)
+        else:
+            self.first_byte_at = self._clock()
+            self._sink.write(self._sink.open(self) + piece)
+
+    def _hold(self, piece: bytes) -> None:
+        self._held = [*(self._held or []), piece]
+        if self._transport is not None and not self._complete:
+            self._transport.pause_reading()
+        self._call()
+
+    def _pause(self) -> None:
+        self.paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._call()
+
+    def _call(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+
+class Unframed(Exchange):
+    """An exchange whose sink gets the body without its chunks: for HTTP/1.0 and for buffers."""
+
+    __slots__ = ("_bodies",)
+
+    def __init__(
+        self,
+        sink: Sink,
+        clock: Callable[[], float],
+        *,
+        screen: Callable[[Exchange, bytes], bool] | None = None,
+        bodiless: bool = False,
+    ) -> None:
+        self._bodies: list[bytes] = []
+        super().__init__(sink, clock, screen=screen, bodiless=bodiless)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep the body bytes of the piece that is being read."""
+        self._bodies.append(body)
+
+    def _forward(self, piece: bytes) -> None:
+        body, self._bodies = b"".join(self._bodies), []
+        if body or self._complete:
+            super()._forward(body)

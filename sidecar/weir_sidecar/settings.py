@@ -1,0 +1,179 @@
+"""What the sidecar is told by its environment, in frozen pieces by topic.
+
+Names that other parts set live in `weir_core.api.labels`; the rest are knobs an operator of a
+cluster may turn. Every duration is in seconds and every size in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weir_core.api import labels
+from weir_core.errors import InvalidSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this replica is; only for metrics, logs and spans."""
+
+    service: str = "weir"
+    namespace: str = "default"
+    pool: str = "default"
+    pod: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the sidecar listens and where it finds its engine."""
+
+    host: str = "0.0.0.0"
+    api_port: int = labels.API_PORT
+    """0 lets the kernel choose, for tests."""
+    admin_port: int = labels.ADMIN_PORT
+    run_dir: Path = Path(labels.RUN_DIR)
+
+    @property
+    def engine_socket(self) -> Path:
+        """The engine's only door."""
+        return self.run_dir / labels.ENGINE_SOCKET
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the engine's preStop hook asks for a drain."""
+        return self.run_dir / labels.ADMIN_SOCKET
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one replica holds at a time."""
+
+    max_body_bytes: int = 64 << 20
+    """Larger requests are 413. 64 MiB carries a few images in base64."""
+    max_requests: int = 1024
+    """Requests held at once, waiting or running; more are 429."""
+    idle_connections: int = 256
+    """Engine connections kept for the next request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the sidecar waits before it gives up on somebody."""
+
+    connect_s: float = 5.0
+    """Opening an engine connection; a local socket answers in microseconds."""
+    first_byte_s: float = 1800.0
+    """Dispatch to the first byte. A plain answer's first byte is its last, so this bounds the
+    whole generation of requests that do not stream."""
+    progress_s: float = 300.0
+    """Between two bytes of an answer that has begun."""
+    upload_s: float = 120.0
+    """A client's time to send its body; then 408."""
+    slow_client_s: float = 60.0
+    """A client's time to take what waits for it; then both sides are aborted."""
+    engine_idle_s: float = 4.0
+    """An idle engine connection older than this is not used: uvicorn closes them after 5 s."""
+    client_idle_s: float = 75.0
+    """A client's idle keep-alive connection is closed after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When the engine counts as ready, stalled or down."""
+
+    poll_s: float = 1.0
+    timeout_s: float = 2.0
+    """One answer of the engine's /health. A busy engine may miss some."""
+    stall_s: float = 120.0
+    """Requests are running, no byte comes and no counter of the engine moves: stalled."""
+    retry_after_s: int = 5
+    """What refused clients are told while the engine is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """How the sidecar leaves."""
+
+    grace_period_s: float = 60.0
+    """From the first signal to exit; requests still running then are cut."""
+    lame_duck_s: float = 5.0
+    """Not ready but still accepting, until every endpoint list forgot this replica."""
+    margin_s: float = 3.0
+    """Kept from the grace period for saying goodbye: flushing buffers, spans, logs."""
+
+    @property
+    def deadline_s(self) -> float:
+        """Time from the start of a drain until what still runs is cut."""
+        return max(self.grace_period_s - self.margin_s, self.grace_period_s / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it."""
+
+    identity: Identity = field(default_factory=Identity)
+    addresses: Addresses = field(default_factory=Addresses)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    health: Health = field(default_factory=Health)
+    draining: Draining = field(default_factory=Draining)
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read the environment; a value that is not a number is refused by name."""
+        read = _Reader(env)
+        limits, timeouts, draining = Limits(), Timeouts(), Draining()
+        return cls(
+            identity=Identity(
+                service=env.get(labels.ENV_SERVICE, "weir"),
+                namespace=env.get(labels.ENV_NAMESPACE, "default"),
+                pool=env.get(labels.ENV_POOL, "default"),
+                pod=env.get(labels.ENV_POD_NAME, ""),
+                model=env.get(labels.ENV_MODEL_NAME, ""),
+            ),
+            addresses=Addresses(
+                host=env.get(labels.ENV_HOST, "0.0.0.0"),
+                api_port=int(read.number("WEIR_API_PORT", labels.API_PORT)),
+                admin_port=int(read.number("WEIR_ADMIN_PORT", labels.ADMIN_PORT)),
+                run_dir=Path(env.get(labels.ENV_RUN_DIR, labels.RUN_DIR)),
+            ),
+            limits=Limits(
+                max_body_bytes=int(read.number(labels.ENV_MAX_BODY_BYTES, limits.max_body_bytes)),
+                max_requests=int(read.number(labels.ENV_MAX_REQUESTS, limits.max_requests)),
+            ),
+            timeouts=Timeouts(
+                first_byte_s=read.number("WEIR_FIRST_BYTE_TIMEOUT_S", timeouts.first_byte_s),
+                progress_s=read.number("WEIR_PROGRESS_TIMEOUT_S", timeouts.progress_s),
+                upload_s=read.number("WEIR_UPLOAD_TIMEOUT_S", timeouts.upload_s),
+                slow_client_s=read.number("WEIR_SLOW_CLIENT_TIMEOUT_S", timeouts.slow_client_s),
+            ),
+            health=Health(stall_s=read.number("WEIR_STALL_TIMEOUT_S", Health().stall_s)),
+            draining=Draining(
+                grace_period_s=read.number(labels.ENV_GRACE_PERIOD_S, draining.grace_period_s),
+                lame_duck_s=read.number(labels.ENV_LAME_DUCK_S, draining.lame_duck_s),
+            ),
+            log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads numbers from the environment."""
+
+    env: Mapping[str, str]
+
+    def number(self, name: str, default: float) -> float:
+        """Return the number in variable `name`, which may not be negative."""
+        text = self.env.get(name)
+        if not text:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            raise InvalidSpec(name, f"{text!r} is not a number") from None
+        if not 0 <= value < float("inf"):
+            raise InvalidSpec(name, f"{text!r} must be a finite number of at least 0")
+        return value

@@ -1,0 +1,62 @@
+"""The sidecar's one engine, as the proxy sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from aiohttp import web
+
+from weir_core.wire.openai import has_stream_error
+from weir_sidecar import outcomes, routes
+from weir_sidecar.engine_client import Pool
+from weir_sidecar.monitor import Monitor
+from weir_sidecar.relay import Exchange
+from weir_sidecar.settings import Health
+
+
+class OwnEngine:
+    """The engine beside this sidecar.
+
+    Args:
+        pool: Connections to it.
+        monitor: Knows whether it is up.
+        settings: What to tell refused clients.
+    """
+
+    def __init__(self, pool: Pool, monitor: Monitor, settings: Health) -> None:
+        self._pool = pool
+        self._monitor = monitor
+        self._settings = settings
+
+    def target(self, request: web.BaseRequest) -> str:
+        """Return the path as the client wrote it, if it is open."""
+        raw = request.raw_path
+        if raw in routes.HOT:
+            return raw
+        if not routes.is_open(request.path):
+            raise outcomes.not_found(request.path)
+        return raw if raw.startswith("/") else request.rel_url.raw_path_qs
+
+    def pick(self, tried: Collection[Pool]) -> Pool:
+        """Return the one engine, once, while it is up."""
+        if tried or not self._monitor.up:
+            raise outcomes.no_engine(
+                f"the engine is {self._monitor.state.value}", self._settings.retry_after_s
+            )
+        return self._pool
+
+    def done(self, pool: Pool) -> None:
+        """Nothing to do: there is only one."""
+
+    def lost(self, pool: Pool) -> None:
+        """Believe it at once; the next poll may know better."""
+        self._monitor.lost()
+
+    def suspects(self, answer: Exchange, piece: bytes) -> bool:
+        """Doubt a 5xx, and a stream whose first event is an error: is the engine dying?"""
+        return answer.status >= 500 or has_stream_error(piece)
+
+    async def accepts(self, pool: Pool, answer: Exchange) -> bool:
+        """Pass an error on when the engine is well; else the sidecar says that it is not."""
+        await self._monitor.check()
+        return self._monitor.up
