@@ -57,6 +57,10 @@ format: install ## Format the sources
 lock: install ## Resolve requirements/*.lock anew
 	@scripts/lock
 
+.PHONY: images
+images: ## Build the container images with docker or podman
+	@scripts/images
+
 .PHONY: bench-relay
 bench-relay: install ## Cost of the sidecar's relay beside other routers
 	$(BIN)/python -m bench.relay
