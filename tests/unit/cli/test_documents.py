@@ -1,0 +1,138 @@
+"""What the user wrote becomes resources, or an error that names file, document and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+from weir_cli.documents import load
+
+from weir_core.errors import InvalidSpec
+
+ROOT: Final = Path(__file__).parents[3]
+EXAMPLES: Final = sorted((ROOT / "examples").glob("*.yaml"))
+
+SERVICE: Final = """\
+apiVersion: serving.weir.dev/v1alpha1
+kind: InferenceService
+metadata: {name: chat}
+spec:
+  model: {name: tiny, source: {uri: "tiny://"}}
+"""
+SECRET: Final = """\
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "weir.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_accepted(path: Path) -> None:
+    load([path])
+
+
+def test_the_examples_work_together() -> None:
+    found = load(EXAMPLES)
+    assert {service.metadata.name for service in found.services} >= {"quickstart", "llama-70b"}
+    assert [c.metadata.name for c in found.classes] == ["interactive", "standard", "batch"]
+    assert {t.spec.api_key_secret_ref.name for t in found.tenants} == {
+        name for _, name in found.secrets
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            SERVICE + "  pools: [{name: a}, {name: b, replicas: -1}]",
+            "weir.yaml: document 1 (InferenceService chat): spec.pools[1].replicas: Input should "
+            "be greater than or equal to 0",
+            id="a value out of range, by its path",
+        ),
+        pytest.param(
+            "---\n" + SERVICE + "---\n" + SERVICE.replace("chat", "two") + "  replica: 2",
+            "weir.yaml: document 2 (InferenceService two): spec.replica: unknown field; check its "
+            "spelling and where it belongs",
+            id="an unknown field in the second document",
+        ),
+        pytest.param(
+            SERVICE + "  replicas: 1\n  scaling: {maxReplicas: 2}",
+            "weir.yaml: document 1 (InferenceService chat): spec: replicas and scaling exclude "
+            "each other",
+            id="a contradiction",
+        ),
+        pytest.param(
+            SERVICE.replace("model: {name: tiny, ", "model: {").replace("  model", "  model"),
+            "weir.yaml: document 1 (InferenceService chat): spec.model.name: Field required",
+            id="a missing field",
+        ),
+        pytest.param(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}",
+            "weir.yaml: document 1: kind: 'ConfigMap' is not a kind Weir knows (InferenceService, "
+            "InferencePriorityClass, InferenceTenant, Secret)",
+            id="an unknown kind",
+        ),
+        pytest.param(
+            SERVICE.replace("v1alpha1", "v1"),
+            "weir.yaml: document 1: apiVersion: must be serving.weir.dev/v1alpha1",
+            id="another version",
+        ),
+        pytest.param(
+            "- a list",
+            "weir.yaml: document 1: must be an object with apiVersion, kind and metadata",
+            id="not an object",
+        ),
+        pytest.param(
+            SERVICE + "---\n" + SERVICE,
+            "weir.yaml: document 2: the same object as {folder}/weir.yaml: document 1; keep one of "
+            "them",
+            id="the same object twice",
+        ),
+        pytest.param(
+            SECRET + "data: {a: '%%%'}",
+            "weir.yaml: document 1: data.a: is not base64 text; write it under stringData",
+            id="a Secret that is not base64",
+        ),
+    ],
+)
+def test_refuses(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        load([written(tmp_path, text)])
+    assert str(caught.value) == f"{tmp_path}/{message}".replace("{folder}", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("a: [", "is not YAML", id="broken YAML"),
+        pytest.param("a: 1\na: 2", "key 'a' is written twice", id="a key written twice"),
+    ],
+)
+def test_refuses_what_is_not_yaml_and_names_the_line(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSpec, match=message) as caught:
+        load([written(tmp_path, text)])
+    assert "line" in str(caught.value)
+
+
+def test_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match=r"absent.yaml: cannot be read: No such file"):
+        load([tmp_path / "absent.yaml"])
+
+
+def test_decodes_a_secret_and_keeps_its_values_out_of_errors(tmp_path: Path) -> None:
+    path = written(tmp_path, SECRET + "data: {a: c2VjcmV0}\nstringData: {b: plain}")
+    assert load([path]).secrets == {("default", "keys"): {"a": "secret", "b": "plain"}}
+
+
+def test_skips_empty_documents(tmp_path: Path) -> None:
+    found = load([written(tmp_path, "# only a comment\n---\n" + SERVICE + "---\n")])
+    assert [service.metadata.name for service in found.services] == ["chat"]

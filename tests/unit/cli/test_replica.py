@@ -1,0 +1,184 @@
+"""A replica's processes start and end in the pod's order, and a crashed one comes back alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import pytest
+from weir_cli import leash
+from weir_cli.child import Surroundings
+from weir_cli.pods import Probe, ProcessPlan, ReplicaPlan, Role
+from weir_cli.records import is_alive
+from weir_cli.replica import Phase, Replica
+
+STUB: Final = Path(__file__).with_name("stub_pod.py")
+ADDRESS: Final = "127.0.2.1"
+
+
+def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
+    stub = "fetch" if name == "model" else name
+    argv = (sys.executable, "-S", str(STUB), stub, str(folder), ADDRESS)
+    return ProcessPlan(name=name, role=role, argv=argv, env={}, **more)  # type: ignore[arg-type]
+
+
+def pod(folder: Path) -> ReplicaPlan:
+    """Return a pod like the operator's: fetch, sidecar, engine with a preStop."""
+    up = Probe("/healthz", 8001, period_s=0.1, timeout_s=1, failure_threshold=100)
+    drain = (sys.executable, "-S", str(STUB), "drain", str(folder))
+    return ReplicaPlan(
+        name="chat-1",
+        service="chat",
+        pool="default",
+        address=ADDRESS,
+        processes=(
+            process(folder, "model", "init"),
+            process(folder, "sidecar", "sidecar", startup=up),
+            process(folder, "engine", "main", pre_stop=drain),
+        ),
+        grace_period_s=5.0,
+        directories=(folder / "run",),
+    )
+
+
+class Started:
+    """A replica with what it told the user, and what its stubs did."""
+
+    def __init__(self, replica: Replica, folder: Path, told: list[str]) -> None:
+        self.replica = replica
+        self.folder = folder
+        self.told = told
+
+    @property
+    def events(self) -> list[str]:
+        events = self.folder / "events"
+        return events.read_text().splitlines() if events.exists() else []
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, f"never {what}: {self.told} {self.events}"
+            await asyncio.sleep(0.02)
+
+    async def until_ready(self) -> None:
+        await self.until(lambda: self.replica.ready, "ready")
+
+    async def end(self) -> None:
+        await self.replica.end(time.monotonic() + 5)
+
+
+@pytest.fixture
+async def started(tmp_path: Path) -> AsyncIterator[Started]:
+    """Return a replica that is not started yet; whatever it runs is killed at the end."""
+    told: list[str] = []
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    async with aiohttp.ClientSession() as http:
+        around = Surroundings(http, logs, os.environ, told.append)
+        replica = Replica(pod(tmp_path), tmp_path, around)
+        yield Started(replica, tmp_path, told)
+        replica.kill()
+        await replica.end(time.monotonic())
+
+
+async def test_starts_and_ends_in_the_order_of_the_pod(started: Started) -> None:
+    started.replica.start()
+    await started.until_ready()
+    processes = started.replica.record.processes
+    await started.end()
+    assert started.events == [
+        "fetch done",
+        "sidecar up",
+        "engine up",
+        "drain done",
+        "engine done",
+        "sidecar done",
+    ]
+    assert [p.name for p in processes] == ["chat-1/sidecar", "chat-1/engine"]
+    assert not any(map(is_alive, processes))
+    assert started.replica.phase is Phase.STOPPED
+    assert started.told == []
+
+
+async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Started) -> None:
+    started.replica.start()
+    await started.until_ready()
+    sidecar, engine = started.replica.record.processes
+    (started.folder / "engine-up").unlink()
+    os.kill(engine.pid, signal.SIGKILL)
+    await started.until(lambda: started.replica.phase is Phase.RESTARTING, "restarting")
+    await started.until_ready()
+    record = started.replica.record
+    assert record.restarts == 1
+    assert record.processes[0] == sidecar
+    assert record.processes[1] != engine
+    assert "chat-1/engine killed by SIGKILL; starting it again in 1 s" in started.told[0]
+    await started.end()
+
+
+async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: Started) -> None:
+    (started.folder / "fail-engine").touch()
+    started.replica.start()
+    await started.until(lambda: bool(started.told), "told")
+    assert started.told[0].splitlines() == [
+        "chat-1/engine exited with 7; starting it again in 1 s",
+        "    engine cannot start: no such thing",
+        f"    log: {started.folder}/logs/chat-1.engine.log",
+    ]
+    await started.end()
+
+
+async def test_gives_up_a_fetch_that_keeps_failing(started: Started) -> None:
+    (started.folder / "fail-fetch").touch()
+    started.replica.start()
+    assert started.replica.failure is None
+    await started.until(lambda: started.replica.failure is not None, "given up")
+    assert started.replica.failure is not None
+    assert "chat-1/model failed 3 times in a row; its log:" in started.replica.failure
+    assert started.replica.phase is Phase.FETCHING
+    await started.end()
+    assert started.events == []
+
+
+async def test_ends_at_once_while_it_still_starts(started: Started) -> None:
+    (started.folder / "fail-sidecar").touch()
+    started.replica.start()
+    await started.until(lambda: "fetch done" in started.events, "fetched")
+    before = time.monotonic()
+    await started.end()
+    assert time.monotonic() - before < 3
+    assert started.events == ["fetch done"]
+
+
+async def test_children_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT, leash.__file__, sys.executable),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    parent.kill()
+    await parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        await asyncio.sleep(0.02)
+
+
+PARENT: Final = """
+import os, subprocess, sys, time
+leash, python = sys.argv[1:]
+child = subprocess.Popen([python, "-I", leash, str(os.getpid()), python, "-c",
+                          "print('up', flush=True); import time; time.sleep(60)"],
+                         stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
