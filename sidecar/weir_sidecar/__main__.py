@@ -1,7 +1,8 @@
-"""`weir-sidecar`: settings, then the sidecar, until told to leave."""
+"""The sidecar of a replica, or the front of several: configured, run, drained when told."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -10,11 +11,13 @@ import sys
 from collections.abc import Sequence
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from weir_core.errors import WeirError
 from weir_sidecar import logs
 from weir_sidecar.app import Sidecar
 from weir_sidecar.drain import Drain
+from weir_sidecar.front import Address, Front
 from weir_sidecar.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,25 +25,43 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `weir-sidecar [serve]` or `weir-sidecar front`; return the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "serve"
+    chosen = _parser().parse_args(argv)
+    # Without this each counter has a second series that nobody reads.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
-        if command == "serve" and not arguments:
-            uvloop.run(serve(settings))
-            return 0
+        uvloop.run(front(settings, chosen) if chosen.command == "front" else serve(settings))
     except WeirError as error:
-        print(f"weir-sidecar: {error}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"weir-sidecar: {error}\n")
         return 2
-    print("usage: weir-sidecar [serve]\n", file=sys.stderr)  # noqa: T201
-    return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="weir-sidecar", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="the sidecar of one replica (the default)")
+    relay = commands.add_parser("front", help="one address in front of several replicas")
+    relay.add_argument("--listen", default="127.0.0.1:8000", metavar="HOST:PORT")
+    relay.add_argument(
+        "--replica", action="append", required=True, metavar="HOST[:API_PORT[:ADMIN_PORT]]"
+    )
+    return parser
 
 
 async def serve(settings: Settings) -> None:
     """Run the sidecar of one replica until it is told to leave, then drain."""
     async with Sidecar(settings).running() as sidecar:
         await drained_by_signal(sidecar.drain)
+
+
+async def front(settings: Settings, chosen: argparse.Namespace) -> None:
+    """Run one address in front of replicas until told to leave, then drain."""
+    listen = Address.parse(chosen.listen)
+    replicas = [Address.parse(text) for text in chosen.replica]
+    async with Front(settings, (listen.host, listen.api_port), replicas).running() as running:
+        await drained_by_signal(running.drain)
 
 
 async def drained_by_signal(drain: Drain) -> None:

@@ -61,7 +61,7 @@ class Admin:
         app.router.add_get("/state", self.state)
         return app
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, _request: web.Request) -> web.Response:
         """Return our metrics, then the engine's as they are, when it has any to give."""
         self._metrics.running.set(len(self._ledger))
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
@@ -79,17 +79,17 @@ class Admin:
             return b""
         return reply.body if reply.status == 200 else b""
 
-    async def healthz(self, request: web.Request) -> web.Response:
+    async def healthz(self, _request: web.Request) -> web.Response:
         """Answer: the process is alive."""
         return web.Response(text="ok\n")
 
-    async def readyz(self, request: web.Request) -> web.Response:
+    async def readyz(self, _request: web.Request) -> web.Response:
         """Tell whether clients should be sent here."""
         if self._drain.phase is not Phase.SERVING:
             return _probe(ready=False, why=f"draining: {self._drain.phase.value}")
         return self._engine_probe()
 
-    async def enginez(self, request: web.Request) -> web.Response:
+    async def enginez(self, _request: web.Request) -> web.Response:
         """Tell whether the engine is loaded and makes progress, drain or not."""
         return self._engine_probe()
 
@@ -97,7 +97,7 @@ class Admin:
         state = self._monitor.state
         return _probe(ready=state is EngineState.READY, why=f"engine {state.value}")
 
-    async def state(self, request: web.Request) -> web.Response:
+    async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""
         identity = self._settings.identity
         return web.json_response(
@@ -113,7 +113,7 @@ class Admin:
             }
         )
 
-    async def drain(self, request: web.Request) -> web.Response:
+    async def drain(self, _request: web.Request) -> web.Response:
         """Drain, and answer when nothing runs any more."""
         farewell = await self._drain.run()
         return web.json_response(

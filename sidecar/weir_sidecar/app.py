@@ -1,8 +1,4 @@
-"""The sidecar put together: what listens where, which tasks run, in which order it stops.
-
-`Server` owns the API port's connections for the proxy and is the `Door` a drain uses; `Sidecar`
-owns everything else. Both sidecar and front are made of the same pieces.
-"""
+"""The sidecar put together: what listens where, which tasks run, in which order it stops."""
 
 from __future__ import annotations
 
@@ -24,82 +20,11 @@ from weir_sidecar.ledger import Ledger
 from weir_sidecar.metrics import Metrics
 from weir_sidecar.monitor import EngineState, Monitor
 from weir_sidecar.proxy import Proxy
-from weir_sidecar.settings import Settings, Timeouts
+from weir_sidecar.server import Server
+from weir_sidecar.settings import Settings
 from weir_sidecar.upstream import OwnEngine
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[web.BaseRequest], "asyncio.Future[web.StreamResponse]"]
-
-
-class Server:
-    """The API port: connections, and the switches a drain turns.
-
-    Args:
-        proxy: Handles requests.
-        ledger: Watched for requests that wait too long.
-        timeouts: Bounds.
-        clock: Seconds that only move forward.
-    """
-
-    def __init__(
-        self, proxy: Proxy, ledger: Ledger, timeouts: Timeouts, clock: Callable[[], float]
-    ) -> None:
-        self._proxy = proxy
-        self._ledger = ledger
-        self._timeouts = timeouts
-        self._clock = clock
-        self._server = web.Server(
-            proxy.handle,
-            handler_cancellation=True,
-            keepalive_timeout=timeouts.client_idle_s,
-            access_log=None,
-        )
-
-    @contextlib.asynccontextmanager
-    async def listen(self, host: str, port: int) -> AsyncIterator[int]:
-        """Listen, and yield the port; at the end close every connection."""
-        runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
-        await runner.setup()
-        watch = asyncio.create_task(self._watch(), name="watch")
-        try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
-            yield runner.addresses[0][1]
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
-            await runner.cleanup()
-
-    async def _watch(self) -> None:
-        """End exchanges that wait too long."""
-        bounds = self._timeouts
-        period_s = min(1.0, bounds.progress_s / 4, bounds.first_byte_s / 4)
-        while True:
-            await asyncio.sleep(period_s)
-            self._ledger.watch(
-                self._clock(), first_byte_s=bounds.first_byte_s, progress_s=bounds.progress_s
-            )
-
-    # The door.
-
-    def leave(self) -> None:
-        """End the connection with every answer from now on."""
-        self._proxy.leaving = True
-
-    def refuse(self) -> None:
-        """Refuse newcomers from now on, and close idle connections."""
-        self._proxy.refusing = True
-        for connection in self._server.connections:
-            if connection.transport is not None and not self._proxy.is_busy(connection.transport):
-                connection.force_close()
-
-    async def flush(self) -> None:
-        """Wait until every client has its bytes; the caller bounds the time."""
-        while any(
-            connection.transport is not None and connection.transport.get_write_buffer_size()
-            for connection in self._server.connections
-        ):
-            await asyncio.sleep(0.05)
 
 
 class Sidecar:
@@ -125,7 +50,7 @@ class Sidecar:
         self.proxy = Proxy(
             upstream, self.ledger, self.metrics, settings.limits, settings.timeouts, clock
         )
-        self.server = Server(self.proxy, self.ledger, settings.timeouts, clock)
+        self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings.timeouts, clock)
         self.drain = Drain(
             self.server,
             self.ledger,
@@ -176,8 +101,7 @@ async def _admin_port(admin: Admin, host: str, port: int) -> AsyncIterator[int]:
 @contextlib.asynccontextmanager
 async def _admin_socket(admin: Admin, path: Path) -> AsyncIterator[None]:
     """Serve the admin socket; one left by a process that died is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    _remove(path)
     runner = web.AppRunner(admin.socket_app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -186,4 +110,9 @@ async def _admin_socket(admin: Admin, path: Path) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
-        path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Tell the exchange and the pool."""
         self._transport = None
         self._pool.forget(self)
@@ -199,7 +199,7 @@ class _Page:
         self.body = bytearray()
         self._limit_bytes = limit_bytes
 
-    def open(self, answer: Exchange) -> bytes:
+    def open(self, answer: Exchange) -> bytes:  # noqa: ARG002
         """Send no head: only the body is of interest."""
         return b""
 

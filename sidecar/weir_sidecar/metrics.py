@@ -103,12 +103,13 @@ class Metrics:
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended in each way so far."""
-        return {outcome.value: int(_value(self.requests[outcome])) for outcome in Outcome}
+        return {outcome.value: _value(self.requests[outcome]) for outcome in Outcome}
 
     def render(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-def _value(counter: Counter) -> float:
-    return next(s.value for s in counter.collect()[0].samples if s.name.endswith("_total"))
+def _value(counter: Counter) -> int:
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return next(int(sample.value) for sample in samples if sample.name.endswith("_total"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,8 +49,11 @@ class Upstream(Protocol):
     def suspects(self, answer: Exchange, piece: bytes) -> bool:
         """Tell whether an answer should be held back until `accepts` has judged it."""
 
-    async def accepts(self, pool: Pool, answer: Exchange) -> bool:
-        """Tell whether a held answer may go to the client; if not, it counts as lost."""
+    async def accepts(self, tried: Collection[Pool], answer: Exchange) -> bool:
+        """Tell whether a held answer may go to the client; if not, it counts as lost.
+
+        The last of `tried` is who gave it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ class Proxy:
             pool = self._upstream.pick(tried)
             tried.append(pool)
             try:
-                exchange = await self._attempts(pool, call, entry, client)
+                exchange = await self._attempts(tried, call, entry, client)
             except EngineUnavailable as error:
                 log.warning("engine unreachable", extra={"error": str(error)})
                 self._upstream.lost(pool)
@@ -177,18 +180,20 @@ class Proxy:
                 return exchange
             self._upstream.lost(pool)
 
-    async def _attempts(self, pool: Pool, call: Call, entry: Entry, client: Client) -> Exchange:
+    async def _attempts(
+        self, tried: Sequence[Pool], call: Call, entry: Entry, client: Client
+    ) -> Exchange:
         """Try one address; twice when the first connection was a kept one that had died."""
-        exchange, used = await self._attempt(pool, call, entry, client, fresh=False)
+        exchange, used = await self._attempt(tried, call, entry, client, fresh=False)
         if used and exchange.ending is Ending.LOST and exchange.status == 0:
             self._metrics.engine_retries.inc()
-            exchange, _ = await self._attempt(pool, call, entry, client, fresh=True)
+            exchange, _ = await self._attempt(tried, call, entry, client, fresh=True)
         return exchange
 
     async def _attempt(
-        self, pool: Pool, call: Call, entry: Entry, client: Client, *, fresh: bool
+        self, tried: Sequence[Pool], call: Call, entry: Entry, client: Client, *, fresh: bool
     ) -> tuple[Exchange, bool]:
-        connection = await pool.acquire(fresh=fresh)
+        connection = await tried[-1].acquire(fresh=fresh)
         used = connection.used
         exchange = entry.exchange = client.exchange_type(
             client,
@@ -201,15 +206,15 @@ class Proxy:
             while exchange.ending is None:
                 await exchange.interruption()
                 if exchange.held:
-                    await self._judge(pool, exchange)
+                    await self._judge(tried, exchange)
                 elif exchange.paused:
                     await self._wait_for(client, exchange)
         finally:
             connection.finish()
         return exchange, used
 
-    async def _judge(self, pool: Pool, exchange: Exchange) -> None:
-        if await self._upstream.accepts(pool, exchange):
+    async def _judge(self, tried: Sequence[Pool], exchange: Exchange) -> None:
+        if await self._upstream.accepts(tried, exchange):
             exchange.release()
         else:
             exchange.end(Ending.LOST)

@@ -25,6 +25,7 @@ from typing import Final, Protocol
 import httptools
 
 MAX_HEAD_BYTES: Final = 64 << 10
+TAIL_BYTES: Final = 16 << 10
 _SEPARATOR: Final = b"\r\n\r\n"
 _BOUNDARY: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -159,7 +160,7 @@ class Exchange:
     @property
     def tail(self) -> bytes:
         """The last pieces of the answer, for what its end says."""
-        return self._third_last + self._two_last + self._last
+        return (self._third_last + self._two_last + self._last)[-TAIL_BYTES:]
 
     @property
     def at_chunk_boundary(self) -> bool:
@@ -206,27 +207,13 @@ class Exchange:
     # What the engine connection calls.
 
     def feed(self, piece: bytes) -> None:
-        """Take bytes from the engine; the whole of what is done per piece."""
-        if self._head is not None:
-            piece = self._read_head(piece)
-            if not piece and not self._complete:
-                return
-        parser = self._parser
-        if parser is None:
+        """Take bytes from the engine; with `_feed_body`, the whole of what is done per piece."""
+        if self.ending is not None:
             return
-        try:
-            if piece:
-                parser.feed_data(piece)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.end(Ending.MALFORMED)
-            return
-        self.received_bytes += len(piece)
-        self._forward(piece)
-        if self._held is None and self.ending is None:
-            if self._complete:
-                self.end(Ending.COMPLETE)
-            elif self._sink.writing_paused:
-                self._pause()
+        if self._head is None:
+            self._feed_body(piece)
+        else:
+            self._feed_head(piece)
 
     def connection_lost(self) -> None:
         """Hear that the engine closed; the end of an answer that has no other."""
@@ -239,6 +226,11 @@ class Exchange:
         self.end(Ending.COMPLETE if unframed else Ending.LOST)
 
     # What httptools calls.
+
+    def on_headers_complete(self) -> None:
+        """Keep the status."""
+        if self._parser is not None:
+            self.status = self._parser.get_status_code()
 
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase."""
@@ -270,29 +262,46 @@ class Exchange:
 
     # Inside.
 
-    def _read_head(self, piece: bytes) -> bytes:
-        """Gather the head; return the body bytes that came with its end."""
-        head = (self._head or b"") + piece
+    def _feed_head(self, piece: bytes) -> None:
+        """Gather the head; go on with the body bytes that came with its end."""
+        head = self._head = (self._head or b"") + piece
         cut = head.find(_SEPARATOR) + len(_SEPARATOR)
         if cut < len(_SEPARATOR):
-            self._head = head
             if len(head) > MAX_HEAD_BYTES:
                 self.end(Ending.MALFORMED)
-            return b""
-        try:
-            assert self._parser is not None
-            self._parser.feed_data(head[:cut])
-            self.status = self._parser.get_status_code()
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.end(Ending.MALFORMED)
-            return b""
+            return
+        if not self._parse(head[:cut]):
+            return
         self._head = None
         if self.status < 200:  # an interim answer, though we never ask for one
             self.end(Ending.MALFORMED)
         elif self._bodiless:
             self._complete, self.reusable = True, False
-            return b""
-        return head[cut:]
+            self._feed_body(b"")
+        elif self._complete or len(head) > cut:
+            self._feed_body(head[cut:])
+
+    def _feed_body(self, piece: bytes) -> None:
+        if piece and not self._parse(piece):
+            return
+        self.received_bytes += len(piece)
+        self._forward(piece)
+        if self._held is not None or self.ending is not None:
+            return
+        if self._complete:
+            self.end(Ending.COMPLETE)
+        elif self._sink.writing_paused:
+            self._pause()
+
+    def _parse(self, piece: bytes) -> bool:
+        """Show bytes to the parser; false, and the end, where they are not HTTP."""
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(piece)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.end(Ending.MALFORMED)
+            return False
+        return True
 
     def _is_framed(self) -> bool:
         """Whether the answer tells its own end, by a length or by chunks."""
@@ -355,7 +364,7 @@ class Unframed(Exchange):
         """Keep the body bytes of the piece that is being read."""
         self._bodies.append(body)
 
-    def _forward(self, piece: bytes) -> None:
+    def _forward(self, piece: bytes) -> None:  # noqa: ARG002
         body, self._bodies = b"".join(self._bodies), []
         if body or self._complete:
             super()._forward(body)

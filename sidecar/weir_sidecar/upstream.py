@@ -48,7 +48,7 @@ class OwnEngine:
     def done(self, pool: Pool) -> None:
         """Nothing to do: there is only one."""
 
-    def lost(self, pool: Pool) -> None:
+    def lost(self, pool: Pool) -> None:  # noqa: ARG002
         """Believe it at once; the next poll may know better."""
         self._monitor.lost()
 
@@ -56,7 +56,7 @@ class OwnEngine:
         """Doubt a 5xx, and a stream whose first event is an error: is the engine dying?"""
         return answer.status >= 500 or has_stream_error(piece)
 
-    async def accepts(self, pool: Pool, answer: Exchange) -> bool:
+    async def accepts(self, tried: Collection[Pool], answer: Exchange) -> bool:  # noqa: ARG002
         """Pass an error on when the engine is well; else the sidecar says that it is not."""
         await self._monitor.check()
         return self._monitor.up
