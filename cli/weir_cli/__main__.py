@@ -12,14 +12,15 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
+from weir_operator.render import desired_state
 
-from weir_cli import documents, show, up as upping
+from weir_cli import documents, show
+from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
 from weir_cli.plan import with_replicas
 from weir_cli.records import Instance
 from weir_core.errors import InvalidSpec, WeirError
-from weir_operator.render import desired_state
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weir_operator.render import desired_state
+
 from weir_cli import machine
 from weir_cli.documents import Documents
 from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica, pool_deployments
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.errors import InvalidSpec, MachineUnfit
-from weir_operator.render import desired_state
 
 PORT_STEP = 10
 """The first service gets the port asked for, the next this much more, and so on."""

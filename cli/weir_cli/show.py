@@ -68,7 +68,7 @@ def requests_held(address: str) -> int | None:
             state = json.load(answer)
     except (urllib.error.URLError, OSError, ValueError):
         return None
-    held = state.get("in_flight") if isinstance(state, dict) else None
+    held = state.get("running") if isinstance(state, dict) else None
     return held if isinstance(held, int) else None
 
 

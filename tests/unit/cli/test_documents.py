@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from weir_cli.documents import load
 
+from weir_cli.documents import load
 from weir_core.errors import InvalidSpec
 
 ROOT: Final = Path(__file__).parents[3]

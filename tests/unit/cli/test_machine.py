@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from weir_cli import machine
 
+from weir_cli import machine
 from weir_core.errors import MachineUnfit
 
 

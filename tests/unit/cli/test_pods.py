@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from weir_cli.pods import Place, Probe, ProcessPlan, ReplicaPlan, expand, plan_replica, rewrite
 
+from weir_cli.pods import Place, Probe, ProcessPlan, ReplicaPlan, expand, plan_replica, rewrite
 from weir_core.errors import MachineUnfit
 
 PLACE: Final = Place(

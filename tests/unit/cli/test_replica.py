@@ -13,10 +13,11 @@ from typing import Final
 
 import aiohttp
 import pytest
+
 from weir_cli import leash
 from weir_cli.child import Surroundings
 from weir_cli.pods import Probe, ProcessPlan, ReplicaPlan, Role
-from weir_cli.records import is_alive
+from weir_cli.records import is_alive, started_ticks
 from weir_cli.replica import Phase, Replica
 
 STUB: Final = Path(__file__).with_name("stub_pod.py")
@@ -167,7 +168,7 @@ async def test_children_end_when_the_process_that_started_them_is_killed(tmp_pat
     parent.kill()
     await parent.wait()
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists():
+    while started_ticks(child) is not None:
         assert time.monotonic() < deadline, "the child outlived its parent"
         await asyncio.sleep(0.02)
 
