@@ -1,0 +1,120 @@
+"""The chart through Helm itself: lint, rendering and refusals. Needs no cluster.
+
+`UPDATE_GOLDEN=1 .venv/bin/pytest e2e/test_chart.py` writes the expected manifests anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.cluster import build
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "helm/weir"
+GOLDEN = ROOT / "tests/golden"
+KUBERNETES = "1.35.0"
+
+RunHelm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run_helm() -> RunHelm:
+    """Return a function that runs the cluster's Helm, or the caller's own."""
+    own = shutil.which("helm") if os.environ.get("KUBECONFIG") else None
+    program = own or str(build.binaries() / "helm")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+def template(run_helm: RunHelm, *arguments: str) -> list[dict[str, Any]]:
+    """Render the chart."""
+    done = run_helm(
+        "template", "weir", str(CHART), "--namespace=weir-system",
+        f"--kube-version={KUBERNETES}", *arguments,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def of_kind(kind: str, manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the manifests of one kind."""
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def test_lint_finds_nothing(run_helm: RunHelm) -> None:
+    done = run_helm("lint", "--strict", f"--kube-version={KUBERNETES}", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["default", "everything"])
+def test_renders(name: str, run_helm: RunHelm) -> None:
+    values = GOLDEN / f"chart-{name}.values.yaml"
+    manifests = template(run_helm, *([f"--values={values}"] if values.exists() else []))
+    golden = GOLDEN / f"chart-{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(yaml.safe_dump_all(manifests, sort_keys=False, width=100))
+    assert manifests == list(yaml.safe_load_all(golden.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        pytest.param("replicas=2", "'replicas' not allowed", id="a key of another level"),
+        pytest.param("operator.replica=2", "'replica' not allowed", id="a misspelt key"),
+        pytest.param("operator.replicas=two", "want integer", id="a word for a number"),
+        pytest.param("images.weir.repository=", "repository", id="no image"),
+    ],
+)
+def test_refuses(setting: str, complaint: str, run_helm: RunHelm) -> None:
+    done = run_helm(
+        "template", "weir", str(CHART), f"--kube-version={KUBERNETES}", "--set", setting
+    )
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_a_cluster_without_native_sidecars_is_refused(run_helm: RunHelm) -> None:
+    done = run_helm("template", "weir", str(CHART), "--kube-version=1.28.9")
+    assert done.returncode != 0
+    assert "1.29.0" in done.stderr
+
+
+def test_without_options_only_one_operator_and_its_rights_are_installed(run_helm: RunHelm) -> None:
+    manifests = template(
+        run_helm, "--set=priorityClasses.create=false,metrics.service.enabled=false"
+    )
+    assert sorted(manifest["kind"] for manifest in manifests) == [
+        "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
+    ]  # fmt: skip
+
+
+def test_watching_some_namespaces_needs_no_right_on_the_whole_cluster(run_helm: RunHelm) -> None:
+    manifests = template(run_helm, "--set=watchNamespaces={chat,batch}")
+    assert of_kind("ClusterRole", manifests) == []
+    namespaces = {role["metadata"]["namespace"] for role in of_kind("Role", manifests)}
+    assert namespaces == {"chat", "batch", "weir-system"}
+
+
+def test_rights_are_the_same_in_a_namespace_and_in_the_cluster(run_helm: RunHelm) -> None:
+    (everywhere,) = of_kind("ClusterRole", template(run_helm))
+    some = of_kind("Role", template(run_helm, "--set=watchNamespaces={chat}"))
+    assert everywhere["rules"] in [role["rules"] for role in some]
+
+
+def test_ships_the_resource_definitions(run_helm: RunHelm) -> None:
+    manifests = template(run_helm, "--include-crds")
+    names = {each["metadata"]["name"] for each in of_kind("CustomResourceDefinition", manifests)}
+    assert names == {path.stem for path in (CHART / "crds").glob("*.yaml")}
