@@ -97,7 +97,7 @@ AUDIT_POLICY: dict[str, Any] = {
         {
             "level": "Metadata",
             "verbs": ["create", "update", "patch", "delete"],
-            "users": ["system:serviceaccount:weir-system:weir-operator"],
+            "userGroups": ["system:serviceaccounts:weir-system"],
         },
         {"level": "None"},
     ],

@@ -34,10 +34,12 @@ _BECOME_NODE = f"""
 mount --make-rshared / &&
 mount -t tmpfs -o mode=755 tmpfs /run &&
 mount -t tmpfs -o mode=755 tmpfs /var/log &&
-for folder in {" ".join(map(str, _FIXED_FOLDERS))}; do mount -t tmpfs tmpfs $folder || exit 1; done &&
+for folder in {" ".join(map(str, _FIXED_FOLDERS))}; do
+  mount -t tmpfs tmpfs $folder || exit 1
+done &&
 mkdir /run/lock &&
 ip link set lo up &&
-sysctl -qw net.ipv4.ip_forward=1 &&
+echo 1 > /proc/sys/net/ipv4/ip_forward &&
 exec "$0"
 """
 

@@ -1,0 +1,42 @@
+"""Waiting for the world to be as it should, instead of sleeping and hoping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_EVERY_S = 0.3
+
+
+def eventually(check: Callable[[], T], *, within_s: float) -> T:
+    """Call `check` until it raises no AssertionError any more, and return what it returns.
+
+    Args:
+        check: Looks at the world and asserts; its last failure is what the test fails with.
+        within_s: Patience, in seconds.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return check()
+        except AssertionError as error:
+            if time.monotonic() >= deadline:
+                error.add_note(f"(still so after {within_s:.0f} s)")
+                raise
+        time.sleep(POLL_EVERY_S)
+
+
+def throughout(check: Callable[[], object], *, for_s: float) -> None:
+    """Call `check` again and again; it must not fail once.
+
+    Args:
+        check: Looks at the world and asserts.
+        for_s: How long, in seconds.
+    """
+    deadline = time.monotonic() + for_s
+    while time.monotonic() < deadline:
+        check()
+        time.sleep(POLL_EVERY_S)

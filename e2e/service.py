@@ -1,0 +1,157 @@
+"""An InferenceService under test: what the user applied, and everything that follows from it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from e2e.eventually import eventually
+from e2e.hosted import CHECKOUT
+from e2e.kube import Manifest, conditions, name_of
+from e2e.target import Target
+from weir_core.api import labels
+
+NAMESPACE = "weir-e2e"
+OWNED = (
+    "deployments,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,"
+    "networkpolicies,configmaps,controllerrevisions,secrets,roles,rolebindings"
+)
+# One engine needs 15 s alone on a fast machine and a minute beside another one on two cores.
+READY_WITHIN_S = 180.0
+MODEL = "tiny"
+
+
+def quickstart_spec() -> dict[str, Any]:
+    """Return the spec of the quickstart example."""
+    text = (CHECKOUT / "examples/quickstart.yaml").read_text()
+    spec: dict[str, Any] = yaml.safe_load(text)["spec"]
+    return spec
+
+
+@dataclass(frozen=True)
+class Service:
+    """One InferenceService made from the quickstart example.
+
+    Args:
+        overrides: What differs from the example's spec; without replicas it costs nothing.
+    """
+
+    target: Target
+    name: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What gets applied."""
+        spec = {**quickstart_spec(), **copy.deepcopy(self.target.spec), **self.overrides}
+        return {
+            "apiVersion": labels.API_VERSION,
+            "kind": "InferenceService",
+            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "spec": spec,
+        }
+
+    @property
+    def selector(self) -> str:
+        """Label selector of everything that belongs to it."""
+        return f"{labels.SERVICE}={self.name}"
+
+    def apply(self) -> None:
+        """Apply it."""
+        self.target.kubectl.apply(self.manifest)
+
+    def ensure_ready(self) -> None:
+        """Make it one ready replica, whatever an earlier scenario did to it."""
+        found = self.target.kubectl.find("infs", self.name, NAMESPACE)
+        if found is None:
+            self.apply()
+        elif found["spec"].get("replicas") != 1:
+            self.patch({"replicas": 1})
+        self.wait_ready(replicas=1)
+
+    def patch(self, spec: dict[str, Any]) -> None:
+        """Merge `spec` into its spec."""
+        self.target.kubectl.patch("infs", self.name, NAMESPACE, {"spec": spec})
+
+    def object(self) -> Manifest:
+        """Return it as it is in the cluster."""
+        return self.target.kubectl.get("infs", self.name, NAMESPACE)
+
+    def delete(self) -> None:
+        """Delete it; its objects follow in the background."""
+        self.target.kubectl("delete", "infs", self.name, f"--namespace={NAMESPACE}", "--wait=false")
+
+    def wait_ready(self, replicas: int) -> None:
+        """Wait until the newest generation is acted upon and so many replicas take requests."""
+
+        def ready() -> None:
+            found = self.object()
+            status = found.get("status", {})
+            state = conditions(found).get("Ready", {})
+            assert status.get("observedGeneration") == found["metadata"]["generation"], status
+            assert state.get("status") == ("True" if replicas else state.get("status")), state
+            assert status.get("readyReplicas", 0) == replicas, status
+            assert len(self.pods()) == replicas, [name_of(pod) for pod in self.pods()]
+
+        eventually(ready, within_s=READY_WITHIN_S)
+
+    def wait_replaced(self, uid: str) -> None:
+        """Wait until the pod with this uid is ending or gone, and another one is there."""
+
+        def replaced() -> None:
+            assert uid not in [pod["metadata"]["uid"] for pod in self.pods()]
+            assert self.pods()
+
+        eventually(replaced, within_s=READY_WITHIN_S)
+
+    def wait_gone(self, replicas: int) -> None:
+        """Wait until the pods that were ending have ended and only so many are left."""
+
+        def gone() -> None:
+            pods = self.target.kubectl.list("pods", NAMESPACE, self.selector)
+            assert len(pods) == replicas, [name_of(pod) for pod in pods]
+
+        eventually(gone, within_s=90)
+
+    def observed(self) -> Manifest:
+        """Wait until the operator has acted upon the newest generation; return the object."""
+
+        def acted() -> Manifest:
+            found = self.object()
+            seen = found.get("status", {}).get("observedGeneration")
+            assert seen == found["metadata"]["generation"], found.get("status")
+            return found
+
+        return eventually(acted, within_s=60)
+
+    def pods(self) -> list[Manifest]:
+        """Return its pods that are not ending."""
+        pods = self.target.kubectl.list("pods", NAMESPACE, self.selector)
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def pod(self) -> Manifest:
+        """Return its only pod."""
+        pods = self.pods()
+        assert len(pods) == 1, [name_of(pod) for pod in pods]
+        return pods[0]
+
+    def owned(self) -> list[Manifest]:
+        """Return everything in the cluster that belongs to it."""
+        return self.target.kubectl.list(OWNED, NAMESPACE, self.selector)
+
+    def templates(self) -> dict[str, Any]:
+        """Return the pod template of each Deployment by its name."""
+        found = self.target.kubectl.list("deployments", NAMESPACE, self.selector)
+        return {one["metadata"]["name"]: one["spec"]["template"] for one in found}
+
+    def url(self) -> str:
+        """Return where the tests reach it: its ClusterIP, as there is no cluster DNS here."""
+        address = urlsplit(self.object()["status"]["url"])
+        assert address.hostname is not None
+        name, namespace = address.hostname.split(".")[:2]
+        service = self.target.kubectl.get("service", name, namespace)
+        return f"http://{service['spec']['clusterIP']}:{address.port or 80}"

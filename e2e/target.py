@@ -1,0 +1,116 @@
+"""The cluster under test: our own, or the one KUBECONFIG names.
+
+A cluster of the caller's needs two more settings, because the project publishes no images:
+
+- `WEIR_E2E_VALUES`: a file of chart values, with `images` that the cluster can pull;
+- `WEIR_E2E_SPEC`: a file with what to merge into the test service's spec, if anything.
+
+The machine that runs the tests must reach that cluster's pod and ClusterIP addresses.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e import hosted
+from e2e.cluster import build, cluster
+from e2e.cluster.layout import Layout
+from e2e.kube import Helm, Kubectl, Manifest
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cluster, and how Weir's programs get into its pods.
+
+    Args:
+        values: Chart values that make the operator's image available.
+        spec: What every test service's spec gets merged in.
+        own: Whether the nodes are this machine, so that processes in pods can be killed.
+    """
+
+    kubectl: Kubectl
+    helm: Helm
+    values: dict[str, Any]
+    spec: dict[str, Any]
+    own: bool
+
+    def kill(self, pod: Manifest, container: str) -> None:
+        """Kill every process of a container, as the kernel would when memory runs out."""
+        status = pod["status"]
+        every = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+        id_of = {one["name"]: one["containerID"].rpartition("/")[2] for one in every}
+        if not self.own:  # the next worst thing that works from inside the container
+            meta = pod["metadata"]
+            where = (meta["name"], f"--namespace={meta['namespace']}", f"--container={container}")
+            self.kubectl.attempt("exec", *where, "--", "kill", "-TERM", "1")
+            return
+        for pid in _processes_of(id_of[container]):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def connect() -> Iterator[Target]:
+    """Yield the cluster to test on; a cluster started here ends with the context."""
+    given = os.environ.get("KUBECONFIG")
+    if given:
+        yield _given(Path(given))
+        return
+    ours = cluster.up("e2e", owner=os.getpid())
+    try:
+        yield _own(ours.layout)
+    finally:
+        ours.down()
+
+
+def _given(kubeconfig: Path) -> Target:
+    if (kubeconfig.parent / cluster.READY).exists():  # python -m e2e.cluster up
+        return _own(Layout(kubeconfig.parent))
+    kubectl, helm = shutil.which("kubectl"), shutil.which("helm")
+    folder = None if kubectl and helm else build.binaries()
+    return Target(
+        Kubectl(folder / "kubectl" if folder else Path(str(kubectl)), kubeconfig),
+        Helm(folder / "helm" if folder else Path(str(helm)), kubeconfig),
+        values=_yaml_of("WEIR_E2E_VALUES"),
+        spec=_yaml_of("WEIR_E2E_SPEC"),
+        own=False,
+    )
+
+
+def _own(layout: Layout) -> Target:
+    programs = build.binaries()
+    return Target(
+        Kubectl(programs / "kubectl", layout.kubeconfig),
+        Helm(programs / "helm", layout.kubeconfig),
+        values=hosted.chart_values(),
+        spec=hosted.service_patch(),
+        own=True,
+    )
+
+
+def _yaml_of(variable: str) -> dict[str, Any]:
+    path = os.environ.get(variable)
+    return yaml.safe_load(Path(path).read_text()) if path else {}
+
+
+def _processes_of(container_id: str) -> list[int]:
+    """Return the processes whose cgroup is the container's."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            groups = (entry / "cgroup").read_text()
+        except OSError:  # it has ended meanwhile
+            continue
+        if container_id in groups:
+            found.append(int(entry.name))
+    return found

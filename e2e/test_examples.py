@@ -1,0 +1,51 @@
+"""Every example that the project shows works as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.eventually import eventually
+from e2e.hosted import CHECKOUT
+from e2e.installation import Installation
+from e2e.kube import conditions
+
+EXAMPLES = sorted((CHECKOUT / "examples").glob("*.yaml"))
+
+
+@pytest.fixture
+def namespace(weir: Installation) -> Iterator[str]:
+    """A namespace for one example; what the example made goes with it."""
+    kubectl = weir.target.kubectl
+    name = "weir-e2e-examples"
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    kubectl("delete", "namespace", name, "--timeout=100s", timeout_s=120)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_accepted_and_acted_upon(
+    weir: Installation, namespace: str, example: Path
+) -> None:
+    # Force: the chart has brought the priority classes, under the name of another manager.
+    words = ("apply", "--server-side", "--force-conflicts", "--validate=strict")
+    weir.target.kubectl(*words, f"--filename={example}", f"--namespace={namespace}")
+    for document in yaml.safe_load_all(example.read_text()):
+        if document["kind"] == "InferenceService":
+            _is_acted_upon(weir, namespace, document["metadata"]["name"])
+
+
+def _is_acted_upon(weir: Installation, namespace: str, name: str) -> None:
+    """Wait until the operator has made the workloads; without a GPU their pods stay pending."""
+
+    def acted() -> None:
+        found = weir.target.kubectl.get("infs", name, namespace)
+        states = conditions(found)
+        assert states.get("Ready"), found.get("status")
+        assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
+        assert found["status"]["replicas"] > 0, found["status"]
+
+    eventually(acted, within_s=60)

@@ -1,0 +1,134 @@
+"""The operator can crash, restart and have company; the world still becomes what the spec says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e.eventually import eventually, throughout
+from e2e.installation import Installation
+from e2e.kube import Manifest, name_of
+from e2e.service import NAMESPACE, Service
+
+SETTLED_S = 5.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch"),
+    [
+        pytest.param("deployment", {"spec": {"paused": True}}, id="a paused Deployment"),
+        pytest.param(
+            "service", {"spec": {"selector": {"app": "other"}}}, id="a Service gone astray"
+        ),
+        pytest.param("poddisruptionbudget", {"spec": {"maxUnavailable": 9}}, id="a loose budget"),
+    ],
+)
+def test_an_owned_object_that_someone_edits_comes_back(
+    empty_service: Service, kind: str, patch: dict[str, Any]
+) -> None:
+    first = _owned(empty_service, kind)[0]
+    name, spec = first["metadata"]["name"], first["spec"]
+    empty_service.target.kubectl.patch(kind, name, NAMESPACE, patch)
+
+    def back() -> None:
+        assert empty_service.target.kubectl.get(kind, name, NAMESPACE)["spec"] == spec
+
+    eventually(back, within_s=60)
+
+
+@pytest.mark.parametrize(
+    "kind", ["deployment", "service", "poddisruptionbudget", "serviceaccount", "networkpolicy"]
+)
+def test_an_owned_object_that_someone_deletes_comes_back(empty_service: Service, kind: str) -> None:
+    first = _owned(empty_service, kind)[0]
+    name, uid = first["metadata"]["name"], first["metadata"]["uid"]
+    empty_service.target.kubectl("delete", kind, name, f"--namespace={NAMESPACE}")
+
+    def back() -> None:
+        again = empty_service.target.kubectl.get(kind, name, NAMESPACE)
+        assert again["metadata"]["uid"] != uid
+
+    eventually(back, within_s=60)
+
+
+def test_a_crash_in_the_middle_of_a_pass_is_made_good(weir: Installation) -> None:
+    want = Service(weir.target, "untroubled", {"replicas": 0})
+    want.apply()
+    want.observed()
+    crashed = Service(weir.target, "troubled", {"replicas": 0})
+    crashed.apply()
+
+    def begun() -> None:
+        assert crashed.owned(), "the pass has not begun"
+
+    eventually(begun, within_s=60)
+    weir.kill()
+    weir.ready()
+    crashed.observed()
+
+    def complete() -> None:
+        assert _shape(crashed) == _shape(want)
+
+    eventually(complete, within_s=60)
+    for service in (want, crashed):
+        service.delete()
+
+
+def test_two_operators_do_not_fight_and_the_second_takes_over(
+    weir: Installation, empty_service: Service
+) -> None:
+    weir.upgrade({"operator": {"replicas": 2}})
+    weir.ready(2)
+    versions = _versions(empty_service)
+
+    def calm() -> None:
+        assert _versions(empty_service) == versions
+
+    throughout(calm, for_s=SETTLED_S)
+
+    leader = weir.holder()
+    pod = next(pod for pod in weir.pods() if pod["metadata"]["name"] in leader)
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    weir.target.kubectl("delete", "pod", name, f"--namespace={namespace}", "--wait=false")
+
+    def handed_over() -> None:
+        assert weir.holder() not in ("", leader)
+
+    eventually(handed_over, within_s=60)
+    weir.acts_on(empty_service)
+    weir.upgrade({})
+    weir.ready()
+
+
+def test_a_restart_alone_writes_nothing(weir: Installation, empty_service: Service) -> None:
+    weir.acts_on(empty_service)
+    versions = _versions(empty_service)
+    weir.kill()
+    weir.ready()
+
+    def untouched() -> None:
+        assert _versions(empty_service) == versions
+
+    throughout(untouched, for_s=SETTLED_S)
+
+
+def _owned(service: Service, kind: str) -> list[Manifest]:
+    found = service.target.kubectl.list(kind, NAMESPACE, service.selector)
+    assert found, f"{service.name} has no {kind}"
+    return found
+
+
+def _shape(service: Service) -> set[str]:
+    """Return kinds and names of what belongs to the service, its own name taken out."""
+    return {
+        name_of(one).replace(service.name, "NAME").partition("NAME-")[0]
+        for one in service.owned()
+        if one["kind"] not in ("ReplicaSet", "EndpointSlice")
+    }
+
+
+def _versions(service: Service) -> dict[str, str]:
+    """Return what changes when anyone writes to the service or to what belongs to it."""
+    every = [service.object(), *service.owned()]
+    return {name_of(one): one["metadata"]["resourceVersion"] for one in every}

@@ -1,0 +1,79 @@
+"""A replica that is lost is replaced, and nobody waits for it in vain."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+from e2e.eventually import eventually
+from e2e.service import MODEL, NAMESPACE, Service
+from weir_core.api.labels import ENGINE_CONTAINER
+
+
+def test_a_deleted_pod_is_replaced_and_the_service_answers(quickstart: Service) -> None:
+    gone = quickstart.pod()["metadata"]["name"]
+    quickstart.target.kubectl("delete", "pod", gone, f"--namespace={NAMESPACE}", "--wait=false")
+
+    def replaced() -> None:
+        assert quickstart.pod()["metadata"]["name"] != gone
+
+    eventually(replaced, within_s=60)
+    quickstart.wait_ready(replicas=1)
+
+    def answers() -> None:
+        status, _ = chat(quickstart.url())
+        assert status == 200
+
+    eventually(answers, within_s=10)
+
+
+def test_a_killed_engine_restarts_while_the_sidecar_says_when_to_retry(quickstart: Service) -> None:
+    pod = quickstart.pod()
+    address = f"http://{pod['status']['podIP']}:8000"
+    restarts = engine_restarts(quickstart)
+    quickstart.target.kill(pod, ENGINE_CONTAINER)
+
+    def refused() -> None:
+        status, headers = chat(address)
+        assert status == 503
+        assert int(headers["Retry-After"]) > 0
+
+    def restarted() -> None:
+        assert engine_restarts(quickstart) > restarts
+
+    eventually(refused, within_s=10)
+    eventually(restarted, within_s=60)
+    quickstart.wait_ready(replicas=1)
+    assert quickstart.pod()["metadata"]["uid"] == pod["metadata"]["uid"], "the pod stays"
+
+    def answers() -> None:
+        status, _ = chat(quickstart.url())
+        assert status == 200
+
+    eventually(answers, within_s=10)
+
+
+def engine_restarts(service: Service) -> int:
+    """Return how often the kubelet has restarted the engine."""
+    (state,) = service.pod()["status"]["containerStatuses"]
+    count: int = state["restartCount"]
+    return count
+
+
+def chat(url: str) -> tuple[int, dict[str, str]]:
+    """Ask for one short answer; return its status and headers."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, dict(response.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers)
+    except OSError as error:
+        raise AssertionError(f"no answer at all: {error}") from error
