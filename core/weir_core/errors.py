@@ -6,6 +6,7 @@ WeirError
 │   └── QueueFull            the replica holds as many requests as it may
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
+├── ModelUnavailable         weights could not be had now; retrying may help
 └── MachineUnfit             `weir up` cannot run this here: a port is taken, a GPU is missing
 """
 
@@ -63,3 +64,9 @@ class MachineUnfit(WeirError):
     """This machine, as it is, cannot run what was asked; the message says what to change."""
 
     reason = "machine_unfit"
+
+
+class ModelUnavailable(WeirError):
+    """The weights could not be brought here; the message names their uri and what to do."""
+
+    reason = "model_unavailable"

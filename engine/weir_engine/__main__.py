@@ -1,0 +1,65 @@
+"""The engine's three commands; each imports only what it needs, because `drain` may not be late.
+
+Exit codes: 0 done, 1 failed and may work when tried again, 2 the configuration must be changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from weir_core.errors import InvalidSpec, MachineUnfit, WeirError
+
+USAGE = """\
+usage: weir-engine {serve,fetch,drain}
+
+  serve   become vLLM, listening on the run directory's socket
+  fetch   bring the weights into the model directory, if they are not there
+  drain   have the sidecar finish all streams, and wait for it (the preStop hook)
+
+Configuration comes from the environment: WEIR_ENGINE_CONFIG, WEIR_RUN_DIR, WEIR_MODEL_DIR.
+"""
+
+
+def main() -> int:
+    """Run one command."""
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    try:
+        return _run(command)
+    except (InvalidSpec, MachineUnfit) as error:
+        return _fail(error, 2)
+    except WeirError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(command: str) -> int:
+    match command:
+        case "serve":
+            from weir_engine.serve import serve
+
+            serve(os.environ)
+        case "fetch":
+            from weir_engine.fetch import fetch
+
+            fetch(os.environ)
+        case "drain":
+            from weir_engine.drain import drain
+
+            drain(os.environ)
+        case "--help" | "-h" | "help":
+            sys.stdout.write(USAGE)
+        case _:
+            sys.stderr.write(USAGE)
+            return 2
+    return 0
+
+
+def _fail(error: WeirError, code: int) -> int:
+    sys.stderr.write(f"weir-engine: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

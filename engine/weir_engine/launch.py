@@ -1,0 +1,182 @@
+"""From what the operator wishes and what the machine is, to vLLM's command line: pure.
+
+vLLM's own defaults stay wherever they are good; each argument here has a reason beside it. What
+the user wrote comes last, and where they set a flag of ours, ours is left out: theirs counts.
+Flags that Weir's contract rests on cannot be set by them at all
+(`weir_core.api.engine_flags`).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from weir_core.api.engine_flags import forbidden_flag
+from weir_core.api.labels import ENGINE_SOCKET, MODEL_DIR, RUN_DIR
+from weir_core.errors import InvalidSpec, MachineUnfit
+from weir_core.wire.engine import EngineConfig, local_path, locate
+from weir_engine.machine import Machine
+
+TINY_KV_CACHE_BYTES: Final = 64 * 2**20
+"""131,072 tokens of the tiny model, in 64 MiB."""
+TINY_MAX_LENGTH: Final = 8192
+"""Longest prompt plus answer of the tiny model, in tokens."""
+LEAN_BELOW_CORES: Final = 4
+"""On fewer cores vLLM's worker process would take the API server's time slices."""
+
+Flag = tuple[str, ...]
+"""One flag with its values."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The two directories an engine shares with its pod."""
+
+    run_dir: str = RUN_DIR
+    model_dir: str = MODEL_DIR
+
+    @property
+    def socket(self) -> str:
+        """Where vLLM listens."""
+        return posixpath.join(self.run_dir, ENGINE_SOCKET)
+
+
+def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> list[str]:
+    """Return the arguments of `vllm` that serve `config` on `machine`.
+
+    Raises:
+        InvalidSpec: The configuration contradicts itself or breaks the contract.
+        MachineUnfit: This machine cannot serve it.
+    """
+    _check(config, machine)
+    ours = [*_contract(config, paths), *_parallel(config), *_adapters(config, paths)]
+    if machine.device == "cpu":
+        ours += _on_cpu(config, machine)
+    given = {_base(argument) for argument in config.args if argument.startswith("-")}
+    kept = [flag for flag in ours if _base(flag[0]) not in given]
+    model = local_path(config.source, paths.model_dir)
+    return ["serve", model, *(part for flag in kept for part in flag), *config.args]
+
+
+def environment(
+    config: EngineConfig, machine: Machine, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Return vLLM's environment: `inherited`, completed where it is silent."""
+    defaults = {
+        # Weights and tokenizer are local by now; a look at the hub would only cost time or fail.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # vLLM reports its usage home unless told not to.
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if machine.device == "cpu":
+        defaults |= _cpu_environment(config, machine)
+    if config.traces_endpoint is not None:
+        defaults["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+    # The Rust front end has no Unix socket, and some of its own ports.
+    return defaults | dict(inherited) | {"VLLM_USE_RUST_FRONTEND": "0"}
+
+
+def _check(config: EngineConfig, machine: Machine) -> None:
+    refused = forbidden_flag(config.args)
+    if refused is not None:
+        index, flag, why = refused
+        raise InvalidSpec(f"engine.args[{index}]", f"{flag} is reserved for Weir: {why}")
+    if machine.device == "cpu" and config.accelerators:
+        raise MachineUnfit(
+            f"{config.accelerators} accelerators are asked for, but this is vLLM's CPU build; "
+            "use an image with the GPU build, or set the pool's accelerator count to 0"
+        )
+    if machine.device == "gpu" and 0 < config.accelerators < config.parallelism.size:
+        raise InvalidSpec(
+            "engine.parallelism",
+            f"needs {config.parallelism.size} accelerators per replica, the pool gives "
+            f"{config.accelerators}",
+        )
+    if machine.device == "cpu" and config.parallelism.pipeline > 1:
+        raise MachineUnfit("vLLM cannot do pipeline parallelism on CPUs; use tensor")
+    for adapter in config.adapters:
+        if locate(adapter.source).scheme == "tiny":
+            raise InvalidSpec(f"model.adapters[{adapter.name}]", "tiny:// is a whole model")
+
+
+def _contract(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
+    """Yield what the sidecar relies on."""
+    yield "--served-model-name", config.name, *config.aliases
+    yield "--uds", paths.socket
+    # One process takes the requests, so that its counts are those of the engine.
+    yield "--api-server-count", "1"
+    # The sidecar logs each request, without prompts.
+    yield ("--disable-uvicorn-access-log",)
+    yield ("--no-enable-log-requests",)
+    if config.traces_endpoint is not None:
+        yield "--otlp-traces-endpoint", config.traces_endpoint
+
+
+def _parallel(config: EngineConfig) -> Iterator[Flag]:
+    sizes = config.parallelism
+    if sizes.tensor > 1:
+        yield "--tensor-parallel-size", str(sizes.tensor)
+    if sizes.pipeline > 1:
+        yield "--pipeline-parallel-size", str(sizes.pipeline)
+    if sizes.data > 1:
+        yield "--data-parallel-size", str(sizes.data)
+
+
+def _adapters(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
+    if not config.adapters:
+        return
+    yield ("--enable-lora",)
+    yield "--max-loras", str(len(config.adapters))
+    yield (
+        "--lora-modules",
+        *(f"{one.name}={local_path(one.source, paths.model_dir)}" for one in config.adapters),
+    )
+
+
+def _on_cpu(config: EngineConfig, machine: Machine) -> Iterator[Flag]:
+    """Yield what vLLM's CPU build needs to start soon and to leave room for its neighbours."""
+    # Compiling takes a C++ compiler and minutes.
+    yield ("--enforce-eager",)
+    if _lean(config, machine):
+        yield "--distributed-executor-backend", "uni"
+    if locate(config.source).scheme == "tiny":
+        yield "--kv-cache-memory-bytes", str(TINY_KV_CACHE_BYTES)
+        yield "--max-model-len", str(TINY_MAX_LENGTH)
+        return
+    # vLLM would take nine tenths of the machine.
+    yield "--kv-cache-memory-bytes", str(machine.memory_bytes // 4)
+    yield "--max-model-len", "auto"
+
+
+def _cpu_environment(config: EngineConfig, machine: Machine) -> dict[str, str]:
+    settings = {
+        # Eager mode leaves small functions to the compiler: seconds in the first request.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    if _lean(config, machine):
+        settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if _lean(config, machine) or _small(config, machine):
+        # Bound threads of several engines would share the same cores and leave others idle.
+        settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        settings["OMP_NUM_THREADS"] = "1"
+    return settings
+
+
+def _small(config: EngineConfig, machine: Machine) -> bool:
+    """Whether threads would cost more than they bring."""
+    return locate(config.source).scheme == "tiny" or machine.cores < LEAN_BELOW_CORES
+
+
+def _lean(config: EngineConfig, machine: Machine) -> bool:
+    """Whether the engine runs its only worker itself, without a process of its own."""
+    return config.parallelism.size == 1 and _small(config, machine)
+
+
+def _base(argument: str) -> str:
+    """Return the flag that `argument` sets, whichever way it is spelled."""
+    flag = argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
+    return "--" + flag.removeprefix("--no-").lstrip("-")

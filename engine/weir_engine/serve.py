@@ -1,0 +1,78 @@
+"""`weir-engine serve`: becomes vLLM.
+
+This process prepares the run directory and then *is* vLLM (exec), so that signals, exit codes
+and memory limits of the container are vLLM's own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from weir_core.errors import MachineUnfit, ModelUnavailable
+from weir_core.wire.engine import EngineConfig, local_path, locate
+from weir_engine import launch, machine, settings
+from weir_engine.launch import Paths
+from weir_engine.vllm_metadata import with_path, write_vllm_metadata
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""Longest path of a Unix socket that Linux takes."""
+
+
+def serve(environment: Mapping[str, str]) -> None:
+    """Replace this process by vLLM; returns only by raising."""
+    config, paths = settings.read_config(environment), settings.read_paths(environment)
+    here = machine.detect()
+    arguments = launch.serve_arguments(config, here, paths)
+    _find_weights(config, paths)
+    _prepare(paths)
+    engine_environment = with_path(
+        launch.environment(config, here, environment), write_vllm_metadata(Path(paths.run_dir))
+    )
+    sys.stderr.write(f"weir-engine: {shlex.join(['vllm', *arguments])}\n")
+    sys.stderr.flush()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments]
+    os.execve(sys.executable, command, engine_environment)
+
+
+def _find_weights(config: EngineConfig, paths: Paths) -> None:
+    """Say which source is missing now, rather than let vLLM take the path for a name on the hub.
+
+    Raises:
+        ModelUnavailable: A directory of weights is not there.
+    """
+    for source in config.sources:
+        path = Path(local_path(source, paths.model_dir))
+        if not path.is_dir():
+            mounted = locate(source).scheme in {"pvc", "file", "oci"}
+            remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
+            raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
+
+
+def _prepare(paths: Paths) -> None:
+    """Make the run directory, without the socket an earlier engine left.
+
+    Raises:
+        MachineUnfit: An engine runs there already, or the path is too long for a socket.
+    """
+    if len(os.fsencode(paths.socket)) > MAX_SOCKET_PATH_BYTES:
+        raise MachineUnfit(
+            f"{paths.socket} is too long for a Unix socket ({MAX_SOCKET_PATH_BYTES} bytes); "
+            "choose a shorter WEIR_RUN_DIR"
+        )
+    os.makedirs(paths.run_dir, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(paths.socket)
+        except FileNotFoundError:
+            return
+        except OSError:
+            os.unlink(paths.socket)
+            return
+    raise MachineUnfit(f"another engine answers at {paths.socket}; stop it first")
