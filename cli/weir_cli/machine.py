@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import socket
 import stat
@@ -138,7 +139,10 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def assign_gpus(wanted: Sequence[int], gpus: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return for each replica, which wants so many GPUs, those it gets; no GPU is given twice.
+    """Return for each replica, which wants so many GPUs, those it gets; none is promised twice.
+
+    A replica that wants none still gets to see one where there are any, in turn and shared: vLLM's
+    GPU build, which such a machine has, cannot run without.
 
     Raises:
         MachineUnfit: The replicas want more than there are.
@@ -150,5 +154,9 @@ def assign_gpus(wanted: Sequence[int], gpus: Sequence[str]) -> list[tuple[str, .
             "fewer replicas, or serve on the CPU with `accelerator: {count: 0}` in the pool "
             "(a pool that says nothing asks for one GPU a replica)"
         )
-    free = iter(gpus)
-    return [tuple(next(free) for _ in range(count)) for count in wanted]
+    promised = iter(gpus)
+    shared = itertools.cycle(gpus[sum(wanted) :] or gpus)
+    return [
+        tuple(itertools.islice(promised, count)) if count else tuple(itertools.islice(shared, 1))
+        for count in wanted
+    ]

@@ -14,10 +14,13 @@ from weir_core.errors import MachineUnfit
 @pytest.mark.parametrize(
     ("wanted", "gpus", "given"),
     [
-        pytest.param([0, 0], [], [(), ()], id="CPU replicas need none"),
+        pytest.param([0, 0], [], [(), ()], id="none where there are none"),
         pytest.param([1, 1], ["0", "1"], [("0",), ("1",)], id="one each"),
         pytest.param([2, 1], ["4", "5", "7"], [("4", "5"), ("7",)], id="none is given twice"),
-        pytest.param([0, 1], ["0"], [(), ("0",)], id="mixed"),
+        pytest.param(
+            [0, 1, 0], ["0", "1"], [("1",), ("0",), ("1",)], id="CPU replicas share what is left"
+        ),
+        pytest.param([0, 1], ["0"], [("0",), ("0",)], id="CPU replicas share the only one"),
     ],
 )
 def test_gives_out_gpus(wanted: list[int], gpus: list[str], given: list[tuple[str, ...]]) -> None:

@@ -1,0 +1,332 @@
+"""`weir up examples/quickstart.yaml` with two replicas of real vLLM, used as a stranger would.
+
+One run is shared by all tests of this file, for an engine takes its time to start; the tests that
+break something come last, and each leaves the service whole. The last one ends it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import openai
+import pytest
+
+from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
+from weir_engine.vllm_metadata import with_path, write_vllm_metadata
+
+ROOT: Final = Path(__file__).parents[2]
+QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
+READY_S: Final = 240
+ASK: Final[Any] = [{"role": "user", "content": "Tell me about rivers."}]
+
+
+class Up:
+    """A running `weir up`."""
+
+    def __init__(self, cache: Path, *arguments: str) -> None:
+        self.cache = cache
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output = cache / "output"
+        self.instance = Instance(cache, self.port)
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*self.weir, "up", str(QUICKSTART), "--port", str(self.port), *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    weir: Final = (sys.executable, "-m", "weir_cli")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {**os.environ, "WEIR_CACHE": str(self.cache)}
+
+    @property
+    def record(self) -> InstanceRecord:
+        record = self.instance.read()
+        assert record is not None, self.output.read_text()
+        return record
+
+    @property
+    def replicas(self) -> tuple[ReplicaRecord, ...]:
+        return self.record.services[0].replicas
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.weir, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def until(self, condition: Callable[[], bool], what: str, limit_s: float = 60) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not {what}:\n{self.output.read_text()}"
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.1)
+
+    def until_ready(self) -> None:
+        def ready() -> bool:
+            record = self.instance.read()
+            return record is not None and record.ready
+
+        self.until(ready, "ready", READY_S)
+
+    def running_in_engines(self) -> list[float]:
+        """Return what each engine's own gauge says."""
+        return [metric(replica.address, "vllm:num_requests_running") for replica in self.replicas]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def metric(address: str, name: str) -> float:
+    """Return the sum of a metric's series on one replica's admin port."""
+    text = get(f"http://{address}:8001/metrics").decode()
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("weir"), "--replicas", "2")
+    try:
+        running.until_ready()
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+        try:
+            running.process.wait(timeout=60)
+        finally:
+            running.process.kill()
+
+
+@pytest.fixture
+def client(up: Up) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_says_where_it_is_and_its_curl_works_as_pasted(up: Up) -> None:
+    output = up.output.read_text()
+    assert f"quickstart is ready at {up.url}" in output
+    (line,) = [line for line in output.splitlines() if line.strip().startswith("curl ")]
+    pasted = subprocess.run(
+        [*shlex.split(line), "--silent", "--fail-with-body"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert pasted.returncode == 0, pasted.stdout
+    assert json.loads(pasted.stdout)["usage"]["completion_tokens"] > 0
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="tiny", messages=ASK, max_tokens=8)
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+
+
+def test_chat_stream(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        max_tokens=16,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    chunks = list(stream)
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 16
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+
+
+def test_completion_with_logprobs(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="tiny", prompt="Once upon", max_tokens=4, logprobs=2, extra_body={"ignore_eos": True}
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
+    assert len(logprobs.token_logprobs) == 4
+
+
+def test_json_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"depth": {"enum": ["shallow", "deep"]}},
+        "required": ["depth"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        max_tokens=64,
+        response_format={"type": "json_schema", "json_schema": {"name": "river", "schema": schema}},
+    )
+    content = answer.choices[0].message.content
+    assert content is not None
+    assert json.loads(content)["depth"] in {"shallow", "deep"}
+
+
+def test_embeddings_are_refused_as_an_error_the_client_understands(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.embeddings.create(model="tiny", input="river")
+    assert refused.value.status_code in {400, 404, 501}
+    assert refused.value.message
+
+
+def test_lists_the_model(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_a_client_that_leaves_stops_its_generation(up: Up, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="tiny", messages=ASK, max_tokens=7000, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    assert sum(up.running_in_engines()) == 1
+    stream.close()
+    up.until(lambda: sum(up.running_in_engines()) == 0, "aborted", limit_s=10)
+
+
+def test_replicas_share_the_requests(up: Up, client: openai.OpenAI) -> None:
+    def finished() -> list[float]:
+        return [metric(r.address, "vllm:request_success_total") for r in up.replicas]
+
+    before = finished()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [
+            pool.submit(client.completions.create, model="tiny", prompt="A", max_tokens=64)
+            for _ in range(16)
+        ]
+        assert all(answer.result(timeout=60).choices for answer in answers)
+    up.until(lambda: sum(finished()) - sum(before) == 16, "counted", limit_s=10)
+    assert all(after > first for first, after in zip(before, finished(), strict=True))
+
+
+def test_status_shows_both_replicas(up: Up) -> None:
+    shown = up.run("status")
+    assert shown.returncode == 0
+    rows = [line.split() for line in shown.stdout.splitlines()[1:]]
+    assert [row[2] for row in rows] == ["ready", "ready"]
+    assert [row[3] for row in rows] == [replica.address for replica in up.replicas]
+    assert {row[-1] for row in rows} == {up.url}
+
+
+def test_a_second_up_for_the_port_is_told_about_the_first(up: Up) -> None:
+    second = up.run("up", str(QUICKSTART), "--port", str(up.port))
+    assert second.returncode == 1
+    assert f"`weir up` already runs for port {up.port}; see `weir status`" in second.stderr
+
+
+def test_vllms_own_benchmark_sees_no_failure(up: Up, tmp_path: Path) -> None:
+    """500 requests; the benchmark of the vLLM project counts failures itself."""
+    environment = with_path({**os.environ, "HF_HUB_OFFLINE": "1"}, write_vllm_metadata(tmp_path))
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
+            *("--base-url", up.url, "--model", "tiny"),
+            *("--tokenizer", str(up.cache / "models" / "tiny")),
+            *("--dataset-name", "random", "--num-prompts", "500", "--max-concurrency", "32"),
+            *("--random-input-len", "64", "--random-output-len", "16"),
+            *("--save-result", "--result-dir", str(tmp_path), "--result-filename", "result.json"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["completed"], result["failed"]) == (500, 0), finished.stdout
+
+
+def test_a_killed_engine_comes_back_and_its_peer_serves_meanwhile(
+    up: Up, client: openai.OpenAI
+) -> None:
+    victim = up.replicas[0]
+    assert victim.engine_pid is not None
+    os.kill(victim.engine_pid, signal.SIGKILL)
+    up.until(lambda: up.replicas[0].phase != "ready", "noticed", limit_s=10)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        get(f"http://{victim.address}:8000/v1/models")
+    refused.value.close()
+    assert refused.value.code == 503
+    assert int(refused.value.headers["Retry-After"]) > 0
+    for _ in range(5):
+        assert client.completions.create(model="tiny", prompt="A", max_tokens=2).choices
+    up.until(lambda: up.replicas[0].phase == "ready", "back", READY_S)
+    assert up.replicas[0].restarts == 1
+    assert up.replicas[1].restarts == 0
+    assert "quickstart-cpu-1/engine killed by SIGKILL" in up.output.read_text()
+
+
+def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing(up: Up, client: openai.OpenAI) -> None:
+    record = up.record
+    stream = client.chat.completions.create(
+        model="tiny", messages=ASK, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+    )
+    chunks = iter(stream)
+    next(chunks)
+    up.process.send_signal(signal.SIGINT)
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert up.process.wait(timeout=60) == 0, up.output.read_text()
+    assert not [process.name for process in record.children if is_alive(process)]
+    assert not Path(record.scratch).exists()
+    assert up.run("status").returncode == 3
+    assert up.run("down").stdout == "nothing runs\n"
+
+
+def test_children_do_not_outlive_a_killed_up(tmp_path: Path) -> None:
+    running = Up(tmp_path)
+
+    def engine_started() -> bool:
+        record = running.instance.read()
+        return record is not None and any(r.engine_pid for r in record.services[0].replicas)
+
+    running.until(engine_started, "started")
+    record = running.record
+    running.process.kill()
+    running.process.wait(timeout=10)
+    deadline = time.monotonic() + 20
+    while any(is_alive(process) for process in record.children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert running.run("status").returncode == 3
+    assert running.run("down").returncode == 0
+    assert not Path(record.scratch).exists()
