@@ -1,0 +1,62 @@
+"""The full desired state of an InferenceService, as pure data.
+
+`desired_state` is what the operator applies to a cluster and what `weir up` runs on a laptop; both
+see the same pods. Nothing here talks to anything, so the tests compare whole manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.render.access import network_policy, service_account
+from weir_operator.render.naming import Manifest, deployment_name, service_url
+from weir_operator.render.pods import Images, pod_template
+from weir_operator.render.services import disruption_budget, headless_service, service
+from weir_operator.render.workloads import deployment
+
+__all__ = [
+    "Images",
+    "Manifest",
+    "deployment_name",
+    "desired_state",
+    "pod_templates",
+    "service_url",
+]
+
+
+def pod_templates(owner: InferenceService, images: Images | None = None) -> dict[str, Manifest]:
+    """Return each pool's pod template by the pool's name.
+
+    Raises:
+        InvalidSpec: The spec contradicts itself in a way only rendering shows.
+    """
+    images = images or Images()
+    return {pool.name: pod_template(owner, pool, images) for pool in owner.spec.hardware_pools}
+
+
+def desired_state(
+    owner: InferenceService,
+    images: Images | None = None,
+    templates: Mapping[str, Manifest] | None = None,
+) -> list[Manifest]:
+    """Return every object `owner` owns, in the order they should be applied.
+
+    Args:
+        owner: The service.
+        images: Container images to use where the spec names none.
+        templates: Pod templates by pool to use as they are, such as those an earlier operator
+            rendered from the same spec. Default: rendered now.
+
+    Raises:
+        InvalidSpec: The spec contradicts itself in a way only rendering shows.
+    """
+    templates = pod_templates(owner, images) if templates is None else templates
+    return [
+        service_account(owner),
+        network_policy(owner),
+        headless_service(owner),
+        service(owner),
+        disruption_budget(owner),
+        *(deployment(owner, pool, templates[pool.name]) for pool in owner.spec.hardware_pools),
+    ]

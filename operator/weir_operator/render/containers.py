@@ -1,0 +1,186 @@
+"""The three containers of a replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import EnvVar, InferenceService, Pool, Source
+from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate
+from weir_operator.render.naming import Manifest
+
+LOCKED_DOWN = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+MODEL_LOAD_LIMIT_S = 3600
+"""A model that is not loaded by then will not be; the engine is started again."""
+
+
+def fetches(source: Source) -> bool:
+    """Tell whether `source` is downloaded or generated rather than mounted."""
+    return locate(source).scheme not in MOUNTED
+
+
+def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
+    """Return the sidecar, as a native one."""
+    admission = owner.spec.admission
+    env = [
+        _env(labels.ENV_SERVICE, owner.metadata.name),
+        _env(labels.ENV_POOL, pool.name),
+        _field(labels.ENV_NAMESPACE, "metadata.namespace"),
+        _field(labels.ENV_POD_NAME, "metadata.name"),
+        _env(labels.ENV_MODEL_NAME, owner.spec.model.name),
+        _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
+        _env(labels.ENV_MAX_BODY_BYTES, str(admission.max_body_bytes)),
+        _env(labels.ENV_MAX_REQUESTS, str(admission.max_queued)),
+        *_home(),
+        *_tracing(owner, "weir-sidecar"),
+    ]
+    return {
+        "name": labels.SIDECAR_CONTAINER,
+        "image": image,
+        "restartPolicy": "Always",
+        "command": ["weir-sidecar"],
+        "env": env,
+        "ports": [
+            {"name": "api", "containerPort": labels.API_PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": labels.ADMIN_PORT, "protocol": "TCP"},
+            {"name": "peer", "containerPort": labels.PEER_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": _probe("/healthz", period=1, failures=60),
+        "readinessProbe": _probe("/readyz", period=2, failures=1),
+        "livenessProbe": _probe("/healthz", period=10, failures=6),
+        "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
+        "securityContext": LOCKED_DOWN,
+        "volumeMounts": [_mount("run", labels.RUN_DIR), _mount("tmp", "/tmp")],
+    }
+
+
+def model_container(config: EngineConfig, image: str) -> Manifest:
+    """Return the init container that downloads or generates the weights."""
+    secrets = dict.fromkeys(
+        source.secret_ref.name
+        for source in config.sources
+        if source.secret_ref is not None and fetches(source)
+    )
+    container: Manifest = {
+        "name": labels.MODEL_CONTAINER,
+        "image": image,
+        "command": ["weir-engine", "fetch"],
+        "env": [_engine_config(config), *_home()],
+        "securityContext": LOCKED_DOWN,
+        "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
+    }
+    if secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
+    return container
+
+
+def engine_container(
+    owner: InferenceService,
+    pool: Pool,
+    config: EngineConfig,
+    image: str,
+    mounts: list[ModelMount],
+) -> Manifest:
+    """Return the engine; its probes ask the sidecar, its preStop drains through it."""
+    volume_mounts = [
+        _mount("run", labels.RUN_DIR),
+        _mount("tmp", "/tmp"),
+        _mount("shm", "/dev/shm"),
+    ]
+    if any(fetches(source) for source in config.sources):
+        volume_mounts.append(_mount("models", labels.MODEL_DIR, read_only=True))
+    volume_mounts += [_mount(each.name, each.mount_path, read_only=True) for each in mounts]
+    return {
+        "name": labels.ENGINE_CONTAINER,
+        "image": image,
+        "command": ["weir-engine", "serve"],
+        "env": [
+            _engine_config(config),
+            _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
+            *_home(),
+            *_tracing(owner, "vllm"),
+            *(_user_env(variable) for variable in owner.spec.engine.env),
+        ],
+        "startupProbe": _probe("/enginez", period=2, failures=MODEL_LOAD_LIMIT_S // 2),
+        "livenessProbe": _probe("/enginez", period=10, failures=6),
+        "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
+        "resources": _resources(pool),
+        "securityContext": LOCKED_DOWN,
+        "volumeMounts": volume_mounts,
+    }
+
+
+def _resources(pool: Pool) -> Manifest:
+    """Return the pool's resources; accelerators are asked for as limits, which imply requests."""
+    limits: dict[str, Any] = dict(pool.resources.limits)
+    if pool.accelerator.count:
+        limits[pool.accelerator.resource] = pool.accelerator.count
+    resources: Manifest = {}
+    if pool.resources.requests:
+        resources["requests"] = dict(pool.resources.requests)
+    if limits:
+        resources["limits"] = limits
+    return resources
+
+
+def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
+    """Return the standard variables OpenTelemetry's SDKs read, where the spec asks for tracing."""
+    tracing = owner.spec.tracing
+    if tracing is None:
+        return []
+    resource = [
+        f"k8s.namespace.name={owner.metadata.namespace}",
+        "k8s.pod.name=$(OTEL_POD_NAME)",
+        f"service.instance.id={owner.metadata.name}/$(OTEL_POD_NAME)",
+    ]
+    return [
+        _field("OTEL_POD_NAME", "metadata.name"),
+        _env("OTEL_SERVICE_NAME", component),
+        _env("OTEL_EXPORTER_OTLP_ENDPOINT", tracing.endpoint),
+        _env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        _env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        _env("OTEL_TRACES_SAMPLER_ARG", str(tracing.sampling_ratio)),
+        _env("OTEL_RESOURCE_ATTRIBUTES", ",".join(resource)),
+    ]
+
+
+def _home() -> list[Manifest]:
+    """Return a home for a user without an account, on the only writable disk."""
+    return [_env("HOME", "/tmp"), _env("USER", "weir")]
+
+
+def _engine_config(config: EngineConfig) -> Manifest:
+    text = config.model_dump_json(by_alias=True, exclude_defaults=True)
+    # The kubelet expands $(NAME) in values; what a user wrote must arrive as it is.
+    return _env(labels.ENV_ENGINE_CONFIG, text.replace("$(", "$$("))
+
+
+def _user_env(variable: EnvVar) -> Manifest:
+    return variable.model_dump(by_alias=True, exclude_none=True)
+
+
+def _env(name: str, value: str) -> Manifest:
+    return {"name": name, "value": value}
+
+
+def _field(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _mount(name: str, path: str, *, read_only: bool = False) -> Manifest:
+    mount: Manifest = {"name": name, "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _probe(path: str, *, period: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": labels.ADMIN_PORT},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }

@@ -1,0 +1,182 @@
+"""A replica's pod: sidecar, engine, and the model container where weights must be fetched.
+
+The sidecar is a native one (an init container that restarts always): it is up before the engine
+loads and stays until the engine is gone, so that it can say "loading" at the start and finish
+every stream at the end. The engine's probes ask the sidecar, which watches it over the socket they
+share; the engine itself opens no port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_core.errors import InvalidSpec
+from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate, mount_of
+from weir_operator.render.containers import engine_container, model_container, sidecar
+from weir_operator.render.naming import Manifest, common_labels, selector
+from weir_operator.render.patch import patched
+
+GRACE_PERIOD_S = 120
+"""Longest stream a termination waits for, unless spec.podTemplate says otherwise."""
+
+USER_ID = 65532
+
+
+@dataclass(frozen=True)
+class Images:
+    """Container images where the spec names none."""
+
+    sidecar: str = "weir:latest"
+    engine: str = "weir-engine:latest"
+
+
+def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifest:
+    """Return the pod template of one pool, with the user's patch on top.
+
+    Raises:
+        InvalidSpec: The patch removes what a replica cannot do without, or a source is malformed.
+    """
+    config = engine_config(owner, pool)
+    mounts = _mounts(config)
+    template = _template(owner, pool, images, config, mounts)
+    template = patched(template, owner.spec.pod_template or {})
+    _require_parts(template)
+    _tell_grace_period(template)
+    return template
+
+
+def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
+    """Return what the engine of a pool must know."""
+    spec = owner.spec
+    _require_enough_accelerators(owner, pool)
+    return EngineConfig(
+        name=spec.model.name,
+        aliases=spec.model.aliases,
+        source=spec.model.source,
+        adapters=spec.model.adapters,
+        args=spec.engine.args,
+        scheduling=spec.engine.scheduling,
+        parallelism=spec.engine.parallelism,
+        accelerators=pool.accelerator.count,
+        traces_endpoint=spec.tracing.endpoint if spec.tracing else None,
+    )
+
+
+def _require_enough_accelerators(owner: InferenceService, pool: Pool) -> None:
+    need, have = owner.spec.engine.parallelism.size, pool.accelerator.count
+    if have and need > have:
+        index = [each.name for each in owner.spec.hardware_pools].index(pool.name)
+        raise InvalidSpec(
+            f"spec.pools[{index}].accelerator.count",
+            f"{have} cannot hold an engine of tensor x pipeline x data = {need}",
+        )
+
+
+def _mounts(config: EngineConfig) -> list[ModelMount]:
+    """Return the volumes that hold weights, each once."""
+    found = [mount_of(source) for source in config.sources]
+    return list({mount.name: mount._replace(sub_path="") for mount in found if mount}.values())
+
+
+def _template(
+    owner: InferenceService,
+    pool: Pool,
+    images: Images,
+    config: EngineConfig,
+    mounts: list[ModelMount],
+) -> Manifest:
+    to_fetch = [source for source in config.sources if locate(source).scheme not in MOUNTED]
+    init = [sidecar(owner, pool, images.sidecar)]
+    engine_image = owner.spec.engine.image or images.engine
+    if to_fetch:
+        init.append(model_container(config, engine_image))
+    spec: dict[str, Any] = {
+        "serviceAccountName": owner.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "initContainers": init,
+        "containers": [engine_container(owner, pool, config, engine_image, mounts)],
+        "volumes": _volumes(mounts, fetching=bool(to_fetch)),
+    }
+    if pool.node_selector:
+        spec["nodeSelector"] = dict(pool.node_selector)
+    if pool.tolerations:
+        spec["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
+    meta: Manifest = {"labels": {**common_labels(owner, "replica"), **selector(owner, pool)}}
+    restarted = owner.metadata.annotations.get(labels.RESTARTED_AT)
+    annotations = {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
+    if restarted:
+        annotations[labels.RESTARTED_AT] = restarted
+    meta["annotations"] = annotations
+    return {"metadata": meta, "spec": spec}
+
+
+def _volumes(mounts: list[ModelMount], *, fetching: bool) -> list[Manifest]:
+    volumes: list[Manifest] = [
+        {"name": "run", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+    if fetching:
+        volumes.append({"name": "models", "emptyDir": {}})
+    return volumes + [_weights(mount) for mount in mounts]
+
+
+def _weights(mount: ModelMount) -> Manifest:
+    match mount.kind:
+        case "pvc":
+            where: Manifest = {
+                "persistentVolumeClaim": {"claimName": mount.volume, "readOnly": True}
+            }
+        case "file":
+            where = {"hostPath": {"path": mount.volume, "type": "Directory"}}
+        case "oci":
+            where = {"image": {"reference": mount.volume, "pullPolicy": "IfNotPresent"}}
+    return {"name": mount.name, **where}
+
+
+def _require_parts(template: Manifest) -> None:
+    """Refuse a patch that took away what the contract between the parts rests on."""
+    spec = template.get("spec") or {}
+    init = {each["name"]: each for each in spec.get("initContainers") or ()}
+    main = {each["name"]: each for each in spec.get("containers") or ()}
+    volumes = {each["name"] for each in spec.get("volumes") or ()}
+    sidecar_container = init.get(labels.SIDECAR_CONTAINER)
+    if sidecar_container is None or sidecar_container.get("restartPolicy") != "Always":
+        raise InvalidSpec(
+            "spec.podTemplate.spec.initContainers", "the sidecar must stay, restarting always"
+        )
+    if labels.ENGINE_CONTAINER not in main:
+        raise InvalidSpec("spec.podTemplate.spec.containers", "the engine must stay")
+    if "run" not in volumes:
+        raise InvalidSpec("spec.podTemplate.spec.volumes", "the volume `run` must stay")
+    for container in (sidecar_container, main[labels.ENGINE_CONTAINER]):
+        paths = {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
+        if labels.RUN_DIR not in paths:
+            raise InvalidSpec(
+                "spec.podTemplate",
+                f"container {container['name']} must keep its mount at {labels.RUN_DIR}",
+            )
+
+
+def _tell_grace_period(template: Manifest) -> None:
+    """Tell the sidecar how long a drain may take, now that the patch had its say."""
+    grace = template["spec"].get("terminationGracePeriodSeconds", GRACE_PERIOD_S)
+    for container in template["spec"]["initContainers"]:
+        if container["name"] == labels.SIDECAR_CONTAINER:
+            container["env"] = [
+                *(e for e in container["env"] if e["name"] != labels.ENV_GRACE_PERIOD_S),
+                {"name": labels.ENV_GRACE_PERIOD_S, "value": str(grace)},
+            ]

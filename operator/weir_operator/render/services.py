@@ -1,0 +1,65 @@
+"""How clients and peers find the pods, and how many may be missing at once."""
+
+from __future__ import annotations
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.render.naming import Manifest, headless_name, metadata, selector
+
+
+def service(owner: InferenceService) -> Manifest:
+    """Return the Service clients use: port 80, and 8000 for those who expect vLLM's."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, owner.metadata.name, "api"),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(owner),
+            "ports": [
+                _port("http", 80, labels.API_PORT),
+                _port("api", labels.API_PORT, labels.API_PORT),
+            ],
+        },
+    }
+
+
+def headless_service(owner: InferenceService) -> Manifest:
+    """Return the Service that lists every replica, ready or not, for sidecars and scrapers."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, headless_name(owner), "replicas"),
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selector(owner),
+            "ports": [
+                _port("api", labels.API_PORT, labels.API_PORT),
+                _port("admin", labels.ADMIN_PORT, labels.ADMIN_PORT),
+                _port("peer", labels.PEER_PORT, labels.PEER_PORT),
+            ],
+        },
+    }
+
+
+def disruption_budget(owner: InferenceService) -> Manifest:
+    """Return a budget that lets node drains take one replica at a time.
+
+    Replicas that are not ready may always go: they serve nobody.
+    """
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, owner.metadata.name, "access"),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": selector(owner)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    }
+
+
+def _port(name: str, port: int, target: int) -> Manifest:
+    return {"name": name, "protocol": "TCP", "port": port, "targetPort": target}
