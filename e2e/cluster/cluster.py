@@ -119,6 +119,8 @@ def _start(cluster: Cluster) -> None:
         (layout.state / path).parent.mkdir(parents=True, exist_ok=True)
         (layout.state / path).write_text(content)
     machine = node.start(layout, cluster.bin_dir / "pause")
+    if machine.process is not None:
+        cluster.processes["node"] = machine.process
     _spawn(cluster, machine, components.ETCD, components.API_SERVER, components.CONTAINERD)
     ctr = ("ctr", "--address", components.CONTAINERD_SOCKET, "--namespace", "k8s.io")
     _until(cluster, "containerd to answer", lambda: _succeeds(machine.run, *ctr, "version"))

@@ -45,11 +45,18 @@ exec "$0"
 
 
 class Node:
-    """The running namespaces of one cluster."""
+    """The running namespaces of one cluster.
 
-    def __init__(self, layout: Layout, pid: int) -> None:
+    Args:
+        process: What this program started to open them, if it did.
+    """
+
+    def __init__(
+        self, layout: Layout, pid: int, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.layout = layout
         self.pid = pid
+        self.process = process
 
     @property
     def enter(self) -> list[str]:
@@ -79,7 +86,7 @@ def start(layout: Layout, pause: Path) -> Node:
         text = (layout.state / "node.log").read_text().strip()
         raise ClusterError(f"the kernel refused the node's namespaces: {text}")
     _make_cgroups(layout)
-    node = Node(layout, pids[0])
+    node = Node(layout, pids[0], holder)
     _connect(node)
     return node
 
