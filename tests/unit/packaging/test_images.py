@@ -17,10 +17,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from weir_operator.render.pods import USER_ID
+
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILES = sorted(ROOT.glob("images/*/Dockerfile"))
-NON_ROOT = "65532:65532"
 
 
 class Instruction(NamedTuple):
@@ -82,8 +83,8 @@ def test_starts_from_pinned_images(dockerfile: Path) -> None:
         assert re.search(r":v?\d+\.\d+\.\d+", image), image
 
 
-def test_runs_as_a_number_that_is_not_root(dockerfile: Path) -> None:
-    assert of(dockerfile, "USER")[-1] == NON_ROOT
+def test_runs_as_the_number_the_manifests_say(dockerfile: Path) -> None:
+    assert of(dockerfile, "USER")[-1] == f"{USER_ID}:{USER_ID}"
 
 
 def test_starts_a_program_of_the_project_without_a_shell(dockerfile: Path) -> None:

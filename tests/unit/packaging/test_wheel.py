@@ -8,9 +8,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
+import yaml
+
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.render import pod_templates
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -57,3 +62,26 @@ def test_installs_the_programs_of_the_project(wheel: ZipFile) -> None:
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(name).decode())
     assert dict(parser["console_scripts"]) == PROJECT["project"]["scripts"]
+
+
+def test_manifests_start_programs_of_the_project_only() -> None:
+    called = {command[0] for command in commands_of_examples()}
+    assert called == {"weir-sidecar", "weir-engine"}
+    assert called <= PROJECT["project"]["scripts"].keys()
+
+
+def commands_of_examples() -> Iterator[list[str]]:
+    """Yield every command in the pods of the examples: containers' own and their hooks'."""
+    for path in (ROOT / "examples").glob("*.yaml"):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] == "InferenceService":
+                service = InferenceService.model_validate(document)
+                for template in pod_templates(service).values():
+                    yield from commands_of(template["spec"])
+
+
+def commands_of(pod: dict[str, Any]) -> Iterator[list[str]]:
+    for container in pod["initContainers"] + pod["containers"]:
+        yield container["command"]
+        if "lifecycle" in container:
+            yield container["lifecycle"]["preStop"]["exec"]["command"]
