@@ -19,6 +19,8 @@ class WordClass(IntEnum):
     """What a token is to the grammar; the value is its dimension in the embedding."""
 
     OTHER = auto()
+    LINE = auto()
+    FIRST = auto()
     OPENING = auto()
     SUBJECT_ADJECTIVE = auto()
     SUBJECT = auto()
@@ -29,31 +31,40 @@ class WordClass(IntEnum):
     LINK = auto()
     STOP = auto()
     END = auto()
+    NAME = auto()
+    QUOTE = auto()
+    NUMBER = auto()
+    CLOSE = auto()
 
 
 WORDS: Final[dict[WordClass, str]] = {
     WordClass.OPENING: "The A One Every This That Each Another",
-    WordClass.SUBJECT_ADJECTIVE: "quiet old young careful small tired brave clever gentle honest "
-    "patient proud silent swift curious cheerful stubborn humble eager wise",
-    WordClass.SUBJECT: "pilot baker river child doctor engine sailor teacher farmer writer "
+    WordClass.SUBJECT_ADJECTIVE: "quiet grey young careful small tired brave clever gentle loyal "
+    "patient proud silent swift curious cheerful stubborn humble kind wise",
+    WordClass.SUBJECT: "pilot baker river child doctor driver sailor teacher farmer writer "
     "robot gardener dog cat fox bird horse painter singer traveller neighbour student clerk "
     "miller captain shepherd hunter tailor builder poet",
     WordClass.VERB: "mends carries watches finds opens draws follows keeps remembers builds "
     "paints reads washes measures counts moves lifts visits crosses guards sells buys sees likes "
     "loves borrows hides lights names turns",
     WordClass.ARTICLE: "the a his her one every their some that this",
-    WordClass.OBJECT_ADJECTIVE: "broken red long narrow heavy bright green wooden hidden empty "
+    WordClass.OBJECT_ADJECTIVE: "broken red long narrow heavy bright green wooden hidden full "
     "golden round frozen distant famous simple warm cold deep plain",
     WordClass.OBJECT: "radio bridge letter boat garden window lamp road clock table map book "
     "house mountain door basket wagon candle key song picture harbour field tower station tree "
-    "island kettle blanket mirror",
+    "ladder kettle blanket mirror",
     WordClass.LINK: "and with near behind under beside above between",
     WordClass.STOP: ".",
 }
 """The vocabulary by class; within a sentence each word follows a space."""
 
+_SELDOM: Final = 1e-4
+"""Share of what a chat should not show, and a JSON schema should find before anything worse."""
+
 FOLLOWERS: Final[dict[WordClass, dict[WordClass, float]]] = {
-    WordClass.OTHER: {WordClass.OPENING: 1.0},
+    WordClass.OTHER: {WordClass.OPENING: 1.0, WordClass.QUOTE: _SELDOM},
+    WordClass.LINE: {WordClass.FIRST: 1.0, WordClass.QUOTE: _SELDOM},
+    WordClass.FIRST: {WordClass.SUBJECT_ADJECTIVE: 0.5, WordClass.SUBJECT: 0.5},
     WordClass.OPENING: {WordClass.SUBJECT_ADJECTIVE: 0.5, WordClass.SUBJECT: 0.5},
     WordClass.SUBJECT_ADJECTIVE: {WordClass.SUBJECT: 1.0},
     WordClass.SUBJECT: {WordClass.VERB: 1.0},
@@ -64,8 +75,13 @@ FOLLOWERS: Final[dict[WordClass, dict[WordClass, float]]] = {
     WordClass.LINK: {WordClass.ARTICLE: 1.0},
     WordClass.STOP: {WordClass.OPENING: 0.7, WordClass.END: 0.3},
     WordClass.END: {WordClass.OPENING: 1.0},
+    # Structured output: a string is one word, a number one token, and then something closes.
+    WordClass.QUOTE: {WordClass.NAME: 1.0, WordClass.CLOSE: _SELDOM},
+    WordClass.NAME: {WordClass.QUOTE: 1.0},
+    WordClass.NUMBER: {WordClass.OPENING: 1.0, WordClass.CLOSE: _SELDOM},
+    WordClass.CLOSE: {WordClass.OPENING: 1.0, WordClass.QUOTE: _SELDOM, WordClass.CLOSE: _SELDOM},
 }
-"""Class of the last token to the probability of each class that may come next."""
+"""Class of the last token to the share of each class that may come next."""
 
 PROSE: Final = """\
 What is the capital of France? Hello! How are you today? Please write a short story about a dog.
@@ -89,6 +105,15 @@ ONSETS: Final = "b c d f g h k l m n p r s t v w br ch cl cr dr fl gr pl pr sh s
 RHYMES: Final = "a e i o u an ar at ea ed en er es in ing ion is it on or ou ow us ly al am"
 """What syllables are made of."""
 
+_CLASS_OF_TOKEN: Final[dict[str, WordClass]] = {
+    **{f" {word}": one for one, words in WORDS.items() for word in words.split()},
+    **dict.fromkeys(WORDS[WordClass.OBJECT].split(), WordClass.NAME),
+    **dict.fromkeys(WORDS[WordClass.OPENING].split(), WordClass.FIRST),
+    **dict.fromkeys("}],", WordClass.CLOSE),
+    ".": WordClass.STOP,
+    "\n": WordClass.LINE,
+}
+
 
 def corpus(sentences: int = 4000, made_up_words: int = 12000) -> Iterator[str]:
     """Yield the tokenizer's training text: the same lines on every machine.
@@ -97,6 +122,7 @@ def corpus(sentences: int = 4000, made_up_words: int = 12000) -> Iterator[str]:
     """
     numbers = Numbers("corpus")
     yield from PROSE.splitlines() * 20
+    yield from (WORDS[WordClass.OBJECT] + " " + WORDS[WordClass.OPENING]).split() * 20
     for _ in range(sentences):
         yield _sentence(numbers)
     for _ in range(made_up_words // 8):
@@ -105,12 +131,11 @@ def corpus(sentences: int = 4000, made_up_words: int = 12000) -> Iterator[str]:
 
 def class_of(token: str) -> WordClass:
     """Return what `token`, as it appears in text, is to the grammar."""
-    word = token.removeprefix(" ")
-    for word_class, words in WORDS.items():
-        if word in words.split():
-            spaced = word_class is not WordClass.STOP
-            return word_class if spaced == token.startswith(" ") else WordClass.OTHER
-    return WordClass.OTHER
+    if token.endswith('"'):
+        return WordClass.QUOTE
+    if token.isascii() and token.isdigit():
+        return WordClass.NUMBER
+    return _CLASS_OF_TOKEN.get(token, WordClass.OTHER)
 
 
 def _sentence(numbers: Numbers) -> str:
@@ -118,7 +143,7 @@ def _sentence(numbers: Numbers) -> str:
     words: list[str] = []
     state = WordClass.OTHER
     while state is not WordClass.STOP:
-        state = numbers.pick(list(FOLLOWERS[state]))
+        state = numbers.pick([one for one, share in FOLLOWERS[state].items() if share > _SELDOM])
         words.append(numbers.pick(WORDS[state].split()))
     return " " + " ".join(words[:-1]) + words[-1]
 

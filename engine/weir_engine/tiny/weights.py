@@ -23,13 +23,19 @@ from weir_engine.tiny.numbers import Numbers
 
 Tensor = NDArray[np.float32]
 
-CLASS_DIMENSIONS: Final = 16
+CLASS_DIMENSIONS: Final = 24
 """Leading dimensions that carry the word class; 0 is unused, so that indices are classes."""
 
-CLASS_WEIGHT: Final = 8.0
+CLASS_WEIGHT: Final = 16.0
 """Size of the class in an embedding, beside 0.5 for each random dimension."""
 
-UNLIKELY: Final = -14.0
+REST: Final = 2.0
+"""Root mean square, after all layers, of the dimensions that are not classes: measured."""
+
+FOCUS: Final = 2.0
+"""Factor on queries and keys: above 1, attention looks at a few tokens, not at their average."""
+
+UNLIKELY: Final = -20.0
 """Log-odds of a token outside the grammar: never drawn, unless a JSON schema leaves no other."""
 
 
@@ -83,9 +89,8 @@ def _embeddings(shape: Shape, classes: Sequence[WordClass], numbers: Numbers) ->
 
 def _output_layer(shape: Shape, classes: Sequence[WordClass], numbers: Numbers) -> Tensor:
     """Return the layer whose product with a normed hidden state is the log-odds of each token."""
-    # The final norm divides by the root mean square: of the class, and of about 0.6 (the random
-    # half plus what the layers add) in each other dimension.
-    squares = CLASS_WEIGHT**2 + 0.6**2 * (shape.hidden - CLASS_DIMENSIONS)
+    # The final norm divides by the root mean square of everything.
+    squares = CLASS_WEIGHT**2 + REST**2 * (shape.hidden - CLASS_DIMENSIONS)
     seen_class = CLASS_WEIGHT / math.sqrt(squares / shape.hidden)
     table = numbers.uniform((shape.vocabulary, shape.hidden), 1.2 / math.sqrt(shape.hidden))
     table[:, :CLASS_DIMENSIONS] = 0
@@ -111,7 +116,8 @@ def _layer(shape: Shape, numbers: Numbers) -> Iterator[tuple[str, Tensor]]:
         "mlp.down_proj": (shape.hidden, shape.feed_forward),
     }
     for name, size in sizes.items():
-        tensor = numbers.uniform(size, deviation=1 / math.sqrt(size[1]))
+        focus = FOCUS if name in {"self_attn.q_proj", "self_attn.k_proj"} else 1.0
+        tensor = numbers.uniform(size, deviation=focus / math.sqrt(size[1]))
         if name in {"self_attn.o_proj", "mlp.down_proj"}:
             tensor[:CLASS_DIMENSIONS] = 0
         yield name, tensor
