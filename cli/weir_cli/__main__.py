@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 import yaml
 from rich.console import Console
-from weir_operator.render import desired_state
 
 from weir_cli import documents, show
 from weir_cli import up as upping
@@ -21,6 +20,7 @@ from weir_cli.machine import cache_dir
 from weir_cli.plan import with_replicas
 from weir_cli.records import Instance
 from weir_core.errors import InvalidSpec, WeirError
+from weir_operator.render import desired_state
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -143,7 +143,14 @@ def render(files: Files) -> None:
     """Print the Kubernetes objects the operator would make of the files, as YAML."""
     found = documents.load(files)
     manifests = [item for service in found.services for item in desired_state(service)]
-    typer.echo(yaml.safe_dump_all(manifests, sort_keys=False), nl=False)
+    typer.echo(yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False), nl=False)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal parts out each time; `&id001` is not for people."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
 
 
 def main() -> None:

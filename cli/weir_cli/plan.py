@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weir_operator.render import desired_state
-
 from weir_cli import machine
 from weir_cli.documents import Documents
-from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica, pool_deployments
+from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.errors import InvalidSpec, MachineUnfit
+from weir_operator.render import deployment_name, pod_templates
 
 PORT_STEP = 10
 """The first service gets the port asked for, the next this much more, and so on."""
@@ -119,16 +118,13 @@ def _replica(
 
 def _seats(service: InferenceService) -> list[_Seat]:
     """Return the replicas of a service, in the order of its pools."""
-    deployments = {
-        deployment["spec"]["template"]["metadata"]["labels"][labels.POOL]: deployment
-        for deployment in pool_deployments(desired_state(service))
-    }
+    templates = pod_templates(service)
     return [
         _Seat(
             service=service,
             pool=pool,
-            template=deployments[pool.name]["spec"]["template"],
-            name=f"{deployments[pool.name]['metadata']['name']}-{number}",
+            template=templates[pool.name],
+            name=f"{deployment_name(service, pool)}-{number}",
         )
         for pool in service.spec.hardware_pools
         for number in range(1, service.spec.replicas_of(pool) + 1)
@@ -151,7 +147,7 @@ def _machine_env(ground: Ground, devices: Sequence[str]) -> Mapping[str, str]:
         # Nobody keeps a list of endpoints that would have to forget a replica first.
         labels.ENV_LAME_DUCK_S: "0",
         # What vLLM compiles for this machine outlives the run, like the weights.
-        "XDG_CACHE_HOME": str(ground.cache / "compiled"),
+        "XDG_CACHE_HOME": str(ground.cache / "xdg"),
         "PYTHONUNBUFFERED": "1",
     }
     if devices:

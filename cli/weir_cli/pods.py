@@ -327,8 +327,3 @@ def _port(port: int | str) -> int:
     """Return a port number; a name is one of the sidecar's."""
     named = {"api": labels.API_PORT, "http": labels.API_PORT, "admin": labels.ADMIN_PORT}
     return port if isinstance(port, int) else named[port]
-
-
-def pool_deployments(manifests: Iterable[Template]) -> list[Template]:
-    """Return the Deployments among rendered manifests; each is one hardware pool."""
-    return [manifest for manifest in manifests if manifest["kind"] == "Deployment"]

@@ -131,6 +131,8 @@ class Replica:
     @property
     def failure(self) -> str | None:
         """Why it will not become ready by trying again, or None."""
+        if self._run is not None and self._run.done() and not self._run.cancelled():
+            self._run.result()  # ends only with an error, which is ours to hear of
         for child in self._children:
             if child.crashes_before_healthy >= GIVE_UP_AFTER:
                 return f"{child.name} failed {GIVE_UP_AFTER} times in a row; its log: {child.log}"

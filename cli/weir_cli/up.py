@@ -131,7 +131,11 @@ class _Session:
         self._grace_s = max(grace, default=0.0)
 
     async def run(self) -> int:
-        """Serve until stopped, and return the exit code."""
+        """Serve until stopped, and return the exit code.
+
+        Raises:
+            EngineUnavailable: Something failed so often that trying again cannot help.
+        """
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
             around = Surroundings(
                 http, self._instance.fresh_logs(), _base_env(os.environ), self._display.notice
@@ -140,13 +144,14 @@ class _Session:
             background = [tasks.create_task(served.front.supervise()) for served in self._served]
             background.append(tasks.create_task(logs.keep_bounded(around.logs)))
             if self._options.show_logs:
-                background.append(tasks.create_task(logs.follow(around.logs, self._show_log)))
-            try:
-                with self._signals():
-                    return await self._until_ended()
-            finally:
-                for task in background:
-                    task.cancel()
+                background.append(tasks.create_task(logs.follow(around.logs, self._display.notice)))
+            with self._signals():
+                failure, drained = await self._until_ended()
+            for task in background:
+                task.cancel()
+        if failure:
+            raise EngineUnavailable(failure)
+        return 0 if drained else EXIT_KILLED
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
         """Start the replicas of a service; make its front."""
@@ -162,8 +167,12 @@ class _Session:
         )
         return _Served(plan, front, replicas)
 
-    async def _until_ended(self) -> int:
-        """Watch until something ends the run; end it in order."""
+    async def _until_ended(self) -> tuple[str | None, bool]:
+        """Watch until something ends the run, and end it in order.
+
+        Returns:
+            Why it could not go on, if so; and whether everything had its time to drain.
+        """
         self._display.begin()
         try:
             failure = await self._watch_until_stopped()
@@ -171,10 +180,7 @@ class _Session:
             self._display.end()
         if failure:
             self._display.notice("giving up; ending what runs")
-        drained = await self._end()
-        if failure:
-            raise EngineUnavailable(failure)
-        return 0 if drained else EXIT_KILLED
+        return failure, await self._end()
 
     async def _watch_until_stopped(self) -> str | None:
         """Show and record every change; return why it cannot go on, or None when told to stop."""
@@ -253,9 +259,6 @@ class _Session:
         await asyncio.gather(*(s.front.end(self._grace_s) for s in self._served))
         await asyncio.gather(*(replica.end(deadline) for replica in self._replicas))
         self._display.notice("stopped")
-
-    def _show_log(self, line: str) -> None:
-        self._display.notice(line)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
