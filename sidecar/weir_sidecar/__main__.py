@@ -19,6 +19,7 @@ from weir_sidecar.app import Sidecar
 from weir_sidecar.drain import Drain
 from weir_sidecar.front import Address, Front
 from weir_sidecar.settings import Settings
+from weir_sidecar.tracing import configured as tracing_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
 async def serve(settings: Settings) -> None:
     """Run the sidecar of one replica until it is told to leave, then drain."""
-    async with Sidecar(settings).running() as sidecar:
+    tracing = tracing_of(os.environ, settings.identity)
+    async with Sidecar(settings, tracing=tracing).running() as sidecar:
         await drained_by_signal(sidecar.drain)
 
 

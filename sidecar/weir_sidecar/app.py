@@ -22,6 +22,7 @@ from weir_sidecar.monitor import EngineState, Monitor
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.server import Server
 from weir_sidecar.settings import Settings
+from weir_sidecar.tracing import Tracing
 from weir_sidecar.upstream import OwnEngine
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,19 @@ class Sidecar:
     Args:
         settings: What the environment says.
         clock: Seconds that only move forward.
+        tracing: Where spans go, or None.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.settings = settings
+        self._tracing = tracing
         self.metrics = Metrics(CollectorRegistry())
+        self.metrics.describe(settings.identity)
         self.ledger = Ledger(self.metrics, clock, limit=settings.limits.max_requests)
         self.pool = unix_pool(
             settings.addresses.engine_socket,
@@ -47,9 +56,7 @@ class Sidecar:
         )
         self.monitor = Monitor(self.pool, self.ledger, self.metrics, settings.health, clock)
         upstream = OwnEngine(self.pool, self.monitor, settings.health)
-        self.proxy = Proxy(
-            upstream, self.ledger, self.metrics, settings.limits, settings.timeouts, clock
-        )
+        self.proxy = Proxy(upstream, self.ledger, self.metrics, settings, clock, tracing)
         self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings.timeouts, clock)
         self.drain = Drain(
             self.server,
@@ -67,6 +74,8 @@ class Sidecar:
         addresses = self.settings.addresses
         admin = Admin(self.settings, self.pool, self.monitor, self.ledger, self.metrics, self.drain)
         async with contextlib.AsyncExitStack() as stack:
+            if self._tracing is not None:
+                stack.push_async_callback(self._tracing.close)
             stack.callback(self.pool.close)
             monitor = asyncio.create_task(self.monitor.run(), name="monitor")
             stack.push_async_callback(_end, monitor)

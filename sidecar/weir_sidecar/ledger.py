@@ -14,6 +14,7 @@ from weir_core.wire.openai import Usage
 from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.relay import Ending, Exchange
+from weir_sidecar.tracing import RequestTrace
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +25,9 @@ class Entry:
     outcome: Outcome | None = None
     exchange: Exchange | None = None
     usage: Usage | None = None
+    status: int = 0
+    """The HTTP status the client got, 0 before."""
+    trace: RequestTrace | None = None
     # The watch: what was seen of the exchange, and when it was new.
     _seen_bytes: int = -1
     _seen_at: float = 0.0
@@ -85,13 +89,19 @@ class Ledger:
         """Count a request that has ended."""
         self._entries.discard(entry)
         metrics, exchange = self._metrics, entry.exchange
-        metrics.requests[entry.outcome or Outcome.INTERNAL_ERROR].inc()
-        metrics.duration.observe(self._clock() - entry.arrival)
+        outcome, now, first_byte_at = entry.outcome or Outcome.INTERNAL_ERROR, self._clock(), None
+        metrics.requests[outcome].inc()
+        metrics.duration.observe(now - entry.arrival)
         if exchange is not None:
             self._finished_bytes += exchange.received_bytes
             metrics.streamed_bytes.inc(exchange.received_bytes)
-            if exchange.first_byte_at is not None:
-                metrics.ttft.observe(exchange.first_byte_at - entry.arrival)
+            first_byte_at = exchange.first_byte_at
+        if first_byte_at is not None:
+            metrics.ttft.observe(first_byte_at - entry.arrival)
+        if entry.trace is not None:
+            entry.trace.finish(
+                outcome, entry.status, now, first_byte_at=first_byte_at, usage=entry.usage
+            )
         if entry.usage is not None:
             metrics.prompt_tokens.inc(entry.usage.prompt_tokens)
             metrics.output_tokens.inc(entry.usage.output_tokens)

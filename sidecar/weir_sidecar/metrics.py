@@ -6,11 +6,13 @@ each one, and a test holds the two equal.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from weir_sidecar.outcomes import Outcome
+from weir_sidecar.settings import Identity
 
 _LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
@@ -94,12 +96,22 @@ class Metrics:
             "Times reading from the engine paused because a client was slow to take its bytes.",
             registry=registry,
         )
-        self.build = Gauge(
+        self._build = Gauge(
             "weir_build_info",
             "1, with the version and what this replica serves as labels.",
             ["version", "service", "namespace", "pool", "model"],
             registry=registry,
         )
+
+    def describe(self, identity: Identity) -> None:
+        """Say what this replica is."""
+        self._build.labels(
+            version("weir-serving"),
+            identity.service,
+            identity.namespace,
+            identity.pool,
+            identity.model,
+        ).set(1)
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended in each way so far."""

@@ -17,6 +17,7 @@ from aiohttp import web
 from weir_sidecar.app import Sidecar
 from weir_sidecar.monitor import EngineState
 from weir_sidecar.settings import Addresses, Draining, Health, Settings, Timeouts
+from weir_sidecar.tracing import Tracing
 from weir_sim.mock_engine import ENGINE, MockEngine, Profile, build_app
 
 CHAT = "/v1/chat/completions"
@@ -43,7 +44,7 @@ def chat(**fields: Any) -> dict[str, Any]:
 async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait until something becomes true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what a test observes has no event
             await asyncio.sleep(0.01)
 
 
@@ -140,10 +141,14 @@ class House:
         self._stack.push_async_callback(stop)
         return engine
 
-    async def sidecar(self, settings: Settings = PATIENT, *, ready: bool = True) -> Running:
+    async def sidecar(
+        self, settings: Settings = PATIENT, *, ready: bool = True, tracing: Tracing | None = None
+    ) -> Running:
         """Start a sidecar and a client for it."""
         settings = replace(settings, addresses=replace(settings.addresses, run_dir=self.run_dir))
-        sidecar = await self._stack.enter_async_context(Sidecar(settings).running())
+        sidecar = await self._stack.enter_async_context(
+            Sidecar(settings, tracing=tracing).running()
+        )
         session = await self._stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         )

@@ -82,7 +82,7 @@ async def test_the_admin_socket_drains_once_for_all_who_ask(house: House) -> Non
             async with session.post("http://x/drain") as response:
                 return response.status
 
-        assert await asyncio.gather(ask(), ask(), ask()) == [200, 200, 200]
+        assert set(await asyncio.gather(ask(), ask(), ask())) == {200}
     assert stream.done()
     assert (await stream).status == 200
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -119,9 +120,9 @@ async def test_a_chunked_upload_reaches_the_engine_whole(house: House) -> None:
     engine = await house.raw_engine(plain)
     running = await house.sidecar()
 
-    async def parts() -> object:
+    async def parts() -> AsyncIterator[bytes]:
         for part in (b'{"a":', b"1", b"}"):
-            yield part  # type: ignore[misc]
+            yield part
 
     await running.post(data=parts())
     assert engine.requests[0].endswith(b'content-length: 7\r\n\r\n{"a":1}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
@@ -53,7 +54,7 @@ class Line:
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 def fed(answer: bytes, cuts: list[int], kind: type[Exchange] = Exchange) -> tuple[Exchange, Buffer]:
@@ -94,7 +95,8 @@ def test_an_answer_without_length_ends_with_its_connection(where: list[int]) -> 
     assert exchange.ending is None
     exchange.connection_lost()
     assert buffer.written == b"[200]all until the end"
-    assert (exchange.ending, exchange.reusable) == (Ending.COMPLETE, False)
+    assert exchange.ending is Ending.COMPLETE
+    assert not exchange.reusable
 
 
 @given(cuts)

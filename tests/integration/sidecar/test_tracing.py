@@ -1,0 +1,172 @@
+"""One span per request, with children for queue, route and engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from tests.integration.sidecar.harness import PLAIN, House, Wire, chat
+from weir_sidecar.settings import Identity
+from weir_sidecar.tracing import Tracing, configured
+from weir_sim.mock_engine import Profile
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@dataclass
+class Spans:
+    """What was exported, by name."""
+
+    exporter: InMemorySpanExporter
+    tracing: Tracing
+
+    def named(self, name: str) -> ReadableSpan:
+        return next(span for span in self.exporter.get_finished_spans() if span.name == name)
+
+
+@pytest.fixture
+def spans() -> Spans:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Spans(exporter, Tracing(provider))
+
+
+def attributes(span: ReadableSpan) -> dict[str, object]:
+    return dict(span.attributes or {})
+
+
+async def test_a_chat_has_its_spans_and_the_genai_attributes(house: House, spans: Spans) -> None:
+    await house.mock_engine(Profile(output_tokens=5))
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(max_tokens=5, temperature=0.5), headers={"traceparent": PARENT})
+    await running.ended(1)
+    server = spans.named("chat tiny")
+    assert server.kind is SpanKind.SERVER
+    assert server.parent is not None
+    assert server.parent.span_id == 0xB7AD6B7169203331
+    got = attributes(server)
+    assert got.pop("gen_ai.usage.input_tokens")
+    assert got == {
+        "http.request.method": "POST",
+        "url.path": "/v1/chat/completions",
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "tiny",
+        "gen_ai.request.max_tokens": 5,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.usage.output_tokens": 5,
+        "weir.outcome": "ok",
+    }
+    children = [spans.named(name) for name in ("weir.queue", "weir.route", "weir.engine")]
+    assert {child.parent and child.parent.span_id for child in children} == {server.context.span_id}
+    assert [event.name for event in spans.named("weir.engine").events] == ["first_token"]
+
+
+async def test_queue_ends_where_engine_begins_inside_the_request(
+    house: House, spans: Spans
+) -> None:
+    await house.mock_engine(Profile())
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat())
+    await running.ended(1)
+    server, queue, engine = (spans.named(n) for n in ("chat tiny", "weir.queue", "weir.engine"))
+    instants = [
+        server.start_time,
+        queue.start_time,
+        queue.end_time,
+        engine.start_time,
+        engine.end_time,
+        server.end_time,
+    ]
+    assert instants == sorted(instant or 0 for instant in instants)
+    assert server.start_time == queue.start_time
+
+
+async def test_the_engine_gets_the_engine_spans_id(house: House, spans: Spans) -> None:
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(), headers={"traceparent": PARENT})
+    await running.ended(1)
+    context = spans.named("weir.engine").context
+    assert context is not None
+    sent = {k.lower(): v for k, v in engine.seen_headers.items()}["traceparent"]
+    assert sent == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+
+async def test_without_tracing_the_clients_traceparent_passes_through(house: House) -> None:
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar()
+    await running.post(json=chat(), headers={"traceparent": PARENT})
+    assert {k.lower(): v for k, v in engine.seen_headers.items()}["traceparent"] == PARENT
+
+
+async def test_a_refused_request_has_a_span_that_says_why(house: House, spans: Spans) -> None:
+    running = await house.sidecar(ready=False, tracing=spans.tracing)
+    await running.post(json=chat())
+    await running.ended(1)
+    got = attributes(spans.named("chat tiny"))
+    assert (got["weir.outcome"], got["http.response.status_code"]) == ("rejected_no_endpoints", 503)
+
+
+async def test_a_broken_answer_is_an_error_of_its_span(house: House, spans: Spans) -> None:
+    await house.mock_engine(Profile(cut_after_tokens=2, output_tokens=5))
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(stream=True))
+    await running.ended(1)
+    server = spans.named("chat tiny")
+    assert server.status.status_code is StatusCode.ERROR
+    assert attributes(server)["error.type"] == "engine_error"
+
+
+async def test_a_retry_has_an_engine_span_of_its_own(house: House, spans: Spans) -> None:
+    async def second_dies(wire: Wire) -> None:
+        if wire.number == 1:
+            wire.writer.close()
+        else:
+            await wire.send(PLAIN)
+
+    await house.raw_engine(second_dies)
+    running = await house.sidecar(tracing=spans.tracing)
+    for _ in range(2):
+        await running.post(json=chat())
+    await running.ended(2)
+    engines = [s for s in spans.exporter.get_finished_spans() if s.name == "weir.engine"]
+    assert [span.status.status_code for span in engines] == [
+        StatusCode.UNSET,
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "on"),
+    [
+        pytest.param({}, False, id="nothing configured"),
+        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True, id="an endpoint"),
+        pytest.param(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"},
+            False,
+            id="switched off",
+        ),
+        pytest.param(
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"},
+            False,
+            id="no traces wanted",
+        ),
+    ],
+)
+async def test_tracing_is_on_only_where_an_endpoint_is_configured(
+    env: dict[str, str], on: bool
+) -> None:
+    tracing = configured(env, Identity())
+    assert (tracing is not None) is on
+    if tracing is not None:
+        await asyncio.wait_for(tracing.close(), timeout=5)
