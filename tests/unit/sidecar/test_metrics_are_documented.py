@@ -1,0 +1,61 @@
+"""docs/metrics.md and the code list the same metrics, labels and outcomes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.outcomes import Outcome
+from weir_sidecar.settings import Identity
+
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+ROW = re.compile(r"^\| `(weir_\w+)` \| (\w+) \| ([^|]*)\|[^|]*\| ([^|]*) \|$", re.MULTILINE)
+
+
+def documented() -> dict[str, tuple[str, frozenset[str], str]]:
+    return {
+        name: (kind, frozenset(re.findall(r"`(\w+)`", labels)), text.partition("; see")[0])
+        for name, kind, labels, text in ROW.findall(PAGE)
+    }
+
+
+def coded() -> dict[str, tuple[str, frozenset[str], str]]:
+    metrics = Metrics(CollectorRegistry())
+    metrics.describe(Identity())
+    found = {}
+    for family in metrics.registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {key for sample in family.samples for key in sample.labels} - {"le"}
+        found[name] = (family.type, frozenset(labels), family.documentation.rstrip("."))
+    return found
+
+
+def test_the_page_lists_what_the_code_exports() -> None:
+    page = {
+        name: (kind, labels, text.rstrip("."))
+        for name, (kind, labels, text) in documented().items()
+    }
+    assert page == coded()
+
+
+def test_the_page_lists_every_outcome() -> None:
+    section = PAGE.partition("## Outcomes")[2]
+    assert re.findall(r"^\| `(\w+)` \| [^h]", section, re.MULTILINE)[1:] == [
+        outcome.value for outcome in Outcome
+    ]
+
+
+def test_names_follow_the_conventions() -> None:
+    allowed = re.compile(
+        r"weir_[a-z_]+?(_seconds|_bytes|_total|_ratio|_info|_running|_up|_draining)?"
+    )
+    assert all(allowed.fullmatch(name) for name in coded())
+
+
+def test_outcomes_are_counted_from_zero() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.requests[Outcome.OK].inc()
+    assert metrics.outcomes() == {o.value: int(o is Outcome.OK) for o in Outcome}

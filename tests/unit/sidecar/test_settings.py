@@ -1,0 +1,76 @@
+"""The environment becomes settings, or a message that names the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weir_core.api import labels
+from weir_core.errors import InvalidSpec
+from weir_sidecar.front import Address
+from weir_sidecar.settings import Draining, Settings
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_variables_of_the_contract_are_read() -> None:
+    settings = Settings.from_env(
+        {
+            labels.ENV_SERVICE: "chat",
+            labels.ENV_NAMESPACE: "team",
+            labels.ENV_POOL: "h100",
+            labels.ENV_POD_NAME: "chat-0",
+            labels.ENV_MODEL_NAME: "tiny",
+            labels.ENV_RUN_DIR: "/tmp/run",
+            labels.ENV_HOST: "127.0.1.1",
+            labels.ENV_MAX_BODY_BYTES: "1000",
+            labels.ENV_MAX_REQUESTS: "7",
+            labels.ENV_GRACE_PERIOD_S: "30",
+            labels.ENV_LAME_DUCK_S: "0",
+        }
+    )
+    assert settings.identity.service == "chat"
+    assert settings.identity.pod == "chat-0"
+    assert settings.addresses.engine_socket == Path("/tmp/run/engine.sock")
+    assert settings.addresses.host == "127.0.1.1"
+    assert (settings.limits.max_body_bytes, settings.limits.max_requests) == (1000, 7)
+    assert (settings.draining.grace_period_s, settings.draining.lame_duck_s) == (30.0, 0.0)
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "inf", "nan"])
+def test_a_value_that_is_no_number_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InvalidSpec, match=labels.ENV_MAX_REQUESTS):
+        Settings.from_env({labels.ENV_MAX_REQUESTS: text})
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "want_s"),
+    [
+        pytest.param(60.0, 57.0, id="a margin is kept for goodbyes"),
+        pytest.param(2.0, 1.0, id="a short grace period is halved"),
+        pytest.param(0.0, 0.0, id="none at all"),
+    ],
+)
+def test_a_drain_ends_before_the_grace_period(grace_s: float, want_s: float) -> None:
+    assert Draining(grace_period_s=grace_s).deadline_s == want_s
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("127.0.1.1", Address("127.0.1.1", 8000, 8001)),
+        ("127.0.1.1:9000", Address("127.0.1.1", 9000, 8001)),
+        ("h:9000:9001", Address("h", 9000, 9001)),
+    ],
+)
+def test_addresses_of_replicas(text: str, want: Address) -> None:
+    assert Address.parse(text) == want
+
+
+@pytest.mark.parametrize("text", ["", ":8000", "h:x", "h:1:2:3"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSpec, match="address"):
+        Address.parse(text)
