@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import EnvVar, InferenceService, Pool, Source
+from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate
 from weir_operator.render.naming import Manifest
 
@@ -14,6 +16,16 @@ LOCKED_DOWN = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+RESERVED_ENV = frozenset(
+    {
+        labels.ENV_ENGINE_CONFIG,
+        labels.ENV_RUN_DIR,
+        labels.ENV_MODEL_DIR,
+        labels.ENV_GRACE_PERIOD_S,
+    }
+)
+"""What sidecar and engine must read alike."""
+
 MODEL_LOAD_LIMIT_S = 3600
 """A model that is not loaded by then will not be; the engine is started again."""
 
@@ -94,17 +106,17 @@ def engine_container(
     if any(fetches(source) for source in config.sources):
         volume_mounts.append(_mount("models", labels.MODEL_DIR, read_only=True))
     volume_mounts += [_mount(each.name, each.mount_path, read_only=True) for each in mounts]
+    ours = [
+        _engine_config(config),
+        _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
+        *_home(),
+        *_tracing(owner, "vllm"),
+    ]
     return {
         "name": labels.ENGINE_CONTAINER,
         "image": image,
         "command": ["weir-engine", "serve"],
-        "env": [
-            _engine_config(config),
-            _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
-            *_home(),
-            *_tracing(owner, "vllm"),
-            *(_user_env(variable) for variable in owner.spec.engine.env),
-        ],
+        "env": _with_user_env(ours, owner.spec.engine.env),
         "startupProbe": _probe("/enginez", period=2, failures=MODEL_LOAD_LIMIT_S // 2),
         "livenessProbe": _probe("/enginez", period=10, failures=6),
         "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
@@ -160,8 +172,16 @@ def _engine_config(config: EngineConfig) -> Manifest:
     return _env(labels.ENV_ENGINE_CONFIG, text.replace("$(", "$$("))
 
 
-def _user_env(variable: EnvVar) -> Manifest:
-    return variable.model_dump(by_alias=True, exclude_none=True)
+def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
+    """Return the engine's variables: a user's wins, but for what the contract rests on."""
+    env = {variable["name"]: variable for variable in ours}
+    for index, variable in enumerate(theirs):
+        if variable.name in RESERVED_ENV:
+            raise InvalidSpec(
+                f"spec.engine.env[{index}].name", f"{variable.name} is set by Weir; leave it out"
+            )
+        env[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
+    return list(env.values())
 
 
 def _env(name: str, value: str) -> Manifest:

@@ -11,8 +11,8 @@ from weir_core.api.inferenceservice import InferenceService, Pool
 Manifest = dict[str, Any]
 """A Kubernetes object as the API server reads it."""
 
-MAX_DEPLOYMENT_NAME = 47
-"""A pod's name is its Deployment's plus up to 16 characters, and is a label of at most 63."""
+MAX_DEPLOYMENT_NAME = 46
+"""A pod's name is its Deployment's plus up to 17 characters, and is a label of at most 63."""
 
 
 def bounded(name: str, limit: int) -> str:

@@ -1,8 +1,12 @@
 """Strategic merge of a user's patch over a rendered pod template.
 
 `spec.podTemplate` is merged the way `kubectl patch` merges a pod: objects by field, lists of named
-things by their key, other lists as a whole; `null` removes a field, `$patch: delete` an item, and
-`$patch: replace` stops the merging. The keys are those of the Kubernetes API.
+things by their key, other lists as a whole. `null` removes a field, `$patch: delete` an item or an
+object, and `$patch: replace` puts the patch in the place of what was there. The keys are those of
+the Kubernetes API.
+
+Of a volume's sources and a variable's values there can be only one, so another kind replaces the
+rendered one rather than standing beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ MERGE_KEYS: Final[dict[str, str]] = {
     "env": "name",
     "imagePullSecrets": "name",
     "resourceClaims": "name",
+    "schedulingGates": "name",
     "volumeMounts": "mountPath",
     "volumeDevices": "devicePath",
     "ports": "containerPort",
@@ -31,11 +36,17 @@ MERGE_KEYS: Final[dict[str, str]] = {
 }
 """Field of a pod to the key its list items are told apart by; other lists are replaced whole."""
 
+ONE_OF: Final = frozenset({"volumes", "env"})
+"""Lists whose items have, beside their key, exactly one field."""
+
 _DIRECTIVE: Final = "$patch"
+_DIRECTIVES: Final = ("merge", "replace", "delete")
 _TOP: Final = frozenset({"metadata", "spec"})
 
+Object = dict[str, Any]
 
-def patched(template: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+
+def patched(template: Object, patch: Object) -> Object:
     """Return `template` with `patch` merged in; neither is changed.
 
     Raises:
@@ -47,47 +58,76 @@ def patched(template: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return _merge_object(deepcopy(template), patch, ROOT)
 
 
-def _merge_object(base: dict[str, Any], patch: dict[str, Any], path: str) -> dict[str, Any]:
-    directive = patch.get(_DIRECTIVE, "merge")
-    fields = {key: value for key, value in patch.items() if key != _DIRECTIVE}
-    if directive == "replace":
-        return deepcopy(fields)
-    if directive not in ("merge", "delete"):
-        raise InvalidSpec(f"{path}.{_DIRECTIVE}", f"{directive!r} is not merge, replace or delete")
-    merged = {} if directive == "delete" else base
-    for key, value in fields.items():
-        if value is None:
+def _merge_object(base: Object, patch: Object, path: str) -> Object:
+    merged = {} if _directive(patch, path) == "replace" else base
+    for key, value in patch.items():
+        if key == _DIRECTIVE:
+            continue
+        field = f"{path}.{key}"
+        if key.startswith("$"):
+            raise InvalidSpec(field, f"of the directives only {_DIRECTIVE} is understood")
+        if value is None or (isinstance(value, dict) and _directive(value, field) == "delete"):
             merged.pop(key, None)
         else:
-            merged[key] = _merge_field(key, merged.get(key), value, f"{path}.{key}")
+            merged[key] = _merge_field(key, merged.get(key), value, field)
     return merged
 
 
 def _merge_field(key: str, base: Any, value: Any, path: str) -> Any:
+    if base is not None and _shape(base) != _shape(value):
+        raise InvalidSpec(path, f"must be {_shape(base)}, not {_shape(value)}")
+    if key in MERGE_KEYS and not isinstance(value, list):
+        raise InvalidSpec(path, f"must be a list, not {_shape(value)}")
     if isinstance(value, dict):
-        return _merge_object(base if isinstance(base, dict) else {}, value, path)
-    if isinstance(value, list) and key in MERGE_KEYS:
-        return _merge_list(base if isinstance(base, list) else [], value, MERGE_KEYS[key], path)
-    if isinstance(base, (dict, list)) and type(base) is not type(value):
-        kind = "an object" if isinstance(base, dict) else "a list"
-        raise InvalidSpec(path, f"must be {kind}")
+        return _merge_object(base or {}, value, path)
+    if key in MERGE_KEYS:
+        return _merge_list(key, base or [], value, path)
     return deepcopy(value)
 
 
-def _merge_list(
-    base: list[dict[str, Any]], patch: Sequence[Any], key: str, path: str
-) -> list[dict[str, Any]]:
+def _merge_list(field: str, base: list[Object], patch: Sequence[Any], path: str) -> list[Object]:
     """Merge item by item; what the patch adds comes after what was there."""
-    if any(isinstance(item, dict) and item == {_DIRECTIVE: "replace"} for item in patch):
-        base = []
-    items = {item[key]: item for item in base}
+    whole = {_DIRECTIVE: "replace"}
+    items = {} if whole in patch else {item[MERGE_KEYS[field]]: item for item in base}
     for index, item in enumerate(patch):
-        if item == {_DIRECTIVE: "replace"}:
+        if item == whole:
             continue
-        if not isinstance(item, dict) or key not in item:
-            raise InvalidSpec(f"{path}[{index}]", f"an item needs its {key}")
-        if item.get(_DIRECTIVE) == "delete":
-            items.pop(item[key], None)
+        place = f"{path}[{index}]"
+        key = _key_of(item, MERGE_KEYS[field], place)
+        if _directive(item, place) == "delete":
+            items.pop(key, None)
         else:
-            items[item[key]] = _merge_object(items.get(item[key], {}), item, f"{path}[{index}]")
+            known = items.get(key, {})
+            items[key] = _merge_object(_without_rivals(field, known, item), item, place)
     return list(items.values())
+
+
+def _without_rivals(field: str, base: Object, patch: Object) -> Object:
+    """Return `base` without the one field that a field of `patch` stands in for."""
+    if field not in ONE_OF:
+        return base
+    shared = {MERGE_KEYS[field], *patch}
+    stands_in = len(patch.keys() - {MERGE_KEYS[field], _DIRECTIVE}) > 0
+    return {key: value for key, value in base.items() if key in shared or not stands_in}
+
+
+def _key_of(item: Any, key: str, path: str) -> str | int:
+    if not isinstance(item, dict):
+        raise InvalidSpec(path, f"must be an object, not {_shape(item)}")
+    value = item.get(key)
+    if not isinstance(value, str | int):
+        raise InvalidSpec(f"{path}.{key}", "is missing; it says which item is meant")
+    return value
+
+
+def _directive(patch: Object, path: str) -> str:
+    directive = patch.get(_DIRECTIVE, "merge")
+    if directive not in _DIRECTIVES:
+        raise InvalidSpec(f"{path}.{_DIRECTIVE}", f"must be one of {', '.join(_DIRECTIVES)}")
+    return str(directive)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else "a single value"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weir_core.api import labels
-from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
 from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate, mount_of
 from weir_operator.render.containers import engine_container, model_container, sidecar
@@ -41,9 +41,10 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
     """
     config = engine_config(owner, pool)
     mounts = _mounts(config)
-    template = _template(owner, pool, images, config, mounts)
-    template = patched(template, owner.spec.pod_template or {})
+    rendered = _template(owner, pool, images, config, mounts)
+    template = patched(rendered, owner.spec.pod_template or {})
     _require_parts(template)
+    _require_labels(template, rendered)
     _tell_grace_period(template)
     return template
 
@@ -61,8 +62,13 @@ def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
         scheduling=spec.engine.scheduling,
         parallelism=spec.engine.parallelism,
         accelerators=pool.accelerator.count,
-        traces_endpoint=spec.tracing.endpoint if spec.tracing else None,
+        traces_endpoint=_traces_endpoint(spec.tracing),
     )
+
+
+def _traces_endpoint(tracing: Tracing | None) -> str | None:
+    """Return where vLLM posts its spans: it takes the whole address, the path included."""
+    return None if tracing is None else f"{tracing.endpoint.rstrip('/')}/v1/traces"
 
 
 def _require_enough_accelerators(owner: InferenceService, pool: Pool) -> None:
@@ -149,20 +155,20 @@ def _weights(mount: ModelMount) -> Manifest:
 
 def _require_parts(template: Manifest) -> None:
     """Refuse a patch that took away what the contract between the parts rests on."""
-    spec = template.get("spec") or {}
-    init = {each["name"]: each for each in spec.get("initContainers") or ()}
-    main = {each["name"]: each for each in spec.get("containers") or ()}
-    volumes = {each["name"] for each in spec.get("volumes") or ()}
-    sidecar_container = init.get(labels.SIDECAR_CONTAINER)
-    if sidecar_container is None or sidecar_container.get("restartPolicy") != "Always":
+    spec = _object(template.get("spec"), "spec.podTemplate.spec")
+    init = _named(spec, "initContainers")
+    main = _named(spec, "containers")
+    sidecar_container = init.get(labels.SIDECAR_CONTAINER, {})
+    engine = main.get(labels.ENGINE_CONTAINER)
+    if sidecar_container.get("restartPolicy") != "Always":
         raise InvalidSpec(
             "spec.podTemplate.spec.initContainers", "the sidecar must stay, restarting always"
         )
-    if labels.ENGINE_CONTAINER not in main:
+    if engine is None:
         raise InvalidSpec("spec.podTemplate.spec.containers", "the engine must stay")
-    if "run" not in volumes:
+    if "run" not in _named(spec, "volumes"):
         raise InvalidSpec("spec.podTemplate.spec.volumes", "the volume `run` must stay")
-    for container in (sidecar_container, main[labels.ENGINE_CONTAINER]):
+    for container in (sidecar_container, engine):
         paths = {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
         if labels.RUN_DIR not in paths:
             raise InvalidSpec(
@@ -171,12 +177,41 @@ def _require_parts(template: Manifest) -> None:
             )
 
 
+def _require_labels(template: Manifest, rendered: Manifest) -> None:
+    """Refuse a patch that changes the labels by which the pods are found."""
+    before = rendered["metadata"]["labels"]
+    after = _object(template.get("metadata"), "spec.podTemplate.metadata").get("labels")
+    after = _object(after, "spec.podTemplate.metadata.labels")
+    for key, value in before.items():
+        if after.get(key) != value:
+            raise InvalidSpec(
+                f"spec.podTemplate.metadata.labels.{key}", f"must stay {value}; add others beside"
+            )
+
+
+def _object(value: Any, path: str) -> Manifest:
+    if not isinstance(value, dict):
+        raise InvalidSpec(path, "must be an object")
+    return value
+
+
+def _named(spec: Manifest, field: str) -> dict[str, Manifest]:
+    """Return the list items of a patched pod by name."""
+    return {item["name"]: item for item in spec.get(field) or ()}
+
+
 def _tell_grace_period(template: Manifest) -> None:
-    """Tell the sidecar how long a drain may take, now that the patch had its say."""
-    grace = template["spec"].get("terminationGracePeriodSeconds", GRACE_PERIOD_S)
-    for container in template["spec"]["initContainers"]:
-        if container["name"] == labels.SIDECAR_CONTAINER:
+    """Tell sidecar and engine how long a drain may take, now that the patch had its say."""
+    spec = template["spec"]
+    grace = spec.setdefault("terminationGracePeriodSeconds", GRACE_PERIOD_S)
+    if not isinstance(grace, int) or grace < 1:
+        raise InvalidSpec(
+            "spec.podTemplate.spec.terminationGracePeriodSeconds", "must be at least 1 second"
+        )
+    told = {labels.SIDECAR_CONTAINER, labels.ENGINE_CONTAINER}
+    for container in (*spec["initContainers"], *spec["containers"]):
+        if container["name"] in told:
             container["env"] = [
-                *(e for e in container["env"] if e["name"] != labels.ENV_GRACE_PERIOD_S),
+                *(e for e in container.get("env") or () if e["name"] != labels.ENV_GRACE_PERIOD_S),
                 {"name": labels.ENV_GRACE_PERIOD_S, "value": str(grace)},
             ]

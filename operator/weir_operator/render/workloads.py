@@ -21,6 +21,8 @@ def deployment(owner: InferenceService, pool: Pool, template: Manifest) -> Manif
         ),
         "spec": {
             "replicas": owner.spec.replicas_of(pool),
+            # Said, so that a Deployment which someone paused is resumed.
+            "paused": False,
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "strategy": {
