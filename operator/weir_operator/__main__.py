@@ -1,0 +1,111 @@
+"""`weir-operator`: settings, then clients, then kopf. The only place where objects are wired."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+from prometheus_client import CollectorRegistry
+
+from weir_core.errors import WeirError
+from weir_operator import handlers
+from weir_operator.cluster import Cluster, connect
+from weir_operator.lease import Elector
+from weir_operator.metrics import Metrics
+from weir_operator.probes import serving
+from weir_operator.queue import WorkQueue
+from weir_operator.reconcile import Key, Reconciler
+from weir_operator.settings import Settings, from_environment
+from weir_operator.worker import resync, work
+
+log = logging.getLogger("weir_operator")
+
+
+def main() -> int:
+    """Run until told to stop; 0 after SIGTERM, 1 when the lease was lost, 2 on bad settings."""
+    parser = argparse.ArgumentParser(
+        prog="weir-operator",
+        description="Turns InferenceServices into pods. Configured by its environment.",
+    )
+    parser.parse_args()
+    try:
+        settings = from_environment(os.environ)
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+        cluster = connect(settings.watching.namespaces)
+    except (WeirError, ValueError) as error:
+        sys.stderr.write(f"weir-operator: {error}\n")
+        return 2
+    return asyncio.run(run(settings, cluster))
+
+
+async def run(settings: Settings, cluster: Cluster) -> int:
+    """Stand by, lead, stop; return the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = Metrics(CollectorRegistry())
+    elector = Elector(cluster, settings.leadership, time.monotonic)
+    async with serving(metrics.registry, settings.port):
+        await _first(stop.wait(), elector.acquire())
+        if not elector.leading:
+            return 0
+        metrics.leading.set(1)
+        await _first(stop.wait(), elector.keep(), _lead(settings, cluster, metrics, stop))
+        lost = not elector.leading
+        metrics.leading.set(0)
+        await elector.release()
+    return 1 if lost else 0
+
+
+async def _lead(
+    settings: Settings, cluster: Cluster, metrics: Metrics, stop: asyncio.Event
+) -> None:
+    """Watch and work until `stop` is set."""
+    queue: WorkQueue[Key] = WorkQueue(time.monotonic)
+    reconciler = Reconciler(cluster, settings.images, lambda: datetime.now(UTC))
+    namespaces = settings.watching.namespaces
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(work(queue, reconciler, metrics))
+            for _ in range(settings.watching.workers)
+        ]
+        running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
+        await kopf.operator(
+            registry=handlers.registry(queue.add),
+            settings=handlers.settings(),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
+        for task in running:
+            task.cancel()
+
+
+async def _first(*jobs: Coroutine[Any, Any, Any]) -> None:
+    """Run jobs side by side until one ends; end the others; raise what it raised."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""The one client of the API server.
+
+`Cluster` is all the operator asks of it; `Kubernetes` is the real one. Objects are written by
+server-side apply with the field manager `weir-operator`, so that what others add to an object
+stays and what they change of ours comes back.
+
+Rights it needs, beside `get list watch` on inferenceservices for kopf:
+
+| group | resources | verbs |
+|---|---|---|
+| serving.weir.dev | inferenceservices/status | patch |
+| apps | deployments, controllerrevisions | get list watch create patch delete |
+| (core) | services, serviceaccounts | get list watch create patch delete |
+| policy | poddisruptionbudgets | get list watch create patch delete |
+| networking.k8s.io | networkpolicies | get list watch create patch delete |
+| (core) | pods | list |
+| (core) | events | create |
+| coordination.k8s.io | leases, in the operator's own namespace | get create update |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+from urllib3.exceptions import HTTPError
+
+from weir_core.api import labels
+from weir_core.errors import ClusterUnavailable, InvalidSpec
+from weir_operator.render import Manifest
+
+Kind = tuple[str, str]
+"""(apiVersion, kind)."""
+
+SERVICE: Kind = (labels.API_VERSION, "InferenceService")
+DEPLOYMENT: Kind = ("apps/v1", "Deployment")
+REVISION: Kind = ("apps/v1", "ControllerRevision")
+OWNED: tuple[Kind, ...] = (
+    DEPLOYMENT,
+    REVISION,
+    ("v1", "Service"),
+    ("v1", "ServiceAccount"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+"""Every kind an InferenceService can own."""
+
+_TIMEOUT_S = (5.0, 20.0)
+"""To connect, and to read an answer."""
+
+
+class Cluster(Protocol):
+    """What the operator asks of an API server.
+
+    Every method raises `ClusterUnavailable` when it does not answer, or answers that it cannot
+    serve now; trying again later may help.
+    """
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """Return one object, or None."""
+
+    async def services(self) -> list[Manifest]:
+        """Return every InferenceService of the watched namespaces."""
+
+    async def owned(self, namespace: str, service: str) -> list[Manifest]:
+        """Return the objects labelled as the service's, of all kinds in `OWNED`."""
+
+    async def pods(self, namespace: str, service: str) -> list[Manifest]:
+        """Return the service's pods."""
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Apply one object and return it as it is now; raise `InvalidSpec` if it is refused."""
+
+    async def delete(self, manifest: Manifest) -> None:
+        """Delete one object; it is well if it is gone already."""
+
+    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
+        """Replace the service's status."""
+
+    async def record(self, event: Manifest) -> None:
+        """Create an Event."""
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        """Create or replace a Lease; return None when someone else was faster."""
+
+
+def connect(namespaces: tuple[str, ...]) -> Kubernetes:
+    """Return a client with the pod's own credentials, or the user's kubeconfig.
+
+    Raises:
+        ClusterUnavailable: There are no credentials, or the API server does not answer.
+    """
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        try:
+            config.load_kube_config()
+        except config.ConfigException as error:
+            raise ClusterUnavailable(f"no credentials for a cluster: {error}") from error
+    return Kubernetes(namespaces)
+
+
+class Kubernetes:
+    """The real API server, asked from threads: the official client blocks."""
+
+    def __init__(self, namespaces: tuple[str, ...]) -> None:
+        self._namespaces = namespaces
+        self._api: DynamicClient | None = None
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """Return one object, or None."""
+        return await self._ask(
+            lambda: self._resource(kind).get(
+                name=name, namespace=namespace, _request_timeout=_TIMEOUT_S
+            )
+        )
+
+    async def services(self) -> list[Manifest]:
+        """Return every InferenceService of the watched namespaces."""
+        found: list[Manifest] = []
+        for namespace in self._namespaces or (None,):
+            found += await self._list(SERVICE, namespace)
+        return found
+
+    async def owned(self, namespace: str, service: str) -> list[Manifest]:
+        """Return the objects labelled as the service's."""
+        selector = f"{labels.SERVICE}={service},{labels.MANAGED_BY}={labels.FIELD_MANAGER}"
+        lists = await asyncio.gather(*(self._list(kind, namespace, selector) for kind in OWNED))
+        return [manifest for listed in lists for manifest in listed]
+
+    async def pods(self, namespace: str, service: str) -> list[Manifest]:
+        """Return the service's pods."""
+        return await self._list(("v1", "Pod"), namespace, f"{labels.SERVICE}={service}")
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Apply one object and return it as it is now."""
+        applied = await self._ask(
+            lambda: self._resource(_kind(manifest)).server_side_apply(
+                body=manifest,
+                namespace=manifest["metadata"]["namespace"],
+                field_manager=labels.FIELD_MANAGER,
+                force_conflicts=True,
+                _request_timeout=_TIMEOUT_S,
+            ),
+            about=f"{manifest['kind']} {manifest['metadata']['name']}",
+        )
+        if applied is None:
+            raise ClusterUnavailable(f"the namespace of {manifest['metadata']['name']} is gone")
+        return applied
+
+    async def delete(self, manifest: Manifest) -> None:
+        """Delete one object, and what it owns after it."""
+        meta = manifest["metadata"]
+        await self._ask(
+            lambda: self._resource(_kind(manifest)).delete(
+                name=meta["name"],
+                namespace=meta["namespace"],
+                body={"propagationPolicy": "Background", "preconditions": {"uid": meta["uid"]}},
+                _request_timeout=_TIMEOUT_S,
+            )
+        )
+
+    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
+        """Replace the service's status."""
+        await self._ask(
+            lambda: self._resource(SERVICE).status.patch(
+                body=[{"op": "add", "path": "/status", "value": status}],
+                name=name,
+                namespace=namespace,
+                content_type="application/json-patch+json",
+                field_manager=labels.FIELD_MANAGER,
+                _request_timeout=_TIMEOUT_S,
+            )
+        )
+
+    async def record(self, event: Manifest) -> None:
+        """Create an Event."""
+        await self._ask(
+            lambda: self._resource(_kind(event)).create(
+                body=event,
+                namespace=event["metadata"]["namespace"],
+                _request_timeout=_TIMEOUT_S,
+            )
+        )
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        """Create or replace a Lease; its resourceVersion says which state it replaces."""
+        meta = lease["metadata"]
+        verb = "replace" if meta.get("resourceVersion") else "create"
+        return await self._ask(
+            lambda: getattr(self._resource(_kind(lease)), verb)(
+                body=lease, namespace=meta["namespace"], _request_timeout=_TIMEOUT_S
+            ),
+            conflict_is_none=True,
+        )
+
+    async def _list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Manifest]:
+        listed = await self._ask(
+            lambda: self._resource(kind).get(
+                namespace=namespace,
+                label_selector=selector or None,
+                _request_timeout=_TIMEOUT_S,
+            )
+        )
+        items: list[Manifest] = (listed or {}).get("items", [])
+        for item in items:  # lists leave out what all their items have in common
+            item.setdefault("apiVersion", kind[0])
+            item.setdefault("kind", kind[1])
+        return items
+
+    def _resource(self, kind: Kind) -> Any:
+        if self._api is None:
+            self._api = DynamicClient(client.ApiClient())
+        return self._api.resources.get(api_version=kind[0], kind=kind[1])
+
+    async def _ask(
+        self,
+        call: Callable[[], Any],
+        *,
+        about: str = "",
+        conflict_is_none: bool = False,
+    ) -> Manifest | None:
+        """Make one call in a thread; None is "not found" (or "conflict", where asked for)."""
+        try:
+            answer = await asyncio.to_thread(call)
+        except ApiException as error:
+            if error.status == 404 or (conflict_is_none and error.status == 409):
+                return None
+            raise _translated(error, about) from error
+        except (HTTPError, OSError) as error:
+            raise ClusterUnavailable(f"the API server does not answer: {error}") from error
+        result: Manifest = answer.to_dict() if hasattr(answer, "to_dict") else {}
+        return result
+
+
+def _kind(manifest: Manifest) -> Kind:
+    return manifest["apiVersion"], manifest["kind"]
+
+
+def _translated(error: ApiException, about: str) -> Exception:
+    """Return our error for the API server's.
+
+    What it calls invalid stays invalid until someone edits it. All else (conflicts, quotas,
+    webhooks, missing rights, overload) may be different in a while.
+    """
+    message = _message(error)
+    if error.status in (400, 422) and about:
+        return InvalidSpec("spec", f"the API server refuses {about}: {message}")
+    return ClusterUnavailable(f"{error.status} {error.reason} {about}: {message}".strip())
+
+
+def _message(error: ApiException) -> str:
+    body = getattr(error, "summary", None)
+    text = body() if callable(body) else str(error.body or "")
+    return text.strip()[:500]

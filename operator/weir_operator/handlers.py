@@ -1,0 +1,65 @@
+"""kopf's events, turned into "look at this service".
+
+Only `on.event` is used. kopf's other handlers keep their own notes in annotations and finalizers
+of the objects they handle; those would show up in users' objects and, once Weir is uninstalled,
+keep them from being deleted. A watch that tells the names is all a level-triggered queue needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from weir_core.api.labels import FIELD_MANAGER, GROUP, MANAGED_BY, SERVICE, VERSION
+from weir_operator.reconcile import Key
+
+Ask = Callable[[Key], None]
+
+OWNED_RESOURCES = (
+    ("apps", "v1", "deployments"),
+    ("", "v1", "services"),
+    ("", "v1", "serviceaccounts"),
+    ("policy", "v1", "poddisruptionbudgets"),
+    ("networking.k8s.io", "v1", "networkpolicies"),
+)
+"""Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
+
+
+def registry(ask: Ask) -> kopf.OperatorRegistry:
+    """Return the handlers of this operator; `ask` is told each service worth a look."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_via_client(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, "inferenceservices", id="service", registry=handlers)
+    def on_service(namespace: str | None, name: str, **_: Any) -> None:
+        ask(Key(namespace or "default", name))
+
+    def on_owned(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+        ask(Key(namespace or "default", labels[SERVICE]))
+
+    for group, version, plural in OWNED_RESOURCES:
+        kopf.on.event(
+            *((group, version, plural) if group else (version, plural)),
+            id=f"owned-{plural}",
+            labels={MANAGED_BY: FIELD_MANAGER, SERVICE: kopf.PRESENT},
+            registry=handlers,
+        )(on_owned)
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: watch with bounds, write nothing, keep no peering objects."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.peering.standalone = True
+    chosen.networking.request_timeout = 30
+    chosen.watching.server_timeout = 300
+    chosen.watching.client_timeout = 330
+    chosen.watching.connect_timeout = 10
+    return chosen

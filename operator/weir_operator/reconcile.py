@@ -1,0 +1,161 @@
+"""One pass: read all that is needed, compute, write. Whatever event asked for it.
+
+A pass does not know why it runs. It reads the service, what the service owns and its pods; it
+renders what should be; it applies that, deletes what should not be, and publishes what it saw. So
+it may run twice, or after a crash in the middle of an earlier one, and the world ends up the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService
+from weir_core.errors import InvalidSpec
+from weir_operator import status
+from weir_operator.cluster import SERVICE, Cluster
+from weir_operator.events import event
+from weir_operator.parse import parse
+from weir_operator.render import Images, Manifest, desired_state, pod_templates
+from weir_operator.revisions import choose
+
+
+class Outcome(StrEnum):
+    """How a pass ended."""
+
+    SETTLED = "settled"
+    """The world is as the spec asks."""
+    PROGRESSING = "progressing"
+    """It was told to be, and is on its way; worth another look soon."""
+    REJECTED = "rejected"
+    """Only an edit of the spec can help."""
+    GONE = "gone"
+    """There is no such service; the garbage collector has the rest."""
+
+
+class Key(NamedTuple):
+    """Which service."""
+
+    namespace: str
+    name: str
+
+
+class Reconciler:
+    """Runs passes.
+
+    Args:
+        cluster: The API server.
+        images: Container images where a spec names none.
+        clock: The time of day, with its zone.
+    """
+
+    def __init__(self, cluster: Cluster, images: Images, clock: Callable[[], datetime]) -> None:
+        self._cluster = cluster
+        self._images = images
+        self._clock = clock
+
+    async def run(self, key: Key) -> Outcome:
+        """Bring one service closer to its spec and publish what was observed.
+
+        Raises:
+            ClusterUnavailable: The API server cannot serve now; the pass is worth repeating.
+        """
+        body = await self._cluster.find(SERVICE, *key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return Outcome.GONE
+        try:
+            service = parse(body)
+            seen = await self._write(service)
+        except InvalidSpec as error:
+            await self._publish(body, status.rejected(error, body, self._now()))
+            return Outcome.REJECTED
+        after = status.observed(service, seen, body, self._now())
+        await self._publish(body, after)
+        settled = all(
+            each["status"] == "True"
+            for each in after["conditions"]
+            if each["type"] == status.WORKLOADS
+        )
+        return Outcome.SETTLED if settled else Outcome.PROGRESSING
+
+    async def _write(self, service: InferenceService) -> status.Observed:
+        """Apply what should be, delete what should not, and return what is there now."""
+        name, namespace = service.metadata.name, service.metadata.namespace
+        owned = await self._cluster.owned(namespace, name)
+        mine = [each for each in owned if _belongs_to(each, service)]
+        templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
+        desired = [*revisions, *desired_state(service, self._images, templates)]
+        await self._refuse_to_take_over(desired, mine, service)
+        applied = [await self._cluster.apply(manifest) for manifest in desired]
+        for manifest in [*expired, *_superfluous(mine, desired, service)]:
+            await self._cluster.delete(manifest)
+        deployments = {
+            each["metadata"]["labels"][labels.POOL]: each
+            for each in applied
+            if each["kind"] == "Deployment"
+        }
+        return status.Observed(deployments, await self._cluster.pods(namespace, name))
+
+    async def _refuse_to_take_over(
+        self, desired: list[Manifest], mine: list[Manifest], service: InferenceService
+    ) -> None:
+        """Refuse to apply over an object of that name which is not this service's."""
+        known = {_identity(each) for each in mine}
+        for manifest in desired:
+            if _identity(manifest) in known:
+                continue
+            kind = (manifest["apiVersion"], manifest["kind"])
+            meta = manifest["metadata"]
+            found = await self._cluster.find(kind, meta["namespace"], meta["name"])
+            if found is not None and not _belongs_to(found, service):
+                raise InvalidSpec(
+                    "metadata.name",
+                    f"a {manifest['kind']} named {meta['name']} exists already and is not this "
+                    "service's; delete it or choose another name",
+                )
+
+    async def _publish(self, body: Manifest, after: Manifest) -> None:
+        """Write the status if it differs, and an Event for each condition that turned."""
+        before = body.get("status")
+        if before == after:
+            return
+        meta = body["metadata"]
+        await self._cluster.write_status(meta["namespace"], meta["name"], after)
+        for condition in status.transitions(before, after):
+            await self._cluster.record(event(body, condition, self._clock()))
+
+    def _now(self) -> str:
+        return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _belongs_to(manifest: Manifest, service: InferenceService) -> bool:
+    owners = manifest["metadata"].get("ownerReferences", ())
+    return any(owner["uid"] == service.metadata.uid for owner in owners)
+
+
+def _superfluous(
+    mine: list[Manifest], desired: list[Manifest], service: InferenceService
+) -> list[Manifest]:
+    """Return what an earlier spec asked for and this one does not.
+
+    Revisions of pools that are still there stay: `revisions.choose` decides about those.
+    """
+    wanted = {_identity(each) for each in desired}
+    pools = {pool.name for pool in service.spec.hardware_pools}
+    return [
+        each
+        for each in mine
+        if _identity(each) not in wanted
+        and "deletionTimestamp" not in each["metadata"]
+        and not (
+            each["kind"] == "ControllerRevision"
+            and each["metadata"]["labels"].get(labels.POOL) in pools
+        )
+    ]

@@ -1,0 +1,97 @@
+"""Keeping a pool's pod template over operator upgrades.
+
+A new operator may render the same spec differently: another default image, another probe. Applied
+at once, that would roll every engine of the cluster the moment someone upgrades Weir. So each
+rendered template is kept in a ControllerRevision, labelled with a digest of the spec it came from,
+and used again for as long as the spec is the same. An edit of the spec, or a new value of the
+annotation `serving.weir.dev/restarted-at`, renders anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_operator.render import Manifest, deployment_name
+from weir_operator.render.naming import metadata
+
+KEPT = 3
+"""Revisions that stay per pool, the newest first: to look at what a pod ran before."""
+
+_NO_POD: dict[str, Any] = {
+    **dict.fromkeys(("replicas", "scaling", "routing", "rollout", "pools"), True),
+    "admission": {"default_class", "classes"},
+}
+"""Fields of a spec that change no pod; pools are digested one by one."""
+_NO_POD_OF_POOL = {"replicas", "cost"}
+
+
+def spec_digest(owner: InferenceService, pool: Pool) -> str:
+    """Return a digest of all that the pod template of `pool` depends on.
+
+    Defaults are left out, so that a field a later Weir adds, or a default it changes, gives the
+    same digest for an object that says nothing about it.
+    """
+    wanted: dict[str, Any] = owner.spec.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude=_NO_POD
+    )
+    wanted["pool"] = pool.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude=_NO_POD_OF_POOL
+    )
+    wanted["restartedAt"] = owner.metadata.annotations.get(labels.RESTARTED_AT)
+    text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def choose(
+    owner: InferenceService, rendered: dict[str, Manifest], owned: Sequence[Manifest]
+) -> tuple[dict[str, Manifest], list[Manifest], list[Manifest]]:
+    """Decide which template each pool gets.
+
+    Returns:
+        The templates by pool; the revisions to apply; the old revisions to delete.
+    """
+    revisions = [each for each in owned if each["kind"] == "ControllerRevision"]
+    templates, keep, expired = {}, [], []
+    for pool in owner.spec.hardware_pools:
+        digest = spec_digest(owner, pool)
+        of_pool = _newest_first(revisions, pool)
+        current = next((each for each in of_pool if _digest(each) == digest), None)
+        if current is not None:
+            templates[pool.name] = current["data"]
+            older = [each for each in of_pool if each is not current]
+        else:
+            templates[pool.name] = rendered[pool.name]
+            number = 1 + max((each["revision"] for each in of_pool), default=0)
+            keep.append(_revision(owner, pool, digest, number, rendered[pool.name]))
+            older = of_pool
+        expired += older[KEPT - 1 :]
+    return templates, keep, expired
+
+
+def _newest_first(revisions: Sequence[Manifest], pool: Pool) -> list[Manifest]:
+    of_pool = [each for each in revisions if each["metadata"]["labels"][labels.POOL] == pool.name]
+    return sorted(of_pool, key=lambda each: each["revision"], reverse=True)
+
+
+def _digest(revision: Manifest) -> str:
+    return str(revision["metadata"].get("annotations", {}).get(labels.SPEC_HASH, ""))
+
+
+def _revision(
+    owner: InferenceService, pool: Pool, digest: str, number: int, template: Manifest
+) -> Manifest:
+    name = f"{deployment_name(owner, pool)}-{digest[:8]}"
+    meta = metadata(owner, name, "revision", **{labels.POOL: pool.name})
+    meta["annotations"] = {labels.SPEC_HASH: digest}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": meta,
+        "revision": number,
+        "data": template,
+    }

@@ -1,0 +1,111 @@
+"""What the operator is told from outside, by topic; all of it comes from the environment.
+
+| variable | default | meaning |
+|---|---|---|
+| WEIR_SIDECAR_IMAGE | weir:latest | image of the sidecar container |
+| WEIR_ENGINE_IMAGE | weir-engine:latest | image of engine and model containers |
+| WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
+| WEIR_WORKERS | 4 | passes that may run at once |
+| WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
+| WEIR_LEASE_NAME | weir-operator | Lease that only one operator holds |
+| WEIR_LEASE_S | 15 | seconds after which a silent holder is replaced |
+| WEIR_LOG_LEVEL | INFO | least severe level to log |
+| POD_NAME, POD_NAMESPACE | host name, default | who this operator is |
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from weir_core.api.labels import METRICS_PORT
+from weir_core.errors import InvalidSpec
+from weir_core.units import Seconds
+from weir_operator.render import Images
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is watched, and how eagerly."""
+
+    namespaces: tuple[str, ...] = ()
+    """Empty: the whole cluster."""
+
+    workers: int = 4
+    """Passes at once. Each waits for the API server most of its time; more only hurry it."""
+
+    resync: Seconds = Seconds(300.0)
+    """In seconds. Watches tell of changes at once; this catches what a watch could not see."""
+
+
+@dataclass(frozen=True)
+class Leadership:
+    """The Lease that keeps two operators from fighting."""
+
+    name: str = "weir-operator"
+    namespace: str = "default"
+    identity: str = "weir-operator"
+
+    duration: Seconds = Seconds(15.0)
+    """In seconds. A standby takes over when the holder was silent for this long; a holder that
+    could not renew stops before that."""
+
+    @property
+    def renew_interval(self) -> Seconds:
+        """Seconds between renewals; three may fail before the Lease is lost."""
+        return Seconds(self.duration / 4)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it."""
+
+    images: Images
+    watching: Watching
+    leadership: Leadership
+    log_level: str = "INFO"
+    port: int = METRICS_PORT
+    """Metrics and probes."""
+
+
+def from_environment(env: Mapping[str, str]) -> Settings:
+    """Return the settings in `env`.
+
+    Raises:
+        InvalidSpec: A variable is not of its kind; the error names it.
+    """
+    defaults = Watching()
+    return Settings(
+        images=Images(
+            sidecar=env.get("WEIR_SIDECAR_IMAGE") or Images.sidecar,
+            engine=env.get("WEIR_ENGINE_IMAGE") or Images.engine,
+        ),
+        watching=Watching(
+            namespaces=tuple(
+                name.strip() for name in env.get("WEIR_NAMESPACES", "").split(",") if name.strip()
+            ),
+            workers=int(_number(env, "WEIR_WORKERS", defaults.workers)),
+            resync=Seconds(_number(env, "WEIR_RESYNC_S", defaults.resync)),
+        ),
+        leadership=Leadership(
+            name=env.get("WEIR_LEASE_NAME") or Leadership.name,
+            namespace=env.get("POD_NAMESPACE") or Leadership.namespace,
+            identity=env.get("POD_NAME") or socket.gethostname(),
+            duration=Seconds(_number(env, "WEIR_LEASE_S", Leadership.duration)),
+        ),
+        log_level=(env.get("WEIR_LOG_LEVEL") or "INFO").upper(),
+    )
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise InvalidSpec(name, f"{text!r} is not a number above 0")
+    return value
