@@ -71,6 +71,10 @@ def environment(
         # vLLM reports its usage home unless told not to.
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        # Collectives listen on TCP: on the loopback, please, not on the pod's address.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "VLLM_HOST_IP": "127.0.0.1",
     }
     if machine.device == "cpu":
         defaults |= _cpu_environment(config, machine)

@@ -1,0 +1,130 @@
+"""Real vLLM on this machine, started as a pod would start it, for every integration test.
+
+One engine serves the whole session, because it takes a quarter of a minute to start; a test that
+needs another kind starts its own with `run_engine`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from weir_core.api.inferenceservice import Source
+from weir_core.api.labels import ENGINE_SOCKET, ENV_ENGINE_CONFIG, ENV_MODEL_DIR, ENV_RUN_DIR
+from weir_core.wire.engine import EngineConfig
+
+START_LIMIT_S = 240.0
+"""A busy two-core machine takes a minute; two processes in parallel take two."""
+STOP_LIMIT_S = 20.0
+
+TINY = EngineConfig(name="tiny", aliases=("tiny-alias",), source=Source(uri="tiny://"))
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running engine."""
+
+    process: subprocess.Popen[bytes]
+    run_dir: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / ENGINE_SOCKET
+
+    def client(self) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        return httpx.Client(transport=transport, base_url="http://engine", timeout=120)
+
+
+RunEngine = Callable[[EngineConfig], AbstractContextManager[Engine]]
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """Where weights are kept between runs of the tests."""
+    cache = Path(os.environ.get("WEIR_CACHE") or Path.home() / ".cache/weir")
+    return cache / "models"
+
+
+@pytest.fixture(scope="session")
+def run_engine(model_dir: Path) -> RunEngine:
+    """Start an engine for the length of a `with` block: fetch, serve, wait, stop."""
+
+    @contextmanager
+    def run(config: EngineConfig) -> Iterator[Engine]:
+        with tempfile.TemporaryDirectory(prefix="weir-engine-") as run_dir:
+            environment = os.environ | {
+                ENV_ENGINE_CONFIG: config.model_dump_json(by_alias=True),
+                ENV_RUN_DIR: run_dir,
+                ENV_MODEL_DIR: str(model_dir),
+            }
+            command = [sys.executable, "-m", "weir_engine"]
+            subprocess.run([*command, "fetch"], env=environment, check=True, timeout=60)
+            log = Path(run_dir) / "engine.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [*command, "serve"], env=environment, stdout=output, stderr=output,
+                    start_new_session=True,
+                )  # fmt: skip
+            engine = Engine(process, Path(run_dir))
+            try:
+                _wait_until_healthy(engine, log)
+                yield engine
+            finally:
+                _stop(process)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def engine(run_engine: RunEngine) -> Iterator[Engine]:
+    """The session's engine: the tiny model, under its name and an alias."""
+    with run_engine(TINY) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def engine_socket(engine: Engine) -> Path:
+    """Where the session's engine listens."""
+    return engine.socket
+
+
+def _wait_until_healthy(engine: Engine, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if _listens(engine.socket):
+            with engine.client() as client:
+                if client.get("/health").status_code == 200:
+                    return
+        with suppress(subprocess.TimeoutExpired):
+            engine.process.wait(timeout=0.25)
+            break
+    pytest.fail(f"the engine did not start; its last words:\n{log.read_text()[-4000:]}")
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the engine and everything it started."""
+    process.terminate()
+    try:
+        process.wait(timeout=STOP_LIMIT_S)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=5)

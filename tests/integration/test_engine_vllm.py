@@ -1,0 +1,127 @@
+"""Real vLLM, as `weir-engine` launches it on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import TINY, Engine, RunEngine
+from weir_core.api.inferenceservice import Parallelism
+
+LISTEN = "0A"
+LOOPBACK = {"0100007F", "0" * 24 + "01000000"}
+QUESTION = [{"role": "user", "content": "What does the pilot do?"}]
+
+
+@pytest.fixture
+def client(engine: Engine) -> Any:
+    with engine.client() as connected:
+        yield connected
+
+
+def chat(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    body = {"model": "tiny", "messages": QUESTION, "temperature": 0} | fields
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def greedy_tokens(client: httpx.Client) -> list[str]:
+    body = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0,
+            "logprobs": 0, "ignore_eos": True}  # fmt: skip
+    answer = client.post("/v1/completions", json=body).json()
+    tokens: list[str] = answer["choices"][0]["logprobs"]["tokens"]
+    return tokens
+
+
+def test_serves_the_model_under_its_name_and_aliases(client: httpx.Client) -> None:
+    models = client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["tiny", "tiny-alias"]
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-alias"])
+def test_a_chat_ends_by_itself_with_a_sentence(client: httpx.Client, model: str) -> None:
+    choice = chat(client, model=model)["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"].endswith(".")
+
+
+def test_completes_a_prompt(client: httpx.Client) -> None:
+    assert len(greedy_tokens(client)) == 24
+
+
+def test_streams_what_it_answers_at_once(client: httpx.Client) -> None:
+    whole = chat(client)["choices"][0]["message"]["content"]
+    body = {"model": "tiny", "messages": QUESTION, "temperature": 0, "stream": True}
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert events.pop() == "[DONE]"
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
+    assert "".join(delta.get("content") or "" for delta in deltas) == whole
+    assert len(deltas) > 2
+
+
+def test_a_schema_gets_an_answer_that_fits_and_ends(client: httpx.Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    content = chat(client, response_format=wanted)["choices"][0]["message"]["content"]
+    assert set(json.loads(content)) == {"name", "age"}
+
+
+def test_listens_on_the_socket_and_nothing_outside_the_machine(engine: Engine) -> None:
+    assert engine.socket.is_socket()
+    assert _listening_addresses(engine.process.pid) <= LOOPBACK
+
+
+def test_two_processes_in_parallel_say_the_same_as_one(
+    client: httpx.Client, run_engine: RunEngine
+) -> None:
+    config = TINY.model_copy(update={"parallelism": Parallelism(tensor=2)})
+    with run_engine(config) as parallel, parallel.client() as parallel_client:
+        assert greedy_tokens(parallel_client) == greedy_tokens(client)
+        assert _listening_addresses(parallel.process.pid) <= LOOPBACK
+
+
+def _listening_addresses(group: int) -> set[str]:
+    """Return the addresses (hexadecimal, as the kernel prints them) a process group listens on."""
+    inodes = {inode for process in _members(group) for inode in _sockets(process)}
+    addresses = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN and fields[9] in inodes:
+                addresses.add(fields[1].rpartition(":")[0])
+    return addresses
+
+
+def _members(group: int) -> list[Path]:
+    processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [path for path in processes if _group(path) == group]
+
+
+def _group(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return None
+
+
+def _sockets(process: Path) -> list[str]:
+    links = []
+    for descriptor in (process / "fd").iterdir():
+        try:
+            links.append(os.readlink(descriptor))
+        except OSError:
+            continue
+    return [link[8:-1] for link in links if link.startswith("socket:[")]
