@@ -110,14 +110,14 @@ class House:
 
     def __init__(self, run_dir: Path, stack: contextlib.AsyncExitStack) -> None:
         self.run_dir = run_dir
-        self._stack = stack
+        self.stack = stack
 
     async def mock_engine(self, profile: Profile) -> MockEngine:
         """Start the mock of vLLM on the engine's socket."""
         app = build_app(profile)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
+        self.stack.push_async_callback(runner.cleanup)
         await web.UnixSite(runner, str(self.run_dir / "engine.sock")).start()
         return app[ENGINE]
 
@@ -138,7 +138,7 @@ class House:
             await asyncio.gather(*tasks, return_exceptions=True)
 
         server = await asyncio.start_unix_server(accept, str(self.run_dir / "engine.sock"))
-        self._stack.push_async_callback(stop)
+        self.stack.push_async_callback(stop)
         return engine
 
     async def sidecar(
@@ -146,15 +146,13 @@ class House:
     ) -> Running:
         """Start a sidecar and a client for it."""
         settings = replace(settings, addresses=replace(settings.addresses, run_dir=self.run_dir))
-        sidecar = await self._stack.enter_async_context(
-            Sidecar(settings, tracing=tracing).running()
-        )
-        session = await self._stack.enter_async_context(
+        sidecar = await self.stack.enter_async_context(Sidecar(settings, tracing=tracing).running())
+        session = await self.stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         )
         if ready:
             await eventually(lambda: sidecar.monitor.state is EngineState.READY)
-        return Running(sidecar, session, self._stack)
+        return Running(sidecar, session, self.stack)
 
 
 @dataclass

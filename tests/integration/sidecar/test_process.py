@@ -1,0 +1,110 @@
+"""`weir-sidecar` as a process: it starts, answers, and leaves when told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.integration.sidecar.harness import CHAT, House, chat, eventually
+from weir_core.api import labels
+from weir_sim.mock_engine import Profile
+
+SLOW = Profile(output_tokens=60, token_gap_s=0.02)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def process(
+    run_dir: Path, *arguments: str
+) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
+    """Run the command; yield the port it says it listens on."""
+    env = {
+        **os.environ,
+        labels.ENV_RUN_DIR: str(run_dir),
+        labels.ENV_HOST: "127.0.0.1",
+        labels.ENV_LAME_DUCK_S: "0.2",
+        "WEIR_API_PORT": "0",
+        "WEIR_ADMIN_PORT": "0",
+    }
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "weir_sidecar", *arguments, env=env, stderr=asyncio.subprocess.PIPE
+    )
+    assert started.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            lines = [json.loads(await started.stderr.readline())]
+            while lines[-1]["event"] != "listening":
+                lines.append(json.loads(await started.stderr.readline()))
+        yield lines[-1].get("api") or lines[-1]["port"], started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.communicate()
+
+
+async def until_ready(session: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with session.post(url + CHAT, json=chat(max_tokens=1)) as response:
+                if response.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_then_exits_with_zero(house: House, number: int) -> None:
+    engine = await house.mock_engine(SLOW)
+    async with process(house.run_dir) as (port, started), aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{port}"
+        await until_ready(session, url)
+        async with session.post(url + CHAT, json=chat(stream=True)) as response:
+            await response.content.readany()
+            started.send_signal(number)
+            assert (await response.read()).endswith(b"data: [DONE]\n\n")
+        assert await asyncio.wait_for(started.wait(), timeout=10) == 0
+        assert engine.aborted == 0
+    assert not (house.run_dir / "admin.sock").exists()
+
+
+async def test_a_second_signal_exits_at_once(house: House) -> None:
+    engine = await house.mock_engine(Profile(output_tokens=100_000, token_gap_s=0.01))  # type: ignore[arg-type]
+    async with process(house.run_dir) as (port, started), aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{port}"
+        await until_ready(session, url)
+        async with session.post(url + CHAT, json=chat(stream=True)) as response:
+            await response.content.readany()
+            started.send_signal(signal.SIGTERM)
+            started.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(started.wait(), timeout=5) == 1
+        await eventually(lambda: engine.running == 0)
+
+
+async def test_a_wrong_setting_is_named_and_exits_with_two(run_dir: Path) -> None:
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "weir_sidecar"),
+        env={**os.environ, labels.ENV_MAX_REQUESTS: "lots"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await asyncio.wait_for(started.communicate(), timeout=30)
+    assert started.returncode == 2
+    assert b"WEIR_MAX_REQUESTS" in said
+
+
+async def test_the_front_is_a_subcommand(house: House) -> None:
+    await house.mock_engine(Profile())
+    running = await house.sidecar()
+    replica = f"127.0.0.1:{running.sidecar.api_port}:{running.sidecar.admin_port}"
+    arguments = ("front", "--listen", "127.0.0.1:0", "--replica", replica)
+    async with process(house.run_dir, *arguments) as (port, started):
+        await until_ready(running.session, f"http://127.0.0.1:{port}")
+        started.terminate()
+        assert await asyncio.wait_for(started.wait(), timeout=10) == 0
