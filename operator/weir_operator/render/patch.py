@@ -12,7 +12,6 @@ rendered one rather than standing beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any, Final
 
 from weir_core.errors import InvalidSpec
@@ -55,7 +54,17 @@ def patched(template: Object, patch: Object) -> Object:
     unknown = sorted(set(patch) - _TOP)
     if unknown:
         raise InvalidSpec(f"{ROOT}.{unknown[0]}", "a pod template has only metadata and spec")
-    return _merge_object(deepcopy(template), patch, ROOT)
+    return _merge_object(_unshared(template), patch, ROOT)
+
+
+def _unshared(value: Any) -> Any:
+    """Return a copy in which nothing occurs twice.
+
+    `deepcopy` keeps sharing: two containers with one security context would change together.
+    """
+    if isinstance(value, dict):
+        return {key: _unshared(child) for key, child in value.items()}
+    return [_unshared(child) for child in value] if isinstance(value, list) else value
 
 
 def _merge_object(base: Object, patch: Object, path: str) -> Object:
@@ -82,7 +91,7 @@ def _merge_field(key: str, base: Any, value: Any, path: str) -> Any:
         return _merge_object(base or {}, value, path)
     if key in MERGE_KEYS:
         return _merge_list(key, base or [], value, path)
-    return deepcopy(value)
+    return _unshared(value)
 
 
 def _merge_list(field: str, base: list[Object], patch: Sequence[Any], path: str) -> list[Object]:
