@@ -53,9 +53,7 @@ def main() -> int:
 async def run(settings: Settings, cluster: Cluster) -> int:
     """Stand by, lead, stop; return the exit status."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _on_signal(stop)
     metrics = Metrics(CollectorRegistry())
     elector = Elector(cluster, settings.leadership, time.monotonic)
     async with serving(metrics.registry, settings.port):
@@ -74,6 +72,7 @@ async def _lead(
     settings: Settings, cluster: Cluster, metrics: Metrics, stop: asyncio.Event
 ) -> None:
     """Watch and work until `stop` is set."""
+    watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     reconciler = Reconciler(cluster, settings.images, lambda: datetime.now(UTC))
     namespaces = settings.watching.namespaces
@@ -83,15 +82,29 @@ async def _lead(
             for _ in range(settings.watching.workers)
         ]
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
+        running.append(tasks.create_task(_take_signals_back(watching, stop)))
         await kopf.operator(
             registry=handlers.registry(queue.add),
             settings=handlers.settings(),
             clusterwide=not namespaces,
             namespaces=namespaces,
             stop_flag=stop,
+            ready_flag=watching,
         )
         for task in running:
             task.cancel()
+
+
+def _on_signal(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _take_signals_back(watching: asyncio.Event, stop: asyncio.Event) -> None:
+    """Replace the signal handlers kopf installs; its own fail when a signal comes twice."""
+    await watching.wait()
+    _on_signal(stop)
 
 
 async def _first(*jobs: Coroutine[Any, Any, Any]) -> None:

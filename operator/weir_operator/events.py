@@ -8,8 +8,7 @@ from datetime import datetime
 
 from weir_core.api.labels import FIELD_MANAGER
 from weir_operator.render import Manifest
-
-_WORRYING = frozenset({"False"})
+from weir_operator.status import is_trouble
 
 
 def event(service: Manifest, condition: Mapping[str, str], at: datetime) -> Manifest:
@@ -22,8 +21,6 @@ def event(service: Manifest, condition: Mapping[str, str], at: datetime) -> Mani
     stamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
     text = "/".join((meta["uid"], condition["type"], condition["reason"], stamp))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    progress = condition["reason"] in ("Progressing", "Loading", "Fetching", "Waiting")
-    worrying = condition["status"] in _WORRYING and not progress
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -35,7 +32,7 @@ def event(service: Manifest, condition: Mapping[str, str], at: datetime) -> Mani
             "namespace": meta["namespace"],
             "uid": meta["uid"],
         },
-        "type": "Warning" if worrying else "Normal",
+        "type": "Warning" if is_trouble(condition) else "Normal",
         "reason": condition["reason"],
         "message": f"{condition['type']} is {condition['status']}: {condition['message']}"[:1000],
         "source": {"component": FIELD_MANAGER},

@@ -78,11 +78,24 @@ def rejected(error: InvalidSpec, body: Manifest, now: str) -> Manifest:
 
 
 def transitions(before: Manifest | None, after: Manifest) -> list[Mapping[str, str]]:
-    """Return the conditions whose status or reason changed, as they are now."""
+    """Return the conditions worth an Event: Ready whenever it turned, others when they trouble."""
     old = {each["type"]: each for each in (before or {}).get("conditions", ())}
     return [
-        each for each in after["conditions"] if _essence(old.get(each["type"])) != _essence(each)
+        each
+        for each in after["conditions"]
+        if _essence(old.get(each["type"])) != _essence(each)
+        and (each["type"] == READY or is_trouble(each))
     ]
+
+
+def is_trouble(condition: Mapping[str, Any]) -> bool:
+    """Tell whether a condition says that something is wrong, not merely under way."""
+    return condition["status"] == "False" and condition["reason"] not in _UNDER_WAY
+
+
+_UNDER_WAY = frozenset(
+    {"Fetching", "Loading", "NoReadyReplica", "Progressing", "ScaledToZero", "Waiting"}
+)
 
 
 def _essence(condition: Mapping[str, Any] | None) -> tuple[Any, Any] | None:

@@ -20,7 +20,6 @@ def deployment(owner: InferenceService, pool: Pool, template: Manifest) -> Manif
             owner, deployment_name(owner, pool), "replica", **{labels.POOL: pool.name}
         ),
         "spec": {
-            "paused": False,  # stated, so that a pause by hand does not outlast the next pass
             "replicas": owner.spec.replicas_of(pool),
             # Said, so that a Deployment which someone paused is resumed.
             "paused": False,
