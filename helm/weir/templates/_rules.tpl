@@ -1,6 +1,7 @@
 {{/*
 What the operator may do in a namespace it watches. Written out verb by verb: no wildcard, no
-access to Secrets, no exec, and pods can be read but not written.
+access to Secrets, no exec, and pods can be listed but not written. weir_operator.cluster says what
+each is for; a test holds the two equal.
 */}}
 {{- define "weir.namespaceRules" -}}
 - apiGroups: [serving.weir.dev]
@@ -8,7 +9,7 @@ access to Secrets, no exec, and pods can be read but not written.
   verbs: [get, list, watch]
 - apiGroups: [serving.weir.dev]
   resources: [inferenceservices/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Needed to own objects where the OwnerReferencesPermissionEnforcement plugin is on.
 - apiGroups: [serving.weir.dev]
   resources: [inferenceservices/finalizers]
@@ -28,8 +29,8 @@ access to Secrets, no exec, and pods can be read but not written.
 # Why a replica is not ready is in its pods' state.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
-- apiGroups: [events.k8s.io, ""]
+  verbs: [list]
+- apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}

@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator
 
 from weir_core.api.crd import custom_resource_definitions
 from weir_core.api.priorityclass import InferencePriorityClassSpec
+from weir_operator import cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm/weir"
@@ -143,6 +144,29 @@ def test_chart_carries_the_generated_definitions() -> None:
     assert {file["metadata"]["name"]: file for file in files} == generated
 
 
+def test_rights_are_those_the_client_says_it_needs() -> None:
+    granted = {
+        (group or "(core)", resource): set(rule["verbs"])
+        for rule in rules()
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    for_kopf = {("serving.weir.dev", "inferenceservices"): {"get", "list", "watch"}}
+    for_owning = {("serving.weir.dev", "inferenceservices/finalizers"): {"update"}}
+    assert granted == {**needed_rights(), **for_kopf, **for_owning}
+
+
+def needed_rights() -> dict[tuple[str, str], set[str]]:
+    """Return the table in the client's docstring; the Lease has a Role of its own."""
+    rows = [line.strip("| ").split(" | ") for line in str(cluster.__doc__).splitlines()]
+    return {
+        (group, resource): set(verbs.split())
+        for group, resources, verbs in (row for row in rows if len(row) == 3)
+        if group not in ("group", "coordination.k8s.io")
+        for resource in resources.split(", ")
+    }
+
+
 def test_rights_are_written_out() -> None:
     for rule in rules():
         assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
@@ -152,7 +176,7 @@ def test_rights_are_written_out() -> None:
     ("resource", "verbs"),
     [
         pytest.param("secrets", set(), id="never reads a Secret"),
-        pytest.param("pods", {"get", "list", "watch"}, id="reads pods and lets Deployments own"),
+        pytest.param("pods", {"list"}, id="looks at pods, and leaves them to Deployments"),
         pytest.param("pods/exec", set(), id="never runs a command in a pod"),
         pytest.param("inferenceservices", {"get", "list", "watch"}, id="leaves specs to users"),
         pytest.param("roles", set(), id="grants nobody anything"),
