@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,8 @@ from weir_operator.render import desired_state
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+WIDEST = 500
+"""Columns of a table: it is cut neither where the output is no terminal nor on a narrow one."""
 
 app = typer.Typer(
     help="Serve LLMs with priorities that hold. Start with: weir up examples/quickstart.yaml",
@@ -125,7 +128,7 @@ def _detach(cache: Path, port: int) -> int:
 @app.command()
 def status() -> None:
     """Show what `weir up` serves on this machine. Exit code 3 when nothing runs."""
-    raise typer.Exit(show.status(cache_dir(os.environ), Console()))
+    raise typer.Exit(show.status(cache_dir(os.environ), Console(width=WIDEST)))
 
 
 @app.command()
@@ -153,10 +156,10 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what Weir refuses is one line, not a traceback."""
     try:
-        app()
+        app(arguments)
     except InvalidSpec as error:
         typer.echo(f"weir: {error}", err=True)
         sys.exit(EXIT_USAGE)

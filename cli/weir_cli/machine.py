@@ -10,10 +10,12 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from weir_core.api import labels
@@ -32,25 +34,34 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("WEIR_CACHE") or Path.home() / ".cache" / "weir").absolute()
 
 
-def scratch_dir(instance: Path) -> Path:
-    """Make and return a directory of this user alone, short enough to hold Unix sockets.
+def scratch_path(instance: Path) -> Path:
+    """Return where an instance keeps its sockets and scratch files: a short path.
 
-    The cache may lie at any depth, so sockets live under the system's temporary directory, in a
-    folder named after the user and the instance.
-
-    Raises:
-        MachineUnfit: Someone else already owns a directory of that name.
+    The cache may lie at any depth, so this is under the system's temporary directory, in a folder
+    named after the user and the instance.
     """
     digest = hashlib.sha256(str(instance).encode()).hexdigest()[:8]
     name = f"weir-{os.getuid()}-{digest}"
     path = Path(tempfile.gettempdir()) / name
-    if len(f"{path}{LONGEST_SOCKET}".encode()) > SOCKET_PATH_LIMIT:
-        path = Path("/tmp") / name
+    fits = len(f"{path}{LONGEST_SOCKET}".encode()) <= SOCKET_PATH_LIMIT
+    return path if fits else Path("/tmp") / name
+
+
+@contextmanager
+def private_dir(path: Path) -> Iterator[None]:
+    """Make a directory that only this user can enter; remove it after the block.
+
+    Raises:
+        MachineUnfit: There is something else of that name, perhaps somebody else's.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MachineUnfit(f"{path} is not a private directory of yours; remove it and try again")
-    return path
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def free_addresses(count: int) -> list[str]:

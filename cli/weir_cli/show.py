@@ -25,9 +25,6 @@ HURRY_S = 10.0
 GOODBYE_S = 20.0
 """What ending may take beyond the grace period of the pods."""
 
-WIDEST = 500
-"""Columns of the table, so that nothing is cut where the output is not a terminal."""
-
 EXIT_NOTHING_RUNS = 3
 """As systemctl and pg_ctl say it."""
 
@@ -45,7 +42,7 @@ def status(cache: Path, console: Console) -> int:
         for service in record.services:
             for replica in service.replicas:
                 table.add_row(*_cells(service, replica))
-    console.print(table, width=WIDEST, crop=False, no_wrap=True)
+    console.print(table)
     return 0
 
 

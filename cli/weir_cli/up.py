@@ -55,16 +55,17 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
     instance = Instance(cache, options.port)
     with instance.held():
         tidy(instance, display)
-        scratch = machine.scratch_dir(instance.directory)
+        scratch = machine.scratch_path(instance.directory)
         ground = Ground(
             options.host, options.port, scratch, cache, machine.visible_gpus(os.environ)
         )
         plans = plan_services(documents, ground)
         check_ground(plans)
-        try:
-            return asyncio.run(_Session(plans, instance, ground, options, display).run())
-        finally:
-            instance.forget()
+        with machine.private_dir(scratch):
+            try:
+                return asyncio.run(_Session(plans, instance, ground, options, display).run())
+            finally:
+                instance.forget()
 
 
 def tidy(instance: Instance, display: Display) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from weir_cli.__main__ import main
 
 SERVICE = """\
 apiVersion: serving.weir.dev/v1alpha1
@@ -19,15 +21,33 @@ spec:
 """
 
 
-def weir(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "weir_cli", *arguments],
-        env={"WEIR_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": "", "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed, and its exit code."""
+
+    code: object
+    stdout: str
+    stderr: str
+
+
+Weir = Callable[..., Ran]
+
+
+@pytest.fixture
+def weir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Weir:
+    """Return a function that runs one command on a machine without a GPU."""
+    monkeypatch.setenv("WEIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def run(*arguments: str) -> Ran:
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        out, err = capsys.readouterr()
+        return Ran(left.value.code or 0, out, err)
+
+    return run
 
 
 def written(folder: Path, text: str) -> str:
@@ -36,28 +56,28 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_prints_its_version(tmp_path: Path) -> None:
-    assert weir(tmp_path, "--version").stdout == f"weir {version('weir-serving')}\n"
+def test_prints_its_version(weir: Weir) -> None:
+    assert weir("--version").stdout == f"weir {version('weir-serving')}\n"
 
 
-def test_help_names_every_command(tmp_path: Path) -> None:
-    shown = weir(tmp_path, "--help").stdout
+def test_help_names_every_command(weir: Weir) -> None:
+    shown = weir("--help").stdout
     assert all(command in shown for command in ("up", "status", "down", "render"))
 
 
-def test_status_of_nothing_is_3_and_down_of_nothing_is_fine(tmp_path: Path) -> None:
-    status = weir(tmp_path, "status")
-    assert (status.returncode, status.stdout) == (
+def test_status_of_nothing_is_3_and_down_of_nothing_is_fine(weir: Weir) -> None:
+    status = weir("status")
+    assert (status.code, status.stdout) == (
         3,
         "nothing runs; start something with: weir up FILE\n",
     )
-    down = weir(tmp_path, "down")
-    assert (down.returncode, down.stdout) == (0, "nothing runs\n")
+    down = weir("down")
+    assert (down.code, down.stdout) == (0, "nothing runs\n")
 
 
-def test_render_prints_a_deployment(tmp_path: Path) -> None:
-    rendered = weir(tmp_path, "render", written(tmp_path, SERVICE))
-    assert rendered.returncode == 0
+def test_render_prints_a_deployment(weir: Weir, tmp_path: Path) -> None:
+    rendered = weir("render", written(tmp_path, SERVICE))
+    assert rendered.code == 0
     assert "kind: Deployment" in rendered.stdout
 
 
@@ -93,12 +113,12 @@ def test_render_prints_a_deployment(tmp_path: Path) -> None:
     ],
 )
 def test_up_refuses_before_it_starts_anything(
-    text: str, arguments: list[str], code: int, message: str, tmp_path: Path
+    text: str, arguments: list[str], code: int, message: str, weir: Weir, tmp_path: Path
 ) -> None:
-    refused = weir(tmp_path, "up", written(tmp_path, text), *arguments)
-    assert refused.returncode == code
+    refused = weir("up", written(tmp_path, text), *arguments)
+    assert refused.code == code
     assert refused.stdout == ""
     assert refused.stderr.startswith("weir: ")
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert weir(tmp_path, "status").returncode == 3
+    assert weir("status").code == 3

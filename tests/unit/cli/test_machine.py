@@ -70,25 +70,30 @@ def test_refuses_an_address_of_another_machine() -> None:
         machine.check_public("192.0.2.1", 8000)
 
 
-def test_scratch_is_private_and_short_enough_for_sockets_wherever_the_cache_is() -> None:
+def test_scratch_is_short_enough_for_sockets_wherever_the_cache_is() -> None:
     deep = Path("/home/someone") / ("a-long-folder-name/" * 12)
-    scratch = machine.scratch_dir(deep)
-    try:
+    scratch = machine.scratch_path(deep)
+    assert len(f"{scratch}{machine.LONGEST_SOCKET}") <= machine.SOCKET_PATH_LIMIT
+    assert machine.scratch_path(deep) == scratch
+    assert machine.scratch_path(deep / "other") != scratch
+
+
+def test_scratch_is_private_and_gone_afterwards(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    with machine.private_dir(scratch):
+        (scratch / "1" / "run").mkdir(parents=True)
         assert scratch.stat().st_mode & 0o777 == 0o700
-        assert len(f"{scratch}{machine.LONGEST_SOCKET}") <= machine.SOCKET_PATH_LIMIT
-        assert machine.scratch_dir(deep) == scratch
-    finally:
-        scratch.rmdir()
+    assert not scratch.exists()
 
 
 def test_refuses_a_scratch_folder_that_others_can_enter(tmp_path: Path) -> None:
-    scratch = machine.scratch_dir(tmp_path)
-    try:
-        scratch.chmod(0o755)
-        with pytest.raises(MachineUnfit, match="is not a private directory of yours"):
-            machine.scratch_dir(tmp_path)
-    finally:
-        scratch.rmdir()
+    tmp_path.chmod(0o755)
+    with (
+        pytest.raises(MachineUnfit, match="is not a private directory of yours"),
+        machine.private_dir(tmp_path),
+    ):
+        pass
+    assert tmp_path.exists()
 
 
 def test_refuses_weights_that_are_not_there(tmp_path: Path) -> None:
