@@ -3,6 +3,9 @@
 Only `on.event` is used. kopf's other handlers keep their own notes in annotations and finalizers
 of the objects they handle; those would show up in users' objects and, once Weir is uninstalled,
 keep them from being deleted. A watch that tells the names is all a level-triggered queue needs.
+
+The handlers are coroutines so that they run on the event loop, as the queue must be used: kopf
+runs plain functions in threads.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from weir_operator.reconcile import Key
 
 Ask = Callable[[Key], None]
 
-OWNED_RESOURCES = (
+OWNED_RESOURCES: tuple[tuple[str, ...], ...] = (
     ("apps", "v1", "deployments"),
-    ("", "v1", "services"),
-    ("", "v1", "serviceaccounts"),
+    ("v1", "services"),
+    ("v1", "serviceaccounts"),
     ("policy", "v1", "poddisruptionbudgets"),
     ("networking.k8s.io", "v1", "networkpolicies"),
 )
@@ -36,16 +39,16 @@ def registry(ask: Ask) -> kopf.OperatorRegistry:
         return kopf.login_via_client(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "inferenceservices", id="service", registry=handlers)
-    def on_service(namespace: str | None, name: str, **_: Any) -> None:
+    async def on_service(namespace: str | None, name: str, **_: Any) -> None:
         ask(Key(namespace or "default", name))
 
-    def on_owned(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
+    async def on_owned(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
         ask(Key(namespace or "default", labels[SERVICE]))
 
-    for group, version, plural in OWNED_RESOURCES:
+    for resource in OWNED_RESOURCES:
         kopf.on.event(
-            *((group, version, plural) if group else (version, plural)),
-            id=f"owned-{plural}",
+            *resource,
+            id=f"owned-{resource[-1]}",
             labels={MANAGED_BY: FIELD_MANAGER, SERVICE: kopf.PRESENT},
             registry=handlers,
         )(on_owned)
@@ -62,4 +65,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 330
     chosen.watching.connect_timeout = 10
+    for resource in OWNED_RESOURCES:
+        # The API server filters, so that a cluster's other Services cost nothing here.
+        selector = f"{MANAGED_BY}={FIELD_MANAGER},{SERVICE}"
+        chosen.watching.label_selectors[resource] = selector  # type: ignore[index]
     return chosen
