@@ -1,42 +1,114 @@
 """`weir-engine fetch`: brings the weights into the model directory, once.
 
 Runs as the pod's `model` container, before the engine. Sources that are volumes are there
-already; the others are made or downloaded beside their final place and moved there whole, so
-that an engine never sees half a model and a second start finds it done.
+already; the others are made, or downloaded beside their final place and moved there whole, so
+that an engine never sees half a model and a second start finds it done. What an interrupted
+download left is used by the next one.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from weir_core.api.inferenceservice import Source
 from weir_core.errors import ModelUnavailable
-from weir_core.wire.engine import local_path, locate
+from weir_core.wire.engine import Location, local_path, locate
 from weir_engine import settings
+from weir_engine.transfer import retry, say
+
+LOCK_LIMIT_S: Final = 2 * 3600.0
+"""Longest wait for another process that fetches the same weights."""
+
+Download = Callable[[Location, Path, Mapping[str, str]], None]
+"""Bring the weights of a location into a directory, which may hold some of them already."""
 
 
 def fetch(environment: Mapping[str, str]) -> None:
-    """Bring every source of the configuration into the model directory."""
+    """Bring every source of the configuration into the model directory.
+
+    Raises:
+        ModelUnavailable: A source could not be had; the message says what to do.
+    """
     config, paths = settings.read_config(environment), settings.read_paths(environment)
     for source in config.sources:
-        _fetch_one(source, Path(local_path(source, paths.model_dir)))
+        try:
+            _fetch_one(source, Path(local_path(source, paths.model_dir)), environment)
+        except OSError as error:
+            raise ModelUnavailable(f"{source.uri}: {_disk_trouble(error)}") from error
 
 
-def _fetch_one(source: Source, directory: Path) -> None:
+def _fetch_one(source: Source, directory: Path, environment: Mapping[str, str]) -> None:
     location = locate(source)
     match location.scheme:
         case "tiny":
             from weir_engine.tiny.model import prepare
 
             made = prepare(location.place, directory)
-            _say(f"{source.uri}: {'made' if made else 'found'} at {directory}")
-        case "pvc" | "file" | "oci":
-            _say(f"{source.uri}: mounted at {directory}, nothing to fetch")
+            say(f"{source.uri}: {'made' if made else 'found'} at {directory}")
+        case "hf":
+            from weir_engine.hub import download
+
+            _download(source.uri, directory, download, environment)
+        case "s3":
+            from weir_engine.bucket import download
+
+            _download(source.uri, directory, download, environment)
         case _:
-            raise ModelUnavailable(f"{source.uri}: not implemented")
+            say(f"{source.uri}: mounted at {directory}, nothing to fetch")
 
 
-def _say(message: str) -> None:
-    sys.stderr.write(f"weir-engine: {message}\n")
+def _download(
+    uri: str, directory: Path, download: Download, environment: Mapping[str, str]
+) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(directory):
+        if directory.is_dir():
+            say(f"{uri}: found at {directory}")
+            return
+        partial = directory.with_name(directory.name + ".partial")
+        partial.mkdir(exist_ok=True)
+        started = time.monotonic()
+        location = locate(Source(uri=uri))
+        retry(uri, lambda: download(location, partial, environment))
+        os.rename(partial, directory)
+        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        took = time.monotonic() - started
+        say(f"{uri}: {size / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Keep other processes from fetching to the same directory meanwhile."""
+    lock = directory.with_name(directory.name + ".lock")
+    with lock.open("w") as file:
+        deadline = time.monotonic() + LOCK_LIMIT_S
+        while not _locked(file.fileno()):
+            if time.monotonic() > deadline:
+                raise ModelUnavailable(f"{directory}: another process still fetches it; stop it")
+            time.sleep(0.5)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _disk_trouble(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"no room left at {error.filename or 'the model directory'}; give it more space"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"may not write to {error.filename}; set WEIR_MODEL_DIR or the volume's fsGroup"
+        case _:
+            return str(error)
