@@ -15,12 +15,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.settings import Draining
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS_S: Final = 1.0
+"""Time for those that were cut to be told so."""
 
 
 class Phase(StrEnum):
@@ -112,20 +115,24 @@ class Drain:
 
     async def _finish_running(self, deadline: float) -> int:
         """Wait for what runs until the deadline; return how many had to be cut."""
+        if await self._all_served(max(deadline - self._clock(), 0)):
+            return 0
+        cut = self._ledger.cut()
+        log.warning("grace period over", extra={"cut": cut})
+        await self._all_served(LAST_WORDS_S)
+        return cut
+
+    async def _all_served(self, limit_s: float) -> bool:
+        """Wait until nothing runs and every client has its bytes; false when time is up."""
+        idle = asyncio.Event()
         try:
-            async with asyncio.timeout(max(deadline - self._clock(), 0)):
-                await self._idle()
+            async with asyncio.timeout(limit_s):
+                self._ledger.when_idle(idle.set)
+                await idle.wait()
                 await self._door.flush()
         except TimeoutError:
-            cut = self._ledger.cut()
-            log.warning("grace period over", extra={"cut": cut})
-            return cut
-        return 0
-
-    async def _idle(self) -> None:
-        idle = asyncio.Event()
-        self._ledger.when_idle(idle.set)
-        await idle.wait()
+            return False
+        return True
 
     def _become(self, phase: Phase) -> None:
         log.info("drain: %s", phase.value, extra={"running": len(self._ledger)})

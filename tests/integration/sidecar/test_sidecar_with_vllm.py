@@ -1,0 +1,193 @@
+"""The sidecar before real vLLM: what clients, the engine's gauge and a collector see."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from tests.integration.conftest import TINY, RunEngine
+from tests.integration.sidecar.harness import House, Running, chat, eventually
+from weir_sidecar.tracing import Tracing
+
+LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
+
+
+@pytest.fixture
+async def running(engine_socket: Path) -> AsyncIterator[Running]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield await House(engine_socket.parent, stack).sidecar()
+
+
+@pytest.fixture
+async def client(running: Running) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=running.url + "/v1", api_key="none", max_retries=0
+    ) as made:
+        yield made
+
+
+async def running_at_engine(running: Running) -> int:
+    """Requests in vLLM's batch and queue, by its own gauges."""
+    page = (await running.probe("/metrics")).body.decode()
+    gauges = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", page, re.M)
+    return int(sum(float(value) for value in gauges))
+
+
+async def until_engine_runs(running: Running, count: int) -> None:
+    async with asyncio.timeout(30):
+        while await running_at_engine(running) != count:  # noqa: ASYNC110 - a gauge has no event
+            await asyncio.sleep(0.05)
+
+
+async def test_the_official_client_chats(client: openai.AsyncOpenAI, running: Running) -> None:
+    answer = await client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=8
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    assert await running.ended(1) == {"ok": 1}
+    page = (await running.probe("/metrics")).body.decode()
+    assert f"weir_output_tokens_total {float(answer.usage.completion_tokens)}" in page
+
+
+async def test_the_official_client_streams(client: openai.AsyncOpenAI, running: Running) -> None:
+    stream = await client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=16,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[-1].usage is not None
+    assert await running.ended(1) == {"ok": 1}
+    page = (await running.probe("/metrics")).body.decode()
+    assert f"weir_output_tokens_total {float(chunks[-1].usage.completion_tokens)}" in page
+
+
+async def test_errors_of_the_engine_reach_the_client_as_they_are(
+    client: openai.AsyncOpenAI, running: Running
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await client.chat.completions.create(
+            model="no-such-model", messages=[{"role": "user", "content": "Hello"}]
+        )
+    with pytest.raises(openai.APIStatusError):
+        await client.embeddings.create(model="tiny", input="x")
+    answer = await running.post(data=b"{not json", headers={"Content-Type": "application/json"})
+    assert answer.status == 400
+    assert await running.ended(3) == {"client_error": 3}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["a stream", "a plain answer"])
+async def test_vllm_stops_when_the_client_leaves(running: Running, stream: bool) -> None:
+    task = asyncio.create_task(running.post(json=chat(stream=stream, **LONG)))
+    await until_engine_runs(running, 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until_engine_runs(running, 0)
+    assert await running.ended(1) == {"client_gone": 1}
+
+
+async def test_request_ids_reach_vllm(running: Running) -> None:
+    answer = await running.post(json=chat(max_tokens=1), headers={"x-request-id": "mine-1"})
+    assert b"mine-1" in answer.body
+
+
+async def test_many_streams_at_once_all_end_well(running: Running) -> None:
+    answers = await asyncio.gather(
+        *(running.post(json=chat(stream=True, max_tokens=20)) for _ in range(64))
+    )
+    assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+    assert await running.ended(64) == {"ok": 64}
+
+
+class Collector:
+    """A tiny OTLP receiver."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if body.startswith(b"\x1f\x8b"):
+            body = gzip.decompress(body)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                self.spans.extend(scope.spans)
+        reply = ExportTraceServiceResponse().SerializeToString()
+        return web.Response(body=reply, content_type="application/x-protobuf")
+
+    def named(self, name: str) -> list[Span]:
+        return [span for span in self.spans if span.name == name]
+
+
+@contextlib.asynccontextmanager
+async def collecting() -> AsyncIterator[tuple[Collector, int]]:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.receive)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield collector, runner.addresses[0][1]
+    await runner.cleanup()
+
+
+async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
+    run_engine: RunEngine,
+) -> None:
+    """One engine of its own: with tracing, and to be killed."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with collecting() as (collector, port), contextlib.AsyncExitStack() as stack:
+        config = TINY.model_copy(update={"traces_endpoint": f"http://127.0.0.1:{port}/v1/traces"})
+        engine = stack.enter_context(run_engine(config))
+        house = House(engine.run_dir, stack)
+        running = await house.sidecar(tracing=Tracing(provider))
+        assert (await running.post(json=chat(max_tokens=4))).status == 200
+        await eventually(lambda: bool(collector.named("llm_request")), timeout_s=30)
+        ours = next(s for s in exporter.get_finished_spans() if s.name == "weir.engine")
+        theirs = collector.named("llm_request")[0]
+        assert ours.context is not None
+        assert int.from_bytes(theirs.trace_id) == ours.context.trace_id
+        assert int.from_bytes(theirs.parent_span_id) == ours.context.span_id
+
+        async with running.session.post(
+            running.url + "/v1/chat/completions", json=chat(stream=True, **LONG)
+        ) as response:
+            await response.content.readany()
+            engine.process.kill()
+            rest = await asyncio.wait_for(response.read(), timeout=30)
+        assert b'data: {"error":' in rest
+        refused = await running.post(json=chat())
+        assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+        assert (await running.probe("/readyz")).status == 503
+        assert running.outcomes == {"ok": 1, "engine_error": 1, "rejected_no_endpoints": 1}
+
+
+async def test_the_engines_levers_stay_out_of_reach(running: Running) -> None:
+    async def status(path: str) -> int:
+        async with aiohttp.ClientSession() as session, session.post(running.url + path) as got:
+            return got.status
+
+    levers = ["/sleep", "/reset_prefix_cache", "/start_profile", "/v1/load_lora_adapter"]
+    assert {await status(path) for path in levers} == {404}
