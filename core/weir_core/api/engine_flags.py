@@ -12,7 +12,6 @@ from typing import Final
 FORBIDDEN: Final[dict[str, str]] = {
     "--host": "the engine listens only on its sidecar's socket",
     "--port": "the engine listens only on its sidecar's socket",
-    "-p": "the engine listens only on its sidecar's socket",
     "--uds": "Weir chooses the engine's socket",
     "--model": "set spec.model.source.uri",
     "--config": "flags in a file could not be checked; list them in spec.engine.args",
@@ -22,10 +21,18 @@ FORBIDDEN: Final[dict[str, str]] = {
     "--ssl-keyfile": "the engine speaks plain HTTP on a Unix socket",
     "--ssl-certfile": "the engine speaks plain HTTP on a Unix socket",
     "--ssl-ca-certs": "the engine speaks plain HTTP on a Unix socket",
+    "--ssl-cert-reqs": "the engine speaks plain HTTP on a Unix socket",
+    "--ssl-ciphers": "the engine speaks plain HTTP on a Unix socket",
+    "--enable-ssl-refresh": "the engine speaks plain HTTP on a Unix socket",
     "--headless": "an engine without an API server cannot be reached",
     "--api-server-count": "one API server per engine, so that in-flight counts are exact",
-    "--asc": "one API server per engine, so that in-flight counts are exact",
+    "-asc": "one API server per engine, so that in-flight counts are exact",
     "--grpc": "the sidecar speaks HTTP to the engine",
+    "--grpc-port": "the engine listens only on its sidecar's socket",
+    "--tokens-only": "the sidecar serves the whole OpenAI API",
+    "--disable-log-stats": "the sidecar reads the engine's metrics",
+    "--kv-events-config": "the engine listens only on its sidecar's socket",
+    "--lora-modules": "set spec.model.adapters",
     "--scheduler-cls": "set spec.engine.scheduling",
     "--scheduling-policy": "set spec.engine.scheduling",
     "--tensor-parallel-size": "set spec.engine.parallelism.tensor",
@@ -34,6 +41,31 @@ FORBIDDEN: Final[dict[str, str]] = {
     "-pp": "set spec.engine.parallelism.pipeline",
     "--data-parallel-size": "set spec.engine.parallelism.data",
     "-dp": "set spec.engine.parallelism.data",
+    "--data-parallel-rank": "an engine holds all of its ranks; set spec.engine.parallelism.data",
+    "-dpn": "an engine holds all of its ranks; set spec.engine.parallelism.data",
+    "--data-parallel-start-rank": "an engine holds all of its ranks",
+    "-dpr": "an engine holds all of its ranks",
+    "--data-parallel-size-local": "an engine holds all of its ranks",
+    "-dpl": "an engine holds all of its ranks",
+    "--data-parallel-address": "an engine holds all of its ranks",
+    "-dpa": "an engine holds all of its ranks",
+    "--data-parallel-rpc-port": "an engine holds all of its ranks",
+    "-dpp": "an engine holds all of its ranks",
+    "--data-parallel-backend": "an engine holds all of its ranks",
+    "-dpb": "an engine holds all of its ranks",
+    "--data-parallel-supervisor-port": "the engine listens only on its sidecar's socket",
+    "--data-parallel-hybrid-lb": "requests are balanced between sidecars",
+    "-dph": "requests are balanced between sidecars",
+    "--data-parallel-external-lb": "requests are balanced between sidecars",
+    "-dpe": "requests are balanced between sidecars",
+    "--data-parallel-multi-port-external-lb": "requests are balanced between sidecars",
+    "-dpm": "requests are balanced between sidecars",
+    "--nnodes": "Weir places an engine on one node",
+    "-n": "Weir places an engine on one node",
+    "--node-rank": "Weir places an engine on one node",
+    "-r": "Weir places an engine on one node",
+    "--master-addr": "Weir places an engine on one node",
+    "--master-port": "Weir places an engine on one node",
     "--otlp-traces-endpoint": "set spec.tracing.endpoint",
 }
 
@@ -42,8 +74,8 @@ def forbidden_flag(args: Sequence[str]) -> tuple[int, str, str] | None:
     """Return (index, flag, why) of the first argument that Weir must refuse, or None.
 
     vLLM reads `--flag value`, `--flag=value`, underscores for dashes (`--api_key`) and dotted
-    sub-fields (`--flag.field`); all of them count. So do unambiguous prefixes, which argparse
-    expands.
+    sub-fields (`--flag.field`); all of them count. So do prefixes, which argparse expands, the
+    `--no-` form, and values glued to a one-letter flag (`-n2`).
     """
     for index, argument in enumerate(args):
         if not argument.startswith("-"):
@@ -56,10 +88,13 @@ def forbidden_flag(args: Sequence[str]) -> tuple[int, str, str] | None:
 
 
 def _expanded(flag: str) -> str | None:
-    """Return the forbidden long flag that `flag` abbreviates, or None.
-
-    Four letters and more, so that a short and common word is not taken for a prefix.
-    """
-    if not flag.startswith("--") or len(flag) < 6:
+    """Return the reserved flag that `flag` abbreviates or negates, or None."""
+    if flag.startswith("--no-") and f"--{flag.removeprefix('--no-')}" in FORBIDDEN:
+        return f"--{flag.removeprefix('--no-')}"
+    if not flag.startswith("--"):
+        glued = flag[:2] if flag[:2] in FORBIDDEN else None
+        return glued or next((known for known in FORBIDDEN if known.startswith(flag)), None)
+    # Two letters and more: a bare `--` is none.
+    if len(flag) < 4:
         return None
     return next((known for known in FORBIDDEN if known.startswith(flag)), None)
