@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
@@ -90,6 +91,8 @@ async def _lead(
             namespaces=namespaces,
             stop_flag=stop,
             ready_flag=watching,
+            # kopf would ask for the user's name, and a container's user has none.
+            identity=Identity(settings.leadership.identity),
         )
         for task in running:
             task.cancel()
