@@ -6,6 +6,7 @@ WeirError
 │   └── QueueFull            the replica holds as many requests as it may
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
+│   └── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
 ├── ModelUnavailable         weights could not be had now; retrying may help
 └── MachineUnfit             `weir up` cannot run this here: a port is taken, a GPU is missing
 """
@@ -58,6 +59,12 @@ class ClusterUnavailable(WeirError):
     """The API server did not answer, or answered that it cannot serve right now."""
 
     reason = "cluster_unavailable"
+
+
+class ClusterRefuses(ClusterUnavailable):
+    """The API server said no for a reason outside the spec; it may say yes once that is gone."""
+
+    reason = "cluster_refuses"
 
 
 class MachineUnfit(WeirError):

@@ -30,7 +30,7 @@ from kubernetes.dynamic import DynamicClient
 from urllib3.exceptions import HTTPError
 
 from weir_core.api import labels
-from weir_core.errors import ClusterUnavailable, InvalidSpec
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_operator.render import Manifest
 
 Kind = tuple[str, str]
@@ -144,6 +144,8 @@ class Kubernetes:
                 namespace=manifest["metadata"]["namespace"],
                 field_manager=labels.FIELD_MANAGER,
                 force_conflicts=True,
+                # A misspelt field of spec.podTemplate is refused, not dropped.
+                query_params=[("fieldValidation", "Strict")],
                 _request_timeout=_TIMEOUT_S,
             ),
             about=f"{manifest['kind']} {manifest['metadata']['name']}",
@@ -244,12 +246,15 @@ def _kind(manifest: Manifest) -> Kind:
 def _translated(error: ApiException, about: str) -> Exception:
     """Return our error for the API server's.
 
-    What it calls invalid stays invalid until someone edits it. All else (conflicts, quotas,
-    webhooks, missing rights, overload) may be different in a while.
+    What it calls invalid stays invalid until someone edits it. All else may be different in a
+    while: quotas, webhooks and missing rights are for a person to see meanwhile, conflicts and
+    overload are not.
     """
     message = _message(error)
     if error.status in (400, 422) and about:
         return InvalidSpec("spec", f"the API server refuses {about}: {message}")
+    if error.status == 403:
+        return ClusterRefuses(f"the API server refuses {about}: {message}")
     return ClusterUnavailable(f"{error.status} {error.reason} {about}: {message}".strip())
 
 

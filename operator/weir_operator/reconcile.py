@@ -7,6 +7,7 @@ it may run twice, or after a crash in the middle of an earlier one, and the worl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
@@ -14,13 +15,16 @@ from typing import NamedTuple
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
-from weir_core.errors import InvalidSpec
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_operator import status
 from weir_operator.cluster import SERVICE, Cluster
 from weir_operator.events import event
 from weir_operator.parse import parse
 from weir_operator.render import Images, Manifest, desired_state, pod_templates
 from weir_operator.revisions import choose
+from weir_operator.verdicts import WORKLOADS, Observed
+
+log = logging.getLogger(__name__)
 
 
 class Outcome(StrEnum):
@@ -72,22 +76,24 @@ class Reconciler:
         except InvalidSpec as error:
             await self._publish(body, status.rejected(error, body, self._now()))
             return Outcome.REJECTED
+        except ClusterRefuses as error:
+            await self._publish(body, status.refused(error, body, self._now()))
+            raise
         after = status.observed(service, seen, body, self._now())
         await self._publish(body, after)
         settled = all(
-            each["status"] == "True"
-            for each in after["conditions"]
-            if each["type"] == status.WORKLOADS
+            each["status"] == "True" for each in after["conditions"] if each["type"] == WORKLOADS
         )
         return Outcome.SETTLED if settled else Outcome.PROGRESSING
 
-    async def _write(self, service: InferenceService) -> status.Observed:
+    async def _write(self, service: InferenceService) -> Observed:
         """Apply what should be, delete what should not, and return what is there now."""
         name, namespace = service.metadata.name, service.metadata.namespace
         owned = await self._cluster.owned(namespace, name)
         mine = [each for each in owned if _belongs_to(each, service)]
         templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
-        desired = [*revisions, *desired_state(service, self._images, templates)]
+        replicas = replicas_within_bounds(service, mine)
+        desired = [*revisions, *desired_state(service, self._images, templates, replicas)]
         await self._refuse_to_take_over(desired, mine, service)
         applied = [await self._cluster.apply(manifest) for manifest in desired]
         for manifest in [*expired, *_superfluous(mine, desired, service)]:
@@ -97,12 +103,16 @@ class Reconciler:
             for each in applied
             if each["kind"] == "Deployment"
         }
-        return status.Observed(deployments, await self._cluster.pods(namespace, name))
+        return Observed(deployments, await self._cluster.pods(namespace, name))
 
     async def _refuse_to_take_over(
         self, desired: list[Manifest], mine: list[Manifest], service: InferenceService
     ) -> None:
-        """Refuse to apply over an object of that name which is not this service's."""
+        """Refuse to apply over an object of that name which is not this service's.
+
+        It may belong to an earlier service of this name, whose objects are still being deleted:
+        the pass is repeated until they are gone.
+        """
         known = {_identity(each) for each in mine}
         for manifest in desired:
             if _identity(manifest) in known:
@@ -111,10 +121,9 @@ class Reconciler:
             meta = manifest["metadata"]
             found = await self._cluster.find(kind, meta["namespace"], meta["name"])
             if found is not None and not _belongs_to(found, service):
-                raise InvalidSpec(
-                    "metadata.name",
+                raise ClusterRefuses(
                     f"a {manifest['kind']} named {meta['name']} exists already and is not this "
-                    "service's; delete it or choose another name",
+                    "service's: unless it is on its way out, delete it or name the service anew"
                 )
 
     async def _publish(self, body: Manifest, after: Manifest) -> None:
@@ -125,10 +134,37 @@ class Reconciler:
         meta = body["metadata"]
         await self._cluster.write_status(meta["namespace"], meta["name"], after)
         for condition in status.transitions(before, after):
-            await self._cluster.record(event(body, condition, self._clock()))
+            try:
+                await self._cluster.record(event(body, condition, self._clock()))
+            except ClusterUnavailable as error:  # the status says the same; an Event is a courtesy
+                log.warning("%s/%s: no Event: %s", meta["namespace"], meta["name"], error)
 
     def _now(self) -> str:
         return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> dict[str, int]:
+    """Return what an autoscaler made of the pool that scales, held within the spec's bounds.
+
+    With `spec.scaling` the number is not the spec's to say: writing a fixed one at each pass would
+    fight whatever scales the Deployment.
+    """
+    scaling = service.spec.scaling
+    if scaling is None:
+        return {}
+    deployments = {
+        each["metadata"]["labels"].get(labels.POOL): each
+        for each in mine
+        if each["kind"] == "Deployment"
+    }
+    return {
+        pool.name: min(
+            max(deployments[pool.name]["spec"].get("replicas", 1), scaling.min_replicas, 1),
+            scaling.max_replicas,
+        )
+        for pool in service.spec.hardware_pools
+        if pool.replicas is None and pool.name in deployments
+    }
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:

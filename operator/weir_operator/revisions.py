@@ -33,14 +33,14 @@ _NO_POD_OF_POOL = {"replicas", "cost"}
 def spec_digest(owner: InferenceService, pool: Pool) -> str:
     """Return a digest of all that the pod template of `pool` depends on.
 
-    Defaults are left out, so that a field a later Weir adds, or a default it changes, gives the
-    same digest for an object that says nothing about it.
+    Only what the user wrote counts, so that a field a later Weir adds, or a default it changes,
+    leaves the digests of objects that do not name it as they are.
     """
     wanted: dict[str, Any] = owner.spec.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude=_NO_POD
+        mode="json", by_alias=True, exclude_unset=True, exclude=_NO_POD
     )
     wanted["pool"] = pool.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude=_NO_POD_OF_POOL
+        mode="json", by_alias=True, exclude_unset=True, exclude=_NO_POD_OF_POOL
     )
     wanted["restartedAt"] = owner.metadata.annotations.get(labels.RESTARTED_AT)
     text = json.dumps(wanted, sort_keys=True, separators=(",", ":"))

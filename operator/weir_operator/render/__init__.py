@@ -39,6 +39,7 @@ def desired_state(
     owner: InferenceService,
     images: Images | None = None,
     templates: Mapping[str, Manifest] | None = None,
+    replicas: Mapping[str, int] | None = None,
 ) -> list[Manifest]:
     """Return every object `owner` owns, in the order they should be applied.
 
@@ -47,16 +48,21 @@ def desired_state(
         images: Container images to use where the spec names none.
         templates: Pod templates by pool to use as they are, such as those an earlier operator
             rendered from the same spec. Default: rendered now.
+        replicas: Replicas by pool where something else than the spec decides them.
 
     Raises:
         InvalidSpec: The spec contradicts itself in a way only rendering shows.
     """
     templates = pod_templates(owner, images) if templates is None else templates
+    replicas = replicas or {}
     return [
         service_account(owner),
         network_policy(owner),
         headless_service(owner),
         service(owner),
         disruption_budget(owner),
-        *(deployment(owner, pool, templates[pool.name]) for pool in owner.spec.hardware_pools),
+        *(
+            deployment(owner, pool, templates[pool.name], replicas.get(pool.name))
+            for pool in owner.spec.hardware_pools
+        ),
     ]

@@ -65,6 +65,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         "readinessProbe": _probe("/readyz", period=2, failures=1),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
         "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("run", labels.RUN_DIR), _mount("tmp", "/tmp")],
     }
@@ -82,6 +83,7 @@ def model_container(config: EngineConfig, image: str) -> Manifest:
         "image": image,
         "command": ["weir-engine", "fetch"],
         "env": [_engine_config(config), *_home()],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
     }
@@ -121,6 +123,7 @@ def engine_container(
         "livenessProbe": _probe("/enginez", period=10, failures=6),
         "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
         "resources": _resources(pool),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": volume_mounts,
     }

@@ -10,8 +10,10 @@ PROGRESS_DEADLINE_S = 3600
 """A large model takes long to load; the operator's own conditions speak much earlier."""
 
 
-def deployment(owner: InferenceService, pool: Pool, template: Manifest) -> Manifest:
-    """Return a pool's Deployment around its pod template."""
+def deployment(
+    owner: InferenceService, pool: Pool, template: Manifest, replicas: int | None = None
+) -> Manifest:
+    """Return a pool's Deployment around its pod template, with the spec's replicas by default."""
     rollout = owner.spec.rollout
     return {
         "apiVersion": "apps/v1",
@@ -20,7 +22,7 @@ def deployment(owner: InferenceService, pool: Pool, template: Manifest) -> Manif
             owner, deployment_name(owner, pool), "replica", **{labels.POOL: pool.name}
         ),
         "spec": {
-            "replicas": owner.spec.replicas_of(pool),
+            "replicas": owner.spec.replicas_of(pool) if replicas is None else replicas,
             # Said, so that a Deployment which someone paused is resumed.
             "paused": False,
             "revisionHistoryLimit": 3,

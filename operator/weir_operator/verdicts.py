@@ -1,0 +1,226 @@
+"""What a service's Deployments and pods say about it, one condition at a time. Pure.
+
+WorkloadsReady: every pool has the pods it should, of the newest template. ModelReady: an engine
+has the model loaded. RouterReady: a sidecar takes requests. ScalingReady: the number of replicas
+follows the spec. Ready sums up: requests to the service's address are answered. So Ready holds
+through a rollout, and WorkloadsReady says when it is complete.
+
+Each verdict that something is wrong quotes whoever knows best: the kubelet, the scheduler, or the
+last lines a container wrote before it died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.render import Manifest
+
+READY: Final = "Ready"
+WORKLOADS: Final = "WorkloadsReady"
+MODEL: Final = "ModelReady"
+ROUTER: Final = "RouterReady"
+SCALING: Final = "ScalingReady"
+
+UNDER_WAY: Final = frozenset(
+    {"Fetching", "Loading", "NoReadyReplica", "Progressing", "ScaledToZero", "Waiting"}
+)
+"""Reasons that time alone will cure; all others of a False condition are for a person."""
+
+_STUCK: Final = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+"""Reasons for which a container waits that time alone will not cure."""
+
+_LONGEST_MESSAGE: Final = 1000
+
+
+class Verdict(NamedTuple):
+    """A condition without its times."""
+
+    status: str
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The world as one pass saw it."""
+
+    deployments: Mapping[str, Manifest]
+    """Each pool's Deployment, by the pool's name."""
+    pods: Sequence[Manifest]
+
+    @property
+    def staying(self) -> list[Manifest]:
+        """The pods that are not on their way out."""
+        return [pod for pod in self.pods if "deletionTimestamp" not in pod["metadata"]]
+
+    @property
+    def wanted(self) -> int:
+        """Replicas asked for, over all pools."""
+        return sum(each["spec"].get("replicas", 1) for each in self.deployments.values())
+
+
+def verdicts(service: InferenceService, seen: Observed) -> dict[str, Verdict]:
+    """Return every condition's verdict, Ready first."""
+    others = {
+        WORKLOADS: _workloads(seen),
+        MODEL: _model(service, seen),
+        ROUTER: _router(seen),
+        SCALING: _scaling(service, seen),
+    }
+    return {READY: _ready(seen, others), **others}
+
+
+def _ready(seen: Observed, others: Mapping[str, Verdict]) -> Verdict:
+    if seen.wanted == 0:
+        return Verdict("False", "ScaledToZero", "the spec asks for no replicas")
+    if others[ROUTER].status == "True":
+        return Verdict("True", "Serving", others[ROUTER].message)
+    failed = [others[each] for each in (WORKLOADS, MODEL, ROUTER) if others[each].status != "True"]
+    wrong = (each for each in failed if each.reason not in UNDER_WAY)
+    cause = next(wrong, failed[0])
+    return Verdict("False", cause.reason, cause.message)
+
+
+def _workloads(seen: Observed) -> Verdict:
+    found = _stuck_pod(seen.staying) or _stuck_deployment(seen.deployments)
+    if found is not None:
+        return found
+    for pool, deployment in seen.deployments.items():
+        status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+        if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+            return Verdict("False", "Progressing", f"pool {pool}: the rollout has begun")
+        updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+        if min(updated, available) < wanted or status.get("replicas", 0) > wanted:
+            return Verdict(
+                "False",
+                "Progressing",
+                f"pool {pool}: {available} of {wanted} replicas available, {updated} of the "
+                "newest template",
+            )
+    return Verdict("True", "Available", "every pool has its replicas")
+
+
+def _stuck_pod(pods: Iterable[Manifest]) -> Verdict | None:
+    """Return what keeps a pod from running, if something does."""
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for container in _containers(pod):
+            waiting = container.get("state", {}).get("waiting", {})
+            if waiting.get("reason") in _STUCK:
+                where = f"pod {name}, container {container['name']}"
+                return _wrong(waiting["reason"], where, _last_words(container))
+        for condition in pod.get("status", {}).get("conditions", ()):
+            if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+                return _wrong("Unschedulable", f"pod {name}", condition.get("message", ""))
+    return None
+
+
+def _stuck_deployment(deployments: Mapping[str, Manifest]) -> Verdict | None:
+    """Return what keeps a Deployment from making pods, or from getting on."""
+    for pool, deployment in deployments.items():
+        for condition in deployment.get("status", {}).get("conditions", ()):
+            state = condition["type"], condition["status"]
+            if state in {("ReplicaFailure", "True"), ("Progressing", "False")}:
+                return _wrong(condition["reason"], f"pool {pool}", condition.get("message", ""))
+    return None
+
+
+def _model(service: InferenceService, seen: Observed) -> Verdict:
+    if seen.wanted == 0:
+        return Verdict("Unknown", "ScaledToZero", "no engine runs")
+    engines = list(_named(seen.staying, labels.ENGINE_CONTAINER))
+    loaded = sum(1 for _, engine in engines if engine.get("started"))
+    if loaded:
+        return Verdict("True", "Loaded", f"loaded by {loaded} of {len(engines)} engines")
+    fetchers = list(_named(seen.staying, labels.MODEL_CONTAINER))
+    for reason, containers in (("FetchFailed", fetchers), ("EngineFailed", engines)):
+        for pod, container in containers:
+            if _failed(container):
+                return _wrong(reason, f"pod {pod}", _last_words(container))
+    if any(_running(engine) for _, engine in engines):
+        return Verdict("False", "Loading", "the engine is loading the model")
+    if any(_running(fetcher) for _, fetcher in fetchers):
+        return Verdict("False", "Fetching", f"fetching {service.spec.model.source.uri}")
+    return Verdict("False", "Waiting", "no engine has started yet")
+
+
+def _router(seen: Observed) -> Verdict:
+    if seen.wanted == 0:
+        return Verdict("False", "ScaledToZero", "no sidecar runs")
+    ready = sum(
+        1
+        for pod in seen.staying
+        for condition in pod.get("status", {}).get("conditions", ())
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    )
+    if ready:
+        return Verdict("True", "Serving", f"{ready} of {seen.wanted} replicas take requests")
+    return Verdict("False", "NoReadyReplica", "no replica takes requests")
+
+
+def _scaling(service: InferenceService, seen: Observed) -> Verdict:
+    scaling = service.spec.scaling
+    if scaling is None:
+        return Verdict("True", "Fixed", "the spec gives the number of replicas")
+    return Verdict(
+        "False",
+        "NotSupported",
+        f"this version does not scale by load; it holds {seen.wanted} replicas, and keeps what an "
+        f"autoscaler of the Deployment sets from {max(scaling.min_replicas, 1)} to "
+        f"{scaling.max_replicas}",
+    )
+
+
+def _wrong(reason: str, where: str, words: str) -> Verdict:
+    return Verdict("False", reason, f"{where}: {words.strip()}"[:_LONGEST_MESSAGE])
+
+
+def _containers(pod: Manifest) -> list[Manifest]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+
+
+def _named(pods: Iterable[Manifest], name: str) -> Iterator[tuple[str, Manifest]]:
+    """Yield the pod's name and the container's state, for each container of that name."""
+    for pod in pods:
+        for container in _containers(pod):
+            if container["name"] == name:
+                yield pod["metadata"]["name"], container
+
+
+def _running(container: Mapping[str, Any]) -> bool:
+    return "running" in container.get("state", {})
+
+
+def _failed(container: Mapping[str, Any]) -> bool:
+    """Tell whether the container's last run, still to be repeated, ended badly."""
+    state = container.get("state", {})
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated", {})
+    return not _running(container) and ended.get("exitCode", 0) != 0
+
+
+def _last_words(container: Mapping[str, Any]) -> str:
+    """Return what the container wrote before it ended, or why it waits."""
+    state = container.get("state", {})
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated", {})
+    waiting = state.get("waiting", {})
+    if ended.get("message"):
+        return str(ended["message"])
+    if "exitCode" in ended:
+        return f"{ended.get('reason', 'Error')}, exit code {ended['exitCode']}"
+    return str(waiting.get("message") or waiting.get("reason") or "")
