@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -55,6 +56,7 @@ async def serve(settings: Settings) -> None:
     """Run the sidecar of one replica until it is told to leave, then drain."""
     tracing = tracing_of(os.environ, settings.identity)
     async with Sidecar(settings, tracing=tracing).running() as sidecar:
+        _settle_memory()
         await drained_by_signal(sidecar.drain)
 
 
@@ -63,7 +65,14 @@ async def front(settings: Settings, chosen: argparse.Namespace) -> None:
     listen = Address.parse(chosen.listen)
     replicas = [Address.parse(text) for text in chosen.replica]
     async with Front(settings, (listen.host, listen.api_port), replicas).running() as running:
+        _settle_memory()
         await drained_by_signal(running.drain)
+
+
+def _settle_memory() -> None:
+    """Take what start-up made out of the collector's sight: no stream waits while it looks."""
+    gc.collect()
+    gc.freeze()
 
 
 async def drained_by_signal(drain: Drain) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import uuid
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -53,7 +53,7 @@ def request_id_from(given: str | None) -> str:
     """Return the client's request id where it is one plain word, else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def read_headers(request: web.BaseRequest) -> Intake:

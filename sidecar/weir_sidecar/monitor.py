@@ -9,6 +9,7 @@ engine that moved. Only when neither happened for a long time, while requests ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable
@@ -70,6 +71,7 @@ class Monitor:
         self._progress_at = clock()
         self._engine_bytes = 0
         self._counters: bytes = b""
+        self._doubt = asyncio.Event()
         self.state = EngineState.STARTING
 
     @property
@@ -81,7 +83,10 @@ class Monitor:
         """Poll until cancelled."""
         while True:
             await self.check()
-            await asyncio.sleep(self._settings.poll_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.poll_s):
+                    await self._doubt.wait()
+            self._doubt.clear()
 
     async def check(self) -> EngineState:
         """Ask once, and return what is known now."""
@@ -94,7 +99,8 @@ class Monitor:
             gone = not isinstance(error.__cause__, TimeoutError)
         now = self._clock()
         if gone:
-            self.lost()
+            if self.state is not EngineState.STARTING:
+                self._become(EngineState.DOWN)
         elif self.state in (EngineState.STARTING, EngineState.DOWN):
             if answered:
                 self._progress_at = now
@@ -103,10 +109,9 @@ class Monitor:
             await self._check_progress(now, answered=answered)
         return self.state
 
-    def lost(self) -> None:
-        """Hear that the engine refused a connection or broke one."""
-        if self.state is not EngineState.STARTING:
-            self._become(EngineState.DOWN)
+    def doubt(self) -> None:
+        """Hear that the engine refused a connection or broke one: ask it now."""
+        self._doubt.set()
 
     async def _check_progress(self, now: float, *, answered: bool) -> None:
         """Decide between ready and stalled."""

@@ -79,7 +79,7 @@ class Refusal(WeirError):
 
     def response(self, request_id: str, *, close: bool) -> web.Response:
         """Return the answer; `close` where the client's connection cannot go on."""
-        headers = {"x-request-id": request_id}
+        headers = {"x-request-id": request_id, "Server": "weir"}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
             headers[DROPPED_REASON] = self.code

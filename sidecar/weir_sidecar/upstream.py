@@ -39,18 +39,19 @@ class OwnEngine:
 
     def pick(self, tried: Collection[Pool]) -> Pool:
         """Return the one engine, once, while it is up."""
-        if tried or not self._monitor.up:
-            raise outcomes.no_engine(
-                f"the engine is {self._monitor.state.value}", self._settings.retry_after_s
-            )
+        if tried:
+            raise outcomes.no_engine("the engine broke off", self._settings.retry_after_s)
+        if not self._monitor.up:
+            state = f"the engine is {self._monitor.state.value}"
+            raise outcomes.no_engine(state, self._settings.retry_after_s)
         return self._pool
 
     def done(self, pool: Pool) -> None:
         """Nothing to do: there is only one."""
 
     def lost(self, pool: Pool) -> None:  # noqa: ARG002
-        """Believe it at once; the next poll may know better."""
-        self._monitor.lost()
+        """Have the engine asked at once."""
+        self._monitor.doubt()
 
     def suspects(self, answer: Exchange, piece: bytes) -> bool:
         """Doubt a 5xx, and a stream whose first event is an error: is the engine dying?"""

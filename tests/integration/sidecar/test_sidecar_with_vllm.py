@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.integration.conftest import TINY, RunEngine
 from tests.integration.sidecar.harness import House, Running, chat, eventually
+from weir_sidecar.monitor import EngineState
 from weir_sidecar.tracing import Tracing
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
@@ -180,6 +181,7 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         assert b'data: {"error":' in rest
         refused = await running.post(json=chat())
         assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+        await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
         assert (await running.probe("/readyz")).status == 503
         assert running.outcomes == {"ok": 1, "engine_error": 1, "rejected_no_endpoints": 1}
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.sidecar.fakes import Buffer, Line
 from weir_sidecar.relay import MAX_HEAD_BYTES, Ending, Exchange, Unframed
 
 EVENTS = [b'data: {"a":1}\n\n', b"data: \r\n\r\n0\r\n\r\n\n\n", b"data: [DONE]\n\n"]
@@ -18,38 +19,6 @@ STREAM = HEAD + CHUNKS + b"0\r\n\r\n"
 PLAIN = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
 EMPTY = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nServer: old\r\n\r\nall until the end"
-
-
-class Buffer:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.heads = 0
-        self.closing = False
-        self.writing_paused = False
-
-    def open(self, answer: Exchange) -> bytes:
-        self.heads += 1
-        return b"[%d]" % answer.status
-
-    def write(self, piece: bytes) -> None:
-        self.written += piece
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-
-class Line:
-    """An engine connection that only remembers whether it is read."""
-
-    reading = True
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:

@@ -1,0 +1,123 @@
+"""A loaded engine is not a dead one: what makes it ready, stalled or down, in literal time."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.unit.sidecar.fakes import Buffer
+from weir_core.errors import EngineUnavailable
+from weir_sidecar.engine_client import Reply
+from weir_sidecar.ledger import Ledger
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.monitor import EngineState, Monitor
+from weir_sidecar.relay import Exchange
+from weir_sidecar.settings import Health
+
+STALL_S = 120.0
+
+
+class Engine:
+    """What the engine answers; stands for the pool of connections to it."""
+
+    def __init__(self) -> None:
+        self.health: int | None = 200
+        """None: it does not answer in time; 0: it refuses the connection."""
+        self.tokens = 0
+
+    async def get(self, path: str, **_bounds: float) -> Reply:
+        if self.health is None:
+            raise EngineUnavailable("late") from TimeoutError()
+        if self.health == 0:
+            raise EngineUnavailable("refused") from ConnectionRefusedError()
+        if path == "/metrics":
+            return Reply(200, b'vllm:generation_tokens_total{engine="0"} %d\n' % self.tokens)
+        return Reply(self.health, b"")
+
+
+class Scene:
+    """An engine, a ledger, a monitor, and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.engine = Engine()
+        metrics = Metrics(CollectorRegistry())
+        self.ledger = Ledger(metrics, lambda: self.now, limit=10)
+        pool = self.engine
+        self.monitor = Monitor(
+            pool,  # type: ignore[arg-type]
+            self.ledger,
+            metrics,
+            Health(stall_s=STALL_S),
+            lambda: self.now,
+        )
+
+    def request(self) -> Exchange:
+        entry = self.ledger.enter()
+        entry.exchange = Exchange(Buffer(), lambda: self.now)
+        entry.exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        return entry.exchange
+
+    async def pass_time(self, seconds: float) -> EngineState:
+        for _ in range(int(seconds)):
+            self.now += 1
+            await self.monitor.check()
+        return self.monitor.state
+
+
+@pytest.fixture
+async def scene() -> Scene:
+    made = Scene()
+    assert await made.pass_time(1) is EngineState.READY
+    return made
+
+
+@pytest.mark.parametrize("health", [0, 503, None])
+async def test_an_engine_that_never_answered_is_starting(health: int | None) -> None:
+    made = Scene()
+    made.engine.health = health
+    assert await made.pass_time(600) is EngineState.STARTING
+    assert not made.monitor.up
+
+
+@pytest.mark.parametrize("health", [0, 503])
+async def test_a_refusal_or_a_503_is_down_at_once(scene: Scene, health: int) -> None:
+    scene.engine.health = health
+    assert await scene.pass_time(1) is EngineState.DOWN
+    scene.engine.health = 200
+    assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_an_idle_engine_stays_ready(scene: Scene) -> None:
+    assert await scene.pass_time(10 * STALL_S) is EngineState.READY
+
+
+async def test_late_answers_alone_mean_nothing_while_bytes_come(scene: Scene) -> None:
+    exchange = scene.request()
+    scene.engine.health = None
+    for _ in range(10):
+        exchange.feed(b"x")
+        assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_no_bytes_mean_nothing_while_a_counter_moves(scene: Scene) -> None:
+    scene.request()
+    for _ in range(10):
+        scene.engine.tokens += 1
+        assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_neither_bytes_nor_counters_for_long_is_stalled_until_one_moves(
+    scene: Scene,
+) -> None:
+    scene.request()
+    assert await scene.pass_time(STALL_S) is EngineState.READY
+    assert await scene.pass_time(STALL_S) is EngineState.STALLED
+    assert scene.monitor.up  # it still gets requests: it may recover
+    scene.engine.tokens += 1
+    assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_an_idle_engine_that_never_answers_again_is_stalled(scene: Scene) -> None:
+    scene.engine.health = None
+    assert await scene.pass_time(STALL_S + 1) is EngineState.STALLED
