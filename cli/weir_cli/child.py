@@ -27,6 +27,7 @@ from weir_cli.pods import Probe, ProcessPlan
 from weir_cli.records import ProcessRecord, kill_group, record_of
 
 TAIL_LINES = 15
+TAIL_BYTES = 64 * 1024
 STARTUP_POLL_S = 0.5
 KILL_WAIT_S = 5.0
 UNHEALTHY_GRACE_S = 10.0
@@ -62,6 +63,8 @@ class Child:
         self._directory = directory
         self._around = around
         self._backoff = Backoff()
+        self._log_start = 0
+        """Where the log of the latest process begins."""
         self._process: Process | None = None
         self._record: ProcessRecord | None = None
         self._up = asyncio.Event()
@@ -126,6 +129,7 @@ class Child:
 
     async def _run_once(self) -> int:
         """Run the process to its end; leave nothing of its group behind."""
+        self._log_start = size_of(self.log)
         process = await self._spawn(self.plan.argv)
         self._process = process
         self._record = record_of(self.name, process.pid)
@@ -225,7 +229,7 @@ class Child:
 
     def _report_crash(self, code: int, wait_s: float) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        lines = "".join(f"    {line}\n" for line in tail(self.log, TAIL_LINES))
+        lines = "".join(f"    {line}\n" for line in tail(self.log, TAIL_LINES, self._log_start))
         self._around.report(
             f"{self.name} {how}; starting it again in {wait_s:g} s\n{lines}    log: {self.log}"
         )
@@ -241,11 +245,18 @@ async def succeeds(http: aiohttp.ClientSession, address: str, probe: Probe) -> b
         return False
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a log, without reading all of a long one."""
+def size_of(path: Path) -> int:
+    """Return a file's size in bytes, 0 where there is none."""
     try:
-        with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - 64 * 1024))
-            return log.read().decode(errors="replace").splitlines()[-lines:]
+        return path.stat().st_size
     except FileNotFoundError:
-        return []
+        return 0
+
+
+def tail(path: Path, lines: int, start: int) -> list[str]:
+    """Return the last lines of what a log holds from `start` on, without reading a long one."""
+    size = size_of(path)
+    begin = start if start <= size else 0  # it was started over meanwhile
+    with path.open("rb") as log:
+        log.seek(max(begin, size - TAIL_BYTES))
+        return log.read().decode(errors="replace").splitlines()[-lines:]

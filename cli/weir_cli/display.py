@@ -45,7 +45,7 @@ class Display:
     def begin(self) -> None:
         """Show the table from now on, if there is a terminal."""
         if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=8, transient=True)
+            self._live = Live(console=self.console, refresh_per_second=8)
             self._live.start()
 
     def end(self) -> None:

@@ -93,6 +93,10 @@ class Up:
 
         self.until(ready, "ready", READY_S)
 
+    def engine_started(self) -> bool:
+        record = self.instance.read()
+        return record is not None and any(r.engine_pid for r in record.services[0].replicas)
+
     def running_in_engines(self) -> list[float]:
         """Return what each engine's own gauge says."""
         return [metric(replica.address, "vllm:num_requests_running") for replica in self.replicas]
@@ -312,14 +316,19 @@ def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing(up: Up, client: openai.O
     assert up.run("down").stdout == "nothing runs\n"
 
 
+def test_ctrl_c_ends_an_engine_that_still_loads(tmp_path: Path) -> None:
+    running = Up(tmp_path)
+    running.until(running.engine_started, "started")
+    record = running.record
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(timeout=60) == 0, running.output.read_text()
+    assert not [process.name for process in record.children if is_alive(process)]
+    assert not Path(record.scratch).exists()
+
+
 def test_children_do_not_outlive_a_killed_up(tmp_path: Path) -> None:
     running = Up(tmp_path)
-
-    def engine_started() -> bool:
-        record = running.instance.read()
-        return record is not None and any(r.engine_pid for r in record.services[0].replicas)
-
-    running.until(engine_started, "started")
+    running.until(running.engine_started, "started")
     record = running.record
     running.process.kill()
     running.process.wait(timeout=10)

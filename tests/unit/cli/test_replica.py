@@ -127,11 +127,14 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
 async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: Started) -> None:
     (started.folder / "fail-engine").touch()
     started.replica.start()
-    await started.until(lambda: bool(started.told), "told")
-    assert started.told[0].splitlines() == [
-        "chat-1/engine exited with 7; starting it again in 1 s",
-        "    engine cannot start: no such thing",
-        f"    log: {started.folder}/logs/chat-1.engine.log",
+    await started.until(lambda: len(started.told) == 2, "told twice")
+    assert [told.splitlines() for told in started.told] == [
+        [
+            f"chat-1/engine exited with 7; starting it again in {wait_s} s",
+            "    engine cannot start: no such thing",
+            f"    log: {started.folder}/logs/chat-1.engine.log",
+        ]
+        for wait_s in (1, 2)
     ]
     await started.end()
 
