@@ -36,14 +36,14 @@ def download(location: Location, directory: Path, environment: Mapping[str, str]
         Interrupted: Trying again may help.
         ModelUnavailable: It cannot, and the message says what would.
     """
-    import httpx
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         _download(location, directory, environment)
     except HfHubHTTPError as error:
         raise _explained(location, error) from error
-    except (LocalEntryNotFoundError, httpx.TransportError, ConnectionError, TimeoutError) as error:
+    except (LocalEntryNotFoundError, httpx2.TransportError, ConnectionError, TimeoutError) as error:
         raise Interrupted(
             f"the hub cannot be reached ({error}); set HF_ENDPOINT if you use a mirror"
         ) from error

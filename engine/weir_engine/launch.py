@@ -51,7 +51,7 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
         MachineUnfit: This machine cannot serve it.
     """
     _check(config, machine)
-    ours = [*_contract(config, paths), *_parallel(config), *_adapters(config, paths)]
+    ours = [*_adapters(config, paths), *_parallel(config), *_contract(config, paths)]
     if machine.device == "cpu":
         ours += _on_cpu(config, machine)
     given = {_base(argument) for argument in config.args if argument.startswith("-")}
@@ -89,6 +89,8 @@ def _check(config: EngineConfig, machine: Machine) -> None:
     if refused is not None:
         index, flag, why = refused
         raise InvalidSpec(f"engine.args[{index}]", f"{flag} is reserved for Weir: {why}")
+    if config.args and not config.args[0].startswith("-"):
+        raise InvalidSpec("engine.args[0]", f"{config.args[0]} is no flag; begin with one")
     if machine.device == "cpu" and config.accelerators:
         raise MachineUnfit(
             f"{config.accelerators} accelerators are asked for, but this is vLLM's CPU build; "

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 _T = TypeVar("_T")
 _GOLDEN: Final = 0x9E3779B97F4A7C15
+_FIRST: Final = 0xBF58476D1CE4E5B9
+_SECOND: Final = 0x94D049BB133111EB
 _MASK: Final = (1 << 64) - 1
 
 
@@ -26,7 +28,12 @@ class Numbers:
 
     def below(self, bound: int) -> int:
         """Return an integer from 0 to `bound` - 1."""
-        return int(self._next(1)[0] >> np.uint64(11)) % bound
+        # One at a time, Python's integers are faster than arrays of one.
+        self._state = (self._state + _GOLDEN) & _MASK
+        mixed = self._state
+        mixed = ((mixed ^ (mixed >> 30)) * _FIRST) & _MASK
+        mixed = ((mixed ^ (mixed >> 27)) * _SECOND) & _MASK
+        return ((mixed ^ (mixed >> 31)) >> 11) % bound
 
     def pick(self, options: Sequence[_T]) -> _T:
         """Return one of `options`."""
@@ -43,6 +50,6 @@ class Numbers:
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
         mixed = steps + np.uint64(self._state)
         self._state = (self._state + count * _GOLDEN) & _MASK
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FIRST)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
         return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,228 @@
+"""From wishes and a machine to vLLM's whole command line; the tables are the documentation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from weir_core.api.inferenceservice import Adapter, Parallelism, Source
+from weir_core.errors import InvalidSpec, MachineUnfit
+from weir_core.wire.engine import EngineConfig
+from weir_engine.launch import Paths, environment, serve_arguments
+from weir_engine.machine import Machine
+
+GIB = 2**30
+GPU = Machine(device="gpu", vllm_version="0.32.0", cores=32, memory_bytes=256 * GIB)
+SMALL_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=2, memory_bytes=24 * GIB)
+BIG_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=64, memory_bytes=256 * GIB, amx=True)
+PATHS = Paths(run_dir="/run/weir", model_dir="/models")
+
+LLAMA_DIR = "/models/hf-meta-llama-llama-3-1-8b-instruct-3cfbba48"
+CONTRACT = (
+    "--uds /run/weir/engine.sock --api-server-count 1 --disable-uvicorn-access-log "
+    "--no-enable-log-requests"
+)
+
+
+def config(uri: str = "hf://meta-llama/Llama-3.1-8B-Instruct", **fields: Any) -> EngineConfig:
+    return EngineConfig(name="chat", source=Source(uri=uri), **fields)
+
+
+def lora(name: str, uri: str) -> Adapter:
+    return Adapter(name=name, source=Source(uri=uri))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "machine", "want"),
+    [
+        pytest.param(
+            config(accelerators=1),
+            GPU,
+            f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT}",
+            id="one GPU takes vLLM's own defaults",
+        ),
+        pytest.param(
+            config(aliases=("gpt-4o", "default"), accelerators=1),
+            GPU,
+            f"serve {LLAMA_DIR} --served-model-name chat gpt-4o default {CONTRACT}",
+            id="the name comes first, then the aliases",
+        ),
+        pytest.param(
+            config(accelerators=4, parallelism=Parallelism(tensor=4)),
+            GPU,
+            f"serve {LLAMA_DIR} --tensor-parallel-size 4 --served-model-name chat {CONTRACT}",
+            id="tensor parallel over four GPUs",
+        ),
+        pytest.param(
+            config(accelerators=8, parallelism=Parallelism(tensor=2, pipeline=2, data=2)),
+            GPU,
+            f"serve {LLAMA_DIR} --tensor-parallel-size 2 --pipeline-parallel-size 2 "
+            f"--data-parallel-size 2 --served-model-name chat {CONTRACT}",
+            id="tensor, pipeline and data parallel",
+        ),
+        pytest.param(
+            config(
+                accelerators=1,
+                adapters=(lora("sql", "pvc://loras/sql"), lora("fr", "hf://org/french@v2")),
+            ),
+            GPU,
+            f"serve {LLAMA_DIR} --enable-lora --max-loras 2 --lora-modules "
+            "sql=/models/pvc-loras-f0995aab/sql fr=/models/hf-org-french-v2-8c9b18e5 "
+            f"--served-model-name chat {CONTRACT}",
+            id="adapters are served by their names",
+        ),
+        pytest.param(
+            config(accelerators=1, traces_endpoint="http://otel:4318/v1/traces"),
+            GPU,
+            f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} "
+            "--otlp-traces-endpoint http://otel:4318/v1/traces",
+            id="traces go to the collector",
+        ),
+        pytest.param(
+            config(accelerators=1, args=("--max-model-len", "8192", "--seed=7")),
+            GPU,
+            f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} --max-model-len 8192 --seed=7",
+            id="the user's arguments come last",
+        ),
+        pytest.param(
+            config("tiny://"),
+            SMALL_CPU,
+            f"serve /models/tiny --served-model-name chat {CONTRACT} --enforce-eager "
+            "--distributed-executor-backend uni --kv-cache-memory-bytes 67108864 "
+            "--max-model-len 8192",
+            id="the tiny model on a small CPU",
+        ),
+        pytest.param(
+            config("tiny://", parallelism=Parallelism(tensor=2)),
+            SMALL_CPU,
+            f"serve /models/tiny --tensor-parallel-size 2 --served-model-name chat {CONTRACT} "
+            "--enforce-eager --kv-cache-memory-bytes 67108864 --max-model-len 8192",
+            id="tensor parallel on a CPU needs vLLM's own executor",
+        ),
+        pytest.param(
+            config(),
+            BIG_CPU,
+            f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} --enforce-eager "
+            "--kv-cache-memory-bytes 68719476736 --max-model-len auto",
+            id="a real model on a big CPU gets a quarter of its memory for the KV cache",
+        ),
+        pytest.param(
+            config(
+                "tiny://",
+                args=("--max_model_len=512", "--no-enforce-eager", "--enable-log-requests"),
+            ),
+            SMALL_CPU,
+            "serve /models/tiny --served-model-name chat --uds /run/weir/engine.sock "
+            "--api-server-count 1 --disable-uvicorn-access-log "
+            "--distributed-executor-backend uni --kv-cache-memory-bytes 67108864 "
+            "--max_model_len=512 --no-enforce-eager --enable-log-requests",
+            id="what the user sets is not set twice",
+        ),
+    ],
+)
+def test_becomes_this_command_line(wishes: EngineConfig, machine: Machine, want: str) -> None:
+    assert serve_arguments(wishes, machine, PATHS) == want.split()
+
+
+@pytest.mark.parametrize(
+    ("uri", "want"),
+    [
+        pytest.param("hf://org/model", "/models/hf-org-model-", id="hub"),
+        pytest.param("hf://org/model@v1.0", "/models/hf-org-model-v1-0-", id="revision"),
+        pytest.param("s3://bucket/some/path", "/models/s3-bucket-some-path-", id="bucket"),
+        pytest.param("oci://ghcr.io/org/m:1", "/models/oci-ghcr-io-org-m-1-", id="image"),
+        pytest.param("file:///data/llama", "/models/file-data-llama-", id="node"),
+        pytest.param("pvc://claim/a/b", "/models/pvc-claim-", id="claim"),
+        pytest.param("tiny://5m", "/models/tiny-5m", id="generated"),
+    ],
+)
+def test_every_kind_of_source_is_served_from_the_model_directory(uri: str, want: str) -> None:
+    assert serve_arguments(config(uri, accelerators=1), GPU, PATHS)[1].startswith(want)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "machine", "error", "want"),
+    [
+        pytest.param(
+            config(args=("--seed", "1", "--port", "80")),
+            GPU,
+            InvalidSpec,
+            r"engine.args\[2\]: --port is reserved for Weir",
+            id="an argument that opens a port",
+        ),
+        pytest.param(
+            config(args=("extra=/x", "--seed", "1")),
+            GPU,
+            InvalidSpec,
+            r"engine.args\[0\]: extra=/x is no flag",
+            id="a stray word, which vLLM would take for a value of ours",
+        ),
+        pytest.param(
+            config(accelerators=2),
+            SMALL_CPU,
+            MachineUnfit,
+            "this is vLLM's CPU build",
+            id="accelerators that are not there",
+        ),
+        pytest.param(
+            config(accelerators=2, parallelism=Parallelism(tensor=4)),
+            GPU,
+            InvalidSpec,
+            "needs 4 accelerators per replica, the pool gives 2",
+            id="more ranks than accelerators",
+        ),
+        pytest.param(
+            config(parallelism=Parallelism(pipeline=2)),
+            BIG_CPU,
+            MachineUnfit,
+            "use tensor",
+            id="pipelines on a CPU",
+        ),
+        pytest.param(
+            config(adapters=(lora("x", "tiny://"),)),
+            BIG_CPU,
+            InvalidSpec,
+            r"model.adapters\[x\]: tiny:// is a whole model",
+            id="a tiny adapter",
+        ),
+    ],
+)
+def test_refuses(wishes: EngineConfig, machine: Machine, error: type[Exception], want: str) -> None:
+    with pytest.raises(error, match=want):
+        serve_arguments(wishes, machine, PATHS)
+
+
+def test_never_calls_home_and_never_leaves_the_machine() -> None:
+    settings = environment(config(), GPU, {})
+    assert settings["VLLM_NO_USAGE_STATS"] == settings["HF_HUB_OFFLINE"] == "1"
+    assert settings["GLOO_SOCKET_IFNAME"] == settings["NCCL_SOCKET_IFNAME"] == "lo"
+
+
+def test_a_gpu_engine_keeps_vllms_threads_and_processes() -> None:
+    settings = environment(config(), GPU, {})
+    assert not {"OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING"} & settings.keys()
+
+
+def test_a_small_cpu_engine_runs_its_model_in_one_thread() -> None:
+    settings = environment(config("tiny://"), SMALL_CPU, {})
+    assert settings["OMP_NUM_THREADS"] == "1"
+    assert settings["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert settings["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_two_processes_on_a_cpu_keep_vllms_executor() -> None:
+    wishes = config("tiny://", parallelism=Parallelism(tensor=2))
+    settings = environment(wishes, SMALL_CPU, {})
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in settings
+    assert settings["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_what_the_user_put_into_the_environment_stays() -> None:
+    inherited = {"OMP_NUM_THREADS": "8", "HF_HUB_OFFLINE": "0", "HOME": "/tmp"}
+    assert inherited.items() <= environment(config("tiny://"), SMALL_CPU, inherited).items()
+
+
+def test_the_front_end_that_opens_ports_stays_off() -> None:
+    settings = environment(config(), GPU, {"VLLM_USE_RUST_FRONTEND": "1"})
+    assert settings["VLLM_USE_RUST_FRONTEND"] == "0"
