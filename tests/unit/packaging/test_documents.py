@@ -1,0 +1,114 @@
+"""Documents name things that exist: files, make targets, fields, values, variables."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from weir_core.api.crd import structural
+from weir_core.api.inferenceservice import InferenceServiceSpec
+from weir_operator.verdicts import UNDER_WAY
+
+ROOT = Path(__file__).resolve().parents[3]
+CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+DOCUMENTS = tracked("*.md")
+
+
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def document(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", document.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+def broken_links(document: Path) -> Iterator[str]:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (document.parent / path) if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+def test_links_lead_somewhere(document: Path) -> None:
+    assert list(broken_links(document)) == []
+
+
+def test_names_only_targets_of_the_makefile(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = document.read_text()
+    shown = "\n".join([*CODE_BLOCK.findall(text), *re.findall(r"`[^`\n]+`", text)])
+    named = set(re.findall(r"(?:^|`|&& )make ([a-z][a-z0-9-]*)", shown, re.MULTILINE))
+    assert named <= targets
+
+
+def test_names_only_variables_that_something_reads(document: Path) -> None:
+    sources = "\n".join(
+        path.read_text() for path in tracked("*.py", "scripts/*", "helm/*.yaml", "Makefile")
+    )
+    named = set(re.findall(r"\bWEIR_[A-Z0-9_]*[A-Z0-9]\b", document.read_text()))
+    assert {name for name in named if not re.search(rf"\b{name}\b", sources)} == set()
+
+
+def test_names_only_fields_of_the_spec(document: Path) -> None:
+    named = re.findall(r"`spec\.([A-Za-z.\[\]]+)`", document.read_text())
+    assert [path for path in named if not is_field(path)] == []
+
+
+def is_field(path: str) -> bool:
+    schema: dict[str, Any] = structural(InferenceServiceSpec)
+    for step in path.replace("[]", ".[]").split("."):
+        if schema.get("x-kubernetes-preserve-unknown-fields"):
+            return True
+        schema = schema.get("items" if step == "[]" else "properties", {})
+        if step != "[]":
+            schema = schema.get(step, {})
+    return bool(schema)
+
+
+def test_names_only_values_of_the_chart(document: Path) -> None:
+    values = yaml.safe_load((ROOT / "helm/weir/values.yaml").read_text())
+    named = re.findall(rf"`((?:{'|'.join(values)})(?:\.(?!py)[A-Za-z]+)*)`", document.read_text())
+    assert [path for path in named if not is_value(values, path)] == []
+
+
+def is_value(values: dict[str, Any], path: str) -> bool:
+    for step in path.split("."):
+        if step not in values:
+            return False
+        values = values[step]
+    return True
+
+
+def test_operations_explain_every_reason_of_a_condition() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    sources = [ROOT / f"operator/weir_operator/{name}.py" for name in ("status", "verdicts")]
+    reasons = {
+        reason
+        for path in sources
+        for reason in re.findall(r'Verdict\(\s*"\w+",\s*"(\w+)"', path.read_text())
+    }
+    assert {reason for reason in reasons | UNDER_WAY if f"`{reason}`" not in text} == set()
