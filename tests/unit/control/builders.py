@@ -1,0 +1,85 @@
+"""Objects for the operator's tests, with only what a case is about spelled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.parse import parse
+
+Manifest = dict[str, Any]
+
+NAMESPACE, NAME, UID = "models", "chat", "uid-1"
+
+
+def body(spec: Manifest | None = None, **meta: Any) -> Manifest:
+    """Return an InferenceService as the API server holds it; `spec` is laid over a small one."""
+    small: Manifest = {
+        "model": {"name": "m", "source": {"uri": "tiny://"}},
+        "pools": [{"name": "cpu", "accelerator": {"count": 0}}],
+    }
+    return {
+        "apiVersion": "serving.weir.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": UID, "generation": 1, **meta},
+        "spec": {**small, **(spec or {})},
+    }
+
+
+def service(spec: Manifest | None = None, **meta: Any) -> InferenceService:
+    """Return the same, parsed."""
+    return parse(body(spec, **meta))
+
+
+def deployment(wanted: int = 1, **status: Any) -> Manifest:
+    """Return a Deployment whose rollout is complete unless `status` says otherwise."""
+    complete = {
+        "observedGeneration": 1,
+        "replicas": wanted,
+        "updatedReplicas": wanted,
+        "readyReplicas": wanted,
+        "availableReplicas": wanted,
+    }
+    return {
+        "metadata": {"name": "chat-cpu", "generation": 1},
+        "spec": {"replicas": wanted},
+        "status": {**complete, **status},
+    }
+
+
+def container(name: str, state: str = "running", **fields: Any) -> Manifest:
+    """Return a container's status; `fields` are those of its state, `started` and `last` aside."""
+    status: Manifest = {"name": name, "started": fields.pop("started", False)}
+    if "last" in fields:
+        status["lastState"] = {"terminated": fields.pop("last")}
+    return {**status, "state": {state: fields}}
+
+
+def pod(
+    *containers: Manifest,
+    init: tuple[Manifest, ...] = (),
+    ready: bool = False,
+    leaving: bool = False,
+    unschedulable: str = "",
+) -> Manifest:
+    """Return a pod."""
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    if unschedulable:
+        scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        conditions.append({**scheduled, "message": unschedulable})
+    meta: Manifest = {"name": "chat-cpu-1"}
+    if leaving:
+        meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {
+        "metadata": meta,
+        "status": {
+            "conditions": conditions,
+            "initContainerStatuses": list(init),
+            "containerStatuses": list(containers),
+        },
+    }
+
+
+def serving_pod() -> Manifest:
+    """Return a pod that takes requests."""
+    return pod(container("engine", started=True), ready=True)

@@ -1,0 +1,111 @@
+"""An API server in memory, as far as the operator's own Protocol goes: objects in, objects out.
+
+It keeps what server-side apply would keep (uid, status), counts generations by spec, and can be
+told to be down. It checks nothing: that is for the tests on a real API server.
+"""
+
+from __future__ import annotations
+
+import itertools
+from copy import deepcopy
+from typing import Any
+
+from weir_core.errors import ClusterUnavailable
+from weir_operator.cluster import OWNED, SERVICE, Kind
+
+Manifest = dict[str, Any]
+
+
+class MemoryCluster:
+    """Objects by kind, namespace and name."""
+
+    def __init__(self, *objects: Manifest) -> None:
+        self._numbers = itertools.count(1)
+        self.objects: dict[tuple[Kind, str, str], Manifest] = {}
+        self.listed_pods: list[Manifest] = []
+        self.events: list[Manifest] = []
+        self.writes = 0
+        self.down: ClusterUnavailable | None = None
+        self.no_events = False
+        for one in objects:
+            self.put(one)
+
+    def put(self, manifest: Manifest) -> None:
+        """Have an object, however it came there."""
+        self.objects[_place(manifest)] = deepcopy(manifest)
+
+    def of(self, kind: str) -> dict[str, Manifest]:
+        """Return all objects of a kind by name."""
+        return {name: one for ((_, k), _, name), one in self.objects.items() if k == kind}
+
+    async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        self._answer()
+        return deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def services(self) -> list[Manifest]:
+        self._answer()
+        return [deepcopy(one) for (kind, _, _), one in self.objects.items() if kind == SERVICE]
+
+    async def owned(self, namespace: str, service: str) -> list[Manifest]:
+        self._answer()
+        return [
+            deepcopy(one)
+            for (kind, where, _), one in self.objects.items()
+            if kind in OWNED
+            and where == namespace
+            and one["metadata"].get("labels", {}).get("serving.weir.dev/service") == service
+        ]
+
+    async def pods(self, namespace: str, service: str) -> list[Manifest]:
+        self._answer()
+        return deepcopy(self.listed_pods)
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        self._answer()
+        before = self.objects.get(_place(manifest))
+        after = deepcopy(manifest)
+        kept = {} if before is None else before["metadata"]
+        changed = before is None or before.get("spec") != after.get("spec")
+        after["metadata"]["uid"] = kept.get("uid", f"made-{next(self._numbers)}")
+        after["metadata"]["generation"] = kept.get("generation", 0) + changed
+        if before is not None and "status" in before:
+            after["status"] = before["status"]
+        self.writes += after != before
+        self.objects[_place(manifest)] = after
+        return deepcopy(after)
+
+    async def delete(self, manifest: Manifest) -> None:
+        self._answer()
+        self.writes += 1
+        self.objects.pop(_place(manifest), None)
+
+    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
+        self._answer()
+        self.writes += 1
+        self.objects[SERVICE, namespace, name]["status"] = deepcopy(status)
+
+    async def record(self, event: Manifest) -> None:
+        if self.no_events:
+            raise ClusterUnavailable("events are not for you")
+        self._answer()
+        self.events.append(event)
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        self._answer()
+        before = self.objects.get(_place(lease))
+        version = None if before is None else before["metadata"]["resourceVersion"]
+        if lease["metadata"].get("resourceVersion") != version:
+            return None
+        written = deepcopy(lease)
+        written["metadata"]["resourceVersion"] = str(next(self._numbers))
+        self.objects[_place(lease)] = written
+        return deepcopy(written)
+
+    def _answer(self) -> None:
+        if self.down is not None:
+            raise self.down
+
+
+def _place(manifest: Manifest) -> tuple[Kind, str, str]:
+    meta = manifest["metadata"]
+    return (manifest["apiVersion"], manifest["kind"]), meta["namespace"], meta["name"]

@@ -1,0 +1,298 @@
+"""One pass, whatever asked for it: the world becomes what the spec says, and says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.unit.control.builders import NAME, NAMESPACE, UID, body, serving_pod
+from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_operator.reconcile import Key, Outcome, Reconciler
+from weir_operator.render import Images
+
+KEY = Key(NAMESPACE, NAME)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+OWNED_KINDS = {
+    "ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment",
+    "ControllerRevision",
+}  # fmt: skip
+
+
+def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
+    """Return the operator of a Weir version, which shows in its default images."""
+    images = Images(sidecar=f"weir:{version}", engine=f"engine:{version}")
+    return Reconciler(cluster, images, lambda: NOW)
+
+
+def conditions(cluster: MemoryCluster) -> dict[str, Manifest]:
+    found = cluster.of("InferenceService")[NAME]["status"]["conditions"]
+    return {each["type"]: each for each in found}
+
+
+def templates(cluster: MemoryCluster) -> dict[str, Any]:
+    return {name: one["spec"]["template"] for name, one in cluster.of("Deployment").items()}
+
+
+def edit(cluster: MemoryCluster, spec: dict[str, Any] | None = None, **meta: Any) -> None:
+    """Have the user change the spec."""
+    before = cluster.of("InferenceService")[NAME]
+    generation = before["metadata"]["generation"] + 1
+    changed = body(spec, generation=generation, **meta)
+    cluster.put({**changed, "status": before.get("status", {})})
+
+
+def finish_rollouts(cluster: MemoryCluster) -> None:
+    """Do what the Deployment controller and the kubelet would."""
+    for one in cluster.of("Deployment").values():
+        wanted = one["spec"]["replicas"]
+        counts = ("replicas", "readyReplicas", "updatedReplicas", "availableReplicas")
+        status: dict[str, Any] = dict.fromkeys(counts, wanted)
+        one["status"] = {**status, "observedGeneration": one["metadata"]["generation"]}
+    cluster.listed_pods = [serving_pod()]
+
+
+async def test_makes_everything_a_service_owns() -> None:
+    cluster = MemoryCluster(body())
+    assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
+    kinds = {kind for (_, kind), _, _ in cluster.objects}
+    assert kinds == OWNED_KINDS | {"InferenceService"}
+    for (_, kind), _, _ in cluster.objects:
+        for one in cluster.of(kind).values() if kind != "InferenceService" else ():
+            (owner,) = one["metadata"]["ownerReferences"]
+            assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (
+                UID,
+                True,
+                True,
+            )
+
+
+async def test_publishes_what_it_saw() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    assert await reconciler(cluster).run(KEY) is Outcome.SETTLED
+    status = cluster.of("InferenceService")[NAME]["status"]
+    assert {type_: each["status"] for type_, each in conditions(cluster).items()} == {
+        "Ready": "True",
+        "WorkloadsReady": "True",
+        "ModelReady": "True",
+        "RouterReady": "True",
+        "ScalingReady": "True",
+    }
+    assert status["url"] == "http://chat.models.svc"
+    assert status["observedGeneration"] == 1
+    assert status["pools"] == [
+        {"name": "cpu", "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
+    ]
+
+
+async def test_a_pass_over_a_settled_world_writes_nothing() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    await reconciler(cluster).run(KEY)
+    before = cluster.writes
+    await reconciler(cluster).run(KEY)
+    assert cluster.writes == before
+
+
+@pytest.mark.parametrize("kind", sorted(OWNED_KINDS))
+async def test_brings_back_what_someone_deleted(kind: str) -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster).run(KEY)
+    before = cluster.of(kind)
+    for place in [place for place in cluster.objects if place[0][1] == kind]:
+        del cluster.objects[place]
+    await reconciler(cluster).run(KEY)
+    assert {name: one.get("spec") for name, one in cluster.of(kind).items()} == {
+        name: one.get("spec") for name, one in before.items()
+    }
+
+
+async def test_deletes_a_pool_that_the_spec_no_longer_names() -> None:
+    pools = [{"name": "a", "replicas": 1}, {"name": "b", "replicas": 1}]
+    cluster = MemoryCluster(body({"pools": pools}))
+    await reconciler(cluster).run(KEY)
+    edit(cluster, {"pools": pools[:1]})
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-a"]
+    assert [name.rpartition("-")[0] for name in cluster.of("ControllerRevision")] == ["chat-a"]
+
+
+async def test_deletes_nothing_that_is_not_its_own() -> None:
+    stranger = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": "other",
+            "namespace": NAMESPACE,
+            "uid": "x",
+            "labels": {"serving.weir.dev/service": NAME},
+        },
+        "spec": {},
+    }
+    cluster = MemoryCluster(body(), stranger)
+    await reconciler(cluster).run(KEY)
+    assert "other" in cluster.of("Deployment")
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [
+        pytest.param([], id="a user's"),
+        pytest.param([{"uid": "uid-0"}], id="left over from a service of the same name"),
+    ],
+)
+async def test_takes_over_nothing_and_says_what_is_in_the_way(owners: list[Manifest]) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "ownerReferences": owners},
+        "spec": {"theirs": True},
+    }
+    cluster = MemoryCluster(body(), theirs)
+    with pytest.raises(ClusterRefuses):
+        await reconciler(cluster).run(KEY)
+    assert cluster.of("Service") == {NAME: theirs}
+    ready = conditions(cluster)["Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "Refused")
+    assert "a Service named chat exists already" in ready["message"]
+
+    cluster.objects.pop((("v1", "Service"), NAMESPACE, NAME))
+    await reconciler(cluster).run(KEY)
+    assert conditions(cluster)["Ready"]["reason"] != "Refused"
+
+
+async def test_a_wrong_spec_is_said_once_and_what_runs_stays() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster).run(KEY)
+    running = templates(cluster)
+    edit(cluster, {"podTemplate": {"spec": {"containers": [{"image": "nameless"}]}}})
+    assert await reconciler(cluster).run(KEY) is Outcome.REJECTED
+    ready = conditions(cluster)["Ready"]
+    assert (ready["reason"], ready["observedGeneration"]) == ("InvalidSpec", 2)
+    assert "spec.podTemplate.spec.containers[0].name" in ready["message"]
+    assert templates(cluster) == running
+
+    before = cluster.writes
+    assert await reconciler(cluster).run(KEY) is Outcome.REJECTED
+    assert cluster.writes == before
+
+
+async def test_a_service_that_is_gone_or_going_is_left_alone() -> None:
+    cluster = MemoryCluster()
+    assert await reconciler(cluster).run(KEY) is Outcome.GONE
+    cluster.put(body(deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert await reconciler(cluster).run(KEY) is Outcome.GONE
+    assert cluster.writes == 0
+
+
+async def test_an_outage_ends_the_pass_and_a_later_one_makes_it_good() -> None:
+    cluster = MemoryCluster(body())
+    cluster.down = ClusterUnavailable("connection refused")
+    with pytest.raises(ClusterUnavailable):
+        await reconciler(cluster).run(KEY)
+    cluster.down = None
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-cpu"]
+
+
+async def test_an_event_that_cannot_be_written_does_not_fail_the_pass() -> None:
+    cluster = MemoryCluster(body())
+    cluster.no_events = True
+    assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
+
+
+async def test_an_upgrade_of_the_operator_changes_no_pod() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster, "1").run(KEY)
+    before = templates(cluster)
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"replicas": 5}, id="replicas"),
+        pytest.param({"rollout": {"maxSurge": 0, "maxUnavailable": 1}}, id="rollout"),
+        pytest.param({"scaling": {"minReplicas": 2, "maxReplicas": 4}}, id="scaling"),
+    ],
+)
+async def test_what_touches_no_pod_rolls_none_not_even_after_an_upgrade(
+    change: dict[str, Any],
+) -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster, "1").run(KEY)
+    before = templates(cluster)
+    edit(cluster, change)
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
+
+
+async def test_an_edit_or_a_restart_gets_the_new_operators_pods() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster, "1").run(KEY)
+    edit(cluster, annotations={"serving.weir.dev/restarted-at": "2026-01-02"})
+    await reconciler(cluster, "2").run(KEY)
+    (template,) = templates(cluster).values()
+    assert template["spec"]["containers"][0]["image"] == "engine:2"
+
+
+async def test_going_back_to_an_earlier_spec_gets_the_very_pods_of_then() -> None:
+    cluster = MemoryCluster(body())
+    await reconciler(cluster, "1").run(KEY)
+    before = templates(cluster)
+    edit(cluster, {"engine": {"args": ["--max-model-len=1"]}})
+    await reconciler(cluster, "1").run(KEY)
+    assert templates(cluster) != before
+    edit(cluster)
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
+
+
+async def test_few_revisions_are_kept() -> None:
+    cluster = MemoryCluster(body())
+    for length in range(10):
+        edit(cluster, {"engine": {"args": [f"--max-model-len={length}"]}})
+        await reconciler(cluster).run(KEY)
+    assert 1 < len(cluster.of("ControllerRevision")) <= 4
+
+
+@pytest.mark.parametrize(
+    ("set_by_autoscaler", "want"),
+    [(3, 3), (9, 4), (0, 2)],
+    ids=["within bounds", "above", "below"],
+)
+async def test_an_autoscalers_number_stays_within_the_bounds(
+    set_by_autoscaler: int, want: int
+) -> None:
+    cluster = MemoryCluster(body({"scaling": {"minReplicas": 2, "maxReplicas": 4}}))
+    await reconciler(cluster).run(KEY)
+    assert cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] == 2
+    cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] = set_by_autoscaler
+    await reconciler(cluster).run(KEY)
+    assert cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] == want
+
+
+async def test_a_number_in_the_spec_is_restored() -> None:
+    cluster = MemoryCluster(body({"replicas": 2}))
+    await reconciler(cluster).run(KEY)
+    cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] = 7
+    await reconciler(cluster).run(KEY)
+    assert cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] == 2
+
+
+async def test_tells_the_story_in_events_each_once() -> None:
+    cluster = MemoryCluster(body())
+    for _ in range(3):
+        await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    for _ in range(3):
+        await reconciler(cluster).run(KEY)
+    told = [(each["type"], each["reason"]) for each in cluster.events]
+    assert told == [("Normal", "Progressing"), ("Normal", "Serving")]
+    assert {each["involvedObject"]["uid"] for each in cluster.events} == {UID}
