@@ -22,7 +22,8 @@ class MemoryCluster:
     def __init__(self, *objects: Manifest) -> None:
         self._numbers = itertools.count(1)
         self.objects: dict[tuple[Kind, str, str], Manifest] = {}
-        self.listed_pods: list[Manifest] = []
+        self.all_pods: dict[tuple[str, str], list[Manifest]] = {}
+        """Pods by namespace and service."""
         self.events: list[Manifest] = []
         self.writes = 0
         self.down: ClusterUnavailable | None = None
@@ -58,7 +59,7 @@ class MemoryCluster:
 
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         self._answer()
-        return deepcopy(self.listed_pods)
+        return deepcopy(self.all_pods.get((namespace, service), []))
 
     async def apply(self, manifest: Manifest) -> Manifest:
         self._answer()

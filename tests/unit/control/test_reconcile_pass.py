@@ -51,7 +51,7 @@ def finish_rollouts(cluster: MemoryCluster) -> None:
         counts = ("replicas", "readyReplicas", "updatedReplicas", "availableReplicas")
         status: dict[str, Any] = dict.fromkeys(counts, wanted)
         one["status"] = {**status, "observedGeneration": one["metadata"]["generation"]}
-    cluster.listed_pods = [serving_pod()]
+    cluster.all_pods = {KEY: [serving_pod()]}
 
 
 async def test_makes_everything_a_service_owns() -> None:

@@ -1,0 +1,168 @@
+"""From what the cluster shows to what a user is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.control.builders import container, deployment, pod, service, serving_pod
+from weir_operator.verdicts import Observed, Verdict, verdicts
+
+Manifest = dict[str, Any]
+
+CRASHED = {"exitCode": 1, "reason": "Error", "message": "CUDA out of memory\n"}
+
+
+def told(*pods: Manifest, wanted: int = 1, **status: Any) -> dict[str, Verdict]:
+    return verdicts(service(), Observed({"cpu": deployment(wanted, **status)}, pods))
+
+
+def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
+    assert {type_: (v.status, v.reason) for type_, v in told(serving_pod()).items()} == {
+        "Ready": ("True", "Serving"),
+        "WorkloadsReady": ("True", "Available"),
+        "ModelReady": ("True", "Loaded"),
+        "RouterReady": ("True", "Serving"),
+        "ScalingReady": ("True", "Fixed"),
+    }
+
+
+def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
+    seen = told(wanted=0)
+    assert (seen["Ready"].status, seen["Ready"].reason) == ("False", "ScaledToZero")
+    assert seen["WorkloadsReady"].status == "True"
+
+
+@pytest.mark.parametrize(
+    ("pods", "reason", "said"),
+    [
+        pytest.param(
+            [pod(container("engine", "waiting", reason="ImagePullBackOff", message="no such tag"))],
+            "ImagePullBackOff",
+            "pod chat-cpu-1, container engine: no such tag",
+            id="an image that is not there",
+        ),
+        pytest.param(
+            [pod(container("engine", "waiting", reason="CrashLoopBackOff", last=CRASHED))],
+            "CrashLoopBackOff",
+            "container engine: CUDA out of memory",
+            id="an engine that keeps dying, in its own last words",
+        ),
+        pytest.param(
+            [
+                pod(
+                    container("engine", "waiting", reason="PodInitializing"),
+                    init=(container("model", "waiting", reason="CrashLoopBackOff", last=CRASHED),),
+                )
+            ],
+            "CrashLoopBackOff",
+            "container model: CUDA out of memory",
+            id="weights that cannot be had",
+        ),
+        pytest.param(
+            [pod(unschedulable="0/3 nodes have nvidia.com/gpu")],
+            "Unschedulable",
+            "pod chat-cpu-1: 0/3 nodes have nvidia.com/gpu",
+            id="no node fits",
+        ),
+    ],
+)
+def test_a_stuck_pod_is_quoted(pods: list[Manifest], reason: str, said: str) -> None:
+    seen = told(*pods, availableReplicas=0)
+    for type_ in ("WorkloadsReady", "Ready"):
+        assert (seen[type_].status, seen[type_].reason) == ("False", reason)
+        assert said in seen[type_].message
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        pytest.param(
+            {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"},
+            "FailedCreate",
+            id="a quota",
+        ),
+        pytest.param(
+            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"},
+            "ProgressDeadlineExceeded",
+            id="no progress",
+        ),
+    ],
+)
+def test_a_stuck_deployment_is_quoted(condition: Manifest, reason: str) -> None:
+    seen = told(conditions=[{**condition, "message": "because"}], availableReplicas=0)
+    assert seen["WorkloadsReady"] == Verdict("False", reason, "pool cpu: because")
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({"observedGeneration": 0}, id="not looked at yet"),
+        pytest.param({"updatedReplicas": 0}, id="the old template still serves"),
+        pytest.param({"availableReplicas": 0}, id="the new pod is not available"),
+        pytest.param({"replicas": 2}, id="an old pod is still there"),
+    ],
+)
+def test_a_rollout_under_way_leaves_the_service_ready(status: Manifest) -> None:
+    seen = told(serving_pod(), **status)
+    assert (seen["WorkloadsReady"].status, seen["WorkloadsReady"].reason) == (
+        "False",
+        "Progressing",
+    )
+    assert seen["Ready"].status == "True"
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        pytest.param(pod(), ("False", "Waiting"), id="nothing has started"),
+        pytest.param(
+            pod(init=(container("model"),)), ("False", "Fetching"), id="weights are on their way"
+        ),
+        pytest.param(pod(container("engine")), ("False", "Loading"), id="vLLM is loading"),
+        pytest.param(
+            pod(container("engine", last=CRASHED)), ("False", "Loading"), id="vLLM tries again"
+        ),
+        pytest.param(
+            pod(container("engine", "terminated", **CRASHED)),
+            ("False", "EngineFailed"),
+            id="vLLM has died",
+        ),
+        pytest.param(
+            pod(init=(container("model", "terminated", **CRASHED),)),
+            ("False", "FetchFailed"),
+            id="the download has failed",
+        ),
+        pytest.param(
+            pod(init=(container("model", "terminated", exitCode=0),)),
+            ("False", "Waiting"),
+            id="the download is complete",
+        ),
+        pytest.param(
+            pod(container("engine", started=True)), ("True", "Loaded"), id="vLLM has answered"
+        ),
+    ],
+)
+def test_the_models_way_into_memory(one: Manifest, want: tuple[str, str]) -> None:
+    verdict = told(one, availableReplicas=0)["ModelReady"]
+    assert (verdict.status, verdict.reason) == want
+
+
+def test_a_pod_on_its_way_out_neither_serves_nor_troubles() -> None:
+    leaving = pod(container("engine", started=True), ready=True, leaving=True)
+    seen = told(leaving)
+    assert seen["RouterReady"].status == "False"
+    assert seen["ModelReady"].reason == "Waiting"
+
+
+def test_scaling_by_load_is_not_pretended() -> None:
+    scaled = service({"scaling": {"minReplicas": 2, "maxReplicas": 4}})
+    verdict = verdicts(scaled, Observed({"cpu": deployment(2)}, []))["ScalingReady"]
+    assert (verdict.status, verdict.reason) == ("False", "NotSupported")
+
+
+def test_a_message_is_bounded() -> None:
+    crashed = {**CRASHED, "message": "x" * 5000}
+    seen = told(pod(container("engine", "waiting", reason="CrashLoopBackOff", last=crashed)))
+    assert len(seen["WorkloadsReady"].message) <= 1000
