@@ -10,7 +10,8 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Ask, where there is something to ask for; elsewhere this does nothing."""
+    """Ask, where there are tiles to ask for."""
     import torch
 
-    torch.cpu._init_amx()
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
