@@ -22,6 +22,7 @@ class Entry:
     """One request, from arrival to finish."""
 
     arrival: float
+    body_bytes: int = 0
     outcome: Outcome | None = None
     exchange: Exchange | None = None
     usage: Usage | None = None
@@ -58,6 +59,8 @@ class Ledger:
         self._limit = limit
         self._entries: set[Entry] = set()
         self._finished_bytes = 0
+        self.held_bytes = 0
+        """Request bodies in memory, those announced included."""
         self._idle: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
@@ -85,9 +88,15 @@ class Ledger:
         self._entries.add(entry)
         return entry
 
+    def hold(self, entry: Entry, size_bytes: int) -> None:
+        """Note how large a request's body is, or will be."""
+        self.held_bytes += size_bytes - entry.body_bytes
+        entry.body_bytes = size_bytes
+
     def leave(self, entry: Entry) -> None:
         """Count a request that has ended."""
         self._entries.discard(entry)
+        self.hold(entry, 0)
         metrics, exchange = self._metrics, entry.exchange
         outcome, now, first_byte_at = entry.outcome or Outcome.INTERNAL_ERROR, self._clock(), None
         metrics.requests[outcome].inc()

@@ -113,13 +113,14 @@ class Proxy:
                 now=self._clock(),
             )
         target = self._upstream.target(request)
-        self._admit(intake)
+        self._admit(intake, entry, request.content_length or 0)
         body = await read_body(
             request,
             intake,
             limit_bytes=self._limits.max_body_bytes,
             timeout_s=self._timeouts.upload_s,
         )
+        self._ledger.hold(entry, len(body))
         self._metrics.body_bytes.observe(len(body))
         if entry.trace is not None:
             entry.trace.describe(operation_of(request.path), read_request(body))
@@ -127,15 +128,17 @@ class Proxy:
         entry.status = exchange.status
         self._settle(exchange, entry, client)
 
-    def _admit(self, intake: Intake) -> None:
+    def _admit(self, intake: Intake, entry: Entry, body_bytes: int) -> None:
         if intake.websocket:
             raise outcomes.bad_request(
                 "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
             )
         if self.refusing:
             raise outcomes.shutting_down(1)
-        if self._ledger.full:
+        ledger = self._ledger
+        if ledger.full or ledger.held_bytes + body_bytes > self._limits.max_held_bytes:
             raise outcomes.saturated(1)
+        ledger.hold(entry, min(body_bytes, self._limits.max_body_bytes))
 
     def _settle(self, exchange: Exchange, entry: Entry, client: Client) -> None:
         """Name the outcome of an exchange, and end what broke off."""

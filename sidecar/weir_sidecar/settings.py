@@ -54,6 +54,8 @@ class Limits:
     """Larger requests are 413. 64 MiB carries a few images in base64."""
     max_requests: int = 1024
     """Requests held at once, waiting or running; more are 429."""
+    max_held_bytes: int = 1 << 30
+    """Request bodies held at once, together; more are 429."""
     idle_connections: int = 256
     """Engine connections kept for the next request."""
 
@@ -143,6 +145,7 @@ class Settings:
             limits=Limits(
                 max_body_bytes=int(read.number(labels.ENV_MAX_BODY_BYTES, limits.max_body_bytes)),
                 max_requests=int(read.number(labels.ENV_MAX_REQUESTS, limits.max_requests)),
+                max_held_bytes=int(read.number("WEIR_MAX_HELD_BYTES", limits.max_held_bytes)),
             ),
             timeouts=Timeouts(
                 first_byte_s=read.number("WEIR_FIRST_BYTE_TIMEOUT_S", timeouts.first_byte_s),

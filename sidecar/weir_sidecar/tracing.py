@@ -55,10 +55,12 @@ class RequestTrace:
         self._context = trace.set_span_in_context(span)
         self._wall_offset_ns = wall_offset_ns
         self._engine: Span | None = None
+        self._sampled = span.is_recording()
+        """Not sampled: only its ids travel on, so that the engine does not sample it either."""
 
     def describe(self, operation: str | None, fields: RequestFields) -> None:
         """Tell what was asked for, once the body is known."""
-        if operation is None:
+        if operation is None or not self._sampled:
             return
         known = {
             "gen_ai.operation.name": operation,
@@ -74,10 +76,13 @@ class RequestTrace:
 
     def routed(self, start: float, end: float) -> None:
         """Record the choice of who runs the request."""
-        self._child("weir.route", start).end(self._wall(end))
+        if self._sampled:
+            self._child("weir.route", start).end(self._wall(end))
 
     def dispatched(self, arrival: float, now: float, address: str) -> bytes:
         """Begin the engine's span; return the header lines that hang the engine's own below."""
+        if not self._sampled:
+            return _header_lines(self._span)
         if self._engine is None:
             self._child("weir.queue", arrival).end(self._wall(now))
         else:
@@ -97,6 +102,8 @@ class RequestTrace:
         usage: Usage | None,
     ) -> None:
         """Tell how it ended."""
+        if not self._sampled:
+            return
         if self._engine is not None:
             if first_byte_at is not None:
                 self._engine.add_event("first_token", timestamp=self._wall(first_byte_at))

@@ -291,6 +291,19 @@ async def test_more_requests_than_allowed_are_429(house: House) -> None:
     assert await running.ended(3) == {"client_gone": 2, "rejected_saturated": 1}
 
 
+async def test_more_body_bytes_than_may_be_held_are_429(house: House) -> None:
+    await house.raw_engine(silence)
+    running = await house.sidecar(replace(PATIENT, limits=Limits(max_held_bytes=1500)))
+    held = asyncio.create_task(running.post(data=b"x" * 1000))
+    await eventually(lambda: running.sidecar.ledger.held_bytes == 1000)
+    answer = await running.post(data=b"x" * 1000)
+    assert answer.status == 429
+    assert_says_when_to_retry(answer, "rejected-saturated")
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    await eventually(lambda: running.sidecar.ledger.held_bytes == 0)
+
+
 # The engine's comings and goings.
 
 

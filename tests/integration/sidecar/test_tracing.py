@@ -108,6 +108,16 @@ async def test_without_tracing_the_clients_traceparent_passes_through(house: Hou
     assert {k.lower(): v for k, v in engine.seen_headers.items()}["traceparent"] == PARENT
 
 
+async def test_a_request_that_is_not_sampled_passes_that_on(house: House, spans: Spans) -> None:
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(), headers={"traceparent": PARENT[:-2] + "00"})
+    await running.ended(1)
+    sent = {k.lower(): v for k, v in engine.seen_headers.items()}["traceparent"]
+    assert (sent[:36], sent[-2:]) == (PARENT[:36], "00")
+    assert spans.exporter.get_finished_spans() == ()
+
+
 async def test_a_refused_request_has_a_span_that_says_why(house: House, spans: Spans) -> None:
     running = await house.sidecar(ready=False, tracing=spans.tracing)
     await running.post(json=chat())
