@@ -93,8 +93,7 @@ def _loopback_addresses() -> Iterator[str]:
 
 def listen_error(address: str, port: int) -> OSError | None:
     """Return why nothing can listen on `address` and `port` now, or None."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -109,7 +108,9 @@ def check_public(address: str, port: int) -> None:
     Raises:
         MachineUnfit: It may not; the message says why and what else to try.
     """
-    if address in {"0.0.0.0", "::"} and port in SIDECAR_PORTS:
+    if ":" in address:
+        raise MachineUnfit(f"--host {address}: give an IPv4 address, such as 127.0.0.1 or 0.0.0.0")
+    if address == "0.0.0.0" and port in SIDECAR_PORTS:
         raise MachineUnfit(
             f"{address}:{port} would cover the replicas' own loopback addresses, which use port "
             f"{port} too; choose another port: --port 8080"

@@ -54,7 +54,7 @@ class ServicePlan:
     @property
     def url(self) -> str:
         """Where clients reach it from this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"http://{host}:{self.port}"
 
 

@@ -265,7 +265,9 @@ class _Session:
     def _signals(self) -> Iterator[None]:
         """Let the first signal drain and the second kill."""
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._interrupt)
         try:
@@ -283,13 +285,12 @@ class _Session:
 def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
     """Return the process that is a service's one public address."""
     replicas = [word for replica in plan.replicas for word in ("--replica", replica.address)]
-    listen = f"[{plan.host}]" if ":" in plan.host else plan.host
     return ProcessPlan(
         name="front",
         role="main",
         argv=(
             *(sys.executable, "-m", MODULES["weir-sidecar"], "front"),
-            *("--listen", f"{listen}:{plan.port}"),
+            *("--listen", f"{plan.host}:{plan.port}"),
             *replicas,
         ),
         env={

@@ -65,6 +65,11 @@ def test_refuses_a_public_address_that_covers_the_replicas() -> None:
         machine.check_public("0.0.0.0", 8000)
 
 
+def test_refuses_an_address_the_front_cannot_read() -> None:
+    with pytest.raises(MachineUnfit, match="give an IPv4 address"):
+        machine.check_public("::1", 8000)
+
+
 def test_refuses_an_address_of_another_machine() -> None:
     with pytest.raises(MachineUnfit, match=r"cannot listen on 192.0.2.1:8000"):
         machine.check_public("192.0.2.1", 8000)

@@ -1,0 +1,100 @@
+"""From files to replicas: addresses, ports, GPUs and numbers of replicas on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from weir_cli.documents import Documents, load
+from weir_cli.plan import Ground, ServicePlan, plan_services, with_replicas
+from weir_cli.up import curl, front_process
+from weir_core.errors import InvalidSpec, MachineUnfit
+
+SERVICE: Final = """\
+apiVersion: serving.weir.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: {name}}}
+spec:
+  model: {{name: {name}-model, source: {{uri: "tiny://"}}}}
+  pools: {pools}
+"""
+CPU: Final = "[{name: cpu, accelerator: {count: 0}}]"
+
+
+def documents(folder: Path, *services: tuple[str, str]) -> Documents:
+    text = "---\n".join(SERVICE.format(name=name, pools=pools) for name, pools in services)
+    path = folder / "weir.yaml"
+    path.write_text(text)
+    return load([path])
+
+
+def planned(found: Documents, *gpus: str) -> list[ServicePlan]:
+    ground = Ground("127.0.0.1", 8000, Path("/scratch"), Path("/cache"), gpus)
+    return plan_services(found, ground)
+
+
+def test_each_service_gets_a_port_and_each_replica_an_address(tmp_path: Path) -> None:
+    pools = "[{name: a, replicas: 1, accelerator: {count: 0}}, {name: b, accelerator: {count: 0}}]"
+    found = with_replicas(documents(tmp_path, ("one", pools), ("two", CPU)), 2)
+    plans = planned(found)
+    assert [plan.url for plan in plans] == ["http://127.0.0.1:8000", "http://127.0.0.1:8010"]
+    names = [[replica.name for replica in plan.replicas] for plan in plans]
+    assert names == [["one-a-1", "one-b-1", "one-b-2"], ["two-cpu-1", "two-cpu-2"]]
+    addresses = [replica.address for plan in plans for replica in plan.replicas]
+    assert len(set(addresses)) == 5
+    assert all(address.startswith("127.0.1.") for address in addresses)
+    scratch = {
+        d.parent for p in plans for r in p.replicas for d in r.directories if d.name == "run"
+    }
+    assert len(scratch) == 5
+
+
+def test_the_pods_are_the_operators_own(tmp_path: Path) -> None:
+    ((replica,),) = [plan.replicas for plan in planned(documents(tmp_path, ("one", CPU)))]
+    assert [process.name for process in replica.processes] == ["sidecar", "model", "engine"]
+    engine = replica.processes[-1]
+    assert engine.env["WEIR_RUN_DIR"] == "/scratch/1/run"
+    assert engine.env["WEIR_MODEL_DIR"] == "/cache/models"
+    assert engine.env["HOME"] == "/scratch/1/tmp"
+    assert engine.pre_stop is not None
+    assert engine.startup is not None
+
+
+def test_gpus_are_given_out_over_all_services(tmp_path: Path) -> None:
+    found = documents(
+        tmp_path,
+        ("one", "[{name: a, replicas: 2, accelerator: {count: 1}}]"),
+        ("two", "[{name: b, accelerator: {count: 2}}]"),
+    )
+    plans = planned(found, "0", "1", "4", "5")
+    replicas = [replica for plan in plans for replica in plan.replicas]
+    given = [replica.processes[-1].env["CUDA_VISIBLE_DEVICES"] for replica in replicas]
+    assert given == ["0", "1", "4,5"]
+    with pytest.raises(MachineUnfit, match=r"ask for 4 GPU\(s\) together and this machine has 1"):
+        planned(found, "0")
+
+
+def test_refuses_accelerators_it_cannot_give_out(tmp_path: Path) -> None:
+    found = documents(tmp_path, ("one", "[{name: a, accelerator: {resource: amd.com/gpu}}]"))
+    with pytest.raises(MachineUnfit, match=r"pool 'a' asks for amd.com/gpu"):
+        planned(found, "0")
+
+
+def test_replicas_cannot_be_set_where_every_pool_sets_its_own(tmp_path: Path) -> None:
+    found = documents(tmp_path, ("one", "[{name: a, replicas: 1}]"))
+    with pytest.raises(InvalidSpec, match="--replicas: every pool of one sets its own number"):
+        with_replicas(found, 2)
+
+
+def test_the_front_knows_every_replica_and_the_curl_the_model(tmp_path: Path) -> None:
+    (plan,) = planned(with_replicas(documents(tmp_path, ("one", CPU)), 2))
+    front = front_process(plan, 60.0)
+    first, second = (replica.address for replica in plan.replicas)
+    assert front.argv[3:] == (
+        *("front", "--listen", "127.0.0.1:8000"),
+        *("--replica", first, "--replica", second),
+    )
+    assert front.env["WEIR_GRACE_PERIOD_S"] == "60"
+    assert '"model": "one-model"' in curl(plan)
