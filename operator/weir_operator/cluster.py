@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from urllib3.exceptions import HTTPError
 
 from weir_core.api import labels
@@ -232,7 +233,9 @@ class Kubernetes:
         except ApiException as error:
             if error.status == 404 or (conflict_is_none and error.status == 409):
                 return None
-            raise _translated(error, about) from error
+            raise translated(error, about) from error
+        except ResourceNotFoundError as error:
+            raise ClusterUnavailable(f"are Weir's CRDs installed? {error}") from error
         except (HTTPError, OSError) as error:
             raise ClusterUnavailable(f"the API server does not answer: {error}") from error
         result: Manifest = answer.to_dict() if hasattr(answer, "to_dict") else {}
@@ -243,7 +246,7 @@ def _kind(manifest: Manifest) -> Kind:
     return manifest["apiVersion"], manifest["kind"]
 
 
-def _translated(error: ApiException, about: str) -> Exception:
+def translated(error: ApiException, about: str) -> Exception:
     """Return our error for the API server's.
 
     What it calls invalid stays invalid until someone edits it. All else may be different in a

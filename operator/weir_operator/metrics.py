@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 PASS_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -24,6 +26,13 @@ class Metrics:
             buckets=PASS_BUCKETS_S,
             registry=registry,
         )
+        self.services = Gauge(
+            "weir_operator_services",
+            "InferenceServices by how their last pass ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._last: dict[Hashable, str] = {}
         self.queue_depth = Gauge(
             "weir_operator_queue_depth",
             "InferenceServices that wait for a pass.",
@@ -34,3 +43,13 @@ class Metrics:
             "1 while this operator holds the lease, else 0.",
             registry=registry,
         )
+
+    def ended(self, service: Hashable, outcome: str, *, gone: bool = False) -> None:
+        """Count a pass, and its service under what it ended as; forget one that is gone."""
+        self.passes.labels(outcome).inc()
+        before = self._last.pop(service, None)
+        if before is not None:
+            self.services.labels(before).dec()
+        if not gone:
+            self._last[service] = outcome
+            self.services.labels(outcome).inc()

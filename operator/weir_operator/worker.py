@@ -27,7 +27,7 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics) 
         start = time.monotonic()
         outcome = await _one(key, queue, reconciler)
         metrics.pass_seconds.observe(time.monotonic() - start)
-        metrics.passes.labels(outcome).inc()
+        metrics.ended(key, outcome, gone=outcome == Outcome.GONE)
 
 
 async def _one(key: Key, queue: WorkQueue[Key], reconciler: Reconciler) -> str:

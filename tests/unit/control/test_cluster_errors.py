@@ -1,0 +1,32 @@
+"""What the API server says, as what the operator should do about it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, WeirError
+from weir_operator.cluster import translated
+
+
+@pytest.mark.parametrize(
+    ("status", "about", "want"),
+    [
+        pytest.param(400, "Deployment chat-cpu", InvalidSpec, id="an unknown field"),
+        pytest.param(422, "Deployment chat-cpu", InvalidSpec, id="an invalid value"),
+        pytest.param(403, "Deployment chat-cpu", ClusterRefuses, id="no rights, quota or webhook"),
+        pytest.param(409, "Deployment chat-cpu", ClusterUnavailable, id="a conflict"),
+        pytest.param(429, "", ClusterUnavailable, id="overload"),
+        pytest.param(503, "", ClusterUnavailable, id="an outage"),
+        pytest.param(401, "", ClusterUnavailable, id="a token that is being replaced"),
+        pytest.param(400, "", ClusterUnavailable, id="a bad read is no fault of the spec"),
+    ],
+)
+def test_translates(status: int, about: str, want: type[WeirError]) -> None:
+    error = ApiException(status=status, reason="Because")
+    error.body = json.dumps({"message": "the reason why"})
+    found = translated(error, about)
+    assert type(found) is want
+    assert "the reason why" in str(found)
