@@ -27,13 +27,10 @@ class Installation:
     target: Target
 
     def ensure(self) -> None:
-        """Install Weir unless it is there."""
-        if not self.target.kubectl.attempt("get", "namespace", NAMESPACE).code and self._found():
-            return
-        self.upgrade({})
-
-    def _found(self) -> bool:
-        return bool(self.target.kubectl.list("deployments", NAMESPACE, OPERATOR))
+        """Install Weir unless it is there, or repair an upgrade that was cut short."""
+        status = self.target.helm.attempt("status", RELEASE, f"--namespace={NAMESPACE}")
+        if "STATUS: deployed" not in status.out:
+            self.upgrade({})
 
     def upgrade(self, values: dict[str, Any]) -> None:
         """Install or upgrade with `values` on top of what the cluster needs; wait for it."""
