@@ -57,6 +57,15 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert list(broken_links(document)) == []
 
 
+def test_names_only_files_of_the_checkout(document: Path) -> None:
+    named = re.findall(
+        r"`([\w.-]+(?:/[\w.-]+)+\.(?:py|md|yaml|json|tpl|lock))`", document.read_text()
+    )
+    parts = ("core", "operator", "sidecar", "engine", "sim", "cli")
+    places = (ROOT, document.parent, *(ROOT / part for part in parts))
+    assert [name for name in named if not any((at / name).exists() for at in places)] == []
+
+
 def test_names_only_targets_of_the_makefile(document: Path) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = document.read_text()
