@@ -254,7 +254,9 @@ def translated(error: ApiException, about: str) -> Exception:
     overload are not.
     """
     message = _message(error)
-    if error.status in (400, 422) and about:
+    # A field that no schema knows makes server-side apply fail with 500, of all codes.
+    unknown_field = error.status == 500 and "field not declared in schema" in message
+    if about and (error.status in (400, 422) or unknown_field):
         return InvalidSpec("spec", f"the API server refuses {about}: {message}")
     if error.status == 403:
         return ClusterRefuses(f"the API server refuses {about}: {message}")

@@ -93,7 +93,8 @@ class Reconciler:
         mine = [each for each in owned if _belongs_to(each, service)]
         templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
         replicas = replicas_within_bounds(service, mine)
-        desired = [*revisions, *desired_state(service, self._images, templates, replicas)]
+        # Revisions come last: a template the API server refused must not be kept.
+        desired = [*desired_state(service, self._images, templates, replicas), *revisions]
         await self._refuse_to_take_over(desired, mine, service)
         applied = [await self._cluster.apply(manifest) for manifest in desired]
         for manifest in [*expired, *_superfluous(mine, desired, service)]:

@@ -180,9 +180,8 @@ def _scaling(service: InferenceService, seen: Observed) -> Verdict:
     return Verdict(
         "False",
         "NotSupported",
-        f"this version does not scale by load; it holds {seen.wanted} replicas, and keeps what an "
-        f"autoscaler of the Deployment sets from {max(scaling.min_replicas, 1)} to "
-        f"{scaling.max_replicas}",
+        f"this version does not scale by load; replicas: {seen.wanted}, or what an autoscaler of "
+        f"the Deployment sets from {max(scaling.min_replicas, 1)} to {scaling.max_replicas}",
     )
 
 

@@ -30,3 +30,16 @@ def test_translates(status: int, about: str, want: type[WeirError]) -> None:
     found = translated(error, about)
     assert type(found) is want
     assert "the reason why" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("message", "want"),
+    [
+        pytest.param(".spec.x: field not declared in schema", InvalidSpec, id="a misspelt field"),
+        pytest.param("etcdserver: request timed out", ClusterUnavailable, id="a real failure"),
+    ],
+)
+def test_an_internal_error_may_be_the_specs(message: str, want: type[WeirError]) -> None:
+    error = ApiException(status=500, reason="Internal Server Error")
+    error.body = json.dumps({"message": f"failed to create typed patch object: {message}"})
+    assert type(translated(error, "Deployment chat-cpu")) is want
