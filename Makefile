@@ -67,6 +67,7 @@ bench-relay: install ## Cost of the sidecar's relay beside other routers
 
 .PHONY: clean
 clean: down ## Remove everything Weir put on this machine, caches included
+	@if [ -d "$(WEIR_CACHE)/clusters" ]; then $(BIN)/python -m e2e.cluster down; fi
 	rm -rf $(VENV) .weir .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	chmod -R u+w "$(WEIR_CACHE)" 2>/dev/null || true

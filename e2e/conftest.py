@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
 
 from e2e import evidence, installation, service
+from e2e.cluster import build
 from e2e.installation import Installation
 from e2e.service import Service
 from e2e.target import Target, connect
 
 TARGET = pytest.StashKey[Target]()
+
+# Starts clusters on this machine, which someone who brings their own may not be able to.
+collect_ignore = ["test_cluster.py"] if os.environ.get("KUBECONFIG") else []
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +58,15 @@ def empty_service(weir: Installation) -> Iterator[Service]:
     yield parked
     if weir.target.kubectl.find("infs", parked.name, service.NAMESPACE):
         parked.delete()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Build the cluster's binaries, where they are missing, outside of any test's time limit."""
+    if os.environ.get("KUBECONFIG") or session.config.option.collectonly:
+        return
+    with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        build.binaries()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -32,7 +32,9 @@ def _up() -> int:
 
 
 def _down() -> int:
-    cluster.remove_leftover(NAME)
+    """Remove this cluster, and what test runs that were killed have left."""
+    for name in cluster.names():
+        cluster.remove_leftover(name)
     return 0
 
 

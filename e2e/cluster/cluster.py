@@ -48,7 +48,7 @@ class Cluster:
 
 def state_dir(name: str) -> Path:
     """Return the folder of the cluster called `name`."""
-    return build.cache_dir().resolve() / "run" / name
+    return build.cache_dir().resolve() / "clusters" / name
 
 
 def up(name: str, *, owner: int | None = None) -> Cluster:
@@ -74,6 +74,12 @@ def up(name: str, *, owner: int | None = None) -> Cluster:
         cluster.down()
         raise
     return cluster
+
+
+def names() -> list[str]:
+    """Return the names of all clusters that run or have left something."""
+    folder = state_dir("").resolve()
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def find(name: str) -> Layout | None:
