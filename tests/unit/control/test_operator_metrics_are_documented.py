@@ -1,0 +1,27 @@
+"""docs/metrics.md and the operator's code list the same metrics, labels and texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from weir_operator.metrics import Metrics
+
+PAGE = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+ROW = re.compile(r"^\| `(weir_operator_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
+
+
+def test_the_page_lists_what_the_code_exports() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.ended("a service", "settled")
+    exported = {}
+    for family in metrics.registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {key for sample in family.samples for key in sample.labels} - {"le"}
+        exported[name] = (family.type, labels, family.documentation)
+    assert exported == {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)), text)
+        for name, kind, labels, text in ROW.findall(PAGE)
+    }
