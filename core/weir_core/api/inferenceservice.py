@@ -159,7 +159,7 @@ class EngineSpec(Model):
     )
     env: tuple[EnvVar, ...] = Field(
         default=(),
-        description="Further environment of the engine. Default: none.",
+        description="Further environment of the engine, and of the download. Default: none.",
         max_length=64,
         json_schema_extra=keyed_by("name"),
     )

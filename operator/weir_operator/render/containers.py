@@ -71,8 +71,11 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
     }
 
 
-def model_container(config: EngineConfig, image: str) -> Manifest:
-    """Return the init container that downloads or generates the weights."""
+def model_container(owner: InferenceService, config: EngineConfig, image: str) -> Manifest:
+    """Return the init container that downloads or generates the weights.
+
+    It gets the engine's variables, too: a proxy or a mirror of the hub is set there.
+    """
     secrets = dict.fromkeys(
         source.secret_ref.name
         for source in config.sources
@@ -82,7 +85,7 @@ def model_container(config: EngineConfig, image: str) -> Manifest:
         "name": labels.MODEL_CONTAINER,
         "image": image,
         "command": ["weir-engine", "fetch"],
-        "env": [_engine_config(config), *_home()],
+        "env": _with_user_env([_engine_config(config), *_home()], owner.spec.engine.env),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
@@ -176,7 +179,7 @@ def _engine_config(config: EngineConfig) -> Manifest:
 
 
 def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
-    """Return the engine's variables: a user's wins, but for what the contract rests on."""
+    """Return a container's variables: a user's wins, but for what the contract rests on."""
     env = {variable["name"]: variable for variable in ours}
     for index, variable in enumerate(theirs):
         if variable.name in RESERVED_ENV:

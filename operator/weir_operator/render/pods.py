@@ -98,7 +98,7 @@ def _template(
     init = [sidecar(owner, pool, images.sidecar)]
     engine_image = owner.spec.engine.image or images.engine
     if to_fetch:
-        init.append(model_container(config, engine_image))
+        init.append(model_container(owner, config, engine_image))
     spec: dict[str, Any] = {
         "serviceAccountName": owner.metadata.name,
         "automountServiceAccountToken": False,
