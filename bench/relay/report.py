@@ -1,0 +1,172 @@
+"""From outcomes to rows, and from rows to a table, Markdown or JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from bench.relay.load import Outcome
+from bench.relay.plan import Cell
+from bench.relay.processes import Memory
+from bench.relay.stats import Spread, best, ratio
+
+_US: Final = 1e6
+_MS: Final = 1e3
+_MIB: Final = 1 << 20
+MISSING: Final = "-"
+
+COLUMNS: Final = (
+    "load",
+    "relay",
+    "CPU us",
+    "x best router",
+    "added p50 ms",
+    "added p99 ms",
+    "added p50 ms, chunk",
+    "failures",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One outcome, with what was measured."""
+
+    cell: Cell
+    target: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target under one load, over all repetitions.
+
+    Attributes:
+        cpu_us: CPU of the relay per request, or per chunk of a stream; None for direct.
+        cpu_ratio: That over the best router's.
+        added_p50_ms: Request in plus first token out, over a direct connection's.
+        added_p99_ms: The same at the 99th percentile.
+        chunk_added_p50_ms: One later chunk, over a direct connection's; streams only.
+        rate_per_s: Requests or chunks a second that came through.
+        failures: What went wrong, and how often.
+    """
+
+    cell: Cell
+    target: str
+    cpu_us: Spread | None
+    cpu_ratio: float | None
+    added_p50_ms: Spread | None
+    added_p99_ms: Spread | None
+    chunk_added_p50_ms: Spread | None
+    rate_per_s: Spread | None
+    failures: dict[str, int]
+
+
+def rows(measurements: Sequence[Measurement], *, direct: str, routers: Sequence[str]) -> list[Row]:
+    """Return a row per cell and target, in the order in which they first appear sorted by load."""
+    cells = sorted(
+        {each.cell for each in measurements},
+        key=lambda cell: (cell.kind, cell.body_bytes, cell.concurrency),
+    )
+    targets = list(dict.fromkeys(each.target for each in measurements))
+    found: list[Row] = []
+    for cell in cells:
+        of_cell = [each for each in measurements if each.cell == cell]
+        by_target = {t: [m.outcome for m in of_cell if m.target == t] for t in targets}
+        cpu = {t: Spread.of(_cpu_us(cell, o) for o in by_target[t]) for t in targets}
+        reference = best(_median(cpu.get(name)) for name in routers)
+        base = by_target.get(direct, [])
+        found += [
+            _row(cell, t, by_target[t], base if t != direct else None, (cpu[t], reference))
+            for t in sorted(targets, key=lambda name: name != direct)
+        ]
+    return found
+
+
+def _row(
+    cell: Cell,
+    target: str,
+    outcomes: Sequence[Outcome],
+    direct: Sequence[Outcome] | None,
+    cpu: tuple[Spread | None, float | None],
+) -> Row:
+    def added(of: Callable[[Outcome], float | None]) -> Spread | None:
+        base = _median(Spread.of(of(each) for each in direct)) if direct is not None else 0.0
+        if base is None:
+            return None
+        return Spread.of(
+            None if (value := of(each)) is None else (value - base) * _MS for each in outcomes
+        )
+
+    own = cpu[0] if direct is not None else None
+    failures: Counter[str] = Counter()
+    for each in outcomes:
+        failures.update(each.failures)
+    return Row(
+        cell=cell,
+        target=target,
+        cpu_us=own,
+        cpu_ratio=ratio(_median(own), cpu[1]),
+        added_p50_ms=added(lambda each: each.answer.p50_s),
+        added_p99_ms=added(lambda each: each.answer.p99_s),
+        chunk_added_p50_ms=added(lambda each: each.event.p50_s),
+        rate_per_s=Spread.of(_units(cell, each) / each.wall_s for each in outcomes),
+        failures=dict(failures),
+    )
+
+
+def _units(cell: Cell, outcome: Outcome) -> int:
+    return outcome.requests if cell.kind == "plain" else outcome.events
+
+
+def _cpu_us(cell: Cell, outcome: Outcome) -> float | None:
+    units = _units(cell, outcome)
+    return outcome.cpu_s / units * _US if units else None
+
+
+def _median(spread: Spread | None) -> float | None:
+    return None if spread is None else spread.median
+
+
+def table(found: Iterable[Row]) -> list[list[str]]:
+    """Return the cells of the table under `COLUMNS`; direct shows its own latency."""
+    return [
+        [
+            row.cell.name,
+            row.target,
+            show(row.cpu_us, 0 if row.cell.kind == "plain" else 1),
+            MISSING if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}",
+            show(row.added_p50_ms, 2),
+            show(row.added_p99_ms, 2),
+            show(row.chunk_added_p50_ms, 2),
+            ", ".join(f"{n}x {what}" for what, n in sorted(row.failures.items())) or "0",
+        ]
+        for row in found
+    ]
+
+
+def show(spread: Spread | None, digits: int) -> str:
+    """Return `median (low-high)`."""
+    if spread is None:
+        return MISSING
+    middle, low, high = (f"{v:.{digits}f}" for v in (spread.median, spread.low, spread.high))
+    return f"{middle} ({low} to {high})"
+
+
+def memory_table(found: dict[str, Memory]) -> list[list[str]]:
+    """Return target, peak RSS and PSS in MiB."""
+    return [
+        [name, f"{use.peak_rss / _MIB:.0f}", f"{use.pss / _MIB:.0f}"] for name, use in found.items()
+    ]
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    body = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in body)
+
+
+def as_json(found: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return rows as plain data."""
+    return [asdict(row) for row in found]
