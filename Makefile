@@ -65,6 +65,10 @@ images: ## Build the container images with docker or podman
 bench-relay: install ## Cost of the sidecar's relay beside other routers
 	$(BIN)/python -m bench.relay
 
+.PHONY: bench-serve
+bench-serve: install ## vLLM's own benchmark, 500 chats, against what `make up` serves
+	@scripts/bench-serve
+
 .PHONY: clean
 clean: down ## Remove everything Weir put on this machine, caches included
 	@if [ -d "$(WEIR_CACHE)/clusters" ]; then $(BIN)/python -m e2e.cluster down; fi

@@ -26,7 +26,6 @@ import openai
 import pytest
 
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
-from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
@@ -258,18 +257,13 @@ def test_a_second_up_for_the_port_is_told_about_the_first(up: Up) -> None:
 
 def test_vllms_own_benchmark_sees_no_failure(up: Up, tmp_path: Path) -> None:
     """500 requests; the benchmark of the vLLM project counts failures itself."""
-    environment = with_path({**os.environ, "HF_HUB_OFFLINE": "1"}, write_vllm_metadata(tmp_path))
     finished = subprocess.run(
         [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
-            *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
-            *("--base-url", up.url, "--model", "tiny"),
-            *("--tokenizer", str(up.cache / "models" / "tiny")),
-            *("--dataset-name", "random", "--num-prompts", "500", "--max-concurrency", "32"),
-            *("--random-input-len", "64", "--random-output-len", "16"),
-            *("--save-result", "--result-dir", str(tmp_path), "--result-filename", "result.json"),
+            *("scripts/bench-serve", up.url, "--save-result"),
+            *("--result-dir", str(tmp_path), "--result-filename", "result.json"),
         ],
-        env=environment,
+        cwd=ROOT,
+        env={**os.environ, "WEIR_CACHE": str(up.cache)},
         capture_output=True,
         text=True,
         timeout=300,
