@@ -24,8 +24,6 @@ class Machine:
     """Cores this process may run on."""
     memory_bytes: int
     """Memory this process may use: the machine's, or its container's limit."""
-    amx: bool = False
-    """Whether the CPU has Intel's matrix tiles, which need the kernel's permission."""
 
 
 def detect() -> Machine:
@@ -40,7 +38,6 @@ def detect() -> Machine:
         vllm_version=vllm_version,
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=_memory_bytes(Path("/sys/fs/cgroup")),
-        amx="amx_tile" in Path("/proc/cpuinfo").read_text(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,35 @@ def test_listens_on_the_socket_and_nothing_outside_the_machine(engine: Engine) -
     assert _listening_addresses(engine.process.pid) <= LOOPBACK
 
 
-def test_two_processes_in_parallel_say_the_same_as_one(
-    client: httpx.Client, run_engine: RunEngine
-) -> None:
+@pytest.fixture(scope="module")
+def parallel(run_engine: RunEngine) -> Iterator[Engine]:
+    """The same model over two processes."""
     config = TINY.model_copy(update={"parallelism": Parallelism(tensor=2)})
-    with run_engine(config) as parallel, parallel.client() as parallel_client:
+    with run_engine(config) as running:
+        yield running
+
+
+def test_two_processes_in_parallel_say_the_same_as_one(
+    client: httpx.Client, parallel: Engine
+) -> None:
+    with parallel.client() as parallel_client:
         assert greedy_tokens(parallel_client) == greedy_tokens(client)
-        assert _listening_addresses(parallel.process.pid) <= LOOPBACK
+    assert _listening_addresses(parallel.process.pid) <= LOOPBACK
+
+
+def test_stops_within_seconds_although_a_stream_is_open(parallel: Engine) -> None:
+    """The last test of `parallel`: it ends the engine."""
+    body = {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 8000, "ignore_eos": True}
+    with (
+        parallel.client() as client,
+        client.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: ")
+        parallel.process.terminate()
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(lines)
+    assert parallel.process.wait(timeout=15) == 0
 
 
 def _listening_addresses(group: int) -> set[str]:

@@ -15,7 +15,7 @@ from weir_engine.machine import Machine
 GIB = 2**30
 GPU = Machine(device="gpu", vllm_version="0.32.0", cores=32, memory_bytes=256 * GIB)
 SMALL_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=2, memory_bytes=24 * GIB)
-BIG_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=64, memory_bytes=256 * GIB, amx=True)
+BIG_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=64, memory_bytes=256 * GIB)
 PATHS = Paths(run_dir="/run/weir", model_dir="/models")
 
 LLAMA_DIR = "/models/hf-meta-llama-llama-3-1-8b-instruct-3cfbba48"
