@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         ask = self._decode(b"".join(self._body))
         engine_time_s = ask.seed / 1e6
         if ask.stream:
-            left = max(ask.max_tokens, 2)
+            left = max(ask.tokens, 2)
             self._batch.add(Stream(self._transport, arrived_ns, left, engine_time_s))
         elif engine_time_s:
             self._loop.call_later(engine_time_s, self._answer, arrived_ns)

@@ -25,11 +25,20 @@ _FILLER: Final = "The quick brown fox jumps over the lazy dog. "
 
 
 class Ask(msgspec.Struct):
-    """The fields of a request that the engine of this benchmark looks at."""
+    """The fields of a request that the engine of this benchmark looks at.
+
+    sglang-router renames `max_tokens` to its newer name on the way.
+    """
 
     stream: bool = False
-    max_tokens: int = 1
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """How long the answer is to be."""
+        return self.max_completion_tokens or self.max_tokens or 1
 
 
 def request_body(*, size: int, stream: bool, tokens: int, engine_time_us: int) -> bytes:
