@@ -93,7 +93,7 @@ class Service:
             status = found.get("status", {})
             state = conditions(found).get("Ready", {})
             assert status.get("observedGeneration") == found["metadata"]["generation"], status
-            assert state.get("status") == ("True" if replicas else state.get("status")), state
+            assert state.get("status") == "True", state
             assert status.get("readyReplicas", 0) == replicas, status
             assert len(self.pods()) == replicas, [name_of(pod) for pod in self.pods()]
 

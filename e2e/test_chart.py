@@ -97,7 +97,8 @@ def test_without_options_only_one_operator_and_its_rights_are_installed(run_helm
         run_helm, "--set=priorityClasses.create=false,metrics.service.enabled=false"
     )
     assert sorted(manifest["kind"] for manifest in manifests) == [
-        "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
+        "ClusterRole", "ClusterRoleBinding", "Deployment", "Lease", "Role", "RoleBinding",
+        "ServiceAccount",
     ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ Rights it needs, beside `get list watch` on inferenceservices for kopf:
 | networking.k8s.io | networkpolicies | get list watch create patch delete |
 | (core) | pods | list |
 | (core) | events | create |
-| coordination.k8s.io | leases, in the operator's own namespace | get create update |
+| coordination.k8s.io | the Lease, which the chart creates | get update |
 """
 
 from __future__ import annotations

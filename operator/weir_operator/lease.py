@@ -38,7 +38,7 @@ def sighted(lease: Manifest | None, before: Sighting | None, now: float) -> Sigh
     """Return what is known of the Lease after reading it once more."""
     if lease is None:
         return None
-    holder = lease.get("spec", {}).get("holderIdentity") or ""
+    holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     version = lease["metadata"]["resourceVersion"]
     if before is not None and before.version == version:
         return before
@@ -131,7 +131,7 @@ class Elector:
     def _claim(self, lease: Manifest | None) -> Manifest:
         """Return the Lease with us as its holder."""
         identity, now = self._settings.identity, _microtime()
-        spec = dict(lease["spec"]) if lease else {}
+        spec = dict((lease or {}).get("spec") or {})
         if spec.get("holderIdentity") != identity:
             spec["leaseTransitions"] = int(spec.get("leaseTransitions") or 0) + bool(lease)
             spec["acquireTime"] = now
@@ -140,9 +140,9 @@ class Elector:
             "leaseDurationSeconds": max(int(self._settings.duration), 1),
             "renewTime": now,
         }
-        meta = {"name": self._settings.name, "namespace": self._settings.namespace}
-        if lease:
-            meta["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        # What the chart wrote on it stays; the resourceVersion says which state this replaces.
+        meta = lease["metadata"] if lease else {}
+        meta = {**meta, "name": self._settings.name, "namespace": self._settings.namespace}
         return {"apiVersion": LEASE[0], "kind": LEASE[1], "metadata": meta, "spec": spec}
 
 

@@ -75,6 +75,17 @@ async def test_of_two_only_one_leads() -> None:
     assert holder(cluster) == "a"
 
 
+async def test_the_charts_lease_is_free_and_keeps_what_the_chart_wrote() -> None:
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    meta = {"name": SETTINGS.name, "namespace": SETTINGS.namespace, "labels": labels}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta}
+    cluster = MemoryCluster({**lease, "metadata": {**meta, "resourceVersion": "7"}})
+    assert await elector(cluster, "a", Clock())._attempt()
+    assert holder(cluster) == "a"
+    (written,) = cluster.of("Lease").values()
+    assert written["metadata"]["labels"] == labels
+
+
 async def test_a_standby_takes_over_from_a_silent_holder_and_the_holder_notices() -> None:
     cluster, clock = MemoryCluster(), Clock()
     first, second = elector(cluster, "a", clock), elector(cluster, "b", clock)
