@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_OPEN_FILES, hard)), hard))
     kinds: tuple[Kind, ...] = (chosen.only,) if chosen.only else ("plain", "stream")
-    repetitions = chosen.repetitions or (2 if chosen.quick else 3)
+    repetitions = chosen.repetitions or (1 if chosen.quick else 3)
     plan = plan_of(kinds, repetitions=repetitions, window_s=chosen.window, quick=chosen.quick)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="weir-bench-") as directory:
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.relay", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="four loads, under 90 seconds")
     parser.add_argument("--only", choices=("plain", "stream"), help="one kind of load")
-    parser.add_argument("--repetitions", type=int, help="default 3, or 2 with --quick")
+    parser.add_argument("--repetitions", type=int, help="default 3, or 1 with --quick")
     parser.add_argument("--window", type=float, default=1.5, help="seconds of each measurement")
     parser.add_argument("--seed", type=int, default=1, help="of the order of measurements")
     parser.add_argument("--without", nargs="*", default=[], choices=targets.ROUTERS)
