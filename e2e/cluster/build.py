@@ -104,11 +104,6 @@ def binaries() -> Path:
     return target
 
 
-def is_built() -> bool:
-    """Tell whether `binaries` would return at once."""
-    return (cache_dir() / "cluster" / recipe_hash() / "bin").is_dir()
-
-
 def _build_into(target: Path) -> None:
     """Build every program, then put the finished folder in place in one step."""
     go = shutil.which("go")
