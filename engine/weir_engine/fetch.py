@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from weir_core.api.inferenceservice import Source
+from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import Location, local_path, locate
 from weir_engine import settings

@@ -21,8 +21,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from weir_core.api.inferenceservice import Source
 from weir_core.api.labels import ENGINE_SOCKET, ENV_ENGINE_CONFIG, ENV_MODEL_DIR, ENV_RUN_DIR
+from weir_core.api.model import Source
 from weir_core.wire.engine import EngineConfig
 
 START_LIMIT_S = 240.0

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from weir_core.api.engine import Parallelism
 from weir_core.api.engine_flags import FORBIDDEN, forbidden_flag
-from weir_core.api.inferenceservice import Adapter, Parallelism, Source
+from weir_core.api.model import Adapter, Source
 from weir_core.wire.engine import EngineConfig
 from weir_engine.launch import Paths, serve_arguments
 from weir_engine.machine import Machine

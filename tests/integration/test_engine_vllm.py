@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import TINY, Engine, RunEngine
-from weir_core.api.inferenceservice import Parallelism
+from weir_core.api.engine import Parallelism
 
 LISTEN = "0A"
 LOOPBACK = {"0100007F", "0" * 24 + "01000000"}

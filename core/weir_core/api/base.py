@@ -37,3 +37,16 @@ Quantity = int | str
 """A Kubernetes quantity such as `4`, `500m` or `16Gi`."""
 FreeForm = dict[str, Any]
 """An object Weir passes on as it is; the API server checks it where it ends up."""
+
+
+class ObjectMeta(Model):
+    """The part of an object's metadata that Weir reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)

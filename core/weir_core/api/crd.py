@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from weir_core.api.base import Model
-from weir_core.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
+from weir_core.api.inferenceservice import InferenceServiceSpec
 from weir_core.api.labels import GROUP, VERSION
 from weir_core.api.priorityclass import InferencePriorityClassSpec
+from weir_core.api.status import InferenceServiceStatus
 from weir_core.api.tenant import InferenceTenantSpec
 
 Schema = dict[str, Any]

@@ -12,163 +12,22 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from weir_core.api.base import DnsLabel, Duration, FreeForm, Model, Quantity, keyed_by, rules
-from weir_core.api.engine_flags import FORBIDDEN, forbidden_flag
-
-URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|pvc|oci|file)://[^\s]+)$"
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:]*[A-Za-z0-9])?$"
+from weir_core.api.base import (
+    DnsLabel,
+    Duration,
+    FreeForm,
+    Model,
+    ObjectMeta,
+    Quantity,
+    keyed_by,
+    rules,
+)
+from weir_core.api.engine import EngineSpec
+from weir_core.api.engine_flags import forbidden_flag
+from weir_core.api.model import ModelSpec
+from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
-
-ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=253)]
-Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
-
-
-class SecretRef(Model):
-    """A Secret in the same namespace."""
-
-    name: str = Field(description="Name of the Secret.", min_length=1, max_length=253)
-
-
-class Source(Model):
-    """Where the weights come from."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "!has(self.secretRef) || self.uri.startsWith('hf://') || "
-                "self.uri.startsWith('s3://')",
-                "secretRef is used by hf:// and s3:// sources only",
-            ),
-        )
-    )
-
-    uri: Uri = Field(
-        description="Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
-        "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the node), "
-        "or tiny:// for a small generated model that needs no download."
-    )
-    secret_ref: SecretRef | None = Field(
-        default=None,
-        description="Secret whose keys become environment variables of the download, for example "
-        "HF_TOKEN or AWS_ACCESS_KEY_ID. Default: anonymous.",
-    )
-
-
-class Adapter(Model):
-    """A LoRA adapter, served as a model of its own name."""
-
-    name: ModelName = Field(description="Name clients ask for.")
-    source: Source = Field(description="Where the adapter's weights come from.")
-
-
-class ModelSpec(Model):
-    """The model and the names clients call it by."""
-
-    name: ModelName = Field(
-        description="Name clients send as `model`. Cannot be changed: it is what clients, "
-        "dashboards and caches know the service by.",
-        json_schema_extra=rules(("self == oldSelf", "the model's name cannot be changed")),
-    )
-    aliases: tuple[ModelName, ...] = Field(
-        default=(), description="Further names for the same model. Default: none.", max_length=16
-    )
-    source: Source = Field(description="Where the weights come from.")
-    adapters: tuple[Adapter, ...] = Field(
-        default=(),
-        description="LoRA adapters served beside the model. Default: none.",
-        max_length=32,
-        json_schema_extra=keyed_by("name"),
-    )
-
-
-class EnvVar(Model):
-    """An environment variable of the engine."""
-
-    name: str = Field(
-        description="Name of the variable.", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253
-    )
-    value: str | None = Field(
-        default=None, description="Its value. Default: none.", max_length=32768
-    )
-    value_from: FreeForm | None = Field(
-        default=None,
-        description="Where its value comes from, as in a pod, for example secretKeyRef. "
-        "Default: none.",
-    )
-
-
-class Scheduling(Model):
-    """How the engine divides each step between prefill and decode, and between classes."""
-
-    mode: Literal["latency", "throughput", "custom"] = Field(
-        default="latency",
-        description="latency: decodes first; throughput: full steps, prefills first; custom: "
-        "shares per class. Default: latency.",
-    )
-    class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict,
-        description="With mode custom: class name to its share of each step, 0 to 1. "
-        "Default: none.",
-    )
-    tpot_floor_ms: Annotated[int, Field(ge=1)] | None = Field(
-        default=None,
-        description="Never plan steps shorter than this, in milliseconds. Default: none.",
-    )
-
-
-class Parallelism(Model):
-    """How one replica spreads over accelerators."""
-
-    tensor: int = Field(
-        default=1, ge=1, le=64, description="Tensor parallel size, in accelerators. Default: 1."
-    )
-    pipeline: int = Field(
-        default=1, ge=1, le=64, description="Pipeline parallel size, in stages. Default: 1."
-    )
-    data: int = Field(
-        default=1, ge=1, le=64, description="Data parallel size, in engine cores. Default: 1."
-    )
-
-    @property
-    def size(self) -> int:
-        """Accelerators that one replica needs."""
-        return self.tensor * self.pipeline * self.data
-
-
-class EngineSpec(Model):
-    """The vLLM process of each replica."""
-
-    image: str | None = Field(
-        default=None, description="Container image. Default: the operator's.", max_length=512
-    )
-    args: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
-        default=(),
-        description="Further arguments for `vllm serve`, one per item. Flags that would open a "
-        "TCP port or break the sidecar's contract are refused. Default: none.",
-        max_length=128,
-        json_schema_extra=rules(
-            (
-                "self.all(a, !(a.split('=')[0].replace('_', '-') in ["
-                + ", ".join(f"'{flag}'" for flag in FORBIDDEN)
-                + "]))",
-                "an argument is reserved for Weir (such as --port, --uds, --served-model-name, "
-                "--api-key or a parallel size): use the fields of the spec",
-            ),
-        ),
-    )
-    env: tuple[EnvVar, ...] = Field(
-        default=(),
-        description="Further environment of the engine, and of the download. Default: none.",
-        max_length=64,
-        json_schema_extra=keyed_by("name"),
-    )
-    scheduling: Scheduling = Field(
-        default=Scheduling(), description="How steps are divided. Default: mode latency."
-    )
-    parallelism: Parallelism = Field(
-        default=Parallelism(), description="How a replica spreads over accelerators. Default: 1."
-    )
 
 
 class Accelerator(Model):
@@ -395,57 +254,6 @@ class InferenceServiceSpec(Model):
         if self.scaling is not None:
             return max(self.scaling.min_replicas, 1)
         return 1 if self.replicas is None else self.replicas
-
-
-class Condition(Model):
-    """One aspect of the service's state, as Kubernetes writes conditions."""
-
-    type: str = Field(description="Which aspect.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(description="Why, as one CamelCase word.")
-    message: str = Field(default="", description="Why, for a person.")
-    observed_generation: int = Field(default=0, description="Generation this speaks of.")
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
-        description="When the status last changed."
-    )
-
-
-class PoolStatus(Model):
-    """Replicas of one pool."""
-
-    name: str = Field(description="Name of the pool.")
-    replicas: int = Field(default=0, description="Pods that exist.")
-    ready_replicas: int = Field(default=0, description="Pods that take requests.")
-    updated_replicas: int = Field(default=0, description="Pods of the newest template.")
-
-
-class InferenceServiceStatus(Model):
-    """What was observed."""
-
-    observed_generation: int = Field(default=0, description="Generation last acted upon.")
-    conditions: tuple[Condition, ...] = Field(
-        default=(),
-        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady.",
-        json_schema_extra=keyed_by("type"),
-    )
-    replicas: int = Field(default=0, description="Pods that exist, over all pools.")
-    ready_replicas: int = Field(default=0, description="Pods that take requests, over all pools.")
-    pools: tuple[PoolStatus, ...] = Field(default=(), description="Replicas by pool.")
-    selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")
-    url: str = Field(default="", description="Where clients inside the cluster reach the model.")
-
-
-class ObjectMeta(Model):
-    """The part of an object's metadata that Weir reads."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-    namespace: str = "default"
-    uid: str = ""
-    generation: int = 0
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class InferenceService(Model):

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from weir_core.api.base import Duration, Model
-from weir_core.api.inferenceservice import ObjectMeta
+from weir_core.api.base import Duration, Model, ObjectMeta
 
 
 class InferencePriorityClassSpec(Model):

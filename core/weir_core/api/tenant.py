@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from weir_core.api.base import DnsLabel, Model
-from weir_core.api.inferenceservice import ObjectMeta, SecretRef
+from weir_core.api.base import DnsLabel, Model, ObjectMeta
+from weir_core.api.model import SecretRef
 
 
 class TenantLimits(Model):

@@ -15,8 +15,9 @@ import re
 from typing import Final, Literal, NamedTuple
 
 from weir_core.api.base import Model
-from weir_core.api.inferenceservice import Adapter, Parallelism, Scheduling, Source
+from weir_core.api.engine import Parallelism, Scheduling
 from weir_core.api.labels import MODEL_DIR
+from weir_core.api.model import Adapter, Source
 from weir_core.errors import InvalidSpec
 
 MOUNTED: Final = ("pvc", "file", "oci")

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from weir_core.api import labels
-from weir_core.api.inferenceservice import EnvVar, InferenceService, Pool, Source
+from weir_core.api.engine import EnvVar
+from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_core.api.model import Source
 from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate
 from weir_operator.render.naming import Manifest

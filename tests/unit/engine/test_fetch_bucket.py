@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.unit.engine.local_http import Answer, Asked, serving
-from weir_core.api.inferenceservice import Source
+from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import EngineConfig, local_path
 from weir_engine.bucket import bucket_of, download

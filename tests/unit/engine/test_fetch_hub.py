@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.engine.local_http import Answer, Asked, serving
-from weir_core.api.inferenceservice import Source
+from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import local_path, locate
 from weir_engine.hub import download, wanted

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from weir_core.api.inferenceservice import Adapter, Parallelism, Source
+from weir_core.api.engine import Parallelism
+from weir_core.api.model import Adapter, Source
 from weir_core.errors import InvalidSpec, MachineUnfit
 from weir_core.wire.engine import EngineConfig
 from weir_engine.launch import Paths, environment, serve_arguments

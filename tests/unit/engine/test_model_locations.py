@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weir_core.api.inferenceservice import Source
+from weir_core.api.model import Source
 from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import local_path, mount_of
 

@@ -1,0 +1,47 @@
+"""What the operator observed of an InferenceService: conditions and replicas."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from weir_core.api.base import Model, keyed_by
+
+
+class Condition(Model):
+    """One aspect of the service's state, as Kubernetes writes conditions."""
+
+    type: str = Field(description="Which aspect.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(description="Why, as one CamelCase word.")
+    message: str = Field(default="", description="Why, for a person.")
+    observed_generation: int = Field(default=0, description="Generation this speaks of.")
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
+        description="When the status last changed."
+    )
+
+
+class PoolStatus(Model):
+    """Replicas of one pool."""
+
+    name: str = Field(description="Name of the pool.")
+    replicas: int = Field(default=0, description="Pods that exist.")
+    ready_replicas: int = Field(default=0, description="Pods that take requests.")
+    updated_replicas: int = Field(default=0, description="Pods of the newest template.")
+
+
+class InferenceServiceStatus(Model):
+    """What was observed."""
+
+    observed_generation: int = Field(default=0, description="Generation last acted upon.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady.",
+        json_schema_extra=keyed_by("type"),
+    )
+    replicas: int = Field(default=0, description="Pods that exist, over all pools.")
+    ready_replicas: int = Field(default=0, description="Pods that take requests, over all pools.")
+    pools: tuple[PoolStatus, ...] = Field(default=(), description="Replicas by pool.")
+    selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")
+    url: str = Field(default="", description="Where clients inside the cluster reach the model.")
