@@ -95,6 +95,7 @@ def traces() -> list[str]:
     lines += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines()]
     lines += [f"cgroup {path}" for path in node.CGROUPS.glob("*/weir*")]
     lines += [f"cgroup {path}" for path in node.CGROUPS.glob("weir*")]
+    lines += [f"folder {path}" for path in node.FIXED_FOLDERS if path.exists()]
     return sorted(lines)
 
 

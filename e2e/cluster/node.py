@@ -25,7 +25,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_S = 30.0
 
 # Folders that kubelet and CNI write to whatever they are told; created on the host where missing.
-_FIXED_FOLDERS = (Path("/var/lib/cni"), Path("/var/lib/kubelet"))
+FIXED_FOLDERS = (Path("/var/lib/cni"), Path("/var/lib/kubelet"))
 
 # Everything that the components write at fixed places lands in private file systems.
 # `/` becomes a peer group of its own: the kubelet wants mounts shared with the runtime, and
@@ -34,7 +34,7 @@ _BECOME_NODE = f"""
 mount --make-rshared / &&
 mount -t tmpfs -o mode=755 tmpfs /run &&
 mount -t tmpfs -o mode=755 tmpfs /var/log &&
-for folder in {" ".join(map(str, _FIXED_FOLDERS))}; do
+for folder in {" ".join(map(str, FIXED_FOLDERS))}; do
   mount -t tmpfs tmpfs $folder || exit 1
 done &&
 mkdir /run/lock &&
@@ -71,7 +71,7 @@ class Node:
 def start(layout: Layout, pause: Path) -> Node:
     """Open the namespaces and connect them to the host by a pair of interfaces."""
     shutil.copy(pause, layout.holder)
-    for folder in _FIXED_FOLDERS:
+    for folder in FIXED_FOLDERS:
         folder.mkdir(parents=True, exist_ok=True)
     unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with (layout.state / "node.log").open("wb") as log:
@@ -108,9 +108,10 @@ def destroy(layout: Layout) -> None:
     wait(lambda: not _holders(layout), "the node's processes to end")
     wait(lambda: _remove_cgroups(layout), "the pods' cgroups to empty")
     wait(lambda: not Path(f"/sys/class/net/{layout.id}").exists(), "the node's interface to go")
-    for folder in _FIXED_FOLDERS:
-        with suppress(OSError):  # someone else's, and in use
-            folder.rmdir()
+    if not _any_node():  # removing a folder would take away what another node has mounted on it
+        for folder in FIXED_FOLDERS:
+            with suppress(OSError):  # it was there before, and is not empty
+                folder.rmdir()
     shutil.rmtree(layout.state)
 
 
@@ -162,6 +163,12 @@ def _holders(layout: Layout) -> list[int]:
     """Return the processes that run from this layout's own path."""
     want = str(layout.holder).encode()
     return [pid for pid in map(int, _numeric("/proc")) if _command(pid) == [want]]
+
+
+def _any_node() -> bool:
+    """Tell whether any cluster of this kind runs on the machine."""
+    commands = (_command(int(pid)) for pid in _numeric("/proc"))
+    return any(len(words) == 1 and words[0].endswith(b"/weir-node") for words in commands)
 
 
 def _numeric(directory: str) -> list[str]:
