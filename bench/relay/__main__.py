@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,8 @@ class Loader:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 if a relay that was asked for could not be measured."""
     chosen = _parser().parse_args(arguments)
+    # A stop from outside unwinds too, so that no relay is left behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_OPEN_FILES, hard)), hard))
     kinds: tuple[Kind, ...] = (chosen.only,) if chosen.only else ("plain", "stream")

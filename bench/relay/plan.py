@@ -41,17 +41,17 @@ class Cell:
         """The engine's time per plain answer, or between two tokens of a stream.
 
         It grows with the concurrency, so that the rate stays one that every relay and two
-        cores can hold (at most 1,000 requests or 6,400 chunks a second): a saturated relay
+        cores can hold (at most 500 requests or 6,400 chunks a second): a saturated relay
         merges chunks and would look cheaper than it is, and its latency would be its queue.
         """
         if self.kind == "plain":
-            return max(2_000, self.concurrency * 1_000)
+            return max(2_000, self.concurrency * 2_000)
         return max(2_000, self.concurrency * 1_000_000 // 6_400)
 
     @property
     def warmup_s(self) -> float:
         """Long enough to connect and, for plain requests, to answer each connection once."""
-        return 0.5 + self.concurrency / 500
+        return 0.5 + self.concurrency / 400
 
 
 @dataclass(frozen=True, slots=True)

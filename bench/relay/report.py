@@ -64,12 +64,15 @@ class Row:
 
 
 def rows(measurements: Sequence[Measurement], *, direct: str, routers: Sequence[str]) -> list[Row]:
-    """Return a row per cell and target, in the order in which they first appear sorted by load."""
+    """Return a row per cell and target: direct first, the routers last."""
     cells = sorted(
         {each.cell for each in measurements},
         key=lambda cell: (cell.kind, cell.body_bytes, cell.concurrency),
     )
-    targets = list(dict.fromkeys(each.target for each in measurements))
+    targets = sorted(
+        {each.target for each in measurements},
+        key=lambda name: (name != direct, name in routers, name),
+    )
     found: list[Row] = []
     for cell in cells:
         of_cell = [each for each in measurements if each.cell == cell]
@@ -79,7 +82,7 @@ def rows(measurements: Sequence[Measurement], *, direct: str, routers: Sequence[
         base = by_target.get(direct, [])
         found += [
             _row(cell, t, by_target[t], base if t != direct else None, (cpu[t], reference))
-            for t in sorted(targets, key=lambda name: name != direct)
+            for t in targets
         ]
     return found
 
