@@ -7,6 +7,10 @@
 
 Tracing is on when an OTLP endpoint is configured by the standard OTEL_* variables; otherwise no
 tracer exists and a request costs nothing. Prompts and answers are never recorded.
+
+Sampling, batching and export are the SDK's. Its live spans are not used: each takes locks and
+copies on every call, and four of them cost as much as all else that is done for a request. What
+there is to say is noted as it happens, and becomes finished spans when the request has ended.
 """
 
 from __future__ import annotations
@@ -16,12 +20,16 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from weir_core.wire.openai import RequestFields, Usage
@@ -42,20 +50,48 @@ _FAULTS: Final = frozenset(
     {Outcome.ENGINE_ERROR, Outcome.ENGINE_TIMEOUT, Outcome.INTERNAL_ERROR, Outcome.CUT}
 )
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_IDS: Final = RandomIdGenerator()
+_SCOPE: Final = InstrumentationScope("weir_sidecar")
+_UNSET: Final = Status(StatusCode.UNSET)
 FLUSH_S: Final = 2.0
 """Spans still unsent at exit get this long."""
 
+Attribute = str | int | float
+
+
+@dataclass(slots=True)
+class _Note:
+    """One span to be: what is known of it so far; instants are the sidecar's clock."""
+
+    name: str
+    context: SpanContext
+    parent: SpanContext | None
+    kind: SpanKind
+    start: float
+    end: float = 0.0
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    events: tuple[tuple[str, float], ...] = ()
+    status: Status = _UNSET
+
 
 class RequestTrace:
-    """The spans of one request; times are the sidecar's clock, turned into wall time here."""
+    """The spans of one request; times are the sidecar's clock, turned into wall time at the end.
 
-    def __init__(self, tracer: trace.Tracer, span: Span, wall_offset_ns: int) -> None:
-        self._tracer = tracer
-        self._span = span
-        self._context = trace.set_span_in_context(span)
+    Args:
+        tracing: Takes the spans when the request has ended.
+        root: The request's own span.
+        wall_offset_ns: Wall time minus the sidecar's clock.
+    """
+
+    __slots__ = ("_engine", "_notes", "_root", "_sampled", "_tracing", "_wall_offset_ns")
+
+    def __init__(self, tracing: Tracing, root: _Note, wall_offset_ns: int) -> None:
+        self._tracing = tracing
+        self._root = root
+        self._notes = [root]
         self._wall_offset_ns = wall_offset_ns
-        self._engine: Span | None = None
-        self._sampled = span.is_recording()
+        self._engine: _Note | None = None
+        self._sampled = root.context.trace_flags.sampled
         """Not sampled: only its ids travel on, so that the engine does not sample it either."""
 
     def describe(self, operation: str | None, fields: RequestFields) -> None:
@@ -71,26 +107,26 @@ class RequestTrace:
             "gen_ai.request.top_p": fields.top_p,
             "gen_ai.request.choice.count": fields.n,
         }
-        self._span.set_attributes({k: v for k, v in known.items() if v is not None})
-        self._span.update_name(f"{operation} {fields.model}" if fields.model else operation)
+        self._root.attributes.update({k: v for k, v in known.items() if v is not None})
+        self._root.name = f"{operation} {fields.model}" if fields.model else operation
 
     def routed(self, start: float, end: float) -> None:
         """Record the choice of who runs the request."""
         if self._sampled:
-            self._child("weir.route", start).end(self._wall(end))
+            self._child("weir.route", start).end = end
 
     def dispatched(self, arrival: float, now: float, address: str) -> bytes:
         """Begin the engine's span; return the header lines that hang the engine's own below."""
         if not self._sampled:
-            return _header_lines(self._span)
+            return _header_lines(self._root.context)
         if self._engine is None:
-            self._child("weir.queue", arrival).end(self._wall(now))
+            self._child("weir.queue", arrival).end = now
         else:
-            self._engine.set_status(StatusCode.ERROR, "tried again")
-            self._engine.end(self._wall(now))
+            self._engine.status = Status(StatusCode.ERROR, "tried again")
+            self._engine.end = now
         self._engine = self._child("weir.engine", now, kind=SpanKind.CLIENT)
-        self._engine.set_attribute("server.address", address)
-        return _header_lines(self._engine)
+        self._engine.attributes["server.address"] = address
+        return _header_lines(self._engine.context)
 
     def finish(
         self,
@@ -101,57 +137,105 @@ class RequestTrace:
         first_byte_at: float | None,
         usage: Usage | None,
     ) -> None:
-        """Tell how it ended."""
+        """Tell how it ended, and hand the spans over."""
         if not self._sampled:
             return
         if self._engine is not None:
             if first_byte_at is not None:
-                self._engine.add_event("first_token", timestamp=self._wall(first_byte_at))
-            self._engine.end(self._wall(end))
-        span = self._span
-        span.set_attribute("weir.outcome", outcome.value)
-        span.set_attribute("http.response.status_code", status)
+                self._engine.events = (("first_token", first_byte_at),)
+            self._engine.end = end
+        root = self._root
+        root.end = end
+        root.attributes["weir.outcome"] = outcome.value
+        root.attributes["http.response.status_code"] = status
         if usage is not None:
-            span.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
-            span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
+            root.attributes["gen_ai.usage.input_tokens"] = usage.prompt_tokens
+            root.attributes["gen_ai.usage.output_tokens"] = usage.output_tokens
         if outcome in _FAULTS:
-            span.set_attribute("error.type", outcome.value)
-            span.set_status(StatusCode.ERROR, outcome.value)
-        span.end(self._wall(end))
+            root.attributes["error.type"] = outcome.value
+            root.status = Status(StatusCode.ERROR, outcome.value)
+        self._tracing.take(self._notes, self._wall_offset_ns)
 
-    def _child(self, name: str, start: float, kind: SpanKind = SpanKind.INTERNAL) -> Span:
-        return self._tracer.start_span(
-            name, context=self._context, kind=kind, start_time=self._wall(start)
+    def _child(self, name: str, start: float, kind: SpanKind = SpanKind.INTERNAL) -> _Note:
+        root = self._root.context
+        context = SpanContext(
+            root.trace_id,
+            _IDS.generate_span_id(),
+            is_remote=False,
+            trace_flags=root.trace_flags,
+            trace_state=root.trace_state,
         )
-
-    def _wall(self, instant: float) -> int:
-        return int(instant * 1e9) + self._wall_offset_ns
+        note = _Note(name, context, root, kind, start)
+        self._notes.append(note)
+        return note
 
 
 class Tracing:
-    """Begins the spans of requests.
+    """Begins the spans of requests, and hands finished ones to the SDK.
 
     Args:
-        provider: Where spans go.
+        processor: Where finished spans go.
+        sampler: Decides which requests have any.
+        resource: Who we are.
     """
 
-    def __init__(self, provider: TracerProvider) -> None:
-        self._provider = provider
-        self._tracer = provider.get_tracer("weir_sidecar")
+    def __init__(
+        self,
+        processor: SpanProcessor,
+        *,
+        sampler: Sampler = DEFAULT_ON,
+        resource: Resource | None = None,
+    ) -> None:
+        self._processor = processor
+        self._sampler = sampler
+        self._resource = resource or Resource.create()
 
     def begin(
         self, method: str, path: str, parent: Mapping[str, str], *, arrival: float, now: float
     ) -> RequestTrace:
         """Begin a request's span, below the client's where it sent a traceparent."""
         wall_offset_ns = time.time_ns() - int(now * 1e9)
-        span = self._tracer.start_span(
-            method,
-            context=_PROPAGATOR.extract(parent) if parent else None,
-            kind=SpanKind.SERVER,
-            attributes={"http.request.method": method, "url.path": path},
-            start_time=int(arrival * 1e9) + wall_offset_ns,
+        above = _PROPAGATOR.extract(parent) if parent else None
+        remote = trace.get_current_span(above).get_span_context() if above else None
+        if remote is not None and not remote.is_valid:
+            above = remote = None
+        trace_id = remote.trace_id if remote is not None else _IDS.generate_trace_id()
+        attributes: dict[str, Attribute] = {"http.request.method": method, "url.path": path}
+        verdict = self._sampler.should_sample(
+            above, trace_id, method, SpanKind.SERVER, attributes=attributes
         )
-        return RequestTrace(self._tracer, span, wall_offset_ns)
+        sampled = verdict.decision is Decision.RECORD_AND_SAMPLE
+        context = SpanContext(
+            trace_id,
+            _IDS.generate_span_id(),
+            is_remote=False,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
+            trace_state=verdict.trace_state,
+        )
+        root = _Note(method, context, remote, SpanKind.SERVER, arrival, attributes=attributes)
+        return RequestTrace(self, root, wall_offset_ns)
+
+    def take(self, notes: list[_Note], wall_offset_ns: int) -> None:
+        """Make spans of a finished request's notes."""
+
+        def wall(instant: float) -> int:
+            return int(instant * 1e9) + wall_offset_ns
+
+        for note in notes:
+            span = ReadableSpan(
+                note.name,
+                context=note.context,
+                parent=note.parent,
+                resource=self._resource,
+                attributes=note.attributes,
+                events=[Event(name, timestamp=wall(at)) for name, at in note.events],
+                kind=note.kind,
+                status=note.status,
+                start_time=wall(note.start),
+                end_time=wall(note.end),
+                instrumentation_scope=_SCOPE,
+            )
+            self._processor.on_end(span)
 
     async def close(self) -> None:
         """Send what is left, within a bound: a collector that is away must not delay the exit."""
@@ -159,7 +243,7 @@ class Tracing:
         loop = asyncio.get_running_loop()
 
         def shut_down() -> None:
-            self._provider.shutdown()
+            self._processor.shutdown()
             loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=shut_down, name="flush-spans", daemon=True).start()
@@ -192,12 +276,16 @@ def configured(env: Mapping[str, str], identity: Identity) -> Tracing | None:
             "service.instance.id": identity.pod or identity.pool,
         }
     )
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider)
+    provider = TracerProvider(
+        resource=resource, shutdown_on_exit=False
+    )  # reads OTEL_TRACES_SAMPLER
+    processor = BatchSpanProcessor(OTLPSpanExporter())
+    return Tracing(processor, sampler=provider.sampler, resource=provider.resource)
 
 
-def _header_lines(span: Span) -> bytes:
-    headers: dict[str, str] = {}
-    _PROPAGATOR.inject(headers, trace.set_span_in_context(span))
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+def _header_lines(context: SpanContext) -> bytes:
+    flags = int(context.trace_flags)
+    line = f"traceparent: 00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}\r\n"
+    if context.trace_state:
+        line += f"tracestate: {context.trace_state.to_header()}\r\n"
+    return line.encode("latin-1")

@@ -18,7 +18,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -157,13 +156,11 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
 ) -> None:
     """One engine of its own: with tracing, and to be killed."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
     async with collecting() as (collector, port), contextlib.AsyncExitStack() as stack:
         config = TINY.model_copy(update={"traces_endpoint": f"http://127.0.0.1:{port}/v1/traces"})
         engine = stack.enter_context(run_engine(config))
         house = House(engine.run_dir, stack)
-        running = await house.sidecar(tracing=Tracing(provider))
+        running = await house.sidecar(tracing=Tracing(SimpleSpanProcessor(exporter)))
         assert (await running.post(json=chat(max_tokens=4))).status == 200
         await eventually(lambda: bool(collector.named("llm_request")), timeout_s=30)
         ours = next(s for s in exporter.get_finished_spans() if s.name == "weir.engine")

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -33,9 +33,7 @@ class Spans:
 @pytest.fixture
 def spans() -> Spans:
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Spans(exporter, Tracing(provider))
+    return Spans(exporter, Tracing(SimpleSpanProcessor(exporter)))
 
 
 def attributes(span: ReadableSpan) -> dict[str, object]:
