@@ -38,7 +38,7 @@ POD = {
 @pytest.fixture
 def running() -> Iterator[Layout]:
     """A second cluster with a pod in it: mounts, namespaces, interfaces, rules and cgroups."""
-    started = cluster.up(NAME)
+    started = cluster.up(NAME, owner=os.getpid())
     try:
         kubectl = Kubectl(started.bin_dir / "kubectl", started.kubeconfig)
         kubectl.apply(POD)
@@ -53,7 +53,7 @@ def running() -> Iterator[Layout]:
 
 def test_after_down_nothing_is_left() -> None:
     before = traces()
-    started = cluster.up(NAME)
+    started = cluster.up(NAME, owner=os.getpid())
     assert traces() != before, "the cluster leaves traces while it runs"
     started.down()
     assert_same(before)

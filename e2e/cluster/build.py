@@ -26,6 +26,7 @@ MODULES = Path(__file__).parent / "build"
 KUBERNETES = "1.35.4"
 PROGRESS_EVERY_S = 20.0
 LOCK_WITHIN_S = 1800.0
+LOCK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def binaries() -> Path:
     target = cache_dir() / "cluster" / recipe_hash() / "bin"
     if target.is_dir():
         return target
-    with _only_builder():
+    with locked("another process builds the cluster"):
         if not target.is_dir():
             _build_into(target.parent)
     return target
@@ -169,17 +170,17 @@ def _go_environment() -> dict[str, str]:
 
 
 @contextmanager
-def _only_builder() -> Iterator[None]:
-    """Let one process build at a time; the others wait for its result."""
+def locked(why: str) -> Iterator[None]:
+    """Let one process at a time build or start; the others say why they wait."""
     path = cache_dir() / "cluster" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         deadline = time.monotonic() + LOCK_WITHIN_S
         while not _try_lock(lock.fileno()):
             if time.monotonic() > deadline:
-                raise ClusterError(f"another build has held {path} for half an hour")
-            say("another process builds the cluster; waiting for it")
-            time.sleep(PROGRESS_EVERY_S)
+                raise ClusterError(f"another process has held {path} for half an hour")
+            say(f"{why}; waiting for it")
+            time.sleep(LOCK_EVERY_S)
         yield
 
 

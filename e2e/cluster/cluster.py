@@ -41,9 +41,11 @@ class Cluster:
 
     def down(self) -> None:
         """End the cluster and remove everything of it."""
-        node.destroy(self.layout)
-        for process in self.processes.values():
-            process.wait(timeout=node.PATIENCE_S)
+        try:
+            node.destroy(self.layout)
+        finally:
+            for process in self.processes.values():
+                process.wait(timeout=node.PATIENCE_S)
 
 
 def state_dir(name: str) -> Path:
@@ -61,6 +63,11 @@ def up(name: str, *, owner: int | None = None) -> Cluster:
     if os.geteuid() != 0:
         raise ClusterError("a cluster with a real kubelet needs root, or set KUBECONFIG")
     bin_dir = build.binaries()
+    with build.locked("another cluster is starting"):  # both would find the same addresses free
+        return _up(name, owner, bin_dir)
+
+
+def _up(name: str, owner: int | None, bin_dir: Path) -> Cluster:
     remove_leftover(name)
     state = state_dir(name)
     state.mkdir(parents=True, mode=0o700)
