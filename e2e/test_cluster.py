@@ -78,6 +78,11 @@ def test_a_cluster_whose_first_process_was_killed_is_removed_by_the_next_start(
 def test_a_cluster_that_another_test_run_uses_is_left_alone(running: Layout) -> None:
     words = ["sh", "-c", "read line", "pytest"]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as other:
+
+        def started() -> None:  # the kernel shows the words a moment after the start
+            assert b"pytest" in Path(f"/proc/{other.pid}/cmdline").read_bytes()
+
+        eventually(started, within_s=5)
         (running.state / "cluster.json").write_text(f'{{"slot": 0, "owner": {other.pid}}}')
         with pytest.raises(ClusterError, match=str(other.pid)):
             cluster.remove_leftover(NAME)
