@@ -54,6 +54,8 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
     ours = [*_adapters(config, paths), *_parallel(config), *_contract(config, paths)]
     if machine.device == "cpu":
         ours += _on_cpu(config, machine)
+    if locate(config.source).scheme == "tiny":
+        ours += _tiny()
     given = {_base(argument) for argument in config.args if argument.startswith("-")}
     kept = [flag for flag in ours if _base(flag[0]) not in given]
     model = local_path(config.source, paths.model_dir)
@@ -143,19 +145,22 @@ def _adapters(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
     )
 
 
+def _tiny() -> Iterator[Flag]:
+    """Yield bounds that let several tiny engines share one machine, or one GPU."""
+    yield "--kv-cache-memory-bytes", str(TINY_KV_CACHE_BYTES)
+    yield "--max-model-len", str(TINY_MAX_LENGTH)
+
+
 def _on_cpu(config: EngineConfig, machine: Machine) -> Iterator[Flag]:
     """Yield what vLLM's CPU build needs to start soon and to leave room for its neighbours."""
     # Compiling takes a C++ compiler and minutes.
     yield ("--enforce-eager",)
     if _lean(config, machine):
         yield "--distributed-executor-backend", "uni"
-    if locate(config.source).scheme == "tiny":
-        yield "--kv-cache-memory-bytes", str(TINY_KV_CACHE_BYTES)
-        yield "--max-model-len", str(TINY_MAX_LENGTH)
-        return
-    # vLLM would take nine tenths of the machine.
-    yield "--kv-cache-memory-bytes", str(machine.memory_bytes // 4)
-    yield "--max-model-len", "auto"
+    if locate(config.source).scheme != "tiny":
+        # vLLM would take nine tenths of the machine.
+        yield "--kv-cache-memory-bytes", str(machine.memory_bytes // 4)
+        yield "--max-model-len", "auto"
 
 
 def _cpu_environment(config: EngineConfig, machine: Machine) -> dict[str, str]:

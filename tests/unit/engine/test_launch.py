@@ -109,6 +109,14 @@ def lora(name: str, uri: str) -> Adapter:
             id="a real model on a big CPU gets a quarter of its memory for the KV cache",
         ),
         pytest.param(
+            config("tiny://"),
+            GPU,
+            "serve /models/tiny --served-model-name chat --uds /run/weir/engine.sock "
+            "--api-server-count 1 --disable-uvicorn-access-log --no-enable-log-requests "
+            "--kv-cache-memory-bytes 67108864 --max-model-len 8192",
+            id="the tiny model leaves a GPU to its neighbours",
+        ),
+        pytest.param(
             config(
                 "tiny://",
                 args=("--max_model_len=512", "--no-enforce-eager", "--enable-log-requests"),
