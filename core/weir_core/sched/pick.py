@@ -1,0 +1,141 @@
+"""Which class is served next: by rank, with a minimum share for those below.
+
+Each class with a `min_share` is owed that fraction of the tokens dispatched while it waits. Once
+its oldest request has aged, the class spends what it is owed before any higher rank; a dispatch
+may overdraw the credit, so a large request is not locked out, and is paid back before the next.
+Ageing keeps a momentary burst of a higher rank from being interrupted: what the class is owed
+in the meantime is not lost, up to a cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from weir_core.sched.pool import ClassQueue, Pool
+from weir_core.sched.types import Ticket
+
+
+class Candidate(NamedTuple):
+    """A request that may go next, and whether it would go before a higher rank."""
+
+    ticket: Ticket
+    by_min_share: bool
+
+
+class Pick(Protocol):
+    """Proposes who goes next."""
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
+        """Yield requests in the order in which to try them; the last one is the rank order's."""
+        ...
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Account for a dispatch."""
+        ...
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Account for a dispatched request that waits again."""
+        ...
+
+    def next_change(self, pool: Pool, now: float) -> float | None:
+        """Return when the answer may change by time alone, or None."""
+        ...
+
+
+class ByRank:
+    """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:  # noqa: ARG002
+        """Yield the next request of the highest rank that waits."""
+        ticket = _first_by_rank(pool)
+        if ticket is not None:
+            yield Candidate(ticket, by_min_share=False)
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Nothing to account for."""
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Nothing to account for."""
+
+    def next_change(self, pool: Pool, now: float) -> float | None:  # noqa: ARG002
+        """Nothing changes by time."""
+        return None
+
+
+class ByRankWithMinShare:
+    """By rank, after those classes that are owed their minimum share and have waited.
+
+    Args:
+        ageing_s: Wait of a class's oldest request after which it spends its credit.
+        ageing_ratio: The same as a fraction of its longest wait; the smaller one counts.
+        credit_cap_tokens: Most that a class can be owed.
+    """
+
+    def __init__(
+        self,
+        ageing_s: float = 5.0,
+        ageing_ratio: float = 0.5,
+        credit_cap_tokens: float = 16_384,
+    ) -> None:
+        self._ageing_s = ageing_s
+        self._ageing_ratio = ageing_ratio
+        self._credit_cap_tokens = credit_cap_tokens
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
+        """Yield the next of an owed class, if there is one, then that of the highest rank."""
+        top = _first_by_rank(pool)
+        if top is None:
+            return
+        for queue in pool.classes:
+            if self._is_owed(queue, now) and queue.policy.rank < top.policy.rank:
+                owed = queue.first()
+                if owed is not None:
+                    yield Candidate(owed, by_min_share=True)
+                    break
+        yield Candidate(top, by_min_share=False)
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Credit every class that waits with its share; debit the class that was served."""
+        for queue in pool.classes:
+            if queue.policy.name == ticket.policy.name:
+                self._debit(queue, ticket)
+            elif len(queue):
+                credit = queue.credit + queue.policy.min_share * ticket.cost
+                queue.credit = min(self._credit_cap_tokens, credit)
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Give back what a class spent on a request that was not served after all."""
+        queue = pool.named(ticket.policy.name)
+        if queue is not None and ticket.by_min_share:
+            queue.credit += ticket.cost
+
+    def next_change(self, pool: Pool, now: float) -> float | None:
+        """Return when the next class that is owed something will have aged."""
+        ages = [self._aged_at(queue) for queue in pool.classes if len(queue) and queue.credit > 0]
+        return min((at for at in ages if at > now), default=None)
+
+    @staticmethod
+    def _debit(queue: ClassQueue, ticket: Ticket) -> None:
+        credit = queue.credit - (1 - queue.policy.min_share) * ticket.cost
+        # What the order of ranks gives a class by itself is no debt.
+        lowest = credit if ticket.by_min_share else min(0.0, queue.credit)
+        queue.credit = max(credit, lowest)
+
+    def _is_owed(self, queue: ClassQueue, now: float) -> bool:
+        return bool(len(queue)) and queue.credit > 0 and now >= self._aged_at(queue)
+
+    def _aged_at(self, queue: ClassQueue) -> float:
+        oldest = queue.oldest()
+        if oldest is None:
+            return float("inf")
+        wait_s = min(self._ageing_s, self._ageing_ratio * queue.policy.max_queue_wait_s)
+        return oldest.request.arrival_s + wait_s
+
+
+def _first_by_rank(pool: Pool) -> Ticket | None:
+    for level in pool.levels:
+        queue = level.next()
+        if queue is not None:
+            return queue.first()
+    return None
