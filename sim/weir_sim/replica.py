@@ -18,14 +18,13 @@ from weir_core.sched.types import (
     Reject,
     Request,
     Requeue,
-    StepRecord,
 )
 from weir_sim.baselines import Front
 from weir_sim.engine_model import EngineModel, Job, StepEnd
 from weir_sim.events import EventLoop
 from weir_sim.workload import SimRequest
 
-_TOKEN_REPORT_STEPS = 16
+_TOKEN_REPORT_STEPS = 32
 """Tokens are reported to the front in lots of this many steps, and at the end of each answer."""
 
 
@@ -94,6 +93,7 @@ class Replica:
                 self._loop.now,
             )
         )
+        self._settle()
 
     # ---- what the front wants
 
@@ -112,6 +112,9 @@ class Replica:
                 self._end(trip)
         if self._after_event is not None:
             self._after_event(self.front, now, actions)
+
+    def _settle(self) -> None:
+        """After one or more events of this instant: note idleness, set the next tick."""
         self._note_bubble()
         self._schedule_tick()
 
@@ -150,6 +153,7 @@ class Replica:
         if self._tick_at == at:
             self._tick_at = None
             self._perform(self.front.on_tick(self._loop.now))
+            self._settle()
 
     # ---- what the engine did
 
@@ -190,10 +194,8 @@ class Replica:
                 trip.finished_s = now
                 self._end(trip)
                 self._perform(self.front.on_finish(job.request_id, now))
-        self._observe_step(result.record)
-
-    def _observe_step(self, record: StepRecord) -> None:
-        self._perform(self.front.on_step(record, self._loop.now))
+        self._perform(self.front.on_step(result.record, now))
+        self._settle()
 
     def _trip_of(self, job: Job) -> Trip | None:
         """Return the request that `job` is the present attempt of, or None."""

@@ -37,7 +37,10 @@ class Estimator:
         self._outputs: dict[tuple[str, str], StreamingQuantile] = {}
         self._all_outputs = StreamingQuantile(output_quantile)
         self._correction = 1.0
+        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
+        self._step_shape: tuple[float, float] | None = None
         self._last_step = StepRecord(0.0, 0, 0)
+        self._steps_seen = 0
         self.steps = StepTimeModel()
 
     def prompt_tokens(self, request: Request) -> int:
@@ -79,9 +82,12 @@ class Estimator:
         self._outputs[key].observe(output_tokens)
 
     def learn_step(self, record: StepRecord) -> None:
-        """Note one engine step."""
-        self.steps.update(record)
+        """Note one engine step; once the model is trained, one in four is enough to follow."""
+        self._steps_seen += 1
+        if not self.steps.trained or self._steps_seen % 4 == 0:
+            self.steps.update(record)
         self._last_step = record
+        self._step_shape = None
 
     def first_token_s(self, tokens: int) -> float:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
@@ -98,15 +104,17 @@ class Estimator:
     def _first_token_s(self, tokens: int) -> float:
         if not self.steps.trained:
             return tokens * _PREFILL_S_PER_TOKEN + 0.01
-        last = self._last_step
-        whole_steps, rest = divmod(tokens, self._step_tokens)
-        step_s = self._step_s(self._step_tokens, last) if whole_steps else 0.0
-        return whole_steps * step_s + self._step_s(rest, last)
+        if self._step_shape is None:
+            self._step_shape = self._shape_of(self._last_step)
+        fixed_s, token_s = self._step_shape
+        steps = tokens // self._step_tokens + 1
+        return steps * fixed_s + tokens * token_s
 
-    def _step_s(self, prefill_tokens: int, like: StepRecord) -> float:
-        return self.steps.predict_s(
-            StepRecord(0.0, prefill_tokens, like.decodes, 0, like.decode_context)
-        )
+    def _shape_of(self, like: StepRecord) -> tuple[float, float]:
+        decodes, context = like.decodes, like.decode_context
+        fixed_s = self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+        full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
+        return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
 
 
 def _sane(tokens: float) -> int:

@@ -52,7 +52,7 @@ class Forecast:
             if queue.policy.rank > policy.rank:
                 above += queue.cost
                 taken += self._rate_of(queue, now)
-            elif queue.policy.rank < policy.rank and len(queue):
+            elif queue.policy.rank < policy.rank and queue.waiting:
                 taken += queue.policy.min_share * rate
         own = self._own_ahead(ticket, pool)
         assured = max(policy.min_share, _LEAST_SHARE) * rate

@@ -58,11 +58,21 @@ class Ledger:
 
     def running_above(self, rank: int) -> int:
         """Return how many requests of higher ranks run."""
-        return sum(load.running for other, load in self._by_rank.items() if other > rank)
+        running = 0
+        for other in self._ranks:
+            if other <= rank:
+                break
+            running += self._by_rank[other].running
+        return running
 
     def prefill_at_or_above(self, rank: int) -> int:
         """Return the prompt tokens that the engine will compute before a newcomer of `rank`."""
-        return sum(load.prefill_left for other, load in self._by_rank.items() if other >= rank)
+        left = 0
+        for other in self._ranks:
+            if other < rank:
+                break
+            left += self._by_rank[other].prefill_left
+        return left
 
     def prefill_below(self, rank: int) -> int:
         """Return the prompt tokens left of lower ranks."""

@@ -100,7 +100,7 @@ class ByRankWithMinShare:
         for queue in pool.classes:
             if queue.policy.name == ticket.policy.name:
                 self._debit(queue, ticket)
-            elif len(queue):
+            elif queue.waiting:
                 credit = queue.credit + queue.policy.min_share * ticket.cost
                 queue.credit = min(self._credit_cap_tokens, credit)
 
@@ -112,7 +112,7 @@ class ByRankWithMinShare:
 
     def next_change(self, pool: Pool, now: float) -> float | None:
         """Return when the next class that is owed something will have aged."""
-        ages = [self._aged_at(queue) for queue in pool.classes if len(queue) and queue.credit > 0]
+        ages = [self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0]
         return min((at for at in ages if at > now), default=None)
 
     @staticmethod
@@ -123,7 +123,7 @@ class ByRankWithMinShare:
         queue.credit = max(credit, lowest)
 
     def _is_owed(self, queue: ClassQueue, now: float) -> bool:
-        return bool(len(queue)) and queue.credit > 0 and now >= self._aged_at(queue)
+        return queue.waiting > 0 and queue.credit > 0 and now >= self._aged_at(queue)
 
     def _aged_at(self, queue: ClassQueue) -> float:
         oldest = queue.oldest()

@@ -39,6 +39,7 @@ class ClassQueue:
     def __init__(self, policy: ClassPolicy, fairness: Fairness, order: Order) -> None:
         self.policy = policy
         self.fairness = fairness
+        self.waiting = 0
         self.cost = 0.0
         self.credit = 0.0
         """Tokens of its minimum share that the class is owed; `pick` keeps it."""
@@ -46,9 +47,6 @@ class ClassQueue:
         self._tenants: dict[str, TenantQueue] = {}
         self._by_arrival = LazyHeap()
         self._by_newest = LazyHeap()
-
-    def __len__(self) -> int:
-        return len(self._by_arrival)
 
     def add(self, ticket: Ticket) -> None:
         """Queue `ticket`, which has a fresh epoch."""
@@ -63,6 +61,7 @@ class ClassQueue:
         self._by_newest.push(-ticket.request.arrival_s, ticket)
         tenant.cost += ticket.cost
         self.cost += ticket.cost
+        self.waiting += 1
 
     def remove(self, ticket: Ticket) -> None:
         """Take out `ticket`, whose epoch the caller has just raised."""
@@ -76,7 +75,8 @@ class ClassQueue:
         if not len(tenant):
             del self._tenants[name]
             self.fairness.leave(name)
-        if not len(self):
+        self.waiting -= 1
+        if not self.waiting:
             self.cost = 0.0  # what floating point left over
 
     def first(self) -> Ticket | None:
@@ -107,7 +107,7 @@ class Level:
         self.turns = VirtualTokenCounter()
         self.turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
         for queue in queues:
-            if len(queue):
+            if queue.waiting:
                 self.turns.enter(queue.policy.name)
 
     def next(self) -> ClassQueue | None:
@@ -155,7 +155,7 @@ class Pool:
             queue.fairness.reweigh(self._weights)
         wanted = {policy.name for policy in policies}
         for name in [name for name, queue in self._by_name.items() if name not in wanted]:
-            if not len(self._by_name[name]):
+            if not self._by_name[name].waiting:
                 del self._by_name[name]
         self._arrange()
 
@@ -163,7 +163,7 @@ class Pool:
         """Let `ticket` wait."""
         ticket.state = State.WAITING
         queue = self._by_name[ticket.policy.name]
-        if not len(queue):
+        if not queue.waiting:
             self._level_of[ticket.policy.name].turns.enter(ticket.policy.name)
         queue.add(ticket)
         self.requests += 1
@@ -174,7 +174,7 @@ class Pool:
         ticket.epoch += 1
         queue = self._by_name[ticket.policy.name]
         queue.remove(ticket)
-        if not len(queue):
+        if not queue.waiting:
             self._level_of[ticket.policy.name].turns.leave(ticket.policy.name)
         self.requests -= 1
         self.body_bytes -= ticket.request.body_bytes

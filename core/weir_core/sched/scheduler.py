@@ -223,9 +223,9 @@ class Scheduler:
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
         self._expire(actions, now)
-        while self._advance(actions, now):
+        while self.pool.requests and self._advance(actions, now):
             pass
-        self.forecast.observe(now, backlogged=len(self.pool) > 0)
+        self.forecast.observe(now, backlogged=self.pool.requests > 0)
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
@@ -318,7 +318,7 @@ class Scheduler:
 
     def _must_wait(self, ticket: Ticket, now: float) -> bool:
         """Return whether the engine could not take `ticket` at once, or others go first."""
-        if any(len(q) for q in self.pool.classes if q.policy.rank >= ticket.policy.rank):
+        if any(q.waiting for q in self.pool.classes if q.policy.rank >= ticket.policy.rank):
             return True
         return self.rules.gate.block(ticket, self.ledger, now) is not None
 

@@ -15,9 +15,6 @@ from collections.abc import Sequence
 
 from weir_core.sched.types import StepRecord
 
-# Scales that bring every feature near 1, which keeps the update well conditioned.
-_SCALES = (1.0, 1e3, 1e2, 1e7, 1e5)
-
 
 class RecursiveLeastSquares:
     """Linear regression, one observation at a time.
@@ -69,7 +66,7 @@ class StepTimeModel:
     """Records before which predictions are not to be used."""
 
     def __init__(self, bias: float = 2.0, floor_bias_ratio: float = 0.05) -> None:
-        self._model = RecursiveLeastSquares(len(_SCALES))
+        self._model = RecursiveLeastSquares(5)
         self._bias = bias
         self._floor_bias_ratio = floor_bias_ratio
         self._mean_error_s = 0.0
@@ -101,11 +98,11 @@ class StepTimeModel:
 
 
 def _features(record: StepRecord) -> tuple[float, ...]:
-    raw = (
+    """Return what a step computes, each scaled to near 1, which keeps the update stable."""
+    return (
         1.0,
-        record.prefill_tokens,
-        record.decodes,
-        record.prefill_context,
-        record.decode_context,
+        record.prefill_tokens / 1e3,
+        record.decodes / 1e2,
+        record.prefill_context / 1e7,
+        record.decode_context / 1e5,
     )
-    return tuple(value / scale for value, scale in zip(raw, _SCALES, strict=True))
