@@ -112,7 +112,9 @@ class ByRankWithMinShare:
 
     def next_change(self, pool: Pool, now: float) -> float | None:
         """Return when the next class that is owed something will have aged."""
-        ages = [self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0]
+        ages = [
+            self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0
+        ]
         return min((at for at in ages if at > now), default=None)
 
     @staticmethod

@@ -13,7 +13,7 @@ wire, whoever performs the actions has already decided which one came first.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weir_core.sched.estimate import Estimator
@@ -84,6 +84,11 @@ class Scheduler:
         self._seq = 0
         self._draining = False
         self.configure(classes, tenants, now=0.0)
+
+    @property
+    def tickets(self) -> Mapping[str, Ticket]:
+        """Every request that waits or runs, by id; for looking, not for changing."""
+        return self._tickets
 
     # ---- configuration
 
