@@ -70,9 +70,7 @@ SYSTEMS: Mapping[str, System] = {
             models="Weir's sidecar before vLLM --scheduling-policy priority",
         ),
         System("weir-fcfs", "weir", EngineKind.FCFS, models="Weir's sidecar before plain vLLM"),
-        System(
-            "fcfs", "pass-through", EngineKind.FCFS, models="plain vLLM behind least-request"
-        ),
+        System("fcfs", "pass-through", EngineKind.FCFS, models="plain vLLM behind least-request"),
         System(
             "priority",
             "pass-through",

@@ -42,8 +42,8 @@ class Gate(Protocol):
         """Return how many tokens of KV room `ticket` lacks; 0 or less is none."""
         ...
 
-    def observe(self, ledger: Ledger, now: float) -> None:
-        """Note what runs, after a change."""
+    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
+        """Note that `ticket` has just joined what runs."""
         ...
 
 
@@ -84,7 +84,8 @@ class ClassAwareGate:
         if ledger.running == 0:
             return None
         rank = ticket.policy.rank
-        if ledger.running + self._held_back(rank, ledger, now) >= self._slots:
+        free = self._slots - ledger.running
+        if free <= self._reserve_slots and free <= self._held_back(rank, ledger, now):
             return Block.SLOT
         if self._prefill(rank, ledger) >= self.depth_tokens:
             return Block.PREFILL
@@ -97,9 +98,11 @@ class ClassAwareGate:
         needed = ticket.prompt_tokens + ticket.output_estimate
         return ledger.kv_tokens + needed - self._kv_tokens
 
-    def observe(self, ledger: Ledger, now: float) -> None:
-        """Remember the slots that each rank's betters use."""
-        for rank in ledger.ranks:
+    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
+        """Remember, for each lower rank, the slots that its betters use."""
+        for rank in reversed(ledger.ranks):
+            if rank >= ticket.policy.rank:
+                return
             above = ledger.running_above(rank)
             if above >= self._peak(rank, now):
                 self._peaks[rank] = (now, float(above))
@@ -137,5 +140,5 @@ class OpenGate:
         """Room is the engine's affair."""
         return 0
 
-    def observe(self, ledger: Ledger, now: float) -> None:
+    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
         """Nothing to remember."""

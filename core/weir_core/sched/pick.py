@@ -88,7 +88,9 @@ class ByRankWithMinShare:
         if top is None:
             return
         for queue in pool.classes:
-            if self._is_owed(queue, now) and queue.policy.rank < top.policy.rank:
+            if queue.credit <= 0 or queue.policy.rank >= top.policy.rank:
+                continue
+            if queue.waiting and now >= self._aged_at(queue):
                 owed = queue.first()
                 if owed is not None:
                     yield Candidate(owed, by_min_share=True)
@@ -123,9 +125,6 @@ class ByRankWithMinShare:
         # What the order of ranks gives a class by itself is no debt.
         lowest = credit if ticket.by_min_share else min(0.0, queue.credit)
         queue.credit = max(credit, lowest)
-
-    def _is_owed(self, queue: ClassQueue, now: float) -> bool:
-        return queue.waiting > 0 and queue.credit > 0 and now >= self._aged_at(queue)
 
     def _aged_at(self, queue: ClassQueue) -> float:
         oldest = queue.oldest()

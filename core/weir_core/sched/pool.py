@@ -104,16 +104,34 @@ class Level:
     def __init__(self, queues: Sequence[ClassQueue]) -> None:
         self.rank = queues[0].policy.rank
         self.queues = {queue.policy.name: queue for queue in queues}
-        self.turns = VirtualTokenCounter()
-        self.turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
+        self._only = queues[0] if len(queues) == 1 else None
+        self._turns = VirtualTokenCounter()
+        self._turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
         for queue in queues:
             if queue.waiting:
-                self.turns.enter(queue.policy.name)
+                self._turns.enter(queue.policy.name)
 
     def next(self) -> ClassQueue | None:
         """Return the class whose turn it is among those that wait, or None."""
-        name = self.turns.next()
+        if self._only is not None:
+            return self._only if self._only.waiting else None
+        name = self._turns.next()
         return None if name is None else self.queues[name]
+
+    def enter(self, name: str) -> None:
+        """Note that a class has requests waiting, having had none."""
+        if self._only is None:
+            self._turns.enter(name)
+
+    def leave(self, name: str) -> None:
+        """Note that a class has no more requests waiting."""
+        if self._only is None:
+            self._turns.leave(name)
+
+    def charge(self, name: str, tokens: float) -> None:
+        """Count tokens served to a class."""
+        if self._only is None:
+            self._turns.charge(name, tokens)
 
 
 class Pool:
@@ -164,7 +182,7 @@ class Pool:
         ticket.state = State.WAITING
         queue = self._by_name[ticket.policy.name]
         if not queue.waiting:
-            self._level_of[ticket.policy.name].turns.enter(ticket.policy.name)
+            self._level_of[ticket.policy.name].enter(ticket.policy.name)
         queue.add(ticket)
         self.requests += 1
         self.body_bytes += ticket.request.body_bytes
@@ -175,7 +193,7 @@ class Pool:
         queue = self._by_name[ticket.policy.name]
         queue.remove(ticket)
         if not queue.waiting:
-            self._level_of[ticket.policy.name].turns.leave(ticket.policy.name)
+            self._level_of[ticket.policy.name].leave(ticket.policy.name)
         self.requests -= 1
         self.body_bytes -= ticket.request.body_bytes
 
@@ -185,7 +203,7 @@ class Pool:
         if queue is None:
             return
         queue.fairness.charge(queue.fairness.key(ticket.request.tenant), tokens)
-        self._level_of[ticket.policy.name].turns.charge(ticket.policy.name, tokens)
+        self._level_of[ticket.policy.name].charge(ticket.policy.name, tokens)
 
     def _arrange(self) -> None:
         by_rank: dict[int, list[ClassQueue]] = {}

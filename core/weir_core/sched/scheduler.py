@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.forecast import Forecast
+from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.ledger import Ledger
 from weir_core.sched.limits import TenantLimits, who_must_leave
@@ -181,7 +182,7 @@ class Scheduler:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
         self.estimator.learn_output(ticket.request, ticket.output_tokens)
         self.tally.finished += 1
-        self._leave_engine(ticket, now)
+        self._leave_engine(ticket)
         self._forget(ticket)
         return self._pump(now)
 
@@ -194,7 +195,7 @@ class Scheduler:
         if ticket.state is State.WAITING:
             self._unqueue(ticket)
         else:
-            self._leave_engine(ticket, now)
+            self._leave_engine(ticket)
         self._forget(ticket)
         return self._pump(now)
 
@@ -237,6 +238,9 @@ class Scheduler:
         """Dispatch or refuse one request; return whether there was one."""
         for candidate in self.rules.pick.candidates(self.pool, now):
             ticket = candidate.ticket
+            block = self.rules.gate.block(ticket, self.ledger, now)
+            if block is not None and not self._victims(ticket, block):
+                continue
             if self.rules.shed.is_hopeless(ticket, self.ledger, now):
                 self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
                 return True
@@ -245,15 +249,18 @@ class Scheduler:
                 return True
         return False
 
+    def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
+        shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
+        return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
+
     def _make_room(self, ticket: Ticket, actions: list[Action], now: float) -> bool:
-        gate, preempt = self.rules.gate, self.rules.preempt
-        while (block := gate.block(ticket, self.ledger, now)) is not None:
-            shortfall = gate.kv_shortfall(ticket, self.ledger)
-            victims = preempt.for_place(ticket, block, shortfall, self.ledger)
+        while (block := self.rules.gate.block(ticket, self.ledger, now)) is not None:
+            victims = self._victims(ticket, block)
             if not victims:
                 return False
             self._requeue(victims, ticket, actions, now)
-        self._requeue(preempt.for_passage(ticket, self.ledger), ticket, actions, now)
+        passed = self.rules.preempt.for_passage(ticket, self.ledger)
+        self._requeue(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, candidate: Candidate, actions: list[Action], now: float) -> None:
@@ -264,7 +271,7 @@ class Scheduler:
         ahead = self.ledger.prefill_ahead(ticket.policy.rank) + ticket.new_tokens
         ticket.first_token_expected_s = self.estimator.first_token_s(ahead)
         self.ledger.add(ticket)
-        self.rules.gate.observe(self.ledger, now)
+        self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
         self._charge(ticket, ticket.new_tokens, now)
@@ -401,16 +408,15 @@ class Scheduler:
         return ticket.expires_s if ticket.late else min(ticket.due_s, ticket.expires_s)
 
     def _back_to_pool(self, ticket: Ticket, now: float) -> None:
-        self._leave_engine(ticket, now)
+        self._leave_engine(ticket)
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
         self.rules.pick.returned(self.pool, ticket)
         self._queue(ticket)
 
-    def _leave_engine(self, ticket: Ticket, now: float) -> None:
+    def _leave_engine(self, ticket: Ticket) -> None:
         self.ledger.remove(ticket)
         ticket.epoch += 1
-        self.rules.gate.observe(self.ledger, now)
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
