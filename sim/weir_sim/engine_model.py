@@ -213,8 +213,8 @@ class EngineModel:
     def _fill_stock(self, budget: int) -> None:
         for job in self._prefilling:
             budget = self._chunk(job, budget)
-        while budget > 0 and (job := self._head()) is not None and self._admit(job):
-            budget = self._chunk(job, budget)
+        while budget > 0 and (head := self._head()) is not None and self._admit(head):
+            budget = self._chunk(head, budget)
 
     def _fill_by_rank(self, budget: int) -> None:
         self._prefilling.sort(key=lambda job: job.key)

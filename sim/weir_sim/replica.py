@@ -67,7 +67,7 @@ class Replica:
         self.front = front
         self.engine = engine
         self.bubble_s = 0.0
-        self.on_outcome: Callable[[Trip], None] = lambda trip: None
+        self.on_outcome: Callable[[Trip], None] = lambda _trip: None
         self._loop = loop
         self._policies = policies
         self._link_s = link_s
@@ -177,6 +177,8 @@ class Replica:
 
     def _observe(self, result: StepEnd, lot: list[tuple[Job, int]]) -> None:
         now = self._loop.now
+        # The step log is written before the tokens are: its record comes first.
+        self._perform(self.front.on_step(result.record, now))
         for job in result.first_tokens:
             trip = self._trip_of(job)
             if trip is not None:
@@ -194,7 +196,6 @@ class Replica:
                 trip.finished_s = now
                 self._end(trip)
                 self._perform(self.front.on_finish(job.request_id, now))
-        self._perform(self.front.on_step(result.record, now))
         self._settle()
 
     def _trip_of(self, job: Job) -> Trip | None:

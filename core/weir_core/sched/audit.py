@@ -74,14 +74,18 @@ def _miscounts(
         "waiting bytes": (pool.body_bytes, sum(t.request.body_bytes for t in waiting)),
         "running requests": (ledger.running, len(running)),
         "KV tokens": (ledger.kv_tokens, sum(t.kv_tokens for t in running)),
-        "prefill left": (ledger.prefill_of_all(), sum(t.prefill_left for t in running)),
+        "unstarted": (
+            sum(len(ledger.of_rank(rank).unstarted) for rank in ledger.ranks),
+            sum(not t.started for t in running),
+        ),
         "waiting by class": (sum(queue.waiting for queue in pool.classes), len(waiting)),
     }
     for name, (kept, counted) in pairs.items():
         if kept != counted:
             yield f"INV-7: {name}: kept {kept}, counted {counted}"
-    if any(ticket.prefill_left < 0 for ticket in running):
-        yield "INV-7: a request has less than no prefill left"
+    prompts = sum(t.new_tokens for t in running if not t.started)
+    if not 0 <= ledger.prefill_of_all() <= prompts:
+        yield f"INV-7: prefill left: kept {ledger.prefill_of_all()}, prompts are {prompts}"
 
 
 def _preemptions(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[str]:

@@ -83,7 +83,7 @@ class ClassAwareGate:
         """Return the first of slot, prefill and KV that is missing; an empty engine lacks none."""
         if ledger.running == 0:
             return None
-        rank = ticket.policy.rank
+        rank = ticket.engine_rank
         free = self._slots - ledger.running
         if free <= self._reserve_slots and free <= self._held_back(rank, ledger, now):
             return Block.SLOT
@@ -101,7 +101,7 @@ class ClassAwareGate:
     def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
         """Remember, for each lower rank, the slots that its betters use."""
         for rank in reversed(ledger.ranks):
-            if rank >= ticket.policy.rank:
+            if rank >= ticket.engine_rank:
                 return
             above = ledger.running_above(rank)
             if above >= self._peak(rank, now):

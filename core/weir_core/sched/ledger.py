@@ -1,9 +1,14 @@
 """What the engine holds right now, exact because every request went through this scheduler.
 
-Counts are kept by rank. Prefill still to do falls with the step records, in the order the engine
-works in, and is settled when the first token shows that a prompt is done; so without a step log
-it is only coarser. KV room is set aside per request: its prompt and what it is expected to
-generate, and more once it generates more.
+Counts are kept by rank. The prompt tokens that an engine still has to compute are those of the
+requests without a first token, less what the step log says was done on them already. That
+progress is one sum per rank, because the order inside a rank is the engine's affair: a step adds
+to it, a first token takes its whole prompt out of it. An engine has at most one prompt of a rank
+half done, so progress is never more than the longest prompt; wrong token estimates cannot add up.
+Without a step log it is zero, and the count only coarser.
+
+KV room is set aside per request: its prompt and what it is expected to generate, and more once it
+generates more.
 """
 
 from __future__ import annotations
@@ -19,13 +24,42 @@ _GROWTH = 1.25
 class RankLoad:
     """The running requests of one rank."""
 
-    __slots__ = ("prefill_left", "running", "unstarted")
+    __slots__ = ("progress", "prompt_tokens", "running", "unstarted")
 
     def __init__(self) -> None:
         self.running = 0
-        self.prefill_left = 0
         # request_id -> ticket, in order of dispatch: no first token yet.
         self.unstarted: dict[str, Ticket] = {}
+        # Of the unstarted: prompt tokens to compute, and how many of them are done.
+        self.prompt_tokens = 0
+        self.progress = 0
+
+    @property
+    def prefill_left(self) -> int:
+        """Return the prompt tokens that are still to be computed."""
+        return self.prompt_tokens - self.progress
+
+    def start(self, ticket: Ticket) -> None:
+        """Count a ticket whose prompt is to be computed."""
+        self.unstarted[ticket.request.request_id] = ticket
+        self.prompt_tokens += ticket.new_tokens
+
+    def settle(self, ticket: Ticket, was_computed: bool) -> None:
+        """Stop counting a ticket's prompt, which was computed or has left."""
+        if self.unstarted.pop(ticket.request.request_id, None) is None:
+            return
+        self.prompt_tokens -= ticket.new_tokens
+        done = ticket.new_tokens if was_computed else 0
+        self.progress = min(max(0, self.progress - done), self._longest())
+
+    def prefilled(self, tokens: int) -> int:
+        """Count `tokens` computed by a step and return how many were not of this rank."""
+        taken = min(tokens, self.prefill_left)
+        self.progress = min(self.progress + taken, self._longest())
+        return tokens - taken
+
+    def _longest(self) -> int:
+        return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
 
 
 class Ledger:
@@ -93,36 +127,25 @@ class Ledger:
         ticket.state = State.RUNNING
         ticket.started = False
         ticket.output_tokens = 0
-        ticket.prefill_left = ticket.new_tokens
         ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
-        self.enlist(ticket)
-
-    def enlist(self, ticket: Ticket) -> None:
-        """Count a running ticket, whatever it has done so far."""
-        load = self.of_rank(ticket.policy.rank)
+        load = self.of_rank(ticket.engine_rank)
         load.running += 1
-        load.prefill_left += ticket.prefill_left
-        if not ticket.started:
-            load.unstarted[ticket.request.request_id] = ticket
+        load.start(ticket)
         self.running += 1
         self.kv_tokens += ticket.kv_tokens
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a running ticket; its own fields stay as they are."""
-        load = self.of_rank(ticket.policy.rank)
+        load = self.of_rank(ticket.engine_rank)
         load.running -= 1
-        load.prefill_left -= ticket.prefill_left
-        load.unstarted.pop(ticket.request.request_id, None)
+        load.settle(ticket, was_computed=False)
         self.running -= 1
         self.kv_tokens -= ticket.kv_tokens
 
     def first_token(self, ticket: Ticket) -> None:
         """Settle the prefill: the prompt is done."""
-        load = self.of_rank(ticket.policy.rank)
         ticket.started = True
-        load.prefill_left -= ticket.prefill_left
-        ticket.prefill_left = 0
-        load.unstarted.pop(ticket.request.request_id, None)
+        self.of_rank(ticket.engine_rank).settle(ticket, was_computed=True)
 
     def tokens(self, ticket: Ticket, count: int) -> None:
         """Note `count` more output tokens of a started ticket."""
@@ -134,15 +157,8 @@ class Ledger:
             ticket.kv_tokens = room
 
     def prefilled(self, tokens: int) -> None:
-        """Spread the prompt tokens of one step over the requests the engine worked on."""
+        """Spread the prompt tokens of one step over the ranks, in the engine's order."""
         for rank in self._ranks:
-            load = self._by_rank[rank]
-            if not load.prefill_left:
-                continue
-            for ticket in load.unstarted.values():
-                if tokens <= 0:
-                    return
-                done = min(tokens, ticket.prefill_left)
-                ticket.prefill_left -= done
-                load.prefill_left -= done
-                tokens -= done
+            if tokens <= 0:
+                return
+            tokens = self._by_rank[rank].prefilled(tokens)

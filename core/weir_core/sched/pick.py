@@ -5,6 +5,10 @@ its oldest request has aged, the class spends what it is owed before any higher 
 may overdraw the credit, so a large request is not locked out, and is paid back before the next.
 Ageing keeps a momentary burst of a higher rank from being interrupted: what the class is owed
 in the meantime is not lost, up to a cap.
+
+Such a request competes at the rank it goes before, in the gate and inside the engine. With its
+own rank it would wait there behind every later prompt of the higher one, and the share would
+exist on paper only.
 """
 
 from __future__ import annotations
@@ -17,10 +21,20 @@ from weir_core.sched.types import Ticket
 
 
 class Candidate(NamedTuple):
-    """A request that may go next, and whether it would go before a higher rank."""
+    """A request that may go next.
+
+    Attributes:
+        rank: The one it competes at, in the gate and in the engine: its class's own or, on its
+            minimum share, that of the class it goes before.
+    """
 
     ticket: Ticket
-    by_min_share: bool
+    rank: int
+
+    @property
+    def by_min_share(self) -> bool:
+        """Return whether it goes before a higher rank."""
+        return self.rank > self.ticket.policy.rank
 
 
 class Pick(Protocol):
@@ -50,7 +64,7 @@ class ByRank:
         """Yield the next request of the highest rank that waits."""
         ticket = _first_by_rank(pool)
         if ticket is not None:
-            yield Candidate(ticket, by_min_share=False)
+            yield Candidate(ticket, ticket.policy.rank)
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Nothing to account for."""
@@ -93,9 +107,9 @@ class ByRankWithMinShare:
             if queue.waiting and now >= self._aged_at(queue):
                 owed = queue.first()
                 if owed is not None:
-                    yield Candidate(owed, by_min_share=True)
+                    yield Candidate(owed, top.policy.rank)
                     break
-        yield Candidate(top, by_min_share=False)
+        yield Candidate(top, top.policy.rank)
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Credit every class that waits with its share; debit the class that was served."""

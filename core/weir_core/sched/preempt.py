@@ -1,9 +1,9 @@
 """Who gives its place back: a lower-ranked request that has not sent its first byte.
 
-Until its first token a request can move without its client noticing, so when a higher rank
-lacks a slot or KV room, the newest unstarted request of the lowest preemptible rank returns to
-the pool. Never between equals, never more than `max_requeues` times for one request, and never
-unless what is freed suffices.
+Until its first token a request can move without its client noticing. So when a higher rank lacks
+a slot or KV room, the newest unstarted request of the lowest preemptible rank returns to the
+pool: never in favour of an equal (a request on its minimum share takes nobody's place), never
+more than `max_requeues` times for one request, and never unless what is freed suffices.
 
 An engine that does not reorder prefills (plain or stock-priority vLLM) adds a third case: long
 prompts of lower ranks that stand before the newcomer inside the engine.
@@ -70,15 +70,16 @@ class BeforeFirstByte:
         for victim in self._victims(ticket.policy.rank, ledger):
             if ahead <= self._passage_tokens:
                 break
-            if victim.prefill_left:
-                victims.append(victim)
-                ahead -= victim.prefill_left
+            victims.append(victim)
+            ahead -= victim.new_tokens
         return victims
 
     def _victims(self, rank: int, ledger: Ledger) -> Iterator[Ticket]:
         for load in ledger.ranks_below(rank):
             for victim in reversed(load.unstarted.values()):
-                if victim.policy.preemptible and victim.requeues < self._max_requeues:
+                # The class's rank may have been raised since it was dispatched.
+                lower = victim.policy.rank < rank
+                if lower and victim.policy.preemptible and victim.requeues < self._max_requeues:
                     yield victim
 
 

@@ -238,6 +238,7 @@ class Scheduler:
         """Dispatch or refuse one request; return whether there was one."""
         for candidate in self.rules.pick.candidates(self.pool, now):
             ticket = candidate.ticket
+            ticket.engine_rank = candidate.rank
             block = self.rules.gate.block(ticket, self.ledger, now)
             if block is not None and not self._victims(ticket, block):
                 continue
@@ -268,7 +269,7 @@ class Scheduler:
         self._unqueue(ticket)
         ticket.by_min_share = candidate.by_min_share
         ticket.dispatched_s = now
-        ahead = self.ledger.prefill_ahead(ticket.policy.rank) + ticket.new_tokens
+        ahead = self.ledger.prefill_ahead(candidate.rank) + ticket.new_tokens
         ticket.first_token_expected_s = self.estimator.first_token_s(ahead)
         self.ledger.add(ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
@@ -281,7 +282,7 @@ class Scheduler:
         actions.append(
             Dispatch(
                 request_id=ticket.request.request_id,
-                rank=ticket.policy.rank,
+                rank=candidate.rank,
                 waited_s=now - ticket.request.arrival_s,
                 by_min_share=candidate.by_min_share,
             )
@@ -373,19 +374,16 @@ class Scheduler:
                 output_estimate=self.estimator.output_tokens(request),
                 due_s=0.0,
                 expires_s=0.0,
+                engine_rank=policy.rank,
             )
         )
 
     def _adopt(self, ticket: Ticket) -> None:
-        """Put a ticket under the present policy of its class."""
-        policy = self._policies.get(ticket.policy.name, ticket.policy)
-        running = ticket.state is State.RUNNING
-        if running:
-            self.ledger.remove(ticket)
-        ticket.policy = policy
+        """Put a ticket under the present policy of its class; in the engine its rank stays."""
+        ticket.policy = self._policies.get(ticket.policy.name, ticket.policy)
+        if ticket.state is State.WAITING:
+            ticket.engine_rank = ticket.policy.rank
         _with_instants(ticket)
-        if running:
-            self.ledger.enlist(ticket)
 
     def _policies_in_use(self) -> list[ClassPolicy]:
         in_use = {ticket.policy.name: ticket.policy for ticket in self._tickets.values()}
@@ -409,6 +407,7 @@ class Scheduler:
 
     def _back_to_pool(self, ticket: Ticket, now: float) -> None:
         self._leave_engine(ticket)
+        ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
         self.rules.pick.returned(self.pool, ticket)

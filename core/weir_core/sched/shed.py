@@ -64,7 +64,7 @@ class Predictive:
         return now > self._latest_start_s(ticket, ledger)
 
     def _latest_start_s(self, ticket: Ticket, ledger: Ledger) -> float:
-        ahead = ledger.prefill_ahead(ticket.policy.rank) + ticket.new_tokens
+        ahead = ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
         target_s = ticket.due_s - ticket.request.arrival_s
         lead_s = min(self._estimator.first_token_s(ahead), self._lead_ratio * target_s)
         return min(ticket.due_s - lead_s, ticket.expires_s)

@@ -155,7 +155,8 @@ class Dispatch:
     """Send this request to the engine now.
 
     Attributes:
-        rank: Its class's rank, for the engine's own order.
+        rank: For the engine's own order: its class's rank, or that of the class it went before
+            on its minimum share, because the engine would undo that otherwise.
         waited_s: From arrival to this decision.
         by_min_share: It went before a higher rank because its class was owed its minimum.
     """
@@ -208,9 +209,9 @@ class Ticket:
         new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
         output_estimate: Expected output tokens.
         epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
+        engine_rank: The rank it has, or will have, inside the engine.
         late: It can no longer be on time and lets those that can go first.
         due_s: When its first token is due; infinity without a target.
-        prefill_left: Prompt tokens the engine has not computed yet, while it runs.
         kv_tokens: KV room set aside for it, while it runs.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
     """
@@ -223,6 +224,7 @@ class Ticket:
     output_estimate: int
     due_s: float
     expires_s: float
+    engine_rank: int = 0
     state: State = State.WAITING
     epoch: int = 0
     late: bool = False
@@ -230,7 +232,6 @@ class Ticket:
     by_min_share: bool = False
     dispatched_s: float = 0.0
     first_token_expected_s: float = 0.0
-    prefill_left: int = 0
     kv_tokens: int = 0
     output_tokens: int = 0
     charged: float = 0.0
