@@ -68,7 +68,7 @@ DEFAULT_MIX = "interactive=20,standard=50,batch=30"
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917 - one per option
     system: Annotated[str, typer.Option(help=f"One of {', '.join(SYSTEMS)}.")] = "weir",
     profile: _ProfileName = "h100-8b",
     load: _Load = 2.0,
@@ -89,7 +89,7 @@ def run(
 
 
 @app.command()
-def compare(
+def compare(  # noqa: PLR0913, PLR0917 - one per option
     systems: Annotated[
         str, typer.Option(help=f"Several of {', '.join(SYSTEMS)}, separated by commas.")
     ] = "weir,fcfs,priority,class-slots",
@@ -150,7 +150,7 @@ def fairness_command(
 
 
 @app.command()
-def capacity(
+def capacity(  # noqa: PLR0913, PLR0917 - one per option
     trace: _TraceFile,
     attainment: Annotated[
         float, typer.Option(help="Part of the requests that must meet their targets.", max=1.0)
@@ -181,7 +181,7 @@ def capacity(
 
 
 @app.command("trace")
-def trace_command(
+def trace_command(  # noqa: PLR0913, PLR0917 - one per option
     trace: _TraceFile,
     system: Annotated[str, typer.Option(help=f"One of {', '.join(SYSTEMS)}.")] = "weir",
     profile: _ProfileName = "h100-8b",

@@ -7,7 +7,7 @@ while its queue never empties. Nobody's targets are met there; it is what the ha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from weir_core.sched.policies import POLICIES, RuleNames
 from weir_core.sched.types import OUTPUT_WEIGHT, TenantPolicy
@@ -45,7 +45,7 @@ class Scenario:
     load: float
     replicas: int = 1
     duration_s: float = 600.0
-    spec: WorkloadSpec = WorkloadSpec(rate=1.0, duration_s=1.0)
+    spec: WorkloadSpec = field(default_factory=lambda: WorkloadSpec(rate=1.0, duration_s=1.0))
 
     def requests(self, seed: int) -> list[SimRequest]:
         """Return the workload of one seed."""
@@ -95,20 +95,18 @@ class FairnessReport:
     offered: Mapping[str, float]
 
 
-def fairness(
-    profile: EngineProfile, system: System, seed: int, load: float = 3.0, tenants: int = 5
-) -> FairnessReport:
+def fairness(profile: EngineProfile, system: System, seed: int, tenants: int = 5) -> FairnessReport:
     """Let equal tenants overload a replica, one of them with ten times the others' requests.
 
-    Every tenant alone offers more than its share, so all are backlogged throughout; what each is
-    served between the first and the last fifth of the run is compared.
+    Each of the small ones offers 1.5 times an equal share of the capacity, so all are backlogged
+    throughout. What each is served in the middle three fifths of the run is compared.
     """
     shares = [10.0] + [1.0] * (tenants - 1)
+    # A class that refuses nobody early, so that the backlog stays.
     streams = tuple(Stream("batch", f"t{i}", share) for i, share in enumerate(shares))
-    spec = WorkloadSpec(rate=1.0, duration_s=600.0, streams=streams)
-    # The small ones must offer more than 1/tenants of the capacity each.
-    factor = load * sum(shares) / tenants / min(shares) / tenants
-    scenario = Scenario(profile, max(load, factor * tenants / 2), spec=spec, duration_s=300.0)
+    spec = WorkloadSpec(rate=1.0, duration_s=1.0, streams=streams)
+    load = 1.5 / tenants * sum(shares)
+    scenario = Scenario(profile, load, spec=spec, duration_s=300.0)
     requests = scenario.requests(seed)
     names = [stream.tenant for stream in streams]
     config = SimConfig(
