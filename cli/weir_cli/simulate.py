@@ -22,7 +22,14 @@ from weir_sim.profiles import PROFILES, EngineProfile
 from weir_sim.report import ClassReport, Report, report
 from weir_sim.run import SYSTEMS, SimConfig, SimResult, System, simulate
 from weir_sim.traces import BadTrace, read_trace
-from weir_sim.workload import STANDARD_MIX, SimRequest, Stream, WorkloadSpec, replay
+from weir_sim.workload import (
+    ADVERSARIAL_MIX,
+    STANDARD_MIX,
+    SimRequest,
+    Stream,
+    WorkloadSpec,
+    replay,
+)
 
 app = typer.Typer(
     name="simulate",
@@ -45,7 +52,10 @@ _Seeds = Annotated[int, typer.Option(help="Repeat with seeds 0, 1, ... so many t
 _Seed = Annotated[int, typer.Option(help="The same seed gives the same result, byte for byte.")]
 _Mix = Annotated[
     str,
-    typer.Option(help="Parts of the classes, such as interactive=20,standard=50,batch=30."),
+    typer.Option(
+        help="Parts of the classes, such as interactive=20,standard=50,batch=30; or "
+        "`adversarial`: these, with a greedy tenant and book-length batch prompts."
+    ),
 ]
 _Turns = Annotated[int, typer.Option(help="Turns per conversation, with a shared prefix.", min=1)]
 _Burstiness = Annotated[
@@ -284,6 +294,8 @@ def _profile(name: str) -> EngineProfile:
 
 
 def _streams(mix: str) -> tuple[Stream, ...]:
+    if mix == "adversarial":
+        return ADVERSARIAL_MIX
     known = {stream.class_name for stream in STANDARD_MIX}
     streams: list[Stream] = []
     for part in mix.split(","):

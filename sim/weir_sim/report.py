@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from weir_core.sched.types import ClassPolicy
@@ -38,6 +38,16 @@ class ClassReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantReport:
+    """One tenant's requests of one class."""
+
+    name: str
+    class_name: str
+    requests: int
+    attainment_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One run.
 
@@ -60,6 +70,7 @@ class Report:
     unfinished: int
     steps: int
     classes: tuple[ClassReport, ...]
+    tenants: tuple[TenantReport, ...]
 
     def of(self, class_name: str) -> ClassReport:
         """Return one class's report.
@@ -112,6 +123,7 @@ def report(result: SimResult) -> Report:
         unfinished=sum(1 for trip in result.trips if not trip.outcomes),
         steps=sum(counts.steps for counts in engines),
         classes=classes,
+        tenants=_tenant_reports(counted, policies),
     )
 
 
@@ -161,6 +173,20 @@ def _class_report(trips: list[Trip], policy: ClassPolicy, span_s: float) -> Clas
         tpot_p50_s=_quantile(tpots, 0.5),
         tpot_p99_s=_quantile(tpots, 0.99),
         longest_wait_s=round(max(waits), 4) if waits else None,
+    )
+
+
+def _tenant_reports(
+    trips: Sequence[Trip], policies: Mapping[str, ClassPolicy]
+) -> tuple[TenantReport, ...]:
+    groups: dict[tuple[str, str], list[bool]] = {}
+    for trip in trips:
+        request = trip.request
+        met = met_targets(trip, policies[request.class_name])
+        groups.setdefault((request.class_name, request.tenant), []).append(met)
+    return tuple(
+        TenantReport(tenant, class_name, len(met), round(sum(met) / len(met), 4))
+        for (class_name, tenant), met in sorted(groups.items())
     )
 
 

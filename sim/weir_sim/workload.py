@@ -84,6 +84,16 @@ def mix(**shares: float) -> tuple[Stream, ...]:
 
 STANDARD_MIX = mix(interactive=0.2, standard=0.5, batch=0.3)
 
+ADVERSARIAL_MIX = (
+    Stream("interactive", "chat", 0.2),
+    Stream("standard", "greedy", 0.4),
+    Stream("standard", "small-1", 0.05),
+    Stream("standard", "small-2", 0.05),
+    Stream("batch", "nightly", 0.296),
+    Stream("batch", "books", 0.004, LONG_PROMPTS),
+)
+"""The same classes, with a tenant that sends eight times its neighbours, and whole books."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSpec:

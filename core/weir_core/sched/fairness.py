@@ -70,6 +70,10 @@ class VirtualTokenCounter:
         """Return the tokens over weight that `name` was served, or lifted to."""
         return self._counters.get(name, 0.0)
 
+    def remembered(self) -> int:
+        """Return how many counters are kept."""
+        return len(self._counters)
+
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Replace all weights; what was served stays served."""
         self._weights = dict(weights)
