@@ -119,7 +119,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option
 
 
 @app.command()
-def ablation(
+def ablation(  # noqa: PLR0913, PLR0917 - one per option
+    base: Annotated[
+        str, typer.Option("--system", help="One of weir, weir-priority, weir-fcfs.")
+    ] = "weir",
     profile: _ProfileName = "h100-8b",
     load: _Load = 2.0,
     duration_s: _Duration = 300.0,
@@ -130,7 +133,9 @@ def ablation(
     """Replace one rule of Weir's scheduler at a time, and see what it was worth."""
     spec = WorkloadSpec(rate=1.0, duration_s=1.0, streams=_streams(mix))
     scenario = Scenario(_profile(profile), load, 1, duration_s, spec)
-    _print_reports(_reports(scenario, list(ablations().values()), range(seeds)), as_json)
+    _print_reports(
+        _reports(scenario, list(ablations(_system(base).name).values()), range(seeds)), as_json
+    )
 
 
 @app.command("fairness")

@@ -18,6 +18,7 @@ arithmetic and the ends from a heap. A step costs microseconds whatever the batc
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -238,10 +239,15 @@ class EngineModel:
                 budget = self._chunk(job, budget)
 
     def _chunk(self, job: Job, budget: int) -> int:
-        tokens = min(budget, job.target - job.computed)
-        if tokens > 0:
-            self._chunks.append((job, tokens))
-        return budget - max(0, tokens)
+        # In a long prompt every token also attends to all before it, which takes its own time.
+        weight = 1.0
+        if self._kind is EngineKind.WEIR and self._targets:
+            weight += self.profile.prefill_context_s * job.computed / self.profile.token_s
+        tokens = min(int(budget / weight), job.target - job.computed)
+        if tokens <= 0:
+            return 0
+        self._chunks.append((job, tokens))
+        return budget - math.ceil(tokens * weight)
 
     def _admit_by_rank(self, job: Job) -> bool:
         while not self._admit(job):

@@ -67,10 +67,10 @@ def compare(
             yield report(scenario.run(system, seed))
 
 
-def ablations() -> Mapping[str, System]:
-    """Return Weir with one rule at a time replaced by each of its other variants."""
-    weir = SYSTEMS["weir"]
-    systems = {"weir": weir}
+def ablations(base: str = "weir") -> Mapping[str, System]:
+    """Return a Weir system with one rule at a time replaced by each of its other variants."""
+    weir = SYSTEMS[base]
+    systems = {base: weir}
     for rule, names in POLICIES.items():
         for name in names[1:]:
             rules = replace(RuleNames(), **{rule: name})

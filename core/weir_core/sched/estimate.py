@@ -89,6 +89,12 @@ class Estimator:
         self._last_step = record
         self._step_shape = None
 
+    def decode_step_s(self, decodes: int, context: int) -> float | None:
+        """Return the time of a step without prefill, or None before the model is trained."""
+        if not self.steps.trained:
+            return None
+        return self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+
     def first_token_s(self, tokens: int) -> float:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
         return self._correction * self._first_token_s(tokens)

@@ -9,6 +9,12 @@ Three kinds of engine want three depths. Weir's engine scheduler reorders at eve
 priority does not interrupt a prefill it began, and plain FCFS reorders nothing, so those get
 less ahead of time.
 
+Decodes take room too: the longer they make every step, the less prefill fits beside them, and
+the time to a first token grows for everybody. Past the point where a batch is large enough to be
+efficient, more decodes gain nothing. So lower ranks are let in while the decodes alone take no
+more than a part of the tightest TPOT target among the classes served lately (known from the step
+log; without one this rule sleeps). A fleet of batch work alone has lax targets and fills up.
+
 A request also needs a sequence slot and room in the KV cache. Slots are held back for higher
 ranks only while these have recently used them, up to a share of the batch. An empty engine takes
 any request: it never idles while one waits.
@@ -19,6 +25,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
+from weir_core.sched.estimate import Estimator
 from weir_core.sched.ledger import Ledger
 from weir_core.sched.types import EngineFacts, EngineKind, Ticket
 
@@ -29,6 +36,7 @@ class Block(Enum):
     PREFILL = "prefill"
     SLOT = "slot"
     KV = "kv"
+    DECODES = "decodes"
 
 
 class Gate(Protocol):
@@ -60,16 +68,25 @@ class ClassAwareGate:
     Args:
         reserve_share: Most of the slots that may be held back for higher ranks, 0 to 1.
         kv_share: Fraction of the KV cache to plan with; the rest absorbs wrong estimates.
-        memory_s: Half-life of the memory of how many slots higher ranks used.
+        decode_share: Most of the tightest TPOT target that decodes alone may take before lower
+            ranks have to wait.
+        memory_s: Half-life of the memory of how many slots higher ranks used, and how long a
+            TPOT target counts after its class was last served.
     """
 
     def __init__(
         self,
         engine: EngineFacts,
+        estimator: Estimator,
         reserve_share: float = 0.1,
         kv_share: float = 0.95,
+        decode_share: float = 0.3,
         memory_s: float = 10.0,
     ) -> None:
+        self._estimator = estimator
+        self._decode_share = decode_share
+        # TPOT target -> (when a class with it was last dispatched, its rank).
+        self._targets: dict[float, tuple[float, int]] = {}
         self._slots = engine.max_num_seqs
         self._kv_tokens = int(engine.kv_capacity_tokens * kv_share)
         step_tokens = min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
@@ -91,6 +108,8 @@ class ClassAwareGate:
             return Block.PREFILL
         if self.kv_shortfall(ticket, ledger) > 0:
             return Block.KV
+        if self._decodes_are_enough(rank, ledger, now):
+            return Block.DECODES
         return None
 
     def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
@@ -99,7 +118,10 @@ class ClassAwareGate:
         return ledger.kv_tokens + needed - self._kv_tokens
 
     def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
-        """Remember, for each lower rank, the slots that its betters use."""
+        """Remember the target, and for each lower rank the slots that its betters use."""
+        target_s = ticket.policy.tpot_target_s
+        if target_s is not None:
+            self._targets[target_s] = (now, ticket.policy.rank)
         for rank in reversed(ledger.ranks):
             if rank >= ticket.engine_rank:
                 return
@@ -109,6 +131,16 @@ class ClassAwareGate:
 
     def _prefill(self, rank: int, ledger: Ledger) -> int:
         return ledger.prefill_at_or_above(rank)
+
+    def _decodes_are_enough(self, rank: int, ledger: Ledger, now: float) -> bool:
+        step_s = self._estimator.decode_step_s(ledger.running, ledger.kv_tokens)
+        if step_s is None:
+            return False
+        return any(
+            step_s > self._decode_share * target_s
+            for target_s, (when, served_rank) in self._targets.items()
+            if served_rank > rank and now - when <= self._memory_s
+        )
 
     def _held_back(self, rank: int, ledger: Ledger, now: float) -> int:
         missing = round(self._peak(rank, now)) - ledger.running_above(rank)
@@ -129,7 +161,7 @@ class ClassBlindGate(ClassAwareGate):
 class OpenGate:
     """Everything goes to the engine at once. For comparison: the pool decides nothing."""
 
-    def __init__(self, engine: EngineFacts) -> None:
+    def __init__(self, engine: EngineFacts, estimator: Estimator) -> None:  # noqa: ARG002
         self.depth_tokens = engine.max_num_batched_tokens
 
     def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002

@@ -25,7 +25,7 @@ ORDERS: Mapping[str, Callable[[], Order]] = {
     "fifo": Fifo,
     "lifo": Lifo,
 }
-GATES: Mapping[str, Callable[[EngineFacts], Gate]] = {
+GATES: Mapping[str, Callable[[EngineFacts, Estimator], Gate]] = {
     "class-aware": ClassAwareGate,
     "class-blind": ClassBlindGate,
     "open": OpenGate,
@@ -88,7 +88,7 @@ def make_rules(
         pick=PICKS[names.pick](),
         make_fairness=FAIRNESS[names.fairness],
         order=ORDERS[names.order](),
-        gate=GATES[names.gate](engine),
+        gate=GATES[names.gate](engine, estimator),
         shed=SHEDS[names.shed](estimator, forecast),
         preempt=PREEMPTS[names.preempt](engine),
     )

@@ -50,8 +50,8 @@ class BeforeFirstByte:
         self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
     ) -> list[Ticket]:
         """Return one victim for a slot, as many as it takes for KV room, none for prefill."""
-        if block is Block.PREFILL:
-            return []  # what is in the way is of this rank or higher
+        if block in {Block.PREFILL, Block.DECODES}:
+            return []  # what is in the way is of this rank or higher, or has begun to answer
         victims: list[Ticket] = []
         freed = 0
         for victim in self._victims(ticket.policy.rank, ledger):

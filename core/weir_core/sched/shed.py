@@ -1,6 +1,6 @@
 """Refusing early: an honest no at once is worth more than a late answer.
 
-A request of a class that sheds is refused on arrival when its forecast wait, with a margin, ends
+A request of a class that sheds is refused on arrival when its forecast wait ends
 after its latest useful start, and again when its turn comes too late. A request that the engine
 would take right now is never refused, however bad the estimates are: so a wrong estimate always
 gets the outcome that corrects it.
@@ -33,7 +33,8 @@ class Predictive:
     """Refuses what the forecast says will be late.
 
     Args:
-        margin: Factor on the forecast wait; above 1 it refuses a little early.
+        margin: Factor on the forecast wait. Below 1, only what will clearly be late is refused
+            on arrival: a wrong admission costs its client a wait, a wrong refusal an answer.
         lead_ratio: Most of a target that the engine's own part may be predicted to take, so
             that a wild estimate cannot refuse everything.
     """
@@ -42,7 +43,7 @@ class Predictive:
         self,
         estimator: Estimator,
         forecast: Forecast,
-        margin: float = 1.1,
+        margin: float = 0.8,
         lead_ratio: float = 0.5,
     ) -> None:
         self._estimator = estimator
