@@ -20,7 +20,7 @@ from rich.table import Table
 from weir_sim.experiments import Scenario, ablations, fairness, replicas_needed
 from weir_sim.profiles import PROFILES, EngineProfile
 from weir_sim.report import ClassReport, Report, report
-from weir_sim.run import SYSTEMS, SimConfig, SimResult, System, simulate
+from weir_sim.run import SYSTEMS, RequestTooLong, SimConfig, SimResult, System, simulate
 from weir_sim.traces import BadTrace, read_trace
 from weir_sim.workload import (
     ADVERSARIAL_MIX,
@@ -234,9 +234,12 @@ def _with_progress(config: SimConfig, requests: Sequence[SimRequest], title: str
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task(title, total=len(requests))
-        return simulate(
-            config, requests, progress=lambda ended: progress.update(task, completed=ended)
-        )
+        try:
+            return simulate(
+                config, requests, progress=lambda ended: progress.update(task, completed=ended)
+            )
+        except RequestTooLong as error:
+            raise typer.BadParameter(f"{error}; choose a larger --profile") from error
 
 
 def _print_reports(reports: Iterable[Report], as_json: bool) -> None:

@@ -131,6 +131,10 @@ class SimResult:
     ended_s: float
 
 
+class RequestTooLong(ValueError):
+    """A request can never fit into the simulated engine, which vLLM would refuse with a 400."""
+
+
 Check = Callable[[Front, float, list[Action]], None]
 
 
@@ -142,12 +146,22 @@ def simulate(
 ) -> SimResult:
     """Run `workload` and return every request's way.
 
+    Raises:
+        RequestTooLong: A request is longer than an engine's whole KV cache.
+
     Args:
         config: What to simulate.
         workload: Requests in order of arrival.
         check: Called after every event of every front, to assert invariants.
         progress: Called with the number of requests that have ended, now and then.
     """
+    for request in workload:
+        tokens = request.prompt_tokens + request.output_tokens
+        if tokens > config.profile.kv_tokens:
+            raise RequestTooLong(
+                f"request {request.request_id} needs {tokens} tokens; the KV cache of "
+                f"{config.profile.name} holds {config.profile.kv_tokens}"
+            )
     return _Simulation(config, workload, check, progress).run()
 
 

@@ -30,6 +30,11 @@ class LazyHeap:
     def __len__(self) -> int:
         return self._live
 
+    @property
+    def entries(self) -> int:
+        """Return how many entries are kept, dead ones included."""
+        return len(self._entries)
+
     def push(self, key: float, ticket: Ticket) -> None:
         """Add `ticket` as it is in its present epoch."""
         heapq.heappush(self._entries, (key, ticket.seq, ticket.epoch, ticket))

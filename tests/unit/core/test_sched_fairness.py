@@ -22,9 +22,7 @@ ONE_CLASS = (ClassPolicy("only", rank=0, max_queue_wait_s=1e9, shed="never"),)
 
 @settings(max_examples=60, deadline=None)
 @given(
-    sizes=st.lists(
-        st.tuples(st.integers(1, 2000), st.integers(1, 400)), min_size=60, max_size=60
-    ),
+    sizes=st.lists(st.tuples(st.integers(1, 2000), st.integers(1, 400)), min_size=60, max_size=60),
     weights=st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 3),
     slots=st.integers(1, 8),
     guess=st.integers(1, 5000),

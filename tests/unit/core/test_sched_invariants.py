@@ -124,6 +124,7 @@ class SchedulerHistory(RuleBasedStateMachine):
     )
     def arrives(
         self,
+        *,
         class_name: str,
         tenant: str,
         body_bytes: int,

@@ -26,6 +26,7 @@ from weir_core.sched.types import (
 
 
 def scheduler(
+    *,
     slots: int = 2,
     step_tokens: int = 1000,
     kv_tokens: int = 100_000,
@@ -43,6 +44,7 @@ def request(
     name: str,
     class_name: str = "standard",
     arrival_s: float = 0.0,
+    *,
     tenant: str = "t",
     tokens: int = 100,
     output: int | None = 50,
