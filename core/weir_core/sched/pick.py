@@ -3,7 +3,8 @@
 Each class with a `min_share` is owed that fraction of the tokens dispatched while it waits. Once
 its oldest request has aged, the class spends what it is owed before any higher rank; a dispatch
 may overdraw the credit, so a large request is not locked out, and is paid back before the next.
-Ageing keeps a momentary burst of a higher rank from being interrupted: what the class is owed
+A momentary burst of a higher rank is not interrupted more than once a second: only one that has
+waited without a pause for as long as a class has to age is made to share. What the class is owed
 in the meantime is not lost, up to a cap.
 
 Such a request competes at the rank it goes before, in the gate and inside the engine. With its
@@ -18,6 +19,9 @@ from typing import NamedTuple, Protocol
 
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.types import Ticket
+
+_BURST_S = 1.0
+"""Least time between two interruptions of a higher rank that has only just begun to wait."""
 
 
 class Candidate(NamedTuple):
@@ -62,7 +66,8 @@ class ByRank:
 
     def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:  # noqa: ARG002
         """Yield the next request of the highest rank that waits."""
-        ticket = _first_by_rank(pool)
+        queue = _first_by_rank(pool)
+        ticket = queue.first() if queue else None
         if ticket is not None:
             yield Candidate(ticket, ticket.policy.rank)
 
@@ -98,13 +103,14 @@ class ByRankWithMinShare:
 
     def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
         """Yield the next of an owed class, if there is one, then that of the highest rank."""
-        top = _first_by_rank(pool)
-        if top is None:
+        top_queue = _first_by_rank(pool)
+        top = top_queue.first() if top_queue else None
+        if top_queue is None or top is None:
             return
         for queue in pool.classes:
             if queue.credit <= 0 or queue.policy.rank >= top.policy.rank:
                 continue
-            if queue.waiting and now >= self._aged_at(queue):
+            if queue.waiting and self._may_interrupt(queue, top_queue, now):
                 owed = queue.first()
                 if owed is not None:
                     yield Candidate(owed, top.policy.rank)
@@ -116,6 +122,7 @@ class ByRankWithMinShare:
         for queue in pool.classes:
             if queue.policy.name == ticket.policy.name:
                 self._debit(queue, ticket)
+                queue.served_s = ticket.dispatched_s
             elif queue.waiting:
                 credit = queue.credit + queue.policy.min_share * ticket.cost
                 queue.credit = min(self._credit_cap_tokens, credit)
@@ -140,6 +147,12 @@ class ByRankWithMinShare:
         lowest = credit if ticket.by_min_share else min(0.0, queue.credit)
         queue.credit = max(credit, lowest)
 
+    def _may_interrupt(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> bool:
+        if now < self._aged_at(queue):
+            return False
+        lasting = now - top_queue.busy_since_s >= self._ageing_s
+        return lasting or now - queue.served_s >= _BURST_S
+
     def _aged_at(self, queue: ClassQueue) -> float:
         oldest = queue.oldest()
         if oldest is None:
@@ -148,9 +161,9 @@ class ByRankWithMinShare:
         return oldest.request.arrival_s + wait_s
 
 
-def _first_by_rank(pool: Pool) -> Ticket | None:
+def _first_by_rank(pool: Pool) -> ClassQueue | None:
     for level in pool.levels:
         queue = level.next()
         if queue is not None:
-            return queue.first()
+            return queue
     return None

@@ -43,6 +43,10 @@ class ClassQueue:
         self.cost = 0.0
         self.credit = 0.0
         """Tokens of its minimum share that the class is owed; `pick` keeps it."""
+        self.served_s = float("-inf")
+        """When one of its requests was dispatched last; `pick` keeps it."""
+        self.busy_since_s = 0.0
+        """Arrival of the request with which the present time of waiting began."""
         self._order = order
         self._tenants: dict[str, TenantQueue] = {}
         self._by_arrival = LazyHeap()
@@ -61,6 +65,8 @@ class ClassQueue:
         self._by_newest.push(-ticket.request.arrival_s, ticket)
         tenant.cost += ticket.cost
         self.cost += ticket.cost
+        if not self.waiting:
+            self.busy_since_s = ticket.request.arrival_s
         self.waiting += 1
 
     def remove(self, ticket: Ticket) -> None:
