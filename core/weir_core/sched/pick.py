@@ -148,10 +148,10 @@ class ByRankWithMinShare:
         queue.credit = max(credit, lowest)
 
     def _may_interrupt(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> bool:
-        if now < self._aged_at(queue):
-            return False
         lasting = now - top_queue.busy_since_s >= self._ageing_s
-        return lasting or now - queue.served_s >= _BURST_S
+        if not lasting and now - queue.served_s < _BURST_S:
+            return False
+        return now >= self._aged_at(queue)
 
     def _aged_at(self, queue: ClassQueue) -> float:
         oldest = queue.oldest()

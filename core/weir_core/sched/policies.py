@@ -28,6 +28,9 @@ ORDERS: Mapping[str, Callable[[], Order]] = {
 GATES: Mapping[str, Callable[[EngineFacts, Estimator], Gate]] = {
     "class-aware": ClassAwareGate,
     "class-blind": ClassBlindGate,
+    "any-decodes": lambda engine, estimator: ClassAwareGate(
+        engine, estimator, decode_share=float("inf")
+    ),
     "open": OpenGate,
 }
 SHEDS: Mapping[str, Callable[[Estimator, Forecast], Shed]] = {

@@ -245,7 +245,7 @@ class Scheduler:
             if self.rules.shed.is_hopeless(ticket, self.ledger, now):
                 self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
                 return True
-            if self._make_room(ticket, actions, now):
+            if self._make_room(ticket, block, actions, now):
                 self._dispatch(candidate, actions, now)
                 return True
         return False
@@ -254,12 +254,15 @@ class Scheduler:
         shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
         return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
 
-    def _make_room(self, ticket: Ticket, actions: list[Action], now: float) -> bool:
-        while (block := self.rules.gate.block(ticket, self.ledger, now)) is not None:
+    def _make_room(
+        self, ticket: Ticket, block: Block | None, actions: list[Action], now: float
+    ) -> bool:
+        while block is not None:
             victims = self._victims(ticket, block)
             if not victims:
                 return False
             self._requeue(victims, ticket, actions, now)
+            block = self.rules.gate.block(ticket, self.ledger, now)
         passed = self.rules.preempt.for_passage(ticket, self.ledger)
         self._requeue(passed, ticket, actions, now)
         return True

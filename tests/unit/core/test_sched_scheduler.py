@@ -257,7 +257,7 @@ def test_a_newcomer_that_cannot_be_on_time_is_refused_with_the_time_to_come_back
     s = scheduler(slots=1)
     fill(s, ["running"], "standard")
     # 1,000 VTC tokens a second, measured while something waits.
-    s.on_arrival(request("queued", "standard", tokens=5000), 0.0)
+    s.on_arrival(request("queued", "standard", tokens=9000), 0.0)
     for second in range(1, 4):
         s.on_tokens("running", 500, float(second))
         s.on_tick(float(second))
