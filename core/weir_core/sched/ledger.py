@@ -50,7 +50,9 @@ class RankLoad:
             return
         self.prompt_tokens -= ticket.new_tokens
         done = ticket.new_tokens if was_computed else 0
-        self.progress = min(max(0, self.progress - done), self._longest())
+        self.progress = max(0, self.progress - done)
+        if self.progress:
+            self.progress = min(self.progress, self._longest())
 
     def prefilled(self, tokens: int) -> int:
         """Count `tokens` computed by a step and return how many were not of this rank."""

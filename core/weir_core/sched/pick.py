@@ -45,7 +45,7 @@ class Pick(Protocol):
     """Proposes who goes next."""
 
     def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
-        """Yield requests in the order in which to try them; the last one is the rank order's."""
+        """Yield requests in the order to try them, all at one rank, the rank order's own last."""
         ...
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
@@ -154,11 +154,11 @@ class ByRankWithMinShare:
         return now >= self._aged_at(queue)
 
     def _aged_at(self, queue: ClassQueue) -> float:
-        oldest = queue.oldest()
-        if oldest is None:
+        arrival_s = queue.oldest_arrival_s()
+        if arrival_s is None:
             return float("inf")
-        wait_s = min(self._ageing_s, self._ageing_ratio * queue.policy.max_queue_wait_s)
-        return oldest.request.arrival_s + wait_s
+        most_s = self._ageing_ratio * queue.policy.max_queue_wait_s
+        return arrival_s + (most_s if most_s < self._ageing_s else self._ageing_s)
 
 
 def _first_by_rank(pool: Pool) -> ClassQueue | None:

@@ -90,9 +90,9 @@ class ClassQueue:
         name = self.fairness.next()
         return None if name is None else self._tenants[name].first()
 
-    def oldest(self) -> Ticket | None:
-        """Return the request that has waited longest."""
-        return self._by_arrival.first()
+    def oldest_arrival_s(self) -> float | None:
+        """Return when the request that has waited longest arrived."""
+        return self._by_arrival.first_key()
 
     def newest(self) -> Ticket | None:
         """Return the request that arrived last."""

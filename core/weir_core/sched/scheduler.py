@@ -241,7 +241,9 @@ class Scheduler:
             ticket.engine_rank = candidate.rank
             block = self.rules.gate.block(ticket, self.ledger, now)
             if block is not None and not self._victims(ticket, block):
-                continue
+                if block is Block.KV:
+                    continue  # the next one may be smaller
+                return False  # all candidates compete at one rank: no slot for one, none for all
             if self.rules.shed.is_hopeless(ticket, self.ledger, now):
                 self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
                 return True
