@@ -1,0 +1,98 @@
+"""The scheduler's invariants as a function: what of docs/invariants.md does not hold right now.
+
+It counts everything anew, so it is for tests and for the simulator's debug mode; a running
+sidecar never calls it. Each sentence begins with the number of the invariant it found broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from weir_core.sched.scheduler import Scheduler
+from weir_core.sched.types import Action, Dispatch, Requeue, State, Ticket
+
+
+def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> list[str]:
+    """Return what is broken after an event at `now` that was answered with `actions`."""
+    waiting = [t for t in scheduler.tickets.values() if t.state is State.WAITING]
+    running = [t for t in scheduler.tickets.values() if t.state is State.RUNNING]
+    return [
+        *_conservation(scheduler, waiting, running),
+        *_inversions(scheduler, actions, waiting),
+        *_overdue(waiting, now),
+        *_idleness(scheduler, now),
+        *_miscounts(scheduler, waiting, running),
+        *_preemptions(scheduler, actions),
+    ]
+
+
+def _conservation(
+    scheduler: Scheduler, waiting: Sequence[Ticket], running: Sequence[Ticket]
+) -> Iterator[str]:
+    tally = scheduler.tally
+    accounted = tally.outcomes + len(waiting) + len(running)
+    if tally.arrived != accounted:
+        yield f"INV-1: {tally.arrived} arrived, {accounted} accounted for"
+    if len(waiting) + len(running) != len(scheduler.tickets):
+        yield "INV-1: a request neither waits nor runs"
+
+
+def _inversions(
+    scheduler: Scheduler, actions: Sequence[Action], waiting: Sequence[Ticket]
+) -> Iterator[str]:
+    highest = max((ticket.policy.rank for ticket in waiting), default=None)
+    for action in actions:
+        if isinstance(action, Dispatch) and not action.by_min_share:
+            ticket = scheduler.tickets.get(action.request_id)
+            if ticket is not None and highest is not None and ticket.policy.rank < highest:
+                yield f"INV-3: {action.request_id} went before a waiting rank {highest}"
+
+
+def _overdue(waiting: Sequence[Ticket], now: float) -> Iterator[str]:
+    for ticket in waiting:
+        waited_s = now - ticket.request.arrival_s
+        if waited_s >= ticket.policy.max_queue_wait_s and now >= ticket.expires_s:
+            yield f"INV-4: {ticket.request.request_id} has waited {waited_s} s"
+
+
+def _idleness(scheduler: Scheduler, now: float) -> Iterator[str]:
+    if not len(scheduler.pool):
+        return
+    if not scheduler.ledger.running:
+        yield "INV-5: the engine is empty and the pool is not"
+    *_, candidate = scheduler.rules.pick.candidates(scheduler.pool, now)
+    if scheduler.rules.gate.block(candidate.ticket, scheduler.ledger, now) is None:
+        yield f"INV-5: {candidate.ticket.request.request_id} could be dispatched and waits"
+
+
+def _miscounts(
+    scheduler: Scheduler, waiting: Sequence[Ticket], running: Sequence[Ticket]
+) -> Iterator[str]:
+    pool, ledger = scheduler.pool, scheduler.ledger
+    pairs = {
+        "waiting requests": (pool.requests, len(waiting)),
+        "waiting bytes": (pool.body_bytes, sum(t.request.body_bytes for t in waiting)),
+        "running requests": (ledger.running, len(running)),
+        "KV tokens": (ledger.kv_tokens, sum(t.kv_tokens for t in running)),
+        "unstarted": (
+            sum(len(ledger.of_rank(rank).unstarted) for rank in ledger.ranks),
+            sum(not t.started for t in running),
+        ),
+        "waiting by class": (sum(queue.waiting for queue in pool.classes), len(waiting)),
+    }
+    for name, (kept, counted) in pairs.items():
+        if kept != counted:
+            yield f"INV-7: {name}: kept {kept}, counted {counted}"
+    prompts = sum(t.new_tokens for t in running if not t.started)
+    if not 0 <= ledger.prefill_of_all() <= prompts:
+        yield f"INV-7: prefill left: kept {ledger.prefill_of_all()}, prompts are {prompts}"
+
+
+def _preemptions(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[str]:
+    for action in actions:
+        if not isinstance(action, Requeue):
+            continue
+        victim = scheduler.tickets.get(action.request_id)
+        winner = scheduler.tickets.get(action.in_favour_of)
+        if victim and winner and victim.policy.rank >= winner.policy.rank:
+            yield f"INV-8: {action.request_id} gave way to an equal"

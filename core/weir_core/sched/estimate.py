@@ -1,0 +1,130 @@
+"""What a request will cost, before it has cost anything. Wrong answers waste, they never break.
+
+Prompt tokens come from the body's size with a ratio learned per tenant; output tokens from what
+the tenant's earlier answers on the same endpoint needed; the time to the first token from the
+step-time model (or a plain rate before it is trained), corrected by how wrong it has been lately.
+"""
+
+from __future__ import annotations
+
+from weir_core.sched.quantiles import StreamingQuantile
+from weir_core.sched.steptime import StepTimeModel
+from weir_core.sched.types import Request, StepRecord
+
+_BYTES_PER_TOKEN = 4.0
+_OUTPUT_TOKENS = 256
+_ENOUGH = 20
+"""Answers of one tenant after which its own lengths are used."""
+_MAX_TENANTS = 1024
+_PREFILL_S_PER_TOKEN = 5e-5
+_MAX_TOKENS = 10_000_000
+"""No model has a longer context; larger claims are nonsense."""
+
+
+class Estimator:
+    """Learns from what happened to earlier requests.
+
+    Args:
+        output_quantile: Which quantile of earlier answers is expected of the next one. Above the
+            median, because KV room planned too small costs recomputation.
+        step_tokens: Prompt tokens that the engine computes in one step at most.
+    """
+
+    def __init__(self, step_tokens: int, output_quantile: float = 0.6) -> None:
+        self._output_quantile = output_quantile
+        self._step_tokens = max(1, step_tokens)
+        self._bytes_per_token: dict[str, float] = {}
+        self._outputs: dict[tuple[str, str], StreamingQuantile] = {}
+        self._all_outputs = StreamingQuantile(output_quantile)
+        self._correction = 1.0
+        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
+        self._step_shape: tuple[float, float] | None = None
+        self._last_step = StepRecord(0.0, 0, 0)
+        self._steps_seen = 0
+        self.steps = StepTimeModel()
+
+    def prompt_tokens(self, request: Request) -> int:
+        """Return the exact count where it is known, else one from the body's size."""
+        if request.prompt_tokens is not None:
+            return _sane(request.prompt_tokens)
+        ratio = self._bytes_per_token.get(request.tenant, _BYTES_PER_TOKEN)
+        return _sane(request.body_bytes / ratio)
+
+    def output_tokens(self, request: Request) -> int:
+        """Return the expected length of the answer, never above the client's bound."""
+        own = self._outputs.get((request.tenant, request.endpoint))
+        sketch = own if own is not None and own.observations >= _ENOUGH else self._all_outputs
+        expected = sketch.value() or _OUTPUT_TOKENS
+        if request.max_output_tokens is not None:
+            expected = min(expected, _sane(request.max_output_tokens))
+        return _sane(expected)
+
+    def learn_prompt(self, request: Request, prompt_tokens: int) -> None:
+        """Note the exact length of a prompt that was estimated by its size."""
+        if prompt_tokens <= 0 or request.body_bytes <= 0:
+            return
+        seen = min(100.0, max(0.1, request.body_bytes / prompt_tokens))
+        known = self._bytes_per_token.get(request.tenant)
+        if known is None and len(self._bytes_per_token) >= _MAX_TENANTS:
+            return
+        self._bytes_per_token[request.tenant] = seen if known is None else known * 0.9 + seen * 0.1
+
+    def learn_output(self, request: Request, output_tokens: int) -> None:
+        """Note the length of a finished answer."""
+        if output_tokens <= 0:
+            return
+        self._all_outputs.observe(output_tokens)
+        key = (request.tenant, request.endpoint)
+        if key not in self._outputs:
+            if len(self._outputs) >= _MAX_TENANTS:
+                return
+            self._outputs[key] = StreamingQuantile(self._output_quantile)
+        self._outputs[key].observe(output_tokens)
+
+    def learn_step(self, record: StepRecord) -> None:
+        """Note one engine step; once the model is trained, one in four is enough to follow."""
+        self._steps_seen += 1
+        if not self.steps.trained or self._steps_seen % 4 == 0:
+            self.steps.update(record)
+        self._last_step = record
+        self._step_shape = None
+
+    def decode_step_s(self, decodes: int, context: int) -> float | None:
+        """Return the time of a step without prefill, or None before the model is trained."""
+        if not self.steps.trained:
+            return None
+        return self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+
+    def first_token_s(self, tokens: int) -> float:
+        """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
+        return self._correction * self._first_token_s(tokens)
+
+    def learn_first_token(self, expected_s: float, took_s: float) -> None:
+        """Correct the model by one outcome; too low is corrected faster than too high."""
+        if expected_s <= 0 or took_s < 0:
+            return
+        ratio = min(4.0, max(0.25, took_s / expected_s))
+        rate = 0.1 if ratio > 1.0 else 0.02
+        self._correction = min(10.0, max(0.2, self._correction * ratio**rate))
+
+    def _first_token_s(self, tokens: int) -> float:
+        if not self.steps.trained:
+            return tokens * _PREFILL_S_PER_TOKEN + 0.01
+        if self._step_shape is None:
+            self._step_shape = self._shape_of(self._last_step)
+        fixed_s, token_s = self._step_shape
+        steps = tokens // self._step_tokens + 1
+        return steps * fixed_s + tokens * token_s
+
+    def _shape_of(self, like: StepRecord) -> tuple[float, float]:
+        decodes, context = like.decodes, like.decode_context
+        fixed_s = self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+        full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
+        return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
+
+
+def _sane(tokens: float) -> int:
+    """Return a usable token count, whatever was claimed."""
+    if not 1 <= tokens <= _MAX_TOKENS:  # also false for NaN
+        return _MAX_TOKENS if tokens > _MAX_TOKENS else 1
+    return int(tokens)

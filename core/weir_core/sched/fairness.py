@@ -1,0 +1,160 @@
+"""Fairness between tenants: the Virtual Token Counter (arXiv 2401.00588).
+
+Each tenant has a counter of the tokens it was served (prompt tokens + 2 x output tokens), divided
+by its weight; the waiting tenant with the smallest counter is served next. Counters follow the
+tokens that were really computed, so nothing depends on an estimate.
+
+A tenant that returns after a pause is lifted to the smallest counter among those who waited
+meanwhile: time without requests earns nothing. Between two tenants that both always have
+requests waiting, the counters therefore never drift apart by more than what one tenant has in
+the engine at once (the bound; docs/invariants.md, INV-6).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Fairness(Protocol):
+    """Chooses whose turn it is among the tenants (or classes) that wait."""
+
+    def key(self, tenant: str) -> str:
+        """Return the name under which `tenant` queues."""
+        ...
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Replace all weights; who is not named weighs 1."""
+        ...
+
+    def enter(self, name: str) -> None:
+        """Note that `name` has requests waiting, having had none."""
+        ...
+
+    def leave(self, name: str) -> None:
+        """Note that `name` has no more requests waiting."""
+        ...
+
+    def charge(self, name: str, tokens: float) -> None:
+        """Note tokens served to `name`; a negative amount takes a charge back."""
+        ...
+
+    def next(self) -> str | None:
+        """Return whose turn it is, or None when nobody waits."""
+        ...
+
+    def share_of(self, name: str) -> float:
+        """Return the fraction of the service `name` gets while all present ones wait."""
+        ...
+
+
+class VirtualTokenCounter:
+    """The smallest counter goes first; ties by name, so that replays agree."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, float] = {}
+        self._weights: Mapping[str, float] = {}
+        # Who waits -> serial of its one valid heap entry.
+        self._valid: dict[str, int] = {}
+        self._weight_waiting = 0.0
+        self._heap: list[tuple[float, str, int]] = []
+        self._serial = 0
+        self._floor = 0.0
+
+    def key(self, tenant: str) -> str:
+        """Return `tenant`: each one queues alone."""
+        return tenant
+
+    def counter(self, name: str) -> float:
+        """Return the tokens over weight that `name` was served, or lifted to."""
+        return self._counters.get(name, 0.0)
+
+    def remembered(self) -> int:
+        """Return how many counters are kept."""
+        return len(self._counters)
+
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Replace all weights; what was served stays served."""
+        self._weights = dict(weights)
+        self._weight_waiting = sum(self._weight(name) for name in self._valid)
+
+    def enter(self, name: str) -> None:
+        """Lift `name` to the smallest waiting counter, or to where the last one left."""
+        if name in self._valid:
+            return
+        top = self._top()
+        floor = top[0] if top else self._floor
+        self._counters[name] = max(self._counters.get(name, 0.0), floor)
+        self._valid[name] = 0
+        self._weight_waiting += self._weight(name)
+        self._push(name)
+
+    def leave(self, name: str) -> None:
+        """Keep the counter: tokens of running requests still count, and a return is lifted."""
+        if name not in self._valid:
+            return
+        top = self._top()
+        self._floor = max(self._floor, top[0] if top else 0.0)
+        del self._valid[name]
+        self._weight_waiting -= self._weight(name)
+        if not self._valid:
+            self._weight_waiting = 0.0
+        self._forget_idle()
+
+    def charge(self, name: str, tokens: float) -> None:
+        """Raise the counter; its heap entry is corrected when it reaches the top."""
+        counter = self._counters.get(name, self._floor)
+        self._counters[name] = counter + tokens / self._weight(name)
+        # A stale entry may only be too small: a counter that sinks needs a new one.
+        if tokens < 0 and name in self._valid:
+            self._push(name)
+
+    def next(self) -> str | None:
+        """Return the waiting name with the smallest counter."""
+        top = self._top()
+        return top[1] if top else None
+
+    def share_of(self, name: str) -> float:
+        """Return weight over the sum of the weights that wait, `name` included."""
+        weight = self._weight(name)
+        others = self._weight_waiting - (weight if name in self._valid else 0.0)
+        return weight / (weight + max(0.0, others))
+
+    def _weight(self, name: str) -> float:
+        return self._weights.get(name, 1.0)
+
+    def _push(self, name: str) -> None:
+        self._serial += 1
+        self._valid[name] = self._serial
+        heapq.heappush(self._heap, (self._counters[name], name, self._serial))
+
+    def _top(self) -> tuple[float, str, int] | None:
+        heap = self._heap
+        while heap:
+            counter, name, serial = heap[0]
+            if self._valid.get(name) != serial:
+                heapq.heappop(heap)
+            elif counter < self._counters[name]:
+                heapq.heapreplace(heap, (self._counters[name], name, serial))
+            else:
+                return heap[0]
+        return None
+
+    def _forget_idle(self) -> None:
+        """Drop counters below the floor: a return would be lifted above them anyway."""
+        if len(self._counters) <= 2 * len(self._valid) + 256:
+            return
+        self._counters = {
+            name: counter
+            for name, counter in self._counters.items()
+            if name in self._valid or counter > self._floor
+        }
+
+
+class OneQueue(VirtualTokenCounter):
+    """No fairness: all tenants share one queue. For comparison."""
+
+    def key(self, tenant: str) -> str:  # noqa: ARG002 - all tenants are one
+        """Return the same name for everybody."""
+        return ""

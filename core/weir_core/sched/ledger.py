@@ -1,0 +1,166 @@
+"""What the engine holds right now, exact because every request went through this scheduler.
+
+Counts are kept by rank. The prompt tokens that an engine still has to compute are those of the
+requests without a first token, less what the step log says was done on them already. That
+progress is one sum per rank, because the order inside a rank is the engine's affair: a step adds
+to it, a first token takes its whole prompt out of it. An engine has at most one prompt of a rank
+half done, so progress is never more than the longest prompt; wrong token estimates cannot add up.
+Without a step log it is zero, and the count only coarser.
+
+KV room is set aside per request: its prompt and what it is expected to generate, and more once it
+generates more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weir_core.sched.types import EngineKind, State, Ticket
+
+_GROWTH = 1.25
+"""Room is enlarged by this factor when a request outgrows its expected output."""
+
+
+class RankLoad:
+    """The running requests of one rank."""
+
+    __slots__ = ("progress", "prompt_tokens", "running", "unstarted")
+
+    def __init__(self) -> None:
+        self.running = 0
+        # request_id -> ticket, in order of dispatch: no first token yet.
+        self.unstarted: dict[str, Ticket] = {}
+        # Of the unstarted: prompt tokens to compute, and how many of them are done.
+        self.prompt_tokens = 0
+        self.progress = 0
+
+    @property
+    def prefill_left(self) -> int:
+        """Return the prompt tokens that are still to be computed."""
+        return self.prompt_tokens - self.progress
+
+    def start(self, ticket: Ticket) -> None:
+        """Count a ticket whose prompt is to be computed."""
+        self.unstarted[ticket.request.request_id] = ticket
+        self.prompt_tokens += ticket.new_tokens
+
+    def settle(self, ticket: Ticket, was_computed: bool) -> None:
+        """Stop counting a ticket's prompt, which was computed or has left."""
+        if self.unstarted.pop(ticket.request.request_id, None) is None:
+            return
+        self.prompt_tokens -= ticket.new_tokens
+        done = ticket.new_tokens if was_computed else 0
+        self.progress = max(0, self.progress - done)
+        if self.progress:
+            self.progress = min(self.progress, self._longest())
+
+    def prefilled(self, tokens: int) -> int:
+        """Count `tokens` computed by a step and return how many were not of this rank."""
+        taken = min(tokens, self.prefill_left)
+        self.progress = min(self.progress + taken, self._longest())
+        return tokens - taken
+
+    def _longest(self) -> int:
+        return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
+
+
+class Ledger:
+    """Everything dispatched and not finished."""
+
+    def __init__(self, kind: EngineKind) -> None:
+        self._kind = kind
+        self._by_rank: dict[int, RankLoad] = {}
+        # Ranks in the order the engine prefills them.
+        self._ranks: list[int] = []
+        self.running = 0
+        self.kv_tokens = 0
+
+    def of_rank(self, rank: int) -> RankLoad:
+        """Return the load of one rank."""
+        load = self._by_rank.get(rank)
+        if load is None:
+            load = self._by_rank[rank] = RankLoad()
+            self._ranks = sorted(self._by_rank, reverse=True)
+        return load
+
+    @property
+    def ranks(self) -> list[int]:
+        """Ranks that were ever dispatched, the highest first."""
+        return self._ranks
+
+    def ranks_below(self, rank: int) -> Iterator[RankLoad]:
+        """Yield the loads of lower ranks, the lowest first."""
+        return (self._by_rank[other] for other in reversed(self._ranks) if other < rank)
+
+    def running_above(self, rank: int) -> int:
+        """Return how many requests of higher ranks run."""
+        running = 0
+        for other in self._ranks:
+            if other <= rank:
+                break
+            running += self._by_rank[other].running
+        return running
+
+    def prefill_at_or_above(self, rank: int) -> int:
+        """Return the prompt tokens that the engine will compute before a newcomer of `rank`."""
+        left = 0
+        for other in self._ranks:
+            if other < rank:
+                break
+            left += self._by_rank[other].prefill_left
+        return left
+
+    def prefill_below(self, rank: int) -> int:
+        """Return the prompt tokens left of lower ranks."""
+        return sum(load.prefill_left for other, load in self._by_rank.items() if other < rank)
+
+    def prefill_ahead(self, rank: int) -> int:
+        """Return what a newcomer of `rank` waits for in this kind of engine."""
+        if self._kind is EngineKind.WEIR:
+            return self.prefill_at_or_above(rank)
+        return self.prefill_of_all()
+
+    def prefill_of_all(self) -> int:
+        """Return all prompt tokens left."""
+        return sum(load.prefill_left for load in self._by_rank.values())
+
+    def add(self, ticket: Ticket) -> None:
+        """Note that `ticket` was dispatched."""
+        ticket.state = State.RUNNING
+        ticket.started = False
+        ticket.output_tokens = 0
+        ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
+        load = self.of_rank(ticket.engine_rank)
+        load.running += 1
+        load.start(ticket)
+        self.running += 1
+        self.kv_tokens += ticket.kv_tokens
+
+    def remove(self, ticket: Ticket) -> None:
+        """Stop counting a running ticket; its own fields stay as they are."""
+        load = self.of_rank(ticket.engine_rank)
+        load.running -= 1
+        load.settle(ticket, was_computed=False)
+        self.running -= 1
+        self.kv_tokens -= ticket.kv_tokens
+
+    def first_token(self, ticket: Ticket) -> None:
+        """Settle the prefill: the prompt is done."""
+        ticket.started = True
+        self.of_rank(ticket.engine_rank).settle(ticket, was_computed=True)
+
+    def tokens(self, ticket: Ticket, count: int) -> None:
+        """Note `count` more output tokens of a started ticket."""
+        ticket.output_tokens += count
+        used = ticket.prompt_tokens + ticket.output_tokens
+        if used > ticket.kv_tokens:
+            room = ticket.prompt_tokens + int(ticket.output_tokens * _GROWTH) + 1
+            self.kv_tokens += room - ticket.kv_tokens
+            ticket.kv_tokens = room
+
+    def prefilled(self, tokens: int) -> None:
+        """Spread the prompt tokens of one step over the ranks, in the engine's order."""
+        for rank in self._ranks:
+            if tokens <= 0:
+                return
+            tokens = self._by_rank[rank].prefilled(tokens)

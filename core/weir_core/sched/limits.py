@@ -1,0 +1,115 @@
+"""Bounds: what a replica holds for waiting requests, and what a tenant may have and send.
+
+A full pool refuses newcomers, unless one that matters less waits: then the newest request of the
+lowest rank is refused in its place, so that a flood of batch work cannot lock the others out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from weir_core.sched.pool import Pool
+from weir_core.sched.types import PoolLimits, Reason, TenantPolicy, Ticket
+
+
+class TokenBudget:
+    """Tokens per minute of one tenant, with one minute's worth of burst.
+
+    What was used is known only afterwards, so the level may fall below zero; requests are
+    admitted while it is above.
+    """
+
+    def __init__(self, tokens_per_minute: int, now: float) -> None:
+        self._per_second = tokens_per_minute / 60.0
+        self._capacity = float(tokens_per_minute)
+        self._level = self._capacity
+        self._at = now
+
+    def spend(self, tokens: float, now: float) -> None:
+        """Take `tokens` used (or, negative, give them back)."""
+        self._refill(now)
+        self._level = min(self._capacity, self._level - tokens)
+
+    def wait_s(self, now: float) -> float:
+        """Return the time until the next request is admitted; 0 admits one now."""
+        self._refill(now)
+        if self._level > 0:
+            return 0.0
+        return (1.0 - self._level) / self._per_second
+
+    def _refill(self, now: float) -> None:
+        elapsed = max(0.0, now - self._at)
+        self._level = min(self._capacity, self._level + elapsed * self._per_second)
+        self._at = now
+
+
+class TenantLimits:
+    """What each tenant has in flight and has used."""
+
+    def __init__(self) -> None:
+        self._policies: Mapping[str, TenantPolicy] = {}
+        self._in_flight: dict[str, int] = {}
+        self._budgets: dict[str, TokenBudget] = {}
+
+    def configure(self, tenants: Mapping[str, TenantPolicy], now: float) -> None:
+        """Replace all limits; a budget whose limit did not change keeps its level."""
+        unchanged = {
+            name: budget
+            for name, budget in self._budgets.items()
+            if name in tenants
+            and tenants[name].tokens_per_minute == self._policies[name].tokens_per_minute
+        }
+        self._policies = dict(tenants)
+        self._budgets = {
+            name: unchanged.get(name) or TokenBudget(policy.tokens_per_minute, now)
+            for name, policy in tenants.items()
+            if policy.tokens_per_minute is not None
+        }
+
+    def in_flight(self, tenant: str) -> int:
+        """Return how many requests of `tenant` wait or run."""
+        return self._in_flight.get(tenant, 0)
+
+    def wait_s(self, tenant: str, now: float) -> float:
+        """Return when `tenant` may send its next request, in seconds from now; 0 is at once."""
+        policy = self._policies.get(tenant)
+        if policy is None:
+            return 0.0
+        if policy.max_requests is not None and self.in_flight(tenant) >= policy.max_requests:
+            return 1.0
+        budget = self._budgets.get(tenant)
+        return budget.wait_s(now) if budget else 0.0
+
+    def enter(self, tenant: str) -> None:
+        """Count one more request in flight."""
+        self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
+
+    def leave(self, tenant: str) -> None:
+        """Count one request less."""
+        left = self._in_flight[tenant] - 1
+        if left:
+            self._in_flight[tenant] = left
+        else:
+            del self._in_flight[tenant]
+
+    def spend(self, tenant: str, tokens: float, now: float) -> None:
+        """Count tokens used."""
+        budget = self._budgets.get(tenant)
+        if budget is not None:
+            budget.spend(tokens, now)
+
+
+def who_must_leave(ticket: Ticket, pool: Pool, limits: PoolLimits) -> Ticket | Reason | None:
+    """Return whom to refuse so that `ticket` fits, or why it cannot, or None when it fits."""
+    size = ticket.request.body_bytes
+    if size > limits.max_bytes:
+        return Reason.QUEUE_FULL
+    if len(pool) < limits.max_requests and pool.body_bytes + size <= limits.max_bytes:
+        return None
+    for queue in reversed(pool.classes):
+        if queue.policy.rank >= ticket.policy.rank:
+            break
+        newest = queue.newest()
+        if newest is not None:
+            return newest
+    return Reason.QUEUE_FULL

@@ -1,0 +1,169 @@
+"""Which class is served next: by rank, with a minimum share for those below.
+
+Each class with a `min_share` is owed that fraction of the tokens dispatched while it waits. Once
+its oldest request has aged, the class spends what it is owed before any higher rank; a dispatch
+may overdraw the credit, so a large request is not locked out, and is paid back before the next.
+A momentary burst of a higher rank is not interrupted more than once a second: only one that has
+waited without a pause for as long as a class has to age is made to share. What the class is owed
+in the meantime is not lost, up to a cap.
+
+Such a request competes at the rank it goes before, in the gate and inside the engine. With its
+own rank it would wait there behind every later prompt of the higher one, and the share would
+exist on paper only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from weir_core.sched.pool import ClassQueue, Pool
+from weir_core.sched.types import Ticket
+
+_BURST_S = 1.0
+"""Least time between two interruptions of a higher rank that has only just begun to wait."""
+
+
+class Candidate(NamedTuple):
+    """A request that may go next.
+
+    Attributes:
+        rank: The one it competes at, in the gate and in the engine: its class's own or, on its
+            minimum share, that of the class it goes before.
+    """
+
+    ticket: Ticket
+    rank: int
+
+    @property
+    def by_min_share(self) -> bool:
+        """Return whether it goes before a higher rank."""
+        return self.rank > self.ticket.policy.rank
+
+
+class Pick(Protocol):
+    """Proposes who goes next."""
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
+        """Yield requests in the order to try them, all at one rank, the rank order's own last."""
+        ...
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Account for a dispatch."""
+        ...
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Account for a dispatched request that waits again."""
+        ...
+
+    def next_change(self, pool: Pool, now: float) -> float | None:
+        """Return when the answer may change by time alone, or None."""
+        ...
+
+
+class ByRank:
+    """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:  # noqa: ARG002
+        """Yield the next request of the highest rank that waits."""
+        queue = _first_by_rank(pool)
+        ticket = queue.first() if queue else None
+        if ticket is not None:
+            yield Candidate(ticket, ticket.policy.rank)
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Nothing to account for."""
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Nothing to account for."""
+
+    def next_change(self, pool: Pool, now: float) -> float | None:  # noqa: ARG002
+        """Nothing changes by time."""
+        return None
+
+
+class ByRankWithMinShare:
+    """By rank, after those classes that are owed their minimum share and have waited.
+
+    Args:
+        ageing_s: Wait of a class's oldest request after which it spends its credit.
+        ageing_ratio: The same as a fraction of its longest wait; the smaller one counts.
+        credit_cap_tokens: Most that a class can be owed.
+    """
+
+    def __init__(
+        self,
+        ageing_s: float = 5.0,
+        ageing_ratio: float = 0.5,
+        credit_cap_tokens: float = 16_384,
+    ) -> None:
+        self._ageing_s = ageing_s
+        self._ageing_ratio = ageing_ratio
+        self._credit_cap_tokens = credit_cap_tokens
+
+    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
+        """Yield the next of an owed class, if there is one, then that of the highest rank."""
+        top_queue = _first_by_rank(pool)
+        top = top_queue.first() if top_queue else None
+        if top_queue is None or top is None:
+            return
+        for queue in pool.classes:
+            if queue.credit <= 0 or queue.policy.rank >= top.policy.rank:
+                continue
+            if queue.waiting and self._may_interrupt(queue, top_queue, now):
+                owed = queue.first()
+                if owed is not None:
+                    yield Candidate(owed, top.policy.rank)
+                    break
+        yield Candidate(top, top.policy.rank)
+
+    def dispatched(self, pool: Pool, ticket: Ticket) -> None:
+        """Credit every class that waits with its share; debit the class that was served."""
+        for queue in pool.classes:
+            if queue.policy.name == ticket.policy.name:
+                self._debit(queue, ticket)
+                queue.served_s = ticket.dispatched_s
+            elif queue.waiting:
+                credit = queue.credit + queue.policy.min_share * ticket.cost
+                queue.credit = min(self._credit_cap_tokens, credit)
+
+    def returned(self, pool: Pool, ticket: Ticket) -> None:
+        """Give back what a class spent on a request that was not served after all."""
+        queue = pool.named(ticket.policy.name)
+        if queue is not None and ticket.by_min_share:
+            queue.credit += ticket.cost
+
+    def next_change(self, pool: Pool, now: float) -> float | None:
+        """Return when the next class that is owed something will have aged."""
+        ages = [
+            self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0
+        ]
+        return min((at for at in ages if at > now), default=None)
+
+    @staticmethod
+    def _debit(queue: ClassQueue, ticket: Ticket) -> None:
+        credit = queue.credit - (1 - queue.policy.min_share) * ticket.cost
+        # What the order of ranks gives a class by itself is no debt.
+        lowest = credit if ticket.by_min_share else min(0.0, queue.credit)
+        queue.credit = max(credit, lowest)
+
+    def _may_interrupt(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> bool:
+        lasting = now - top_queue.busy_since_s >= self._ageing_s
+        if not lasting and now - queue.served_s < _BURST_S:
+            return False
+        return now >= self._aged_at(queue)
+
+    def _aged_at(self, queue: ClassQueue) -> float:
+        arrival_s = queue.oldest_arrival_s()
+        if arrival_s is None:
+            return float("inf")
+        most_s = self._ageing_ratio * queue.policy.max_queue_wait_s
+        return arrival_s + (most_s if most_s < self._ageing_s else self._ageing_s)
+
+
+def _first_by_rank(pool: Pool) -> ClassQueue | None:
+    for level in pool.levels:
+        queue = level.next()
+        if queue is not None:
+            return queue
+    return None

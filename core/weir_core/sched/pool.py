@@ -1,0 +1,223 @@
+"""The requests that wait: per class, and in it per tenant.
+
+`classes` run from the highest rank down. A class knows its tenants' turn (`fairness`), each
+tenant its order, and the class its oldest and newest request. Adding, removing and finding the
+next one are O(log n) in waiting requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from weir_core.sched.fairness import Fairness, VirtualTokenCounter
+from weir_core.sched.lazyheap import LazyHeap
+from weir_core.sched.order import Order
+from weir_core.sched.types import ClassPolicy, State, Ticket
+
+
+class TenantQueue:
+    """One tenant's waiting requests of one class: those that can be on time, then the rest."""
+
+    __slots__ = ("cost", "late", "on_time")
+
+    def __init__(self) -> None:
+        self.on_time = LazyHeap()
+        self.late = LazyHeap()
+        self.cost = 0.0
+
+    def __len__(self) -> int:
+        return len(self.on_time) + len(self.late)
+
+    def first(self) -> Ticket | None:
+        """Return the request to serve next."""
+        return self.on_time.first() or self.late.first()
+
+
+class ClassQueue:
+    """One class's waiting requests."""
+
+    def __init__(self, policy: ClassPolicy, fairness: Fairness, order: Order) -> None:
+        self.policy = policy
+        self.fairness = fairness
+        self.waiting = 0
+        self.cost = 0.0
+        self.credit = 0.0
+        """Tokens of its minimum share that the class is owed; `pick` keeps it."""
+        self.served_s = float("-inf")
+        """When one of its requests was dispatched last; `pick` keeps it."""
+        self.busy_since_s = 0.0
+        """Arrival of the request with which the present time of waiting began."""
+        self._order = order
+        self._tenants: dict[str, TenantQueue] = {}
+        self._by_arrival = LazyHeap()
+        self._by_newest = LazyHeap()
+
+    def add(self, ticket: Ticket) -> None:
+        """Queue `ticket`, which has a fresh epoch."""
+        name = self.fairness.key(ticket.request.tenant)
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = TenantQueue()
+            self.fairness.enter(name)
+        lane = tenant.late if ticket.late else tenant.on_time
+        lane.push(self._order.key(ticket), ticket)
+        self._by_arrival.push(ticket.request.arrival_s, ticket)
+        self._by_newest.push(-ticket.request.arrival_s, ticket)
+        tenant.cost += ticket.cost
+        self.cost += ticket.cost
+        if not self.waiting:
+            self.busy_since_s = ticket.request.arrival_s
+        self.waiting += 1
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take out `ticket`, whose epoch the caller has just raised."""
+        name = self.fairness.key(ticket.request.tenant)
+        tenant = self._tenants[name]
+        (tenant.late if ticket.late else tenant.on_time).forget()
+        self._by_arrival.forget()
+        self._by_newest.forget()
+        tenant.cost -= ticket.cost
+        self.cost -= ticket.cost
+        if not len(tenant):
+            del self._tenants[name]
+            self.fairness.leave(name)
+        self.waiting -= 1
+        if not self.waiting:
+            self.cost = 0.0  # what floating point left over
+
+    def first(self) -> Ticket | None:
+        """Return the next request of the tenant whose turn it is."""
+        name = self.fairness.next()
+        return None if name is None else self._tenants[name].first()
+
+    def oldest_arrival_s(self) -> float | None:
+        """Return when the request that has waited longest arrived."""
+        return self._by_arrival.first_key()
+
+    def newest(self) -> Ticket | None:
+        """Return the request that arrived last."""
+        return self._by_newest.first()
+
+    def tenant_cost(self, tenant: str) -> float:
+        """Return the expected work that `tenant` has waiting here, in VTC tokens."""
+        queue = self._tenants.get(self.fairness.key(tenant))
+        return queue.cost if queue else 0.0
+
+
+class Level:
+    """The classes of one rank, which take turns by weight."""
+
+    def __init__(self, queues: Sequence[ClassQueue]) -> None:
+        self.rank = queues[0].policy.rank
+        self.queues = {queue.policy.name: queue for queue in queues}
+        self._only = queues[0] if len(queues) == 1 else None
+        self._turns = VirtualTokenCounter()
+        self._turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
+        for queue in queues:
+            if queue.waiting:
+                self._turns.enter(queue.policy.name)
+
+    def next(self) -> ClassQueue | None:
+        """Return the class whose turn it is among those that wait, or None."""
+        if self._only is not None:
+            return self._only if self._only.waiting else None
+        name = self._turns.next()
+        return None if name is None else self.queues[name]
+
+    def enter(self, name: str) -> None:
+        """Note that a class has requests waiting, having had none."""
+        if self._only is None:
+            self._turns.enter(name)
+
+    def leave(self, name: str) -> None:
+        """Note that a class has no more requests waiting."""
+        if self._only is None:
+            self._turns.leave(name)
+
+    def charge(self, name: str, tokens: float) -> None:
+        """Count tokens served to a class."""
+        if self._only is None:
+            self._turns.charge(name, tokens)
+
+
+class Pool:
+    """All classes, from the highest rank down, and the sums that limits look at."""
+
+    def __init__(self, make_fairness: Callable[[], Fairness], order: Order) -> None:
+        self._make_fairness = make_fairness
+        self._order = order
+        self._by_name: dict[str, ClassQueue] = {}
+        self._weights: Mapping[str, float] = {}
+        self.levels: list[Level] = []
+        """The highest rank first."""
+        self.classes: list[ClassQueue] = []
+        """All classes, the highest rank first."""
+        self._level_of: dict[str, Level] = {}
+        self.requests = 0
+        self.body_bytes = 0
+
+    def __len__(self) -> int:
+        return self.requests
+
+    def of(self, ticket: Ticket) -> ClassQueue:
+        """Return the queue of `ticket`'s class."""
+        return self._by_name[ticket.policy.name]
+
+    def named(self, class_name: str) -> ClassQueue | None:
+        """Return the queue of a class, or None when there is no such class."""
+        return self._by_name.get(class_name)
+
+    def configure(self, policies: Sequence[ClassPolicy], weights: Mapping[str, float]) -> None:
+        """Make these the classes and tenant weights; what waits stays, and its service counts."""
+        self._weights = dict(weights)
+        for policy in policies:
+            queue = self._by_name.get(policy.name)
+            if queue is None:
+                queue = ClassQueue(policy, self._make_fairness(), self._order)
+                self._by_name[policy.name] = queue
+            queue.policy = policy
+            queue.fairness.reweigh(self._weights)
+        wanted = {policy.name for policy in policies}
+        for name in [name for name, queue in self._by_name.items() if name not in wanted]:
+            if not self._by_name[name].waiting:
+                del self._by_name[name]
+        self._arrange()
+
+    def add(self, ticket: Ticket) -> None:
+        """Let `ticket` wait."""
+        ticket.state = State.WAITING
+        queue = self._by_name[ticket.policy.name]
+        if not queue.waiting:
+            self._level_of[ticket.policy.name].enter(ticket.policy.name)
+        queue.add(ticket)
+        self.requests += 1
+        self.body_bytes += ticket.request.body_bytes
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take `ticket` out; every heap entry of it is dead from here on."""
+        ticket.epoch += 1
+        queue = self._by_name[ticket.policy.name]
+        queue.remove(ticket)
+        if not queue.waiting:
+            self._level_of[ticket.policy.name].leave(ticket.policy.name)
+        self.requests -= 1
+        self.body_bytes -= ticket.request.body_bytes
+
+    def charge(self, ticket: Ticket, tokens: float) -> None:
+        """Count `tokens` served (or, negative, taken back) for its tenant and class."""
+        queue = self._by_name.get(ticket.policy.name)
+        if queue is None:
+            return
+        queue.fairness.charge(queue.fairness.key(ticket.request.tenant), tokens)
+        self._level_of[ticket.policy.name].charge(ticket.policy.name, tokens)
+
+    def _arrange(self) -> None:
+        by_rank: dict[int, list[ClassQueue]] = {}
+        for queue in self._by_name.values():
+            by_rank.setdefault(queue.policy.rank, []).append(queue)
+        self.levels = [
+            Level(sorted(by_rank[rank], key=lambda queue: queue.policy.name))
+            for rank in sorted(by_rank, reverse=True)
+        ]
+        self.classes = [queue for level in self.levels for queue in level.queues.values()]
+        self._level_of = {name: level for level in self.levels for name in level.queues}

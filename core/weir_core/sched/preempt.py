@@ -1,0 +1,101 @@
+"""Who gives its place back: a lower-ranked request that has not sent its first byte.
+
+Until its first token a request can move without its client noticing. So when a higher rank lacks
+a slot or KV room, the newest unstarted request of the lowest preemptible rank returns to the
+pool: never in favour of an equal (a request on its minimum share takes nobody's place), never
+more than `max_requeues` times for one request, and never unless what is freed suffices.
+
+An engine that does not reorder prefills (plain or stock-priority vLLM) adds a third case: long
+prompts of lower ranks that stand before the newcomer inside the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from weir_core.sched.gate import Block
+from weir_core.sched.ledger import Ledger
+from weir_core.sched.types import EngineKind, Ticket
+
+
+class Preempt(Protocol):
+    """Chooses who makes room."""
+
+    def for_place(
+        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+    ) -> list[Ticket]:
+        """Return who must leave so that `ticket` fits, or nobody when that cannot help."""
+        ...
+
+    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:
+        """Return who must leave because it stands before `ticket` inside the engine."""
+        ...
+
+
+class BeforeFirstByte:
+    """Takes from the lowest rank first, and there from the newest.
+
+    Args:
+        passage_tokens: Prefill of lower ranks that a newcomer waits for without complaint.
+        max_requeues: How often one request may be sent back.
+    """
+
+    def __init__(self, kind: EngineKind, passage_tokens: int, max_requeues: int = 2) -> None:
+        self._reorders = kind is EngineKind.WEIR
+        self._passage_tokens = passage_tokens
+        self._max_requeues = max_requeues
+
+    def for_place(
+        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+    ) -> list[Ticket]:
+        """Return one victim for a slot, as many as it takes for KV room, none for prefill."""
+        if block in {Block.PREFILL, Block.DECODES}:
+            return []  # what is in the way is of this rank or higher, or has begun to answer
+        victims: list[Ticket] = []
+        freed = 0
+        for victim in self._victims(ticket.policy.rank, ledger):
+            victims.append(victim)
+            freed += victim.kv_tokens
+            if block is Block.SLOT or freed >= kv_shortfall:
+                return victims
+        return []
+
+    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:
+        """Return as many as it takes until little enough stands before `ticket`."""
+        ahead = 0 if self._reorders else ledger.prefill_below(ticket.policy.rank)
+        victims: list[Ticket] = []
+        if ahead <= self._passage_tokens:
+            return victims
+        for victim in self._victims(ticket.policy.rank, ledger):
+            if ahead <= self._passage_tokens:
+                break
+            victims.append(victim)
+            ahead -= victim.new_tokens
+        return victims
+
+    def _victims(self, rank: int, ledger: Ledger) -> Iterator[Ticket]:
+        for load in ledger.ranks_below(rank):
+            for victim in reversed(load.unstarted.values()):
+                # The class's rank may have been raised since it was dispatched.
+                lower = victim.policy.rank < rank
+                if lower and victim.policy.preemptible and victim.requeues < self._max_requeues:
+                    yield victim
+
+
+class Never:
+    """Nobody gives a place back. For comparison."""
+
+    def for_place(
+        self,
+        ticket: Ticket,  # noqa: ARG002
+        block: Block,  # noqa: ARG002
+        kv_shortfall: int,  # noqa: ARG002
+        ledger: Ledger,  # noqa: ARG002
+    ) -> list[Ticket]:
+        """Return nobody."""
+        return []
+
+    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:  # noqa: ARG002
+        """Return nobody."""
+        return []

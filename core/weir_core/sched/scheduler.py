@@ -1,0 +1,463 @@
+"""The scheduler of one engine: a state machine that is told events and answers with actions.
+
+It does no I/O and has no clock: every event carries `now`, and equal events give equal actions.
+The sidecar performs the actions with sockets, the simulator with a heap. After each event that
+may change something the pool is pumped: who waited too long is refused, then requests are
+dispatched in the order of `pick` while the `gate` lets them through, room being made by
+`preempt` where a higher rank lacks it.
+
+Events about a request that is gone are ignored: when a requeue and a first token cross on the
+wire, whoever performs the actions has already decided which one came first.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from weir_core.sched.estimate import Estimator
+from weir_core.sched.forecast import Forecast
+from weir_core.sched.gate import Block
+from weir_core.sched.lazyheap import LazyHeap
+from weir_core.sched.ledger import Ledger
+from weir_core.sched.limits import TenantLimits, who_must_leave
+from weir_core.sched.pick import Candidate
+from weir_core.sched.policies import RuleNames, make_rules
+from weir_core.sched.pool import Pool
+from weir_core.sched.tally import Tally
+from weir_core.sched.types import (
+    BUILT_IN_CLASSES,
+    OUTPUT_WEIGHT,
+    Action,
+    ClassPolicy,
+    Dispatch,
+    EngineFacts,
+    PoolLimits,
+    Reason,
+    Reject,
+    Request,
+    Requeue,
+    State,
+    StepRecord,
+    TenantPolicy,
+    Ticket,
+)
+
+_RETRY_AFTER_S = (1.0, 120.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """What a scheduler is made with; classes and tenants can change later, this cannot.
+
+    Attributes:
+        default_class: Class of requests whose own class does not exist.
+    """
+
+    engine: EngineFacts
+    rules: RuleNames = field(default_factory=RuleNames)
+    limits: PoolLimits = field(default_factory=PoolLimits)
+    default_class: str = "standard"
+
+
+class Scheduler:
+    """Owns every request from its arrival to its outcome."""
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        classes: Sequence[ClassPolicy] = BUILT_IN_CLASSES,
+        tenants: Sequence[TenantPolicy] = (),
+        estimator: Estimator | None = None,
+    ) -> None:
+        self.estimator = estimator or Estimator(settings.engine.max_num_batched_tokens)
+        self.forecast = Forecast()
+        self.rules = make_rules(settings.rules, settings.engine, self.estimator, self.forecast)
+        self.pool = Pool(self.rules.make_fairness, self.rules.order)
+        self.ledger = Ledger(settings.engine.kind)
+        self.tally = Tally()
+        self._settings = settings
+        self._policies: dict[str, ClassPolicy] = {}
+        self._tenant_limits = TenantLimits()
+        self._tickets: dict[str, Ticket] = {}
+        self._expiry = LazyHeap()
+        self._seq = 0
+        self._draining = False
+        self.configure(classes, tenants, now=0.0)
+
+    @property
+    def tickets(self) -> Mapping[str, Ticket]:
+        """Every request that waits or runs, by id; for looking, not for changing."""
+        return self._tickets
+
+    # ---- configuration
+
+    def configure(
+        self, classes: Sequence[ClassPolicy], tenants: Sequence[TenantPolicy], now: float
+    ) -> list[Action]:
+        """Replace classes and tenants; requests stay, under their class's new promises.
+
+        A request whose class is gone keeps the promises it came with.
+
+        Raises:
+            ValueError: There is no class at all; the last ones stay in force.
+        """
+        if not classes:
+            raise ValueError("at least one priority class is needed")
+        self._policies = {policy.name: policy for policy in classes}
+        weights = {tenant.name: tenant.weight for tenant in tenants}
+        waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
+        for ticket in waiting:
+            self._unqueue(ticket)
+        for ticket in self._tickets.values():
+            self._adopt(ticket)
+        self.pool.configure(self._policies_in_use(), weights)
+        for ticket in waiting:
+            self._queue(ticket)
+        self._tenant_limits.configure({tenant.name: tenant for tenant in tenants}, now)
+        return self._pump(now)
+
+    def drain(self) -> None:
+        """Refuse newcomers from here on; what waits and runs is finished."""
+        self._draining = True
+
+    # ---- events
+
+    def on_arrival(self, request: Request, now: float) -> list[Action]:
+        """Take in a request: dispatch it, let it wait, or refuse it.
+
+        Raises:
+            ValueError: A request of this id is already here.
+        """
+        if request.request_id in self._tickets:
+            raise ValueError(f"request {request.request_id!r} is already here")
+        self.tally.arrived += 1
+        ticket = self._ticket(request)
+        actions: list[Action] = []
+        if self._refuse_at_the_door(ticket, actions, now):
+            return actions
+        self._tickets[request.request_id] = ticket
+        self._tenant_limits.enter(request.tenant)
+        self._queue(ticket)
+        return actions + self._pump(now)
+
+    def on_first_token(
+        self, request_id: str, now: float, prompt_tokens: int | None = None
+    ) -> list[Action]:
+        """Note that a prompt is done and one token is out; give its exact length if known."""
+        ticket = self._running(request_id)
+        if ticket is None or ticket.started:
+            return []
+        self._true_up_prompt(ticket, prompt_tokens, now)
+        self.ledger.first_token(ticket)
+        self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
+        self.forecast.served(ticket.new_tokens)
+        self._count_output(ticket, 1, now)
+        return self._pump(now)
+
+    def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
+        """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
+        ticket = self._running(request_id)
+        if ticket is not None and ticket.started and count > 0:
+            self._count_output(ticket, count, now)
+        return []
+
+    def on_finish(
+        self,
+        request_id: str,
+        now: float,
+        prompt_tokens: int | None = None,
+        output_tokens: int | None = None,
+    ) -> list[Action]:
+        """Note that an answer is complete; give the engine's usage counts if known."""
+        ticket = self._running(request_id)
+        if ticket is None:
+            return []
+        if not ticket.started:  # an answer without tokens, such as an embedding
+            self.ledger.first_token(ticket)
+            self.forecast.served(ticket.new_tokens)
+        self._true_up_prompt(ticket, prompt_tokens, now)
+        if output_tokens is not None:
+            self._count_output(ticket, output_tokens - ticket.output_tokens, now)
+        self.estimator.learn_output(ticket.request, ticket.output_tokens)
+        self.tally.finished += 1
+        self._leave_engine(ticket)
+        self._forget(ticket)
+        return self._pump(now)
+
+    def on_abort(self, request_id: str, now: float) -> list[Action]:
+        """Note that a client left, or that a running request failed for good."""
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return []
+        self.tally.aborted += 1
+        if ticket.state is State.WAITING:
+            self._unqueue(ticket)
+        else:
+            self._leave_engine(ticket)
+        self._forget(ticket)
+        return self._pump(now)
+
+    def on_returned(self, request_id: str, now: float) -> list[Action]:
+        """Note that the engine lost a request before its first byte: it waits again."""
+        ticket = self._running(request_id)
+        if ticket is None or ticket.started:
+            return []
+        self.tally.returned += 1
+        self._back_to_pool(ticket, now)
+        return self._pump(now)
+
+    def on_step(self, record: StepRecord, now: float) -> list[Action]:
+        """Learn from one engine step, and use the room it made."""
+        self.estimator.learn_step(record)
+        if record.prefill_tokens > 0:
+            self.ledger.prefilled(record.prefill_tokens)
+        return self._pump(now)
+
+    def on_tick(self, now: float) -> list[Action]:
+        """Let time pass; call it at `next_tick`."""
+        return self._pump(now)
+
+    def next_tick(self, now: float) -> float | None:
+        """Return when `on_tick` is due if nothing else happens, or None."""
+        instants = (self._expiry.first_key(), self.rules.pick.next_change(self.pool, now))
+        return min((at for at in instants if at is not None), default=None)
+
+    # ---- the pump
+
+    def _pump(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        self._expire(actions, now)
+        while self.pool.requests and self._advance(actions, now):
+            pass
+        self.forecast.observe(now, backlogged=self.pool.requests > 0)
+        return actions
+
+    def _advance(self, actions: list[Action], now: float) -> bool:
+        """Dispatch or refuse one request; return whether there was one."""
+        for candidate in self.rules.pick.candidates(self.pool, now):
+            ticket = candidate.ticket
+            ticket.engine_rank = candidate.rank
+            block = self.rules.gate.block(ticket, self.ledger, now)
+            if block is not None and not self._victims(ticket, block):
+                if block is Block.KV:
+                    continue  # the next one may be smaller
+                return False  # all candidates compete at one rank: no slot for one, none for all
+            if self.rules.shed.is_hopeless(ticket, self.ledger, now):
+                self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
+                return True
+            if self._make_room(ticket, block, actions, now):
+                self._dispatch(candidate, actions, now)
+                return True
+        return False
+
+    def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
+        shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
+        return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
+
+    def _make_room(
+        self, ticket: Ticket, block: Block | None, actions: list[Action], now: float
+    ) -> bool:
+        while block is not None:
+            victims = self._victims(ticket, block)
+            if not victims:
+                return False
+            self._requeue(victims, ticket, actions, now)
+            block = self.rules.gate.block(ticket, self.ledger, now)
+        passed = self.rules.preempt.for_passage(ticket, self.ledger)
+        self._requeue(passed, ticket, actions, now)
+        return True
+
+    def _dispatch(self, candidate: Candidate, actions: list[Action], now: float) -> None:
+        ticket = candidate.ticket
+        self._unqueue(ticket)
+        ticket.by_min_share = candidate.by_min_share
+        ticket.dispatched_s = now
+        ahead = self.ledger.prefill_ahead(candidate.rank) + ticket.new_tokens
+        ticket.first_token_expected_s = self.estimator.first_token_s(ahead)
+        self.ledger.add(ticket)
+        self.rules.gate.dispatched(ticket, self.ledger, now)
+        self.rules.pick.dispatched(self.pool, ticket)
+        self.forecast.dispatched(ticket, now)
+        self._charge(ticket, ticket.new_tokens, now)
+        ticket.charged = ticket.new_tokens
+        self.tally.dispatched += 1
+        self.tally.dispatched_by_min_share += candidate.by_min_share
+        actions.append(
+            Dispatch(
+                request_id=ticket.request.request_id,
+                rank=candidate.rank,
+                waited_s=now - ticket.request.arrival_s,
+                by_min_share=candidate.by_min_share,
+            )
+        )
+
+    def _requeue(
+        self, victims: Sequence[Ticket], winner: Ticket, actions: list[Action], now: float
+    ) -> None:
+        for victim in victims:
+            victim.requeues += 1
+            # It lost its place through no fault of its own: only the longest wait ends it now.
+            _with_instants(victim)
+            self.tally.requeued += 1
+            self._back_to_pool(victim, now)
+            actions.append(Requeue(victim.request.request_id, winner.request.request_id))
+
+    def _expire(self, actions: list[Action], now: float) -> None:
+        """Refuse what waited too long; move behind the others what is late but may wait on."""
+        while (ticket := self._expiry.first()) is not None and self._ends_at(ticket) <= now:
+            if now < ticket.expires_s:
+                self._unqueue(ticket)
+                ticket.late = True
+                self._queue(ticket)
+            else:
+                self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
+
+    # ---- admission
+
+    def _refuse_at_the_door(self, ticket: Ticket, actions: list[Action], now: float) -> bool:
+        request = ticket.request
+        if self._draining:
+            return self._refuse(ticket, Reason.SHUTTING_DOWN, 1.0, actions)
+        if (wait_s := self._tenant_limits.wait_s(request.tenant, now)) > 0:
+            return self._refuse(ticket, Reason.TENANT_LIMIT, wait_s, actions)
+        if not self._must_wait(ticket, now):
+            return False
+        excess_s = self.rules.shed.excess_s(ticket, self.pool, self.ledger, now)
+        if excess_s > 0:
+            return self._refuse(ticket, Reason.SATURATED, excess_s, actions)
+        while (leaves := who_must_leave(ticket, self.pool, self._settings.limits)) is not None:
+            if isinstance(leaves, Reason):
+                wait_s = self.forecast.wait_s(ticket, self.pool, now)
+                return self._refuse(ticket, leaves, wait_s, actions)
+            self._refuse_waiting(leaves, Reason.QUEUE_FULL, actions, now)
+        return False
+
+    def _must_wait(self, ticket: Ticket, now: float) -> bool:
+        """Return whether the engine could not take `ticket` at once, or others go first."""
+        if any(q.waiting for q in self.pool.classes if q.policy.rank >= ticket.policy.rank):
+            return True
+        return self.rules.gate.block(ticket, self.ledger, now) is not None
+
+    def _refuse(self, ticket: Ticket, reason: Reason, wait_s: float, actions: list[Action]) -> bool:
+        """Refuse `ticket`; always True, so that callers can return it."""
+        least, most = _RETRY_AFTER_S
+        # Spread by up to half, so that refused clients do not come back as one; the spread
+        # comes from the id, which keeps replays equal.
+        spread = 1.0 + 0.5 * zlib.crc32(ticket.request.request_id.encode()) / 0xFFFFFFFF
+        self.tally.reject(reason)
+        retry_after_s = min(most, max(least, wait_s) * spread)
+        actions.append(Reject(ticket.request.request_id, reason, retry_after_s))
+        return True
+
+    def _refuse_waiting(
+        self, ticket: Ticket, reason: Reason, actions: list[Action], now: float
+    ) -> None:
+        self._unqueue(ticket)
+        self._forget(ticket)
+        wait_s = self.forecast.wait_s(ticket, self.pool, now)
+        self._refuse(ticket, reason, wait_s, actions)
+
+    # ---- tickets
+
+    def _ticket(self, request: Request) -> Ticket:
+        policy = self._policies.get(request.class_name)
+        policy = policy or self._policies.get(self._settings.default_class)
+        if policy is None:
+            policy = min(self._policies.values(), key=lambda p: (p.rank, p.name))
+        prompt_tokens = self.estimator.prompt_tokens(request)
+        cached = min(max(0, request.cached_tokens), prompt_tokens - 1)
+        self._seq += 1
+        return _with_instants(
+            Ticket(
+                request=request,
+                policy=policy,
+                seq=self._seq,
+                prompt_tokens=prompt_tokens,
+                new_tokens=prompt_tokens - cached,
+                output_estimate=self.estimator.output_tokens(request),
+                due_s=0.0,
+                expires_s=0.0,
+                engine_rank=policy.rank,
+            )
+        )
+
+    def _adopt(self, ticket: Ticket) -> None:
+        """Put a ticket under the present policy of its class; in the engine its rank stays."""
+        ticket.policy = self._policies.get(ticket.policy.name, ticket.policy)
+        if ticket.state is State.WAITING:
+            ticket.engine_rank = ticket.policy.rank
+        _with_instants(ticket)
+
+    def _policies_in_use(self) -> list[ClassPolicy]:
+        in_use = {ticket.policy.name: ticket.policy for ticket in self._tickets.values()}
+        return list((in_use | self._policies).values())
+
+    def _running(self, request_id: str) -> Ticket | None:
+        ticket = self._tickets.get(request_id)
+        return ticket if ticket is not None and ticket.state is State.RUNNING else None
+
+    def _queue(self, ticket: Ticket) -> None:
+        self.pool.add(ticket)
+        self._expiry.push(self._ends_at(ticket), ticket)
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        self.pool.remove(ticket)
+        self._expiry.forget()
+
+    def _ends_at(self, ticket: Ticket) -> float:
+        """Return when a waiting ticket is refused or, where its class never sheds, late."""
+        return ticket.expires_s if ticket.late else min(ticket.due_s, ticket.expires_s)
+
+    def _back_to_pool(self, ticket: Ticket, now: float) -> None:
+        self._leave_engine(ticket)
+        ticket.engine_rank = ticket.policy.rank
+        self._charge(ticket, -ticket.charged, now)
+        ticket.charged = 0.0
+        self.rules.pick.returned(self.pool, ticket)
+        self._queue(ticket)
+
+    def _leave_engine(self, ticket: Ticket) -> None:
+        self.ledger.remove(ticket)
+        ticket.epoch += 1
+
+    def _forget(self, ticket: Ticket) -> None:
+        ticket.state = State.GONE
+        del self._tickets[ticket.request.request_id]
+        self._tenant_limits.leave(ticket.request.tenant)
+
+    # ---- accounts
+
+    def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
+        self.pool.charge(ticket, tokens)
+        self._tenant_limits.spend(ticket.request.tenant, tokens, now)
+
+    def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
+        if count <= 0:
+            return
+        self.ledger.tokens(ticket, count)
+        self.pool.charge(ticket, OUTPUT_WEIGHT * count)
+        self._tenant_limits.spend(ticket.request.tenant, count, now)
+        self.forecast.served(OUTPUT_WEIGHT * count)
+
+    def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:
+        """Correct the charge by the engine's own count, and learn from the difference."""
+        if prompt_tokens is None or prompt_tokens <= 0:
+            return
+        if ticket.request.prompt_tokens is None:
+            self.estimator.learn_prompt(ticket.request, prompt_tokens)
+        exact = max(1, prompt_tokens - max(0, ticket.request.cached_tokens))
+        self._charge(ticket, exact - ticket.charged, now)
+        ticket.charged = float(exact)
+
+
+def _with_instants(ticket: Ticket) -> Ticket:
+    """Set when `ticket` is due and when its wait ends, from its request and its class."""
+    request, policy = ticket.request, ticket.policy
+    target_s = request.ttft_target_s if request.ttft_target_s is not None else policy.ttft_target_s
+    ticket.due_s = float("inf") if target_s is None else request.arrival_s + target_s
+    ticket.expires_s = request.arrival_s + policy.max_queue_wait_s
+    if policy.shed == "predictive" and not ticket.requeues:
+        ticket.expires_s = min(ticket.expires_s, ticket.due_s)
+    return ticket

@@ -1,0 +1,273 @@
+"""What the scheduler is told and what it answers: plain values, no behaviour.
+
+Every instant and every duration in this package is a float in seconds on the caller's own
+monotonic clock; every amount of work is in tokens. A higher rank is more important; whoever
+speaks to an engine that counts the other way negates it there, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+
+class EngineKind(Enum):
+    """How the engine orders what it was given, which decides how much it may be given."""
+
+    WEIR = "weir"
+    """Weir's scheduler class: priority order in every step; lower prefills step aside."""
+    PRIORITY = "priority"
+    """vLLM with `--scheduling-policy priority`: waiting requests in order, prefills run on."""
+    FCFS = "fcfs"
+    """Plain vLLM: first come, first served."""
+
+
+class Reason(Enum):
+    """Why a request was refused; the values are the stable codes clients see."""
+
+    SATURATED = "rejected-saturated"
+    """It could not be on time behind what already waits."""
+    TTL_EXPIRED = "rejected-ttl-expired"
+    """It waited as long as it may."""
+    QUEUE_FULL = "rejected-queue-full"
+    """The pool holds as many requests or bytes as it may."""
+    TENANT_LIMIT = "rejected-tenant-limit"
+    """Its tenant has as much in flight, or sent as much this minute, as it may."""
+    SHUTTING_DOWN = "rejected-shutting-down"
+    """The replica drains."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPolicy:
+    """How important a request is and what it is promised; one InferencePriorityClass.
+
+    Attributes:
+        rank: Importance; higher goes first.
+        weight: Share among classes of equal rank.
+        min_share: Fraction of the served tokens the class is never starved below, 0 to 1.
+        preemptible: Whether a higher rank may take its engine slot before its first token.
+        ttft_target_s: Target from arrival to first token; None promises nothing.
+        tpot_target_s: Target for the mean time per output token; None promises nothing.
+        max_queue_wait_s: Longest wait in the pool; after it the request is refused.
+        shed: `predictive` refuses early what cannot be on time, `never` lets it wait behind
+            what can.
+    """
+
+    name: str
+    rank: int
+    weight: float = 1.0
+    min_share: float = 0.0
+    preemptible: bool = False
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    max_queue_wait_s: float = 60.0
+    shed: Literal["never", "predictive"] = "predictive"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """A tenant's share and bounds; one InferenceTenant. None is no limit."""
+
+    name: str
+    weight: float = 1.0
+    max_requests: int | None = None
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds on what one replica holds for requests that wait.
+
+    Attributes:
+        max_requests: Waiting requests.
+        max_bytes: Bodies of waiting requests, in bytes.
+    """
+
+    max_requests: int = 20_000
+    max_bytes: int = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine said about itself at start-up.
+
+    Attributes:
+        max_num_seqs: Slots of the running batch.
+        max_num_batched_tokens: Most tokens one step may hold.
+        kv_capacity_tokens: Tokens the KV cache holds.
+    """
+
+    kind: EngineKind
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_capacity_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One client call as the scheduler sees it.
+
+    Attributes:
+        arrival_s: When it reached the first Weir process; a request that comes back from a
+            failed engine keeps it.
+        body_bytes: Size of its body, which waits in memory with it.
+        prompt_tokens: Exact count where someone knows it (`/tokenize`), else None.
+        cached_tokens: Prompt tokens the engine is believed to hold in its prefix cache.
+        max_output_tokens: The client's bound, where it gave one.
+        endpoint: The API path; answers of different endpoints differ in length.
+        ttft_target_s: The client's own target, which replaces its class's.
+    """
+
+    request_id: str
+    tenant: str
+    class_name: str
+    arrival_s: float
+    body_bytes: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+    max_output_tokens: int | None = None
+    endpoint: str = "/v1/chat/completions"
+    ttft_target_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One engine step, as the step log reports it.
+
+    Attributes:
+        duration_s: From the start of the forward pass to its sampled tokens.
+        prefill_tokens: Prompt tokens the step computed.
+        decodes: Sequences that got one token each.
+        prefill_context: Sum over prefill chunks of chunk tokens x tokens before them.
+        decode_context: Sum over decodes of the tokens they attend to.
+    """
+
+    duration_s: float
+    prefill_tokens: int
+    decodes: int
+    prefill_context: int = 0
+    decode_context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send this request to the engine now.
+
+    Attributes:
+        rank: For the engine's own order: its class's rank, or that of the class it went before
+            on its minimum share, because the engine would undo that otherwise.
+        waited_s: From arrival to this decision.
+        by_min_share: It went before a higher rank because its class was owed its minimum.
+    """
+
+    request_id: str
+    rank: int
+    waited_s: float
+    by_min_share: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refuse this request; the client may try again after `retry_after_s`."""
+
+    request_id: str
+    reason: Reason
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Take this request back from the engine, unseen by its client; it waits again.
+
+    Attributes:
+        in_favour_of: The higher-ranked request that gets its place.
+    """
+
+    request_id: str
+    in_favour_of: str
+
+
+Action = Dispatch | Reject | Requeue
+
+
+class State(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The scheduler's own record of one request, from arrival to outcome.
+
+    Attributes:
+        seq: Order of arrival at this scheduler; breaks every tie, so that replays agree.
+        prompt_tokens: Exact or estimated.
+        new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
+        output_estimate: Expected output tokens.
+        epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
+        engine_rank: The rank it has, or will have, inside the engine.
+        late: It can no longer be on time and lets those that can go first.
+        due_s: When its first token is due; infinity without a target.
+        kv_tokens: KV room set aside for it, while it runs.
+        charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+    """
+
+    request: Request
+    policy: ClassPolicy
+    seq: int
+    prompt_tokens: int
+    new_tokens: int
+    output_estimate: int
+    due_s: float
+    expires_s: float
+    engine_rank: int = 0
+    state: State = State.WAITING
+    epoch: int = 0
+    late: bool = False
+    started: bool = False
+    by_min_share: bool = False
+    dispatched_s: float = 0.0
+    first_token_expected_s: float = 0.0
+    kv_tokens: int = 0
+    output_tokens: int = 0
+    charged: float = 0.0
+    requeues: int = 0
+
+    @property
+    def cost(self) -> float:
+        """Expected work in VTC tokens: prompt to compute, plus twice the expected output."""
+        return self.new_tokens + OUTPUT_WEIGHT * self.output_estimate
+
+
+OUTPUT_WEIGHT = 2.0
+"""An output token counts as two prompt tokens, as in the VTC paper (arXiv 2401.00588)."""
+
+BUILT_IN_CLASSES: tuple[ClassPolicy, ...] = (
+    ClassPolicy(
+        "interactive", rank=100, ttft_target_s=1.0, tpot_target_s=0.05, max_queue_wait_s=10.0
+    ),
+    ClassPolicy(
+        "standard",
+        rank=0,
+        min_share=0.1,
+        preemptible=True,
+        ttft_target_s=5.0,
+        tpot_target_s=0.1,
+        max_queue_wait_s=30.0,
+    ),
+    ClassPolicy(
+        "batch",
+        rank=-100,
+        min_share=0.05,
+        preemptible=True,
+        ttft_target_s=60.0,
+        tpot_target_s=0.5,
+        max_queue_wait_s=600.0,
+        shed="never",
+    ),
+)
+"""Used when the cluster has no InferencePriorityClass."""

@@ -1,0 +1,169 @@
+"""What a decision costs: the scheduler's own time per event, with many requests waiting.
+
+A decision is an event that ends in a dispatch: account for what the engine reported, gate, pick,
+dispatch; an event that dispatches several counts as so many. Between decisions new requests
+arrive, so that the pool stays full; arrivals (forecast and limits included) and reports of tokens
+are measured too.
+
+The same history is run several times and the least time of each event counts: the history is
+deterministic, so what differs between runs is the machine and not the work.
+
+    python -m weir_sim.decision_cost --waiting 10000 --tenants 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.types import (
+    BUILT_IN_CLASSES,
+    Action,
+    Dispatch,
+    EngineFacts,
+    EngineKind,
+    Request,
+)
+
+_ENGINE = EngineFacts(EngineKind.WEIR, 256, 8192, 10_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Times of one kind of event, in microseconds."""
+
+    event: str
+    p50_us: float
+    p99_us: float
+    mean_us: float
+
+
+def measure(waiting: int, tenants: int, decisions: int, repeats: int = 3) -> list[Cost]:
+    """Return the cost of a decision, of an arrival and of a report of tokens."""
+    runs = [_run(waiting, tenants, decisions) for _ in range(repeats)]
+    return [
+        _cost(event, [min(times) for times in zip(*(run[event] for run in runs), strict=True)])
+        for event in ("decision", "arrival", "tokens")
+    ]
+
+
+def _run(waiting: int, tenants: int, decisions: int) -> dict[str, list[int]]:
+    """Return the nanoseconds of each event of one run."""
+    scheduler = Scheduler(SchedulerSettings(_ENGINE))
+    drive = _Drive(scheduler, tenants)
+    while len(scheduler.pool) < waiting:
+        drive.arrive()
+    times: dict[str, list[int]] = {"decision": [], "arrival": [], "tokens": []}
+    while len(times["decision"]) < decisions:
+        started = drive.oldest_running()
+        for event, args in (
+            (scheduler.on_first_token, (started, drive.now)),
+            (scheduler.on_tokens, (started, 4, drive.now)),
+            (scheduler.on_finish, (started, drive.now)),
+        ):
+            took, dispatched = drive.timed(event, *args)
+            if dispatched:
+                times["decision"].append(took // dispatched)
+            elif event == scheduler.on_tokens:
+                times["tokens"].append(took)
+        while len(scheduler.pool) < waiting:
+            times["arrival"].append(drive.timed_arrival())
+    return times
+
+
+class _Drive:
+    """Keeps a scheduler busy and follows who runs."""
+
+    def __init__(self, scheduler: Scheduler, tenants: int) -> None:
+        self.now = 0.0
+        self._scheduler = scheduler
+        self._tenants = tenants
+        self._serial = 0
+        self._running: dict[str, None] = {}
+
+    def arrive(self) -> None:
+        """Add one request."""
+        self.timed_arrival()
+
+    def timed_arrival(self) -> int:
+        """Add one request and return the nanoseconds it took."""
+        return self.timed(self._scheduler.on_arrival, self._request(), self.now)[0]
+
+    def timed(self, event: Callable[..., list[Action]], *args: object) -> tuple[int, int]:
+        """Send one event; return the nanoseconds it took and how many requests it dispatched."""
+        start = time.thread_time_ns()
+        actions = event(*args)
+        return time.thread_time_ns() - start, self._follow(actions)
+
+    def oldest_running(self) -> str:
+        """Return the request that runs longest, and take it off the list."""
+        request_id = next(iter(self._running))
+        del self._running[request_id]
+        return request_id
+
+    def _request(self) -> Request:
+        self._serial += 1
+        self.now += 1e-5
+        policy = BUILT_IN_CLASSES[self._serial % len(BUILT_IN_CLASSES)]
+        return Request(
+            request_id=f"r{self._serial}",
+            tenant=f"t{self._serial * 7919 % self._tenants}",
+            class_name=policy.name,
+            arrival_s=self.now,
+            body_bytes=400 + self._serial * 31 % 8000,
+        )
+
+    def _follow(self, actions: list[Action]) -> int:
+        """Note who runs now, and return how many there are more."""
+        dispatched = [action for action in actions if isinstance(action, Dispatch)]
+        for action in dispatched:
+            self._running[action.request_id] = None
+        return len(dispatched)
+
+
+def _cost(event: str, nanoseconds: list[int]) -> Cost:
+    ordered = sorted(nanoseconds)
+    count = len(ordered)
+    return Cost(
+        event=event,
+        p50_us=ordered[count // 2] / 1e3,
+        p99_us=ordered[int(count * 0.99)] / 1e3,
+        mean_us=sum(ordered) / count / 1e3,
+    )
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description="Cost of one scheduling decision")
+    parser.add_argument("--waiting", type=int, default=10_000, help="requests in the pool")
+    parser.add_argument("--tenants", type=int, default=200, help="tenants they belong to")
+    parser.add_argument("--decisions", type=int, default=10_000, help="decisions to measure")
+    parser.add_argument("--repeats", type=int, default=5, help="identical runs")
+    options = parser.parse_args()
+    lines = [f"{'event':10} {'p50 us':>8} {'p99 us':>8} {'mean us':>8}"]
+    lines += [
+        f"{cost.event:10} {cost.p50_us:8.1f} {cost.p99_us:8.1f} {cost.mean_us:8.1f}"
+        for cost in measure(options.waiting, options.tenants, options.decisions, options.repeats)
+    ]
+    lines.append(f"100 integer additions took {_yardstick_us():.1f} us on this machine, just now")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _yardstick_us() -> float:
+    """Return the time of a known piece of Python: a busy machine stretches it like all else."""
+    least = float("inf")
+    for _ in range(2000):
+        start = time.thread_time_ns()
+        total = 0
+        for number in range(100):
+            total += number
+        least = min(least, (time.thread_time_ns() - start) / 1e3)
+    return least
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""One simulation: a workload through replicas, with everything that varies named in a value."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from weir_core.sched.policies import RuleNames
+from weir_core.sched.scheduler import SchedulerSettings
+from weir_core.sched.types import (
+    BUILT_IN_CLASSES,
+    Action,
+    ClassPolicy,
+    EngineFacts,
+    EngineKind,
+    TenantPolicy,
+)
+from weir_sim.baselines import (
+    ClassSlots,
+    Front,
+    LeastRequest,
+    PassThrough,
+    RandomRouter,
+    ReplicaView,
+    RoundRobin,
+    Router,
+    WeightedScores,
+)
+from weir_sim.engine_model import EngineModel
+from weir_sim.events import EventLoop
+from weir_sim.profiles import EngineProfile
+from weir_sim.replica import Replica, Trip, WeirFront
+from weir_sim.workload import SimRequest
+
+ROUTERS: Mapping[str, Callable[[random.Random], Router]] = {
+    "least-request": LeastRequest,
+    "round-robin": RoundRobin,
+    "random": RandomRouter,
+    "weighted-scores": WeightedScores,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What serves the workload.
+
+    Attributes:
+        front: `weir`, `pass-through` or `class-slots`.
+        engine: Order inside the engines.
+        models: What this stands for, for the reader of a table.
+    """
+
+    name: str
+    front: str
+    engine: EngineKind
+    router: str = "least-request"
+    rules: RuleNames = field(default_factory=RuleNames)
+    models: str = ""
+
+
+SYSTEMS: Mapping[str, System] = {
+    system.name: system
+    for system in (
+        System("weir", "weir", EngineKind.WEIR, models="Weir as it ships"),
+        System(
+            "weir-priority",
+            "weir",
+            EngineKind.PRIORITY,
+            models="Weir's sidecar before vLLM --scheduling-policy priority",
+        ),
+        System("weir-fcfs", "weir", EngineKind.FCFS, models="Weir's sidecar before plain vLLM"),
+        System("fcfs", "pass-through", EngineKind.FCFS, models="plain vLLM behind least-request"),
+        System(
+            "priority",
+            "pass-through",
+            EngineKind.PRIORITY,
+            models="vLLM --scheduling-policy priority behind least-request",
+        ),
+        System(
+            "llm-d",
+            "pass-through",
+            EngineKind.FCFS,
+            "weighted-scores",
+            models="llm-d's default scorers, metrics 50 ms old, before plain vLLM",
+        ),
+        System(
+            "class-slots",
+            "class-slots",
+            EngineKind.PRIORITY,
+            models="SMG's fixed slots per class before vLLM with priority",
+        ),
+        System("round-robin", "pass-through", EngineKind.FCFS, "round-robin", models="nginx"),
+        System("random", "pass-through", EngineKind.FCFS, "random", models="a Service alone"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SimConfig:
+    """One run.
+
+    Attributes:
+        link_s: One way between a front and its engine.
+        scrape_s: Age of what routers scrape.
+        drain_s: Simulated time after the last arrival in which answers may still finish.
+        slot_shares: Slots per class of `class-slots`, relative.
+    """
+
+    profile: EngineProfile
+    system: System
+    replicas: int = 1
+    classes: Sequence[ClassPolicy] = BUILT_IN_CLASSES
+    tenants: Sequence[TenantPolicy] = ()
+    link_s: float = 0.0005
+    scrape_s: float = 0.05
+    drain_s: float = 1800.0
+    seed: int = 0
+    slot_shares: Mapping[str, float] = field(
+        default_factory=lambda: {"interactive": 0.2, "standard": 0.5, "batch": 0.3}
+    )
+
+
+@dataclass(slots=True)
+class SimResult:
+    """What came out."""
+
+    config: SimConfig
+    trips: list[Trip]
+    replicas: list[Replica]
+    ended_s: float
+
+
+class RequestTooLong(ValueError):
+    """A request can never fit into the simulated engine, which vLLM would refuse with a 400."""
+
+
+Check = Callable[[Front, float, list[Action]], None]
+
+
+def simulate(
+    config: SimConfig,
+    workload: Sequence[SimRequest],
+    check: Check | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> SimResult:
+    """Run `workload` and return every request's way.
+
+    Raises:
+        RequestTooLong: A request is longer than an engine's whole KV cache.
+
+    Args:
+        config: What to simulate.
+        workload: Requests in order of arrival.
+        check: Called after every event of every front, to assert invariants.
+        progress: Called with the number of requests that have ended, now and then.
+    """
+    for request in workload:
+        tokens = request.prompt_tokens + request.output_tokens
+        if tokens > config.profile.kv_tokens:
+            raise RequestTooLong(
+                f"request {request.request_id} needs {tokens} tokens; the KV cache of "
+                f"{config.profile.name} holds {config.profile.kv_tokens}"
+            )
+    return _Simulation(config, workload, check, progress).run()
+
+
+class _Simulation:
+    def __init__(
+        self,
+        config: SimConfig,
+        workload: Sequence[SimRequest],
+        check: Check | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._config = config
+        self._progress = progress
+        self._loop = EventLoop()
+        self._rng = random.Random(f"simulation-{config.seed}")
+        self._router = ROUTERS[config.system.router](self._rng)
+        self._trips = [Trip(request) for request in workload]
+        self._ended = 0
+        policies = {policy.name: policy for policy in config.classes}
+        self._replicas = [
+            Replica(
+                make_front(config),
+                EngineModel(engine_profile(config), config.system.engine),
+                self._loop,
+                policies,
+                config.link_s,
+                check,
+            )
+            for _ in range(config.replicas)
+        ]
+        self._views = [ReplicaView() for _ in self._replicas]
+
+    def run(self) -> SimResult:
+        for replica in self._replicas:
+            replica.on_outcome = self._outcome
+        if self._trips:
+            self._loop.at(self._trips[0].request.arrival_s, self._arrive, 0)
+            self._loop.at(0.0, self._scrape)
+        last_s = self._trips[-1].request.arrival_s if self._trips else 0.0
+        self._loop.run(lambda: self._ended == len(self._trips), last_s + self._config.drain_s)
+        return SimResult(self._config, self._trips, self._replicas, self._loop.now)
+
+    def _arrive(self, index: int) -> None:
+        trip = self._trips[index]
+        if index + 1 < len(self._trips):
+            self._loop.at(self._trips[index + 1].request.arrival_s, self._arrive, index + 1)
+        trip.replica = self._router.choose(trip.request, self._views)
+        self._views[trip.replica].outstanding += 1
+        self._replicas[trip.replica].submit(trip)
+
+    def _outcome(self, trip: Trip) -> None:
+        self._views[trip.replica].outstanding -= 1
+        self._ended += 1
+        if self._progress is not None and self._ended % 256 == 0:
+            self._progress(self._ended)
+
+    def _scrape(self) -> None:
+        if self._config.system.router != "weighted-scores":
+            return
+        for view, replica in zip(self._views, self._replicas, strict=True):
+            view.scraped_queue = replica.engine.waiting + replica.front.backlog()
+            view.scraped_kv_ratio = replica.engine.kv.usage_ratio()
+        self._loop.at(self._loop.now + self._config.scrape_s, self._scrape)
+
+
+LATENCY_MODE_BUDGET = 8192
+"""Most tokens of a step of Weir's engine scheduler, which lowers it to what decodes allow."""
+
+
+def engine_profile(config: SimConfig) -> EngineProfile:
+    """Return the profile with the token budget that goes with the system's engine."""
+    if config.system.engine is EngineKind.WEIR:
+        return replace(config.profile, max_num_batched_tokens=LATENCY_MODE_BUDGET)
+    return config.profile
+
+
+def make_front(config: SimConfig) -> Front:
+    """Return what stands before each engine of the system."""
+    profile = engine_profile(config)
+    facts = EngineFacts(
+        kind=config.system.engine,
+        max_num_seqs=profile.max_num_seqs,
+        max_num_batched_tokens=profile.max_num_batched_tokens,
+        kv_capacity_tokens=profile.kv_tokens,
+    )
+    if config.system.front == "weir":
+        settings = SchedulerSettings(facts, rules=config.system.rules)
+        return WeirFront(settings, config.classes, config.tenants)
+    if config.system.front == "class-slots":
+        return ClassSlots(config.classes, facts, config.slot_shares)
+    return PassThrough({policy.name: policy.rank for policy in config.classes})

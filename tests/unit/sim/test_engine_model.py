@@ -1,0 +1,200 @@
+"""The model of vLLM's step loop, and the KV cache below it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from weir_core.sched.types import EngineKind
+from weir_sim.engine_model import EngineModel, Job
+from weir_sim.kv import KvCache
+from weir_sim.profiles import PROFILES, EngineProfile
+
+
+def profile(slots: int = 8, budget: int = 100, blocks: int = 1000) -> EngineProfile:
+    return EngineProfile(
+        name="test",
+        base_s=0.001,
+        weights_s=0.0,
+        token_s=0.001,
+        sequence_s=0.0,
+        prefill_context_s=0.0,
+        decode_context_s=0.0,
+        max_num_seqs=slots,
+        max_num_batched_tokens=budget,
+        kv_blocks=blocks,
+        block_tokens=16,
+        source="made up",
+    )
+
+
+def job(name: str, prompt: int = 10, output: int = 3, rank: int = 0, arrival_s: float = 0.0) -> Job:
+    return Job(name, rank, arrival_s, prompt, output)
+
+
+def step(engine: EngineModel) -> tuple[list[str], list[str]]:
+    """Run one step; return who got a first token and who finished."""
+    assert engine.begin() is not None
+    result = engine.end()
+    return [j.request_id for j in result.first_tokens], [j.request_id for j in result.finished]
+
+
+def test_a_prompt_is_computed_in_chunks_of_the_budget() -> None:
+    engine = EngineModel(profile(budget=100), EngineKind.FCFS)
+    engine.add(job("a", prompt=250))
+    assert [step(engine)[0] for _ in range(3)] == [[], [], ["a"]]
+
+
+def test_a_request_ends_with_its_last_token() -> None:
+    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine.add(job("a", output=3))
+    assert [step(engine) for _ in range(3)] == [(["a"], []), ([], []), ([], ["a"])]
+    assert engine.begin() is None
+
+
+def test_a_single_token_ends_with_the_prefill() -> None:
+    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine.add(job("a", output=1))
+    assert step(engine) == (["a"], ["a"])
+
+
+def test_a_step_takes_what_its_tokens_take() -> None:
+    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine.add(job("a", prompt=50))
+    assert engine.begin() == pytest.approx(0.001 + 0.050)
+    engine.end()
+    assert engine.begin() == pytest.approx(0.001 + 0.001)
+
+
+@pytest.mark.parametrize(
+    ("kind", "want"),
+    [
+        pytest.param(EngineKind.FCFS, "low", id="fcfs: who came first"),
+        pytest.param(EngineKind.PRIORITY, "low", id="stock priority: who began first"),
+        pytest.param(EngineKind.WEIR, "high", id="weir: who matters more"),
+    ],
+)
+def test_who_goes_on_when_a_prefill_has_begun(kind: EngineKind, want: str) -> None:
+    engine = EngineModel(profile(budget=100), kind)
+    engine.add(job("low", prompt=150, rank=0, arrival_s=0.0))
+    step(engine)
+    engine.add(job("high", prompt=100, rank=1, arrival_s=1.0))
+    assert step(engine)[0] == [want]
+
+
+def test_stock_priority_orders_its_queue_by_rank() -> None:
+    engine = EngineModel(profile(slots=1), EngineKind.PRIORITY)
+    engine.add(job("low", rank=0))
+    engine.add(job("high", rank=1, arrival_s=5.0))
+    assert step(engine)[0] == ["high"]
+
+
+def test_weir_takes_a_slot_from_a_lower_rank_and_gives_it_back() -> None:
+    engine = EngineModel(profile(slots=1), EngineKind.WEIR)
+    engine.add(job("low", output=5))
+    step(engine)
+    engine.add(job("high", rank=1, output=1))
+    assert step(engine) == (["high"], ["high"])
+    assert engine.counts.recomputed_tokens > 0
+    ended = [step(engine)[1] for _ in range(4)]
+    assert ended == [[], [], [], ["low"]]
+
+
+def test_weir_leaves_the_decodes_what_their_target_needs() -> None:
+    engine = EngineModel(profile(budget=1000), EngineKind.WEIR)
+    chat = job("chat", output=50)
+    chat.tpot_target_s = 0.2
+    engine.add(chat)
+    step(engine)
+    engine.add(job("book", prompt=5000))
+    duration_s = engine.begin()
+    assert duration_s is not None
+    assert duration_s <= 0.2
+
+
+def test_a_full_cache_preempts_and_recomputes_but_loses_nobody() -> None:
+    engine = EngineModel(profile(slots=8, blocks=12), EngineKind.FCFS)
+    for serial in range(6):
+        engine.add(job(f"r{serial}", prompt=30, output=40))
+    ended: list[str] = []
+    while engine.begin() is not None:
+        ended += [j.request_id for j in engine.end().finished]
+    assert sorted(ended) == [f"r{serial}" for serial in range(6)]
+    assert engine.counts.preemptions > 0
+    assert engine.kv.held == 0
+
+
+@pytest.mark.parametrize("kind", list(EngineKind))
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_are_conserved_whatever_happens(kind: EngineKind, seed: int) -> None:
+    rng = random.Random(seed)
+    engine = EngineModel(profile(slots=6, budget=64, blocks=60), kind)
+    jobs: list[Job] = []
+    ended: set[str] = set()
+    for serial in range(200):
+        if serial < 150 and rng.random() < 0.5:
+            new = job(f"r{serial}", rng.randint(1, 200), rng.randint(1, 60), rng.randint(0, 2))
+            new.arrival_s = float(serial)
+            jobs.append(new)
+            engine.add(new)
+        if engine.begin() is None:
+            continue
+        if jobs and rng.random() < 0.1:
+            gone = rng.choice(jobs)
+            engine.cancel(gone)
+            ended.add(gone.request_id)
+        result = engine.end()
+        assert 0 <= engine.kv.held <= 60
+        ended |= {j.request_id for j in result.finished}
+    while engine.begin() is not None:
+        ended |= {j.request_id for j in engine.end().finished}
+    assert ended == {j.request_id for j in jobs}
+    assert engine.kv.held == 0
+    assert engine.running == engine.waiting == 0
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    engine = EngineModel(profile(budget=4096), EngineKind.FCFS)
+    first, second = job("first", prompt=1100), job("second", prompt=1100)
+    first.hash_ids = second.hash_ids = (1, 2)
+    engine.add(first)
+    assert engine.begin() == pytest.approx(0.001 + 1.100)
+    engine.end()
+    engine.add(second)
+    assert engine.begin() == pytest.approx(0.001 + 0.001 + 0.076)
+    assert engine.counts.cached_tokens == 1024
+
+
+def test_cached_blocks_give_way_the_least_recently_used_first() -> None:
+    cache = KvCache(blocks=64, block_tokens=16)
+    assert cache.admit((1,), 0)
+    cache.release((1,), 0)
+    assert cache.admit((2,), 0)
+    cache.release((2,), 0)
+    assert cache.cached_tokens((1,), 600) == 512
+    assert cache.admit((3,), 0)
+    assert cache.cached_tokens((1,), 600) == 0
+    assert cache.cached_tokens((2,), 600) == 512
+
+
+def test_blocks_in_use_are_not_given_away() -> None:
+    cache = KvCache(blocks=40, block_tokens=16)
+    assert cache.admit((1,), 4)
+    assert not cache.admit((2,), 0)
+    assert not cache.grow(5)
+    assert cache.grow(4)
+
+
+def test_the_last_token_of_a_cached_prompt_is_computed() -> None:
+    cache = KvCache(blocks=64, block_tokens=16)
+    cache.admit((1,), 0)
+    assert cache.cached_tokens((1,), 512) == 511
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_every_profile_says_where_it_comes_from(name: str) -> None:
+    known = PROFILES[name]
+    assert known.source
+    assert known.step_s(0, 1, 0, 100) > 0
+    assert known.kv_tokens > known.max_num_batched_tokens
