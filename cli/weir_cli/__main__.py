@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import documents, show
+from weir_cli import documents, show, simulate
 from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
@@ -25,8 +25,6 @@ from weir_operator.render import desired_state
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-WIDEST = 500
-"""Columns of a table: it is cut neither where the output is no terminal nor on a narrow one."""
 
 app = typer.Typer(
     help="Serve LLMs with priorities that hold. Start with: weir up examples/quickstart.yaml",
@@ -35,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(simulate.app)
 
 Files = Annotated[
     list[Path],
@@ -128,7 +128,7 @@ def _detach(cache: Path, port: int) -> int:
 @app.command()
 def status() -> None:
     """Show what `weir up` serves on this machine. Exit code 3 when nothing runs."""
-    raise typer.Exit(show.status(cache_dir(os.environ), Console(width=WIDEST)))
+    raise typer.Exit(show.status(cache_dir(os.environ), Console(width=show.WIDEST)))
 
 
 @app.command()

@@ -19,6 +19,9 @@ from weir_cli import records
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_core.api import labels
 
+WIDEST = 500
+"""Columns of a table: it is cut neither where the output is no terminal nor on a narrow one."""
+
 STATE_TIMEOUT_S = 1.0
 HURRY_S = 10.0
 """How long an asked-to-hurry `weir up` gets before it is killed."""

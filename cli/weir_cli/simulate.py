@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from weir_cli.show import WIDEST
 from weir_sim.experiments import Scenario, ablations, fairness, replicas_needed
 from weir_sim.profiles import PROFILES, EngineProfile
 from weir_sim.report import ClassReport, Report, report
@@ -161,7 +162,7 @@ def fairness_command(
                 " ".join(f"{part:.3f}" for part in found.offered.values()),
             )
     if not as_json:
-        Console().print(table)
+        Console(width=WIDEST).print(table)
 
 
 @app.command()
@@ -188,7 +189,7 @@ def capacity(  # noqa: PLR0913, PLR0917 - one per option
     table = Table("replicas", "attainment")
     for replicas, reached in answer.tried.items():
         table.add_row(str(replicas), f"{reached:.4f}")
-    Console().print(table)
+    Console(width=WIDEST).print(table)
     if answer.replicas is None:
         typer.echo(f"Not even {most} replicas reach {attainment:.0%}; raise --most.")
         raise typer.Exit(1)
@@ -265,7 +266,7 @@ def _print_reports(reports: Iterable[Report], as_json: bool) -> None:
             end_section=True,
         )
     if not as_json:
-        Console().print(table)
+        Console(width=WIDEST).print(table)
 
 
 def _cells(row: ClassReport) -> tuple[str, ...]:
