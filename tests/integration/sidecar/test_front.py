@@ -45,6 +45,7 @@ class Street:
 @pytest.fixture
 async def street(house: House) -> AsyncIterator[Street]:
     second = House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack)
+    house.stack.callback(shutil.rmtree, second.run_dir)  # first in, last out: after its engine
     houses = [house, second]
     engines = [await each.mock_engine(Profile()) for each in houses]
     replicas = [await each.sidecar() for each in houses]
@@ -54,7 +55,6 @@ async def street(house: House) -> AsyncIterator[Street]:
     async with Front(PATIENT, ("127.0.0.1", 0), addresses).running() as front:
         await eventually(lambda: len(front.replicas.ready) == 2)
         yield Street(front, replicas, engines)
-    shutil.rmtree(second.run_dir)
 
 
 async def test_equal_replicas_take_turns(street: Street) -> None:
