@@ -2,8 +2,6 @@
 
 WeirError
 ├── InvalidSpec              the user must edit the resource; retrying cannot help
-├── RequestRejected          refused before the engine saw it; safe to retry elsewhere
-│   └── QueueFull            the replica holds as many requests as it may
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
 │   └── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
@@ -35,18 +33,6 @@ class InvalidSpec(WeirError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
-
-
-class RequestRejected(WeirError):
-    """A request was refused before the engine saw it; the client may retry elsewhere."""
-
-    reason = "rejected"
-
-
-class QueueFull(RequestRejected):
-    """This replica already holds as many requests as it may."""
-
-    reason = "rejected-saturated"
 
 
 class EngineUnavailable(WeirError):

@@ -14,8 +14,8 @@ from typing import Any
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
 from weir_core.errors import InvalidSpec
-from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate, mount_of
-from weir_operator.render.containers import engine_container, model_container, sidecar
+from weir_core.wire.engine import EngineConfig, ModelMount, mount_of
+from weir_operator.render.containers import engine_container, fetches, model_container, sidecar
 from weir_operator.render.naming import Manifest, common_labels, selector
 from weir_operator.render.patch import patched
 
@@ -94,7 +94,7 @@ def _template(
     config: EngineConfig,
     mounts: list[ModelMount],
 ) -> Manifest:
-    to_fetch = [source for source in config.sources if locate(source).scheme not in MOUNTED]
+    to_fetch = [source for source in config.sources if fetches(source)]
     init = [sidecar(owner, pool, images.sidecar)]
     engine_image = owner.spec.engine.image or images.engine
     if to_fetch:
