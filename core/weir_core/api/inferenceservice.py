@@ -117,6 +117,12 @@ class Admission(Model):
         description="Priority classes this service accepts. Default: all.",
         max_length=32,
     )
+    anonymous_class: DnsLabel | None = Field(
+        default=None,
+        description="Priority class of requests without an API key, and the highest they may ask "
+        "for. Default: none, which refuses them (except `weir up` on the loopback, while there "
+        "are no tenants).",
+    )
     max_queued: int = Field(
         default=1024,
         ge=1,

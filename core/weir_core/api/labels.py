@@ -43,8 +43,18 @@ METRICS_PORT: Final = 8080
 RUN_DIR: Final = "/run/weir"
 MODEL_DIR: Final = "/models"
 ENGINE_SOCKET: Final = "engine.sock"
+FACTS_FILE: Final = "engine.json"
+"""What the engine says of itself at start (`wire.steps.Facts`)."""
 STEPS_SOCKET: Final = "steps.sock"
+"""Datagrams from the engine, one per step (`wire.steps.Step`); the sidecar binds it."""
+MODE_SOCKET: Final = "mode.sock"
+"""Datagrams to the engine: `wire.policies.EngineMode` as JSON; the engine binds it."""
 ADMIN_SOCKET: Final = "admin.sock"
+
+POLICIES_DIR: Final = "/etc/weir/policies"
+"""Where a sidecar finds the document of classes and tenants (`wire.policies.PolicyDocument`)."""
+POLICIES_FILE: Final = "policies.json"
+POLICIES_VOLUME: Final = "policies"
 
 # Environment of the sidecar.
 ENV_SERVICE: Final = "WEIR_SERVICE"
@@ -57,6 +67,8 @@ ENV_HOST: Final = "WEIR_HOST"
 ENV_MAX_BODY_BYTES: Final = "WEIR_MAX_BODY_BYTES"
 ENV_MAX_REQUESTS: Final = "WEIR_MAX_REQUESTS"
 ENV_GRACE_PERIOD_S: Final = "WEIR_GRACE_PERIOD_S"
+ENV_POLICIES_DIR: Final = "WEIR_POLICIES_DIR"
+"""POLICIES_DIR when it is not set."""
 ENV_LAME_DUCK_S: Final = "WEIR_LAME_DUCK_S"
 
 # Environment of the engine and the model container: `wire.engine.EngineConfig` as JSON.

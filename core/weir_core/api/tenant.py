@@ -36,6 +36,11 @@ class InferenceTenantSpec(Model):
         description="Highest class this tenant may ask for; a header lowers a request's class, "
         "never raises it above this. Default: defaultClass.",
     )
+    delegates: bool = Field(
+        default=False,
+        description="Whether its requests may name the tenant they are accounted to, in the "
+        "header x-llm-d-inference-fairness-id, as a gateway's do. Default: false.",
+    )
     weight: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         default=1.0, description="Share among tenants of a class. Default: 1."
     )

@@ -102,14 +102,16 @@ class TenantLimits:
 def who_must_leave(ticket: Ticket, pool: Pool, limits: PoolLimits) -> Ticket | Reason | None:
     """Return whom to refuse so that `ticket` fits, or why it cannot, or None when it fits."""
     size = ticket.request.body_bytes
-    if size > limits.max_bytes:
-        return Reason.QUEUE_FULL
-    if len(pool) < limits.max_requests and pool.body_bytes + size <= limits.max_bytes:
+    too_many = len(pool) >= limits.max_requests
+    too_large = pool.body_bytes + size > limits.max_bytes
+    if not too_many and not too_large:
         return None
+    if size > limits.max_bytes:
+        return Reason.MEMORY_FULL
     for queue in reversed(pool.classes):
         if queue.policy.rank >= ticket.policy.rank:
             break
         newest = queue.newest()
         if newest is not None:
             return newest
-    return Reason.QUEUE_FULL
+    return Reason.MEMORY_FULL if too_large else Reason.QUEUE_FULL

@@ -1,15 +1,90 @@
-"""From the resources users write to what the scheduler works with, and nothing else.
+"""What sidecars are told of classes, tenants and modes: one document for each InferenceService.
 
-The scheduler knows no resource types and the resource types no scheduler; this is the one place
-that knows both.
+The operator, or `weir up`, makes it of the resources users write and puts it where every sidecar
+of the service reads it as a file. A change of it reaches running sidecars; no pod is replaced
+for it. The scheduler knows no resource types and the resource types no scheduler; this is the
+one place that knows both.
+
+Sidecars may be older than whoever wrote the document: fields they do not know are ignored, and
+every field but a name has a default.
 """
 
 from __future__ import annotations
 
+import msgspec
+
+from weir_core.api.engine import Scheduling
 from weir_core.api.priorityclass import InferencePriorityClass
 from weir_core.api.tenant import InferenceTenant
 from weir_core.sched.types import ClassPolicy, TenantPolicy
 from weir_core.units import parse_duration
+
+
+class EngineMode(msgspec.Struct, frozen=True):
+    """How the engine divides its steps; `spec.engine.scheduling`.
+
+    Attributes:
+        mode: `latency`, `throughput` or `custom`.
+        class_shares: With `custom`: class name to its share of each step, 0 to 1.
+        tpot_floor_s: Never plan steps shorter than this, in seconds.
+    """
+
+    mode: str = "latency"
+    class_shares: dict[str, float] = {}
+    tpot_floor_s: float | None = None
+
+
+class TenantEntry(msgspec.Struct, frozen=True):
+    """A tenant: its policy, and how it is known.
+
+    Attributes:
+        policy: Its name, share and bounds, for the scheduler.
+        default_class: Class of its requests that name none.
+        max_class: Highest class it may ask for.
+        delegates: It may name another tenant to be accounted for, as a gateway does.
+        key_hashes: SHA-256 of its API keys, in lower-case hex.
+    """
+
+    policy: TenantPolicy
+    default_class: str
+    max_class: str
+    delegates: bool = False
+    key_hashes: tuple[str, ...] = ()
+
+
+class PolicyDocument(msgspec.Struct, frozen=True):
+    """All that the sidecars of one InferenceService are told.
+
+    Attributes:
+        classes: The cluster's priority classes; none stands for the built-in ones.
+        tenants: The tenants of the service's namespace.
+        default_class: Class of requests that name none and whose tenant has none.
+        accepted_classes: Classes this service accepts; none stands for all.
+        anonymous_class: Class of requests without an API key, from anywhere, and the highest
+            they may ask for. None refuses them, except from this machine while there are no
+            tenants.
+        engine: How the engine divides its steps.
+    """
+
+    classes: tuple[ClassPolicy, ...] = ()
+    tenants: tuple[TenantEntry, ...] = ()
+    default_class: str = "standard"
+    accepted_classes: tuple[str, ...] = ()
+    anonymous_class: str | None = None
+    engine: EngineMode = EngineMode()
+
+    def encode(self) -> bytes:
+        """Return the document as JSON; equal documents give equal bytes."""
+        return msgspec.json.encode(self, order="deterministic")
+
+    @classmethod
+    def decode(cls, data: bytes) -> PolicyDocument:
+        """Read a document.
+
+        Raises:
+            ValueError: It is not one; the message says where.
+        """
+        return msgspec.json.decode(data, type=cls)
 
 
 def class_policy(resource: InferencePriorityClass) -> ClassPolicy:
@@ -36,6 +111,15 @@ def tenant_policy(resource: InferenceTenant) -> TenantPolicy:
         weight=resource.spec.weight,
         max_requests=limits.max_requests,
         tokens_per_minute=limits.tokens_per_minute,
+    )
+
+
+def engine_mode(scheduling: Scheduling) -> EngineMode:
+    """Return what a spec says of the engine's steps."""
+    return EngineMode(
+        mode=scheduling.mode,
+        class_shares=dict(scheduling.class_shares),
+        tpot_floor_s=_seconds(scheduling.tpot_floor_ms),
     )
 
 
