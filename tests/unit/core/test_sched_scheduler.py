@@ -306,10 +306,10 @@ def test_a_full_pool_refuses_the_newest_of_the_lowest_rank_for_a_higher_one() ->
     s.on_arrival(request("old", "batch", 0.0), 0.0)
     s.on_arrival(request("new", "batch", 0.1), 0.1)
     assert rejected(s.on_arrival(request("third", "batch", 0.2), 0.2)) == [
-        ("third", Reason.MEMORY_FULL)
+        ("third", Reason.QUEUE_FULL)
     ]
     assert rejected(s.on_arrival(request("chat", "interactive", 0.3), 0.3)) == [
-        ("new", Reason.MEMORY_FULL)
+        ("new", Reason.QUEUE_FULL)
     ]
 
 
@@ -321,7 +321,7 @@ def test_waiting_bodies_are_bounded_in_bytes() -> None:
         ("b", Reason.MEMORY_FULL)
     ]
     assert rejected(s.on_arrival(request("c", "interactive", body_bytes=1001), 0.0)) == [
-        ("c", Reason.QUEUE_FULL)
+        ("c", Reason.MEMORY_FULL)
     ]
 
 
