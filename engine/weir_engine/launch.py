@@ -25,6 +25,8 @@ TINY_MAX_LENGTH: Final = 8192
 """Longest prompt plus answer of the tiny model, in tokens."""
 LEAN_BELOW_CORES: Final = 4
 """On fewer cores vLLM's worker process would take the API server's time slices."""
+SCHEDULER: Final = "weir_engine.scheduling.factory.make_scheduler"
+"""What vLLM calls for its scheduler, synchronous or asynchronous as it would choose itself."""
 
 Flag = tuple[str, ...]
 """One flag with its values."""
@@ -120,6 +122,9 @@ def _contract(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
     # The sidecar logs each request, without prompts.
     yield ("--disable-uvicorn-access-log",)
     yield ("--no-enable-log-requests",)
+    # Priorities hold inside the engine too, and the sidecar hears of every step.
+    yield "--scheduler-cls", SCHEDULER
+    yield "--scheduling-policy", "priority"
     if config.traces_endpoint is not None:
         yield "--otlp-traces-endpoint", config.traces_endpoint
 

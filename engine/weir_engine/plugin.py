@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from weir_engine.scheduling.request_ids import carry_response_ids
+
 STREAMS_END_WITHIN_S: Final = 2
 """After SIGTERM, longest wait of the API server for streams, in seconds. By then the sidecar has
 drained, or the engine core that fed them is dead."""
@@ -46,6 +48,8 @@ def bound_shutdown() -> None:
     def load_with_limit(self: uvicorn.Config) -> None:
         if self.timeout_graceful_shutdown is None:
             self.timeout_graceful_shutdown = STREAMS_END_WITHIN_S
+        # The application is complete by now, in the one process that has one.
+        carry_response_ids()
         load(self)
 
     uvicorn.Config.load = load_with_limit  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
 from weir_core.errors import MachineUnfit, ModelUnavailable
 from weir_core.wire.engine import EngineConfig, local_path, locate
 from weir_engine import launch, machine, settings
@@ -32,7 +33,9 @@ def serve(environment: Mapping[str, str]) -> None:
     _find_weights(config, paths)
     _prepare(paths)
     engine_environment = with_path(
-        launch.environment(config, here, environment), write_vllm_metadata(Path(paths.run_dir))
+        # The engine core writes its facts there.
+        launch.environment(config, here, environment) | {ENV_RUN_DIR: paths.run_dir},
+        write_vllm_metadata(Path(paths.run_dir)),
     )
     sys.stderr.write(f"weir-engine: {shlex.join(['vllm', *arguments])}\n")
     sys.stderr.flush()
@@ -55,7 +58,7 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
 
 
 def _prepare(paths: Paths) -> None:
-    """Make the run directory, without the socket an earlier engine left.
+    """Make the run directory, without what an earlier engine left there.
 
     Raises:
         MachineUnfit: An engine runs there already, or the path is too long for a socket.
@@ -70,9 +73,8 @@ def _prepare(paths: Paths) -> None:
         probe.settimeout(1)
         try:
             probe.connect(paths.socket)
-        except FileNotFoundError:
-            return
         except OSError:
-            os.unlink(paths.socket)
+            for name in (paths.socket, FACTS_FILE, MODE_SOCKET):
+                Path(paths.run_dir, name).unlink(missing_ok=True)
             return
     raise MachineUnfit(f"another engine answers at {paths.socket}; stop it first")

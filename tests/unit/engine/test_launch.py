@@ -22,7 +22,8 @@ PATHS = Paths(run_dir="/run/weir", model_dir="/models")
 LLAMA_DIR = "/models/hf-meta-llama-llama-3-1-8b-instruct-3cfbba48"
 CONTRACT = (
     "--uds /run/weir/engine.sock --api-server-count 1 --disable-uvicorn-access-log "
-    "--no-enable-log-requests"
+    "--no-enable-log-requests --scheduler-cls weir_engine.scheduling.factory.make_scheduler "
+    "--scheduling-policy priority"
 )
 
 
@@ -111,8 +112,7 @@ def lora(name: str, uri: str) -> Adapter:
         pytest.param(
             config("tiny://"),
             GPU,
-            "serve /models/tiny --served-model-name chat --uds /run/weir/engine.sock "
-            "--api-server-count 1 --disable-uvicorn-access-log --no-enable-log-requests "
+            f"serve /models/tiny --served-model-name chat {CONTRACT} "
             "--kv-cache-memory-bytes 67108864 --max-model-len 8192",
             id="the tiny model leaves a GPU to its neighbours",
         ),
@@ -122,8 +122,8 @@ def lora(name: str, uri: str) -> Adapter:
                 args=("--max_model_len=512", "--no-enforce-eager", "--enable-log-requests"),
             ),
             SMALL_CPU,
-            "serve /models/tiny --served-model-name chat --uds /run/weir/engine.sock "
-            "--api-server-count 1 --disable-uvicorn-access-log "
+            "serve /models/tiny --served-model-name chat "
+            f"{CONTRACT.replace('--no-enable-log-requests ', '')} "
             "--distributed-executor-backend uni --kv-cache-memory-bytes 67108864 "
             "--max_model_len=512 --no-enforce-eager --enable-log-requests",
             id="what the user sets is not set twice",

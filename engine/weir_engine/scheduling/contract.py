@@ -1,0 +1,92 @@
+"""What of vLLM the scheduler rests on; a vLLM that lacks it is refused, with the reason.
+
+vLLM declares its scheduler's interface non-public. So every attribute that is read and every
+method that is overridden stands in the tables below, and is looked for when an engine starts,
+before anything is scheduled. An engine whose vLLM lacks one serves on with vLLM's own priority
+policy and says why in its facts and its log.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+SUPPORTED: Final = ((0, 32), (0, 33))
+"""From this version of vLLM on, and below that one."""
+
+LOG_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
+    "schedule": ("throttle_prefills",),
+    "update_from_output": ("scheduler_output", "model_runner_output"),
+    "add_request": ("request",),
+}
+"""What the step log overrides, with the parameters it passes on."""
+
+ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
+    "_reserve_prefill_lookahead": ("request", "num_computed_tokens", "num_new_tokens"),
+    "_preempt_request": ("request", "timestamp"),
+    "_request_blocks_can_be_freed": ("request",),
+}
+"""What Weir's order overrides or calls."""
+
+LOG_ATTRIBUTES: Final = (
+    "block_size", "cache_config", "kv_cache_config", "kv_cache_manager.block_pool",
+    "kv_holding_waiting", "max_num_running_reqs", "requests", "running", "scheduler_config",
+    "vllm_config", "waiting", "_inflight_prefills",
+)  # fmt: skip
+"""What the step log reads of a scheduler that was made."""
+
+ORDER_ATTRIBUTES: Final = (
+    "is_encoder_decoder", "kv_cache_manager.get_computed_blocks", "kv_cache_manager.get_blocks",
+    "kv_cache_manager.watermark_blocks", "lora_config", "max_model_len", "max_num_active_reqs",
+    "max_num_scheduled_tokens", "need_mamba_block_aligned_split", "num_sampled_tokens_per_step",
+    "num_spec_tokens", "num_waiting_for_streaming_input", "prev_step_scheduled_req_ids",
+    "reset_preempted_req_ids",
+)  # fmt: skip
+"""What Weir's order reads or sets besides."""
+
+
+def version_objection(version: str) -> str:
+    """Return why this version of vLLM is not supported, or an empty text."""
+    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and SUPPORTED[0] <= (int(numbers[1]), int(numbers[2])) < SUPPORTED[1]:
+        return ""
+    return f"Weir's scheduler is for vLLM >={low},<{high}; this is {version}"
+
+
+def missing_methods(scheduler: type, wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the methods that `scheduler` lacks or that take other parameters."""
+    return [name for name, parameters in wanted.items() if not _takes(scheduler, name, parameters)]
+
+
+def missing_attributes(scheduler: Any, wanted: tuple[str, ...]) -> list[str]:
+    """Return the attributes, dotted ones included, that a made scheduler lacks."""
+    return [path for path in wanted if not _has(scheduler, path)]
+
+
+def objection(version: str, missing: list[str]) -> str:
+    """Return the refusal of a vLLM, or an empty text if there is nothing against it."""
+    about_version = version_objection(version)
+    if not missing:
+        return about_version
+    low, high = (".".join(map(str, bound)) for bound in SUPPORTED)
+    return (
+        f"vLLM {version} has no {', '.join(missing)} as Weir's scheduler needs; "
+        f"install vLLM >={low},<{high}"
+    )
+
+
+def _takes(scheduler: type, name: str, parameters: tuple[str, ...]) -> bool:
+    method = getattr(scheduler, name, None)
+    return callable(method) and set(parameters) <= set(inspect.signature(method).parameters)
+
+
+def _has(scheduler: Any, path: str) -> bool:
+    value = scheduler
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True

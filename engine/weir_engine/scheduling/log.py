@@ -1,0 +1,161 @@
+"""Measures every step and tells the sidecar of it.
+
+With vLLM's asynchronous scheduling a step is formed while the one before it still computes, so a
+step's time runs from the later of two instants, its own start and its predecessor's end, to the
+arrival of its tokens. What a step holds is counted when it is formed, from vLLM's own set of
+partial prefills, so that the cost does not grow with what merely decodes or waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from weir_core.wire.priority import rank_of
+from weir_core.wire.steps import Step
+from weir_engine.scheduling.request_ids import sent_id
+from weir_engine.scheduling.telling import StepSender
+
+if TYPE_CHECKING:
+    from weir_engine.scheduling.stock import Stock
+else:
+    Stock = object
+
+
+@dataclass(slots=True)
+class FormedStep:
+    """What is known of a step when it is formed; the rest comes with its tokens.
+
+    Attributes:
+        begin_s: When scheduling began, on the clock of `time.perf_counter`.
+        started: vLLM's names of the requests whose prompt it completes.
+    """
+
+    begin_s: float
+    schedule_s: float
+    prefill_tokens: int
+    prefill_context: int
+    decodes: int
+    decode_context: int
+    started: tuple[str, ...]
+    preempted: int
+
+
+class StepLog(Stock):
+    """A mixin over vLLM's scheduler; `sender` set to None keeps the steps to itself."""
+
+    sender: StepSender | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._formed: dict[int, FormedStep] = {}
+        self._last_end_s = 0.0
+        self._seq = 0
+        self._queue_changes = 0
+        self._queue_state: tuple[int, int, int] | None = None
+        self._queued_tokens: dict[int, int] = {}
+        self._kv_groups = max(1, len(self.kv_cache_config.kv_cache_groups))
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        """Form the next step, as the classes below do, and note what it holds."""
+        begin = time.perf_counter()
+        partial = tuple(self._inflight_prefills)
+        output = super().schedule(throttle_prefills)
+        if output.total_num_scheduled_tokens:
+            formed = self._observe(output, partial, begin)
+            formed.schedule_s = time.perf_counter() - begin
+            self._formed[id(output)] = formed
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """Take in the tokens, and tell of the step they end."""
+        formed = self._formed.pop(id(scheduler_output), None)
+        if formed is None:
+            return super().update_from_output(scheduler_output, model_runner_output)
+        end = time.perf_counter()
+        duration_s = end - max(formed.begin_s, self._last_end_s)
+        self._last_end_s = end
+        result = super().update_from_output(scheduler_output, model_runner_output)
+        self._seq += 1
+        self.on_step(formed, duration_s)
+        if self.sender is not None:
+            self.sender.send(self._step(formed, duration_s))
+        return result
+
+    def add_request(self, request: Any) -> None:
+        """Queue a request."""
+        self._queue_changes += 1
+        super().add_request(request)
+
+    def on_step(self, formed: FormedStep, duration_s: float) -> None:
+        """Hear of a step that ended; a class above may learn from it."""
+
+    def _observe(self, output: Any, partial: Iterable[Any], begin: float) -> FormedStep:
+        scheduled = output.num_scheduled_tokens
+        prefills = self._prefills(output, partial)
+        tokens = context = done = 0
+        started = []
+        for request in prefills:
+            chunk = scheduled[request.request_id]
+            tokens += chunk
+            context += chunk * (request.num_computed_tokens - chunk + chunk // 2)
+            done += request.num_computed_tokens
+            if not request.is_prefill_chunk and not request.num_output_tokens:
+                started.append(request.request_id)
+        preempted = len(output.preempted_req_ids or ())
+        self._queue_changes += preempted
+        held = sum([request.num_computed_tokens for request in self.running])
+        idle = sum(r.num_computed_tokens for r in self._inflight_prefills
+                   if r.request_id not in scheduled)  # fmt: skip
+        return FormedStep(
+            begin, 0.0, tokens, context, len(scheduled) - len(prefills),
+            max(0, held - done - idle), tuple(started), preempted,
+        )  # fmt: skip
+
+    def _prefills(self, output: Any, partial: Iterable[Any]) -> list[Any]:
+        """Return the requests of which this step computes prompt tokens."""
+        scheduled = output.num_scheduled_tokens
+        names = {request.req_id for request in output.scheduled_new_reqs}
+        names |= output.scheduled_cached_reqs.resumed_req_ids
+        names.update(request.request_id for request in partial)
+        return [self.requests[name] for name in names if name in scheduled]
+
+    def _step(self, formed: FormedStep, duration_s: float) -> Step:
+        free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return Step(
+            seq=self._seq,
+            duration_s=duration_s,
+            schedule_s=formed.schedule_s,
+            prefill_tokens=formed.prefill_tokens,
+            decodes=formed.decodes,
+            prefill_context=formed.prefill_context,
+            decode_context=formed.decode_context,
+            running=len(self.running),
+            waiting=len(self.waiting) + len(self.kv_holding_waiting),
+            kv_free_tokens=free * self.block_size // self._kv_groups,
+            prefill_left=self._prefill_left(),
+            started=tuple(dict.fromkeys(map(sent_id, formed.started))),
+            preempted=formed.preempted,
+        )
+
+    def _prefill_left(self) -> dict[int, int]:
+        left = dict(self._queued())
+        for request in self._inflight_prefills:
+            rank = rank_of(request.priority)
+            todo = request.num_tokens - request.num_computed_tokens
+            left[rank] = left.get(rank, 0) + todo
+        return left
+
+    def _queued(self) -> dict[int, int]:
+        """Return prompt tokens in the queue by rank, counted anew only when the queue changed."""
+        state = (len(self.waiting), len(self.kv_holding_waiting), self._queue_changes)
+        if state != self._queue_state:
+            self._queue_state = state
+            self._queued_tokens = {}
+            # The heap itself: vLLM's own iteration sorts a copy of it.
+            for request in getattr(self.waiting, "_heap", self.waiting):
+                rank = rank_of(request.priority)
+                self._queued_tokens[rank] = self._queued_tokens.get(rank, 0) + request.num_tokens
+        return self._queued_tokens

@@ -1,0 +1,93 @@
+"""What real vLLM tells its sidecar: its facts, and each of its steps."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import Engine
+from weir_core.api.labels import FACTS_FILE, STEPS_SOCKET
+from weir_core.wire.priority import engine_priority
+from weir_core.wire.steps import Facts, Step, decode_step
+
+STEPS_LIMIT_S = 20.0
+
+
+@pytest.fixture
+def steps(engine: Engine) -> Iterator[socket.socket]:
+    """The sidecar's end of the step log."""
+    path = engine.run_dir / STEPS_SOCKET
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(path))
+        bound.settimeout(STEPS_LIMIT_S)
+        yield bound
+    path.unlink()
+
+
+def until_started(steps: socket.socket, name: str) -> list[Step]:
+    """Return the steps up to the one that completes the request's prompt."""
+    seen = []
+    deadline = time.monotonic() + STEPS_LIMIT_S
+    while time.monotonic() < deadline:
+        seen.append(decode_step(steps.recv(1 << 16)))
+        if name in seen[-1].started:
+            return seen
+    pytest.fail(f"{name} was never started; the steps: {seen}")
+
+
+def ask(engine: Engine, path: str, name: str, body: dict[str, Any]) -> httpx.Response:
+    with engine.client() as client:
+        fields = {"model": "tiny", "temperature": 0} | body
+        response = client.post(path, json=fields, headers={"x-request-id": name})
+    assert response.status_code == 200, response.text
+    return response
+
+
+def test_the_facts_say_what_the_engine_is(engine: Engine) -> None:
+    facts = Facts.decode((engine.run_dir / FACTS_FILE).read_bytes())
+    assert (facts.kind, facts.fallback) == ("priority", "")
+    assert facts.vllm.startswith("0.32.")
+    assert facts.max_num_seqs > 0
+    assert facts.max_num_batched_tokens > 0
+    assert 120_000 < facts.kv_capacity_tokens <= 131_072
+
+
+MESSAGES = [{"role": "user", "content": "What does the pilot do?"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/v1/chat/completions", {"messages": MESSAGES}, id="chat"),
+        pytest.param(
+            "/v1/chat/completions", {"messages": MESSAGES, "n": 3, "temperature": 1}, id="n"
+        ),
+        pytest.param("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 4}, id="completions"),
+        pytest.param("/v1/responses", {"input": "What does the pilot do?"}, id="a response"),
+    ],
+)
+def test_a_request_is_started_under_the_name_the_sidecar_gave_it(
+    engine: Engine, steps: socket.socket, path: str, body: dict[str, Any]
+) -> None:
+    name = "chatcmpl-of_a-0_client-7"  # as awkward as a client may choose it
+    ask(engine, path, name, body | {"priority": engine_priority(100, 12.5)})
+    seen = until_started(steps, name)
+    assert seen[-1].prefill_tokens > 0
+    assert 0 < seen[-1].schedule_s < seen[-1].duration_s
+
+
+def test_steps_say_what_they_computed(engine: Engine, steps: socket.socket) -> None:
+    prompt = list(range(10, 3010))
+    ask(engine, "/v1/completions", "long", {"prompt": prompt, "max_tokens": 8, "ignore_eos": True})
+    seen = until_started(steps, "long")
+    assert sum(step.prefill_tokens for step in seen) == len(prompt)
+    decoding = [decode_step(steps.recv(1 << 16)) for _ in range(7)]
+    assert [step.decodes for step in decoding] == [1] * 7
+    assert [step.decode_context for step in decoding] == list(range(3001, 3008))
+    assert [step.seq for step in decoding] == [seen[-1].seq + 1 + index for index in range(7)]
+    assert decoding[-1].prefill_left == {}
