@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any, Final, Protocol
+
+import msgspec
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
+from weir_sidecar.admission import Admission
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.engine_client import Pool
 from weir_sidecar.ledger import Ledger
@@ -12,37 +17,39 @@ from weir_sidecar.metrics import Metrics
 from weir_sidecar.monitor import EngineState, Monitor
 from weir_sidecar.settings import Settings
 
-ENGINE_METRICS_TIMEOUT_S = 2.0
+MAX_SHOWN: Final = 100
+"""Waiting requests that /state lists one by one."""
+ENGINE_METRICS_TIMEOUT_S: Final = 2.0
 """A busy engine's page may be missing from one scrape; the scrape itself is never late."""
+
+
+class Parts(Protocol):
+    """What the handlers report on; a sidecar has all of it."""
+
+    settings: Settings
+    pool: Pool
+    monitor: Monitor
+    ledger: Ledger
+    metrics: Metrics
+    drain: Drain
+    admission: Admission
 
 
 class Admin:
     """The handlers; `port_app` and `socket_app` mount them.
 
     Args:
-        settings: What this replica is.
-        pool: Connections to the engine, for its metrics.
-        monitor: The engine's state.
-        ledger: What runs.
-        metrics: The instruments.
-        drain: The way out.
+        parts: What they report on.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        pool: Pool,
-        monitor: Monitor,
-        ledger: Ledger,
-        metrics: Metrics,
-        drain: Drain,
-    ) -> None:
-        self._settings = settings
-        self._pool = pool
-        self._monitor = monitor
-        self._ledger = ledger
-        self._metrics = metrics
-        self._drain = drain
+    def __init__(self, parts: Parts) -> None:
+        self._settings = parts.settings
+        self._pool = parts.pool
+        self._monitor = parts.monitor
+        self._ledger = parts.ledger
+        self._metrics = parts.metrics
+        self._drain = parts.drain
+        self._admission = parts.admission
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which anybody in the cluster may read."""
@@ -65,6 +72,11 @@ class Admin:
         """Return our metrics, then the engine's as they are, when it has any to give."""
         self._metrics.running.set(len(self._ledger))
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
+        scheduler = self._admission.scheduler
+        self._metrics.show_queue(
+            Counter((each.policy.name, each.request.tenant) for each in self._admission.waiting()),
+            scheduler.pool.body_bytes if scheduler else 0,
+        )
         page = self._metrics.render() + await self._engine_metrics()
         return web.Response(
             body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -110,8 +122,50 @@ class Admin:
                 "engine": self._monitor.state.value,
                 "running": len(self._ledger),
                 "outcomes": self._metrics.outcomes(),
+                "open_to": self._admission.directory.openness,
+                "scheduling": self._scheduling(),
             }
         )
+
+    def _scheduling(self) -> dict[str, Any] | None:
+        """Return what waits and what the engine holds; None before an engine was there."""
+        scheduler, facts = self._admission.scheduler, self._admission.facts
+        if scheduler is None or facts is None:
+            return None
+        now = self._admission.now()
+        waiting = self._admission.waiting()
+        tally = scheduler.tally
+        return {
+            "engine": msgspec.to_builtins(facts),
+            "at_engine": scheduler.ledger.running,
+            "kv_tokens": scheduler.ledger.kv_tokens,
+            "drain_tokens_per_second": scheduler.forecast.drain_rate,
+            "waiting": len(waiting),
+            "classes": [
+                {"name": queue.policy.name, "rank": queue.policy.rank, "waiting": queue.waiting}
+                for queue in scheduler.pool.classes
+            ],
+            "tally": {
+                "arrived": tally.arrived,
+                "dispatched": tally.dispatched,
+                "dispatched_by_min_share": tally.dispatched_by_min_share,
+                "finished": tally.finished,
+                "aborted": tally.aborted,
+                "preempted": tally.requeued,
+                "rejected": {reason.value: n for reason, n in tally.rejected.items()},
+            },
+            "queue": [
+                {
+                    "position": position,
+                    "class": ticket.policy.name,
+                    "tenant": ticket.request.tenant,
+                    "waited_s": round(now - ticket.request.arrival_s, 3),
+                    "prompt_tokens": ticket.prompt_tokens,
+                    "preempted": ticket.requeues,
+                }
+                for position, ticket in enumerate(waiting[:MAX_SHOWN], start=1)
+            ],
+        }
 
     async def drain(self, _request: web.Request) -> web.Response:
         """Drain, and answer when nothing runs any more."""

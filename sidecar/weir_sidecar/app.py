@@ -13,12 +13,17 @@ from pathlib import Path
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from weir_core.wire.policies import EngineMode, PolicyDocument
 from weir_sidecar.admin import Admin
+from weir_sidecar.admission import Admission
+from weir_sidecar.desk import Desk
 from weir_sidecar.drain import Drain
 from weir_sidecar.engine_client import unix_pool
+from weir_sidecar.engine_link import read_facts, send_mode, step_log
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.metrics import Metrics
 from weir_sidecar.monitor import EngineState, Monitor
+from weir_sidecar.policy_file import PolicyFile
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.server import Server
 from weir_sidecar.settings import Settings
@@ -47,7 +52,9 @@ class Sidecar:
         self._tracing = tracing
         self.metrics = Metrics(CollectorRegistry())
         self.metrics.describe(settings.identity)
-        self.ledger = Ledger(self.metrics, clock, limit=settings.limits.max_requests)
+        self.ledger = Ledger(self.metrics, clock, limit=settings.limits.max_held)
+        self.admission = Admission(settings.limits, self.metrics, clock)
+        self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
         self.pool = unix_pool(
             settings.addresses.engine_socket,
             clock,
@@ -55,8 +62,15 @@ class Sidecar:
             idle_s=settings.timeouts.engine_idle_s,
         )
         self.monitor = Monitor(self.pool, self.ledger, self.metrics, settings.health, clock)
-        upstream = OwnEngine(self.pool, self.monitor, settings.health)
-        self.proxy = Proxy(upstream, self.ledger, self.metrics, settings, clock, tracing)
+        self.monitor.on_ready = self._meet_engine
+        self.proxy = Proxy(
+            OwnEngine(self.pool, self.monitor, settings.health),
+            self.ledger,
+            settings,
+            clock,
+            tracing=tracing,
+            desk=Desk(self.admission, self.pool, settings.tokenizing, settings.identity.pod),
+        )
         self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings.timeouts, clock)
         self.drain = Drain(
             self.server,
@@ -65,6 +79,8 @@ class Sidecar:
             clock,
             is_expected=lambda: self.monitor.state is EngineState.READY,
         )
+        self._mode = EngineMode()
+        self._told_mode: EngineMode | None = None
         self.api_port = 0
         self.admin_port = 0
 
@@ -72,13 +88,17 @@ class Sidecar:
     async def running(self) -> AsyncIterator[Sidecar]:
         """Listen and watch the engine; leaving the context stops at once, so drain before."""
         addresses = self.settings.addresses
-        admin = Admin(self.settings, self.pool, self.monitor, self.ledger, self.metrics, self.drain)
+        admin = Admin(self)
         async with contextlib.AsyncExitStack() as stack:
             if self._tracing is not None:
                 stack.push_async_callback(self._tracing.close)
             stack.callback(self.pool.close)
-            monitor = asyncio.create_task(self.monitor.run(), name="monitor")
-            stack.push_async_callback(_end, monitor)
+            stack.callback(self.admission.close)
+            stack.enter_context(step_log(addresses.steps_socket, self.admission.on_step))
+            self.policies.look()
+            log.info("open to %s", self.admission.directory.openness)
+            for name, run in (("monitor", self.monitor.run()), ("housekeeping", self._keep())):
+                stack.push_async_callback(_end, asyncio.create_task(run, name=name))
             stack.push_async_callback(self.drain.stop)
             self.api_port = await stack.enter_async_context(
                 self.server.listen(addresses.host, addresses.api_port)
@@ -89,6 +109,29 @@ class Sidecar:
             await stack.enter_async_context(_admin_socket(admin, addresses.admin_socket))
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
             yield self
+
+    async def _keep(self) -> None:
+        """Look after what nobody tells us of: changed policies, tokens of running streams."""
+        while True:
+            await asyncio.sleep(self.settings.policies.poll_s)
+            self.policies.look()
+            self.admission.count_tokens()
+            self._tell_mode()
+
+    def _meet_engine(self) -> None:
+        self.admission.meet(read_facts(self.settings.addresses.facts_file))
+        self._told_mode = None
+
+    def _apply(self, document: PolicyDocument) -> None:
+        self.admission.apply(document)
+        self._mode = document.engine
+
+    def _tell_mode(self) -> None:
+        """Tell the engine how to divide its steps, until it has heard it."""
+        if self._mode != self._told_mode and send_mode(
+            self.settings.addresses.mode_socket, self._mode
+        ):
+            self._told_mode = self._mode
 
 
 async def _end(task: asyncio.Task[None]) -> None:

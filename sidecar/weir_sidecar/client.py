@@ -44,7 +44,15 @@ class Client:
         leaving: Tells whether answers should end their connection, because of a drain.
     """
 
-    __slots__ = ("_keep_alive", "_leaving", "_protocol", "_request", "request_id", "transport")
+    __slots__ = (
+        "_keep_alive",
+        "_leaving",
+        "_protocol",
+        "_request",
+        "on_begin",
+        "request_id",
+        "transport",
+    )
 
     def __init__(self, request: web.BaseRequest, leaving: Callable[[], bool]) -> None:
         self._request = request
@@ -53,6 +61,8 @@ class Client:
         self._leaving = leaving
         self._keep_alive = False
         self.request_id = ""
+        self.on_begin: Callable[[Exchange], bytes] | None = None
+        """Told of an answer that begins, before the client is; returns further header lines."""
 
     # What the exchange calls.
 
@@ -76,6 +86,8 @@ class Client:
             and not self._leaving()
             and bool(self._request.keep_alive)
         )
+        if self.on_begin is not None:
+            lines.append(self.on_begin(answer))
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
         lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
         return b"".join(lines)

@@ -14,6 +14,7 @@ from typing import Protocol
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
+from weir_core.wire.openai import with_priority
 from weir_sidecar.client import Client
 from weir_sidecar.engine_client import Pool
 from weir_sidecar.intake import Intake
@@ -57,13 +58,14 @@ class Call:
     head: bytes
     tracing: bytes
     """The client's trace headers, for when the sidecar itself does not trace."""
-    body: bytes
+    body: tuple[bytes | memoryview, ...]
+    """In pieces, none of them empty."""
     has_body_answer: bool
 
-    def wire(self, tracing: bytes | None) -> list[bytes]:
+    def wire(self, tracing: bytes | None) -> list[bytes | memoryview]:
         """Return the bytes to send."""
         head = b"%b%b\r\n" % (self.head, self.tracing if tracing is None else tracing)
-        return [head, self.body] if self.body else [head]
+        return [head, *self.body]
 
 
 class Dispatcher:
@@ -133,7 +135,10 @@ class Dispatcher:
         tracing = None
         if entry.trace is not None:
             tracing = entry.trace.dispatched(entry.arrival, self._clock(), tried[-1].name)
-        connection.send(exchange, call.wire(tracing))
+        if entry.recalled:  # while the connection was being opened
+            exchange.end(Ending.RECALLED)
+        else:
+            connection.send(exchange, call.wire(tracing))
         try:
             while exchange.ending is None:
                 await exchange.interruption()
@@ -164,12 +169,16 @@ class Dispatcher:
             exchange.resume()
 
 
-def call_of(request: web.BaseRequest, target: str, intake: Intake, body: bytes) -> Call:
-    """Return a client's request as it goes to an engine."""
+def call_of(
+    request: web.BaseRequest, target: str, intake: Intake, body: bytes, priority: int | None = None
+) -> Call:
+    """Return a client's request as it goes to an engine, with its `priority` there."""
+    pieces = () if not body else (body,) if priority is None else with_priority(body, priority)
     start = f"{request.method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
     tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in intake.tracing.items()]
     identity = b"x-request-id: %b\r\n" % intake.request_id.encode()
     needs_length = body or request.method in ("POST", "PUT", "PATCH")
-    length = b"content-length: %d\r\n" % len(body) if needs_length else b""
+    size = sum(len(piece) for piece in pieces)
+    length = b"content-length: %d\r\n" % size if needs_length else b""
     head = b"".join([start, *intake.lines, identity, length])
-    return Call(head, b"".join(tracing), body, has_body_answer=request.method != "HEAD")
+    return Call(head, b"".join(tracing), pieces, has_body_answer=request.method != "HEAD")

@@ -9,7 +9,7 @@ it answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         """Whether a request may be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, exchange: Exchange, request: list[bytes]) -> None:
+    def send(self, exchange: Exchange, request: Sequence[bytes | memoryview]) -> None:
         """Send a request; its answer goes to `exchange`."""
         if self._transport is None or self._transport.is_closing():
             exchange.end(Ending.LOST)
@@ -167,12 +167,22 @@ class Pool:
 
     async def get(self, path: str, *, timeout_s: float, limit_bytes: int = 8 << 20) -> Reply:
         """Ask for a whole small page on a fresh connection; raise `EngineUnavailable`."""
+        return await self.ask("GET", path, timeout_s=timeout_s, limit_bytes=limit_bytes)
+
+    async def ask(
+        self, method: str, path: str, *, body: bytes = b"", timeout_s: float, limit_bytes: int
+    ) -> Reply:
+        """Send a small question, in JSON, and return the whole answer; raise as `get` does."""
         page = _Page(limit_bytes)
         exchange = Unframed(page, self._clock)
-        head = f"GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n".encode()
+        length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n"
+            f"{length if body else ''}\r\n"
+        )
         connection = await self.acquire(fresh=True)
         try:
-            connection.send(exchange, [head])
+            connection.send(exchange, [head.encode(), body] if body else [head.encode()])
             async with asyncio.timeout(timeout_s):
                 await exchange.interruption()
         except TimeoutError as error:

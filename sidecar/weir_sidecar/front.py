@@ -172,7 +172,7 @@ class Front:
             [Replica(address, settings, clock) for address in replicas],
             settings.health.retry_after_s,
         )
-        self._proxy = Proxy(self.replicas, self.ledger, metrics, settings, clock)
+        self._proxy = Proxy(self.replicas, self.ledger, settings, clock)
         self._server = Server(self.handle, self._proxy, self.ledger, settings.timeouts, clock)
         # Nobody keeps a list of fronts, so there is nobody to wait for.
         self.drain = Drain(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
 from weir_sidecar import outcomes
+from weir_sidecar.callers import READ_HEADERS
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -45,34 +47,38 @@ class Intake:
     """Header lines for the engine."""
     tracing: dict[str, str] = field(default_factory=dict)
     """The W3C trace headers."""
+    said: dict[bytes, str] = field(default_factory=dict)
+    """Who asks and for what: the headers in `READ_HEADERS`, by lower-case name."""
     expects_continue: bool = False
     websocket: bool = False
 
+    def note(self, key: bytes, value: bytes) -> None:
+        """Note what a header that is not forwarded says to us."""
+        if key == b"x-request-id":
+            given = value.decode("latin-1")
+            # Where it is not one plain word, the request gets a new one.
+            self.request_id = given if _REQUEST_ID.fullmatch(given) else ""
+        elif key == b"expect":
+            self.expects_continue = value.lower() == b"100-continue"
+        elif key == b"upgrade":
+            self.websocket = value.lower() == b"websocket"
 
-def request_id_from(given: str | None) -> str:
-    """Return the client's request id where it is one plain word, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return os.urandom(16).hex()
 
-
-def read_headers(request: web.BaseRequest) -> Intake:
-    """Sort the headers: for the engine, for us, for nobody."""
+def read_headers(request: web.BaseRequest, secret: Collection[bytes] = ()) -> Intake:
+    """Sort the headers: for the engine, for us, for nobody; those in `secret` go no further."""
     intake = Intake()
-    given: str | None = None
     for name, value in request.raw_headers:
         key = name.lower()
-        if key in _TRACING:
+        if key in _NOT_FORWARDED:
+            intake.note(key, value)
+        elif key in _TRACING:
             intake.tracing[key.decode()] = value.decode("latin-1")
-        elif key not in _NOT_FORWARDED:
-            intake.lines.append(b"%b: %b\r\n" % (name, value))
-        elif key == b"x-request-id":
-            given = value.decode("latin-1")
-        elif key == b"expect":
-            intake.expects_continue = value.lower() == b"100-continue"
-        elif key == b"upgrade":
-            intake.websocket = value.lower() == b"websocket"
-    intake.request_id = request_id_from(given)
+        else:
+            if key in READ_HEADERS:
+                intake.said[key] = value.decode("latin-1")
+            if key not in secret:
+                intake.lines.append(b"%b: %b\r\n" % (name, value))
+    intake.request_id = intake.request_id or os.urandom(16).hex()
     return intake
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from weir_core.wire.openai import Usage
-from weir_sidecar.metrics import Metrics
-from weir_sidecar.outcomes import Outcome
+from weir_sidecar import outcomes
+from weir_sidecar.metrics import NO_CLASS, Metrics
+from weir_sidecar.outcomes import Outcome, Refusal
 from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.tracing import RequestTrace
 
@@ -29,6 +30,13 @@ class Entry:
     status: int = 0
     """The HTTP status the client got, 0 before."""
     trace: RequestTrace | None = None
+    class_name: str = NO_CLASS
+    """Its priority class, once that is known."""
+    tenant: str = ""
+    refuse: Callable[[Refusal], None] | None = None
+    """Ends its waiting for the engine; None where nothing makes it wait."""
+    recalled: bool = False
+    """Its place at the engine was taken back."""
     # The watch: what was seen of the exchange, and when it was new.
     _seen_bytes: int = -1
     _seen_at: float = 0.0
@@ -54,7 +62,7 @@ class Ledger:
     """
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float], *, limit: int) -> None:
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
         self._limit = limit
         self._entries: set[Entry] = set()
@@ -97,16 +105,17 @@ class Ledger:
         """Count a request that has ended."""
         self._entries.discard(entry)
         self.hold(entry, 0)
-        metrics, exchange = self._metrics, entry.exchange
+        metrics, exchange = self.metrics, entry.exchange
         outcome, now, first_byte_at = entry.outcome or Outcome.INTERNAL_ERROR, self._clock(), None
-        metrics.requests[outcome].inc()
-        metrics.duration.observe(now - entry.arrival)
+        of_class = metrics.of_class(entry.class_name)
+        of_class.requests(outcome).inc()
+        of_class.duration.observe(now - entry.arrival)
         if exchange is not None:
             self._finished_bytes += exchange.received_bytes
             metrics.streamed_bytes.inc(exchange.received_bytes)
             first_byte_at = exchange.first_byte_at
         if first_byte_at is not None:
-            metrics.ttft.observe(first_byte_at - entry.arrival)
+            of_class.ttft.observe(first_byte_at - entry.arrival)
         if entry.trace is not None:
             entry.trace.finish(
                 outcome, entry.status, now, first_byte_at=first_byte_at, usage=entry.usage
@@ -134,8 +143,11 @@ class Ledger:
                 entry.exchange.end(Ending.TIMED_OUT)
 
     def cut(self) -> int:
-        """End every exchange, because the time is over; return how many there were."""
+        """End everything, because the time is over; return how many there were."""
         running = [e.exchange for e in self._entries if e.exchange and not e.exchange.ending]
         for exchange in running:
             exchange.end(Ending.SHUT_DOWN)
-        return len(running)
+        waiting = [e.refuse for e in self._entries if e.refuse and not e.exchange]
+        for refuse in waiting:
+            refuse(outcomes.shutting_down(1))
+        return len(running) + len(waiting)

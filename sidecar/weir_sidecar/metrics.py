@@ -6,11 +6,14 @@ each one, and a test holds the two equal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from weir_core.sched.types import Reason
+from weir_core.wire.steps import Facts, Step
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 
@@ -20,18 +23,68 @@ _LATENCY_BUCKETS_S: Final = (
 _SIZE_BUCKETS_BYTES: Final = tuple(256 * 4**power for power in range(10))
 
 
+_RATIO_BUCKETS: Final = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
+_STEP_BUCKETS_S: Final = (
+    0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1,
+)  # fmt: skip
+
+NO_CLASS: Final = "none"
+"""The `class` of requests that ended before they had one."""
+OTHER_TENANTS: Final = "other"
+"""The `tenant` of all beyond the first `MAX_TENANTS`."""
+MAX_TENANTS: Final = 64
+
+
+class ClassMetrics:
+    """What is counted for each priority class.
+
+    Args:
+        name: The class.
+        metrics: The instruments, of which this binds one label.
+    """
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self._name = name
+        self._metrics = metrics
+        self._requests: dict[Outcome, Counter] = {}
+        self._rejections: dict[Reason, Counter] = {}
+        self.ttft = metrics.ttft.labels(name)
+        self.duration = metrics.duration.labels(name)
+        self.queue_wait = metrics.queue_wait.labels(name)
+        self.preemptions = metrics.preemptions.labels(name)
+        self.min_share_dispatches = metrics.min_share_dispatches.labels(name)
+
+    def requests(self, outcome: Outcome) -> Counter:
+        """Return the counter of one outcome."""
+        counter = self._requests.get(outcome)
+        if counter is None:
+            counter = self._metrics.requests.labels(self._name, outcome.value)
+            self._requests[outcome] = counter
+        return counter
+
+    def rejections(self, reason: Reason) -> Counter:
+        """Return the counter of one reason."""
+        counter = self._rejections.get(reason)
+        if counter is None:
+            label = reason.value.removeprefix("rejected-").replace("-", "_")
+            counter = self._metrics.rejections.labels(self._name, label)
+            self._rejections[reason] = counter
+        return counter
+
+
 class Metrics:
     """The sidecar's instruments; tests make a fresh one each."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        requests = Counter(
+        self._classes: dict[str, ClassMetrics] = {}
+        self._tenants: set[str] = set()
+        self.requests = Counter(
             "weir_requests_total",
             "Requests that ended, by how.",
-            ["outcome"],
+            ["class", "outcome"],
             registry=registry,
         )
-        self.requests: dict[Outcome, Counter] = {o: requests.labels(o.value) for o in Outcome}
         self.running = Gauge(
             "weir_requests_running",
             "Requests the sidecar holds now.",
@@ -40,12 +93,14 @@ class Metrics:
         self.ttft = Histogram(
             "weir_time_to_first_token_seconds",
             "Arrival at the sidecar to the first byte sent to the client, of answers that began.",
+            ["class"],
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
         self.duration = Histogram(
             "weir_request_duration_seconds",
             "Arrival at the sidecar to the request's end.",
+            ["class"],
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -61,7 +116,12 @@ class Metrics:
             registry=registry,
         )
         self._tokens(registry)
+        self._scheduling(registry)
+        self._engine(registry)
         self._health(registry)
+        # So that each outcome is there, at zero, before the first request.
+        for outcome in Outcome:
+            self.of_class(NO_CLASS).requests(outcome)
 
     def _tokens(self, registry: CollectorRegistry) -> None:
         self.prompt_tokens = Counter(
@@ -74,6 +134,130 @@ class Metrics:
             "Output tokens of answers that reported usage.",
             registry=registry,
         )
+
+    def _scheduling(self, registry: CollectorRegistry) -> None:
+        self.queue = Gauge(
+            "weir_queue_requests",
+            "Requests that wait for the engine.",
+            ["class", "tenant"],
+            registry=registry,
+        )
+        self.queue_bytes = Gauge(
+            "weir_queue_body_bytes",
+            "Bodies of the requests that wait for the engine.",
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "weir_queue_wait_seconds",
+            "Arrival in the pool to dispatch, of requests that were dispatched.",
+            ["class"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.rejections = Counter(
+            "weir_rejections_total",
+            "Requests the scheduler refused, by why.",
+            ["class", "reason"],
+            registry=registry,
+        )
+        self.preemptions = Counter(
+            "weir_preemptions_total",
+            "Requests whose place was taken back before their first byte, by their class.",
+            ["class"],
+            registry=registry,
+        )
+        self.min_share_dispatches = Counter(
+            "weir_min_share_dispatches_total",
+            "Requests that went before a higher class because theirs was owed its minimum share.",
+            ["class"],
+            registry=registry,
+        )
+        self.inversions = Counter(
+            "weir_inversions_total",
+            "Requests dispatched while one of a higher class waited, minimum shares aside; "
+            "anything but 0 is a bug.",
+            registry=registry,
+        )
+        self.bubble = Counter(
+            "weir_bubble_seconds_total",
+            "Time in which requests waited and the engine held none.",
+            registry=registry,
+        )
+        self.estimate = Histogram(
+            "weir_estimate_ratio",
+            "Estimated over true value, when the truth is known; 1 is perfect.",
+            ["of"],
+            buckets=_RATIO_BUCKETS,
+            registry=registry,
+        )
+        self.estimates = {
+            of: self.estimate.labels(of) for of in ("prompt_tokens", "output_tokens", "first_token")
+        }
+        self.policies_refused = Counter(
+            "weir_policies_refused_total",
+            "Policy documents that could not be read; the last good one stayed in force.",
+            registry=registry,
+        )
+
+    def _engine(self, registry: CollectorRegistry) -> None:
+        self.step = Histogram(
+            "weir_engine_step_seconds",
+            "Duration of the engine's steps, from its step log.",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.schedule = Histogram(
+            "weir_engine_schedule_seconds",
+            "Time that scheduling took in each of the engine's steps.",
+            buckets=_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.steps_lost = Counter(
+            "weir_engine_steps_lost_total",
+            "Step records that never arrived here.",
+            registry=registry,
+        )
+        self.scheduler_info = Gauge(
+            "weir_engine_scheduler_info",
+            "1, with how the engine orders requests; fallback is 1 where Weir's scheduler was "
+            "wanted and could not be used.",
+            ["kind", "fallback"],
+            registry=registry,
+        )
+        self._last_step = 0
+
+    def engine_step(self, step: Step) -> None:
+        """Note one record of the step log."""
+        self.step.observe(step.duration_s)
+        self.schedule.observe(step.schedule_s)
+        if self._last_step < step.seq - 1 and self._last_step:
+            self.steps_lost.inc(step.seq - 1 - self._last_step)
+        self._last_step = step.seq
+
+    def describe_engine(self, facts: Facts) -> None:
+        """Say how the engine orders requests."""
+        self.scheduler_info.clear()
+        self.scheduler_info.labels(facts.kind, "1" if facts.fallback else "0").set(1)
+
+    def of_class(self, name: str) -> ClassMetrics:
+        """Return the instruments of one priority class; classes are few and set by platforms."""
+        found = self._classes.get(name)
+        if found is None:
+            found = self._classes[name] = ClassMetrics(name, self)
+        return found
+
+    def show_queue(self, waiting: Mapping[tuple[str, str], int], body_bytes: int) -> None:
+        """Set the gauges of what waits, by class and tenant; called for each scrape."""
+        self.queue.clear()
+        for (class_name, tenant), count in waiting.items():
+            self.queue.labels(class_name, self._tenant(tenant)).inc(count)
+        self.queue_bytes.set(body_bytes)
+
+    def _tenant(self, name: str) -> str:
+        """Return a label value: tenants are named by users, so their number is bounded."""
+        if name not in self._tenants and len(self._tenants) < MAX_TENANTS:
+            self._tenants.add(name)
+        return name if name in self._tenants else OTHER_TENANTS
 
     def _health(self, registry: CollectorRegistry) -> None:
         self.engine_up = Gauge(
@@ -115,13 +299,13 @@ class Metrics:
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended in each way so far."""
-        return {outcome.value: _value(self.requests[outcome]) for outcome in Outcome}
+        found = {outcome.value: 0 for outcome in Outcome}
+        for metric in self.requests.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    found[sample.labels["outcome"]] += int(sample.value)
+        return found
 
     def render(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-def _value(counter: Counter) -> int:
-    samples = (sample for metric in counter.collect() for sample in metric.samples)
-    return next(int(sample.value) for sample in samples if sample.name.endswith("_total"))

@@ -73,6 +73,8 @@ class Monitor:
         self._counters: bytes = b""
         self._doubt = asyncio.Event()
         self.state = EngineState.STARTING
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called when an engine that was not there has become ready."""
 
     @property
     def up(self) -> bool:
@@ -104,6 +106,7 @@ class Monitor:
         elif self.state in (EngineState.STARTING, EngineState.DOWN):
             if answered:
                 self._progress_at = now
+                self.on_ready()
                 self._become(EngineState.READY)
         else:
             await self._check_progress(now, answered=answered)

@@ -7,12 +7,14 @@ when, in Retry-After, and why, in a header that llm-d's clients know too.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Final
 
 from aiohttp import web
 
 from weir_core.errors import WeirError
+from weir_core.sched.types import Reason
 from weir_core.wire.openai import error_body
 
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
@@ -31,6 +33,10 @@ class Outcome(StrEnum):
     """A 5xx of the engine, or an answer that broke off."""
     ENGINE_TIMEOUT = "engine_timeout"
     REJECTED_SATURATED = "rejected_saturated"
+    REJECTED_TTL_EXPIRED = "rejected_ttl_expired"
+    REJECTED_QUEUE_FULL = "rejected_queue_full"
+    REJECTED_MEMORY_FULL = "rejected_memory_full"
+    REJECTED_TENANT_LIMIT = "rejected_tenant_limit"
     REJECTED_NO_ENDPOINTS = "rejected_no_endpoints"
     REJECTED_SHUTTING_DOWN = "rejected_shutting_down"
     CUT = "cut_by_shutdown"
@@ -67,6 +73,8 @@ class Refusal(WeirError):
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
+        """Further ones for the answer."""
 
     @property
     def kind(self) -> str:
@@ -79,7 +87,7 @@ class Refusal(WeirError):
 
     def response(self, request_id: str, *, close: bool) -> web.Response:
         """Return the answer; `close` where the client's connection cannot go on."""
-        headers = {"x-request-id": request_id, "Server": "weir"}
+        headers = {"x-request-id": request_id, "Server": "weir", **self.headers}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
             headers[DROPPED_REASON] = self.code
@@ -130,14 +138,27 @@ def slow_upload(limit_s: float) -> Refusal:
     )
 
 
-def saturated(retry_after_s: int) -> Refusal:
-    """This replica holds as many requests as it may."""
+def unauthorized(message: str) -> Refusal:
+    """Nobody knows who asks."""
+    refusal = Refusal(401, Outcome.CLIENT_ERROR, "invalid_api_key", message)
+    refusal.headers["WWW-Authenticate"] = "Bearer"
+    return refusal
+
+
+def forbidden(message: str) -> Refusal:
+    """It is known who asks, and it is not for them."""
+    return Refusal(403, Outcome.CLIENT_ERROR, "class_not_allowed", message)
+
+
+def rejected(reason: Reason, retry_after_s: float) -> Refusal:
+    """The scheduler, or a bound of this replica, says no."""
+    status, message = _REJECTIONS[reason]
     return Refusal(
-        429,
-        Outcome.REJECTED_SATURATED,
-        "rejected-saturated",
-        "This replica holds as many requests as it may. Try again later.",
-        retry_after_s=retry_after_s,
+        status,
+        Outcome(reason.value.replace("-", "_")),
+        reason.value,
+        message,
+        retry_after_s=max(1, math.ceil(retry_after_s)),
     )
 
 
@@ -154,13 +175,33 @@ def no_engine(state: str, retry_after_s: int) -> Refusal:
 
 def shutting_down(retry_after_s: int) -> Refusal:
     """This replica is leaving."""
-    return Refusal(
+    return rejected(Reason.SHUTTING_DOWN, retry_after_s)
+
+
+_REJECTIONS: Final[dict[Reason, tuple[int, str]]] = {
+    Reason.SATURATED: (
+        429,
+        "The replica is too busy to answer in time. Try again after the time in Retry-After.",
+    ),
+    Reason.TTL_EXPIRED: (
+        429,
+        "The request waited as long as its class may, and its turn did not come in time.",
+    ),
+    Reason.QUEUE_FULL: (429, "This replica holds as many requests as it may. Try again later."),
+    Reason.MEMORY_FULL: (
         503,
-        Outcome.REJECTED_SHUTTING_DOWN,
-        "rejected-shutting-down",
+        "The requests that wait in this replica take as much memory as they may. Try again later.",
+    ),
+    Reason.TENANT_LIMIT: (
+        429,
+        "This API key has as many requests in flight, or has used as many tokens this minute, as "
+        "it may.",
+    ),
+    Reason.SHUTTING_DOWN: (
+        503,
         "This replica is shutting down. Try again: another one will answer.",
-        retry_after_s=retry_after_s,
-    )
+    ),
+}
 
 
 def engine_timeout() -> Refusal:

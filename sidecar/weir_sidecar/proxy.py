@@ -10,22 +10,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
+from weir_core.sched.types import Reason
 from weir_core.wire.openai import has_stream_error, read_request, usage_in
 from weir_sidecar import outcomes
+from weir_sidecar.callers import wants_explanation
 from weir_sidecar.client import Client
+from weir_sidecar.desk import Desk
 from weir_sidecar.dispatch import Dispatcher, Upstream, call_of
 from weir_sidecar.intake import Intake, read_body, read_headers
 from weir_sidecar.ledger import Entry, Ledger
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import DROPPED_REASON, Outcome, Refusal
 from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.settings import Settings
 from weir_sidecar.tracing import Tracing, operation_of
+from weir_sidecar.turn import Turn
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A request that has been taken in."""
+
+    request: web.BaseRequest
+    target: str
+    intake: Intake
+    body: bytes
+    entry: Entry
+    client: Client
 
 
 class Proxy:
@@ -34,29 +51,31 @@ class Proxy:
     Args:
         upstream: Who may answer.
         ledger: Where requests are entered and counted.
-        metrics: The instruments.
         settings: Bounds on sizes and waiting.
         clock: Seconds that only move forward.
         tracing: Where spans go, or None.
+        desk: Who says who may ask and when; None lets everybody pass, as a front does.
     """
 
     def __init__(
         self,
         upstream: Upstream,
         ledger: Ledger,
-        metrics: Metrics,
         settings: Settings,
         clock: Callable[[], float],
+        *,
         tracing: Tracing | None = None,
+        desk: Desk | None = None,
     ) -> None:
         self._upstream = upstream
         self._ledger = ledger
-        self._metrics = metrics
+        self._metrics = ledger.metrics
         self._limits = settings.limits
         self._timeouts = settings.timeouts
         self._clock = clock
         self._tracing = tracing
-        self._dispatcher = Dispatcher(upstream, metrics, settings.timeouts, clock)
+        self._desk = desk
+        self._dispatcher = Dispatcher(upstream, ledger.metrics, settings.timeouts, clock)
         self.leaving = False
         """Answers end their connection: a drain has begun."""
         self.refusing = False
@@ -102,7 +121,8 @@ class Proxy:
         return refusal.response(client.request_id, close=close)
 
     async def _serve(self, request: web.BaseRequest, entry: Entry, client: Client) -> None:
-        intake = read_headers(request)
+        desk = self._desk
+        intake = read_headers(request, desk.secret if desk else ())
         client.request_id = intake.request_id
         if self._tracing is not None:
             entry.trace = self._tracing.begin(
@@ -113,6 +133,7 @@ class Proxy:
                 now=self._clock(),
             )
         target = self._upstream.target(request)
+        caller = desk.identify(request, intake) if desk else None
         self._admit(intake, entry, request.content_length or 0)
         body = await read_body(
             request,
@@ -122,11 +143,35 @@ class Proxy:
         )
         self._ledger.hold(entry, len(body))
         self._metrics.body_bytes.observe(len(body))
-        if entry.trace is not None:
-            entry.trace.describe(operation_of(request.path), read_request(body))
-        exchange = await self._dispatcher.run(call_of(request, target, intake, body), entry, client)
-        entry.status = exchange.status
-        self._settle(exchange, entry, client)
+        visit = _Visit(request, target, intake, body, entry, client)
+        fields = read_request(body) if desk or entry.trace else None
+        if entry.trace is not None and fields is not None:
+            entry.trace.describe(operation_of(request.path), fields)
+        if desk is None or caller is None or fields is None:
+            self._settle(await self._attempt(visit, None), entry, client)
+            return
+        turn = await desk.arrive(request, intake, caller, entry, fields, body)
+        if turn is None:
+            self._settle(await self._attempt(visit, None), entry, client)
+        else:
+            await self._take_turn(desk, turn, visit)
+
+    async def _take_turn(self, desk: Desk, turn: Turn, visit: _Visit) -> None:
+        """Have a request that the engine computes for served when its turn comes."""
+        explain = wants_explanation(visit.intake.said)
+        visit.client.on_begin = partial(desk.begun, turn, explain)
+        entry = visit.entry
+        try:
+            exchange = await desk.served(turn, explain, partial(self._attempt, visit))
+            self._settle(exchange, entry, visit.client)
+        finally:
+            desk.leave(turn, entry, entry.usage)
+
+    async def _attempt(self, visit: _Visit, priority: int | None) -> Exchange:
+        call = call_of(visit.request, visit.target, visit.intake, visit.body, priority)
+        exchange = await self._dispatcher.run(call, visit.entry, visit.client)
+        visit.entry.status = exchange.status
+        return exchange
 
     def _admit(self, intake: Intake, entry: Entry, body_bytes: int) -> None:
         if intake.websocket:
@@ -136,8 +181,10 @@ class Proxy:
         if self.refusing:
             raise outcomes.shutting_down(1)
         ledger = self._ledger
-        if ledger.full or ledger.held_bytes + body_bytes > self._limits.max_held_bytes:
-            raise outcomes.saturated(1)
+        if ledger.full:
+            raise outcomes.rejected(Reason.QUEUE_FULL, 1)
+        if ledger.held_bytes + body_bytes > self._limits.max_held_bytes:
+            raise outcomes.rejected(Reason.MEMORY_FULL, 1)
         ledger.hold(entry, min(body_bytes, self._limits.max_body_bytes))
 
     def _settle(self, exchange: Exchange, entry: Entry, client: Client) -> None:

@@ -42,6 +42,8 @@ class Ending(Enum):
     """The engine did not speak HTTP."""
     TIMED_OUT = auto()
     """The engine sent nothing for too long."""
+    RECALLED = auto()
+    """A more important request got its place; it waits again, and its client does not know."""
     SHUT_DOWN = auto()
     """The drain's time was over."""
     CLIENT_GONE = auto()
@@ -103,6 +105,7 @@ class Exchange:
         "_transport",
         "_two_last",
         "_wake",
+        "chunks",
         "ending",
         "first_byte_at",
         "headers",
@@ -139,6 +142,8 @@ class Exchange:
         self.paused = False
         self.reusable = False
         self.received_bytes = 0
+        self.chunks = 0
+        """Chunks that have begun; an engine sends one for each step of a stream."""
         self.first_byte_at: float | None = None
 
     # What the handler sees.
@@ -249,6 +254,7 @@ class Exchange:
 
     def on_chunk_header(self) -> None:
         """Note that a chunk has begun."""
+        self.chunks += 1
         self._at_boundary = False
 
     def on_chunk_complete(self) -> None:

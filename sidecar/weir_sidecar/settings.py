@@ -41,6 +41,21 @@ class Addresses:
         return self.run_dir / labels.ENGINE_SOCKET
 
     @property
+    def facts_file(self) -> Path:
+        """What the engine says of itself."""
+        return self.run_dir / labels.FACTS_FILE
+
+    @property
+    def steps_socket(self) -> Path:
+        """Where the engine tells of its steps."""
+        return self.run_dir / labels.STEPS_SOCKET
+
+    @property
+    def mode_socket(self) -> Path:
+        """Where the engine is told how to divide them."""
+        return self.run_dir / labels.MODE_SOCKET
+
+    @property
     def admin_socket(self) -> Path:
         """Where the engine's preStop hook asks for a drain."""
         return self.run_dir / labels.ADMIN_SOCKET
@@ -53,9 +68,15 @@ class Limits:
     max_body_bytes: int = 64 << 20
     """Larger requests are 413. 64 MiB carries a few images in base64."""
     max_requests: int = 1024
-    """Requests held at once, waiting or running; more are 429."""
+    """Requests that wait for the engine at once; more are 429, the lowest class first."""
     max_held_bytes: int = 1 << 30
-    """Request bodies held at once, together; more are 429."""
+    """Request bodies held at once, together; more are 503. Those that wait may take half."""
+
+    @property
+    def max_held(self) -> int:
+        """Requests in any state; those being uploaded, waiting and running. More are 429."""
+        return 2 * self.max_requests + 1024
+
     idle_connections: int = 256
     """Engine connections kept for the next request."""
 
@@ -95,6 +116,31 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokenizing:
+    """Which prompts the engine is asked to count before they are queued."""
+
+    min_bytes: int = 64 << 10
+    """Smaller bodies are estimated by what their tenant's bytes were worth so far."""
+    timeout_s: float = 2.0
+    """After this the estimate has to do."""
+    at_once: int = 4
+    """The engine's API server has other work; more large bodies than this are estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Where classes and tenants come from."""
+
+    directory: Path = Path(labels.POLICIES_DIR)
+    poll_s: float = 1.0
+
+    @property
+    def file(self) -> Path:
+        """The document; there may be none."""
+        return self.directory / labels.POLICIES_FILE
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """How the sidecar leaves."""
 
@@ -121,6 +167,8 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     health: Health = field(default_factory=Health)
     draining: Draining = field(default_factory=Draining)
+    tokenizing: Tokenizing = field(default_factory=Tokenizing)
+    policies: Policies = field(default_factory=Policies)
     log_level: str = "INFO"
 
     @classmethod
@@ -157,6 +205,9 @@ class Settings:
             draining=Draining(
                 grace_period_s=read.number(labels.ENV_GRACE_PERIOD_S, draining.grace_period_s),
                 lame_duck_s=read.number(labels.ENV_LAME_DUCK_S, draining.lame_duck_s),
+            ),
+            policies=Policies(
+                directory=Path(env.get(labels.ENV_POLICIES_DIR, labels.POLICIES_DIR))
             ),
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
         )

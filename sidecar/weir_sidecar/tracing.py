@@ -56,7 +56,7 @@ _UNSET: Final = Status(StatusCode.UNSET)
 FLUSH_S: Final = 2.0
 """Spans still unsent at exit get this long."""
 
-Attribute = str | int | float
+Attribute = str | int | float | bool
 
 
 @dataclass(slots=True)
@@ -83,7 +83,15 @@ class RequestTrace:
         wall_offset_ns: Wall time minus the sidecar's clock.
     """
 
-    __slots__ = ("_engine", "_notes", "_root", "_sampled", "_tracing", "_wall_offset_ns")
+    __slots__ = (
+        "_engine",
+        "_notes",
+        "_place",
+        "_root",
+        "_sampled",
+        "_tracing",
+        "_wall_offset_ns",
+    )
 
     def __init__(self, tracing: Tracing, root: _Note, wall_offset_ns: int) -> None:
         self._tracing = tracing
@@ -91,6 +99,7 @@ class RequestTrace:
         self._notes = [root]
         self._wall_offset_ns = wall_offset_ns
         self._engine: _Note | None = None
+        self._place: dict[str, Attribute] = {}
         self._sampled = root.context.trace_flags.sampled
         """Not sampled: only its ids travel on, so that the engine does not sample it either."""
 
@@ -110,6 +119,21 @@ class RequestTrace:
         self._root.attributes.update({k: v for k, v in known.items() if v is not None})
         self._root.name = f"{operation} {fields.model}" if fields.model else operation
 
+    def admitted(self, class_name: str, tenant: str) -> None:
+        """Tell who asked, and for which class."""
+        if self._sampled:
+            self._root.attributes["weir.class"] = class_name
+            self._root.attributes["weir.tenant"] = tenant
+
+    def placed(self, rank: int, preempted: int, by_min_share: bool) -> None:
+        """Tell how the scheduler let it go to the engine."""
+        if self._sampled:
+            self._place = {
+                "weir.rank": rank,
+                "weir.preempted": preempted,
+                "weir.by_min_share": by_min_share,
+            }
+
     def routed(self, start: float, end: float) -> None:
         """Record the choice of who runs the request."""
         if self._sampled:
@@ -120,7 +144,9 @@ class RequestTrace:
         if not self._sampled:
             return _header_lines(self._root.context)
         if self._engine is None:
-            self._child("weir.queue", arrival).end = now
+            queue = self._child("weir.queue", arrival)
+            queue.end = now
+            queue.attributes.update(self._place)
         else:
             self._engine.status = Status(StatusCode.ERROR, "tried again")
             self._engine.end = now

@@ -45,6 +45,15 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 UNREADABLE: Final = RequestFields()
+
+
+class _Count(msgspec.Struct, frozen=True, gc=False):
+    count: int
+
+
+_COUNT_DECODER: Final = msgspec.json.Decoder(_Count)
+_WHITESPACE: Final = b" \t\r\n"
+_CLOSING_BRACE: Final = 0x7D
 _DECODER: Final = msgspec.json.Decoder(RequestFields, strict=False)
 
 # A quote inside generated text is escaped in JSON, so no pattern here can match model output.
@@ -62,6 +71,24 @@ def read_request(body: bytes) -> RequestFields:
         return UNREADABLE
 
 
+def with_priority(body: bytes, priority: int) -> tuple[bytes | memoryview, ...]:
+    """Return a JSON object's bytes with `priority` set, in pieces and without copying it.
+
+    The field is added at the end, where it wins over one that the client wrote. A body that is
+    no object is returned as it is: the engine is the one to refuse it.
+    """
+    end = len(body)
+    while end and body[end - 1] in _WHITESPACE:
+        end -= 1
+    if not end or body[end - 1] != _CLOSING_BRACE:
+        return (body,)
+    before = end - 1
+    while before and body[before - 1] in _WHITESPACE:
+        before -= 1
+    comma = b"" if body[before - 1 : before] in (b"{", b"") else b","
+    return (memoryview(body)[:before], b'%b"priority":%d}' % (comma, priority))
+
+
 def usage_in(tail: bytes) -> Usage | None:
     """Return the last `usage` object in the last bytes of an answer, if there is one."""
     start = tail.rfind(b'"usage":')
@@ -71,6 +98,14 @@ def usage_in(tail: bytes) -> Usage | None:
     prompt = _PROMPT_TOKENS.search(found.group(1))
     output = _OUTPUT_TOKENS.search(found.group(1))
     return Usage(_count(prompt), _count(output)) if prompt else None
+
+
+def token_count_in(page: bytes) -> int | None:
+    """Return the `count` of an answer of vLLM's /tokenize, or None where it holds none."""
+    try:
+        return _COUNT_DECODER.decode(page).count
+    except msgspec.MsgspecError:
+        return None
 
 
 def has_stream_error(piece: bytes) -> bool:

@@ -14,9 +14,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.steps import Facts
 from weir_sidecar.app import Sidecar
 from weir_sidecar.monitor import EngineState
-from weir_sidecar.settings import Addresses, Draining, Health, Settings, Timeouts
+from weir_sidecar.settings import Addresses, Draining, Health, Policies, Settings, Timeouts
 from weir_sidecar.tracing import Tracing
 from weir_sim.mock_engine import ENGINE, MockEngine, Profile, build_app
 
@@ -112,6 +114,22 @@ class House:
         self.run_dir = run_dir
         self.stack = stack
 
+    def facts(self, kind: str = "weir", *, slots: int = 128) -> None:
+        """Let the engine say what it is; before the sidecar finds it ready."""
+        facts = Facts(kind, slots, 2048, 100_000)  # type: ignore[arg-type]
+        (self.run_dir / "engine.json").write_bytes(facts.encode())
+
+    def policies(self, document: PolicyDocument) -> None:
+        """Put a document where the sidecar looks for one, as a kubelet does: all at once."""
+        self.policies_dir.mkdir(exist_ok=True)
+        new = self.policies_dir / "new"
+        new.write_bytes(document.encode())
+        new.rename(self.policies_dir / "policies.json")
+
+    @property
+    def policies_dir(self) -> Path:
+        return self.run_dir / "policies"
+
     async def mock_engine(self, profile: Profile) -> MockEngine:
         """Start the mock of vLLM on the engine's socket."""
         app = build_app(profile)
@@ -145,7 +163,11 @@ class House:
         self, settings: Settings = PATIENT, *, ready: bool = True, tracing: Tracing | None = None
     ) -> Running:
         """Start a sidecar and a client for it."""
-        settings = replace(settings, addresses=replace(settings.addresses, run_dir=self.run_dir))
+        settings = replace(
+            settings,
+            addresses=replace(settings.addresses, run_dir=self.run_dir),
+            policies=Policies(self.policies_dir, poll_s=0.02),
+        )
         sidecar = await self.stack.enter_async_context(Sidecar(settings, tracing=tracing).running())
         session = await self.stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))

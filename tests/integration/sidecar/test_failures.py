@@ -277,28 +277,41 @@ async def test_websockets_are_declined(house: House) -> None:
 # Load.
 
 
-async def test_more_requests_than_allowed_are_429(house: House) -> None:
+async def test_more_requests_than_may_wait_are_429(house: House) -> None:
+    house.facts(slots=1)
     engine = await house.mock_engine(Profile(output_tokens=1000, token_gap_s=0.01))  # type: ignore[arg-type]
-    running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=2)))
+    running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=1)))
     held = [asyncio.create_task(running.post(json=chat(stream=True))) for _ in range(2)]
-    await eventually(lambda: engine.running == 2)
+    await eventually(lambda: engine.running == 1 and len(running.sidecar.ledger) == 2)
     answer = await running.post(json=chat())
     assert answer.status == 429
-    assert_says_when_to_retry(answer, "rejected-saturated")
+    assert_says_when_to_retry(answer, "rejected-queue-full")
     for task in held:
         task.cancel()
     await asyncio.gather(*held, return_exceptions=True)
-    assert await running.ended(3) == {"client_gone": 2, "rejected_saturated": 1}
+    assert await running.ended(3) == {"client_gone": 2, "rejected_queue_full": 1}
 
 
-async def test_more_body_bytes_than_may_be_held_are_429(house: House) -> None:
+async def test_more_requests_than_may_be_held_in_any_state_are_429(house: House) -> None:
+    await house.raw_engine(silence)
+    running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=0)))
+    limit = running.sidecar.settings.limits.max_held
+    entries = [running.sidecar.ledger.enter() for _ in range(limit)]
+    answer = await running.post(json=chat())
+    assert answer.status == 429
+    assert_says_when_to_retry(answer, "rejected-queue-full")
+    for entry in entries:
+        running.sidecar.ledger.leave(entry)
+
+
+async def test_more_body_bytes_than_may_be_held_are_503(house: House) -> None:
     await house.raw_engine(silence)
     running = await house.sidecar(replace(PATIENT, limits=Limits(max_held_bytes=1500)))
     held = asyncio.create_task(running.post(data=b"x" * 1000))
     await eventually(lambda: running.sidecar.ledger.held_bytes == 1000)
     answer = await running.post(data=b"x" * 1000)
-    assert answer.status == 429
-    assert_says_when_to_retry(answer, "rejected-saturated")
+    assert answer.status == 503
+    assert_says_when_to_retry(answer, "rejected-memory-full")
     held.cancel()
     await asyncio.gather(held, return_exceptions=True)
     await eventually(lambda: running.sidecar.ledger.held_bytes == 0)

@@ -61,7 +61,9 @@ async def test_a_chat_has_its_spans_and_the_genai_attributes(house: House, spans
         "gen_ai.request.max_tokens": 5,
         "gen_ai.request.temperature": 0.5,
         "gen_ai.usage.output_tokens": 5,
+        "weir.class": "standard",
         "weir.outcome": "ok",
+        "weir.tenant": "anonymous",
     }
     children = [spans.named(name) for name in ("weir.queue", "weir.route", "weir.engine")]
     assert {child.parent and child.parent.span_id for child in children} == {server.context.span_id}

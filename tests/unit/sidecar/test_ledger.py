@@ -18,8 +18,8 @@ class Scene:
         self.metrics = Metrics(CollectorRegistry())
         self.ledger = Ledger(self.metrics, lambda: self.now, limit=2)
 
-    def value(self, name: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name)
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
 
     def exchange(self) -> Exchange:
         entry = self.ledger.enter()
@@ -47,11 +47,11 @@ def test_a_request_that_leaves_is_counted_with_its_times_and_tokens() -> None:
     scene.now = 0.5
     exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     scene.now = 2.0
-    entry.outcome, entry.usage = Outcome.OK, Usage(3, 4)
+    entry.outcome, entry.usage, entry.class_name = Outcome.OK, Usage(3, 4), "batch"
     scene.ledger.leave(entry)
     assert scene.metrics.outcomes()["ok"] == 1
-    assert scene.value("weir_time_to_first_token_seconds_sum") == 0.5
-    assert scene.value("weir_request_duration_seconds_sum") == 2.0
+    assert scene.value("weir_time_to_first_token_seconds_sum", **{"class": "batch"}) == 0.5
+    assert scene.value("weir_request_duration_seconds_sum", **{"class": "batch"}) == 2.0
     assert scene.value("weir_streamed_bytes_total") == 2.0
     assert scene.value("weir_prompt_tokens_total") == 3.0
     assert scene.value("weir_output_tokens_total") == 4.0

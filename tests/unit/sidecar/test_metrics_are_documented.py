@@ -7,6 +7,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from weir_core.sched.types import Reason
+from weir_core.wire.steps import Facts
 from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
@@ -25,6 +27,9 @@ def documented() -> dict[str, tuple[str, frozenset[str], str]]:
 def coded() -> dict[str, tuple[str, frozenset[str], str]]:
     metrics = Metrics(CollectorRegistry())
     metrics.describe(Identity())
+    metrics.describe_engine(Facts("weir", 1, 1, 1))
+    metrics.of_class("batch").rejections(Reason.SATURATED)
+    metrics.show_queue({("batch", "nightly"): 1}, 0)
     found = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -50,12 +55,12 @@ def test_the_page_lists_every_outcome() -> None:
 
 def test_names_follow_the_conventions() -> None:
     allowed = re.compile(
-        r"weir_[a-z_]+?(_seconds|_bytes|_total|_ratio|_info|_running|_up|_draining)?"
+        r"weir_[a-z_]+?(_seconds|_bytes|_total|_ratio|_info|_requests|_running|_up|_draining)?"
     )
     assert all(allowed.fullmatch(name) for name in coded())
 
 
 def test_outcomes_are_counted_from_zero() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.requests[Outcome.OK].inc()
+    metrics.of_class("batch").requests(Outcome.OK).inc()
     assert metrics.outcomes() == {o.value: int(o is Outcome.OK) for o in Outcome}

@@ -1,0 +1,348 @@
+"""The sidecar's driver of the scheduling core: its events from sockets, its actions on sockets.
+
+`weir_core.sched` decides; here its decisions happen. A request that may go wakes its handler, one
+that is refused wakes it with the refusal, and one whose place was taken back loses its engine
+connection and waits on. The simulator drives the same core with a heap.
+
+Everything happens in callbacks of one event loop, so an action is performed before the next event
+is told: a first byte and a recall of the same request cannot cross.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.types import (
+    Action,
+    Dispatch,
+    EngineFacts,
+    EngineKind,
+    PoolLimits,
+    Reject,
+    Request,
+    Requeue,
+    State,
+    StepRecord,
+    Ticket,
+)
+from weir_core.wire.openai import Usage
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.priority import engine_priority
+from weir_core.wire.steps import Facts, Step
+from weir_sidecar import outcomes
+from weir_sidecar.callers import Directory
+from weir_sidecar.ledger import Entry
+from weir_sidecar.metrics import Metrics
+from weir_sidecar.settings import Limits
+from weir_sidecar.turn import Turn
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_ENGINE = Facts("fcfs", max_num_seqs=128, max_num_batched_tokens=2048, kv_capacity_tokens=0)
+"""What is taken of an engine that says nothing of itself: plain vLLM with modest bounds."""
+_NO_KV_BOUND = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks for, once its body is known."""
+
+    class_name: str
+    tenant: str
+    endpoint: str
+    body_bytes: int
+    wire_id: str
+    max_output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    ttft_target_s: float | None = None
+
+
+class Admission:
+    """Owns the scheduler of this sidecar's engine.
+
+    Args:
+        limits: Bounds on what waits.
+        metrics: The instruments.
+        clock: Seconds that only move forward.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._clock = clock
+        self._document = PolicyDocument()
+        self.directory = Directory(self._document)
+        self.facts: Facts | None = None
+        self.scheduler: Scheduler | None = None
+        self._turns: dict[str, Turn] = {}
+        # The step log names requests by their id on the wire, which clients may repeat.
+        self._by_wire_id: dict[str, Turn] = {}
+        self._numbers = itertools.count(1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._starved_since: float | None = None
+
+    # ---- what the engine and the operator say
+
+    def meet(self, facts: Facts | None) -> None:
+        """Hear what an engine that has just become ready is."""
+        known = facts or UNKNOWN_ENGINE
+        if facts is None:
+            log.warning("the engine says nothing of itself; taking it for plain vLLM")
+        elif facts.fallback:
+            log.warning("the engine runs without Weir's scheduler: %s", facts.fallback)
+        if known == self.facts or (self.scheduler is not None and self._turns):
+            return
+        self.facts = known
+        self._metrics.describe_engine(known)
+        engine = EngineFacts(
+            kind=EngineKind(known.kind),
+            max_num_seqs=known.max_num_seqs,
+            max_num_batched_tokens=known.max_num_batched_tokens,
+            kv_capacity_tokens=known.kv_capacity_tokens or _NO_KV_BOUND,
+        )
+        bounds = PoolLimits(self._limits.max_requests, self._limits.max_held_bytes // 2)
+        settings = SchedulerSettings(engine, limits=bounds)
+        self.scheduler = Scheduler(settings, self.directory.classes, self.directory.tenants)
+
+    def apply(self, document: PolicyDocument) -> None:
+        """Make these the classes and tenants; what waits and runs stays."""
+        if document == self._document:
+            return
+        self._document = document
+        self.directory = Directory(document)
+        log.info("policies are in force", extra={"open_to": self.directory.openness})
+        if self.scheduler is not None:
+            now = self._clock()
+            self._perform(
+                self.scheduler.configure(self.directory.classes, self.directory.tenants, now), now
+            )
+
+    # ---- a request's way
+
+    def arrive(self, ask: Ask, entry: Entry) -> Turn:
+        """Take in a request; what becomes of it, its turn says.
+
+        Raises:
+            Refusal: No engine was ever here.
+        """
+        if self.scheduler is None:
+            raise outcomes.no_engine("the engine is starting", 1)
+        now = self._clock()
+        request = Request(
+            request_id=str(next(self._numbers)),
+            tenant=ask.tenant,
+            class_name=ask.class_name,
+            arrival_s=now,
+            body_bytes=ask.body_bytes,
+            prompt_tokens=ask.prompt_tokens,
+            max_output_tokens=ask.max_output_tokens,
+            endpoint=ask.endpoint,
+            ttft_target_s=ask.ttft_target_s,
+        )
+        turn = Turn(request, ask.wire_id, entry)
+        entry.refuse = turn.refuse
+        self._turns[request.request_id] = turn
+        self._by_wire_id[ask.wire_id] = turn
+        self._perform(self.scheduler.on_arrival(request, now), now)
+        return turn
+
+    def priority(self, turn: Turn) -> int | None:
+        """Return the engine's `priority` for a request on its way there; None takes none."""
+        if self.facts is None or self.facts.kind == "fcfs" or turn.dispatch is None:
+            return None
+        ticket = self._ticket(turn)
+        return engine_priority(turn.dispatch.rank, float("inf") if ticket is None else ticket.due_s)
+
+    def begun(self, turn: Turn) -> None:
+        """Hear that an answer's first byte is about to go to its client."""
+        if self.scheduler is not None:
+            now = self._clock()
+            self._note_first_token(turn, now)
+            self._perform(self.scheduler.on_first_token(turn.request.request_id, now), now)
+            turn.counted_tokens = max(turn.counted_tokens, 1)
+
+    def finish(self, turn: Turn, usage: Usage | None) -> None:
+        """Hear that an answer is complete."""
+        if self.scheduler is None:
+            return
+        now = self._clock()
+        exchange = turn.entry.exchange
+        prompt_tokens = output_tokens = None
+        if usage is not None:
+            prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
+            self._note_lengths(turn, usage)
+        elif exchange is not None and exchange.chunks:
+            output_tokens = exchange.chunks
+        self._forget(turn)
+        self._perform(
+            self.scheduler.on_finish(turn.request.request_id, now, prompt_tokens, output_tokens),
+            now,
+        )
+
+    def leave(self, turn: Turn) -> None:
+        """Hear that a request is over in any other way; one that was refused is gone already."""
+        self._forget(turn)
+        if self.scheduler is not None:
+            now = self._clock()
+            self._perform(self.scheduler.on_abort(turn.request.request_id, now), now)
+
+    # ---- the engine's steps
+
+    def on_step(self, step: Step) -> None:
+        """Hear of one step of the engine."""
+        if self.scheduler is None:
+            return
+        now = self._clock()
+        record = StepRecord(
+            duration_s=step.duration_s,
+            prefill_tokens=step.prefill_tokens,
+            decodes=step.decodes,
+            prefill_context=step.prefill_context,
+            decode_context=step.decode_context,
+        )
+        actions = self.scheduler.on_step(record, now)
+        for wire_id in step.started:
+            turn = self._by_wire_id.get(wire_id)
+            # A stream's own first byte is the better witness of it.
+            if turn is not None and turn.dispatch is not None and not turn.counted_tokens:
+                self._note_first_token(turn, now)
+                turn.counted_tokens = 1
+                actions += self.scheduler.on_first_token(turn.request.request_id, now)
+        self._metrics.engine_step(step)
+        self._perform(actions, now)
+
+    def count_tokens(self) -> None:
+        """Tell what streams have brought since the last call; called about once a second."""
+        if self.scheduler is None:
+            return
+        now = self._clock()
+        for turn in self._turns.values():
+            exchange = turn.entry.exchange
+            if exchange is not None and exchange.begun and exchange.chunks > turn.counted_tokens:
+                new_tokens = exchange.chunks - turn.counted_tokens
+                turn.counted_tokens = exchange.chunks
+                self.scheduler.on_tokens(turn.request.request_id, new_tokens, now)
+
+    # ---- for people
+
+    def now(self) -> float:
+        """Return the instant to which waits are measured."""
+        return self._clock()
+
+    def waiting(self) -> list[Ticket]:
+        """Return the tickets that wait, in order of rank and arrival."""
+        if self.scheduler is None:
+            return []
+        tickets = [t for t in self.scheduler.tickets.values() if t.state is State.WAITING]
+        return sorted(tickets, key=lambda ticket: (-ticket.policy.rank, ticket.seq))
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ---- inside
+
+    def _perform(self, actions: Sequence[Action], now: float) -> None:
+        for action in actions:
+            turn = self._turns.get(action.request_id)
+            if turn is None:  # it left while the core decided about it
+                continue
+            match action:
+                case Dispatch():
+                    self._note_dispatch(turn, action)
+                    turn.give(action, now)
+                case Reject():
+                    self._forget(turn)
+                    self._metrics.of_class(turn.request.class_name).rejections(action.reason).inc()
+                    turn.refuse(outcomes.rejected(action.reason, action.retry_after_s))
+                case Requeue():
+                    self._metrics.of_class(turn.request.class_name).preemptions.inc()
+                    turn.counted_tokens = 0
+                    turn.take_back()
+        self._note_starvation(now)
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        """Set the timer to the next instant at which time alone changes something."""
+        assert self.scheduler is not None
+        due = self.scheduler.next_tick(now)
+        timer = self._timer
+        if due is None:
+            if timer is not None:
+                timer.cancel()
+                self._timer = None
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(due - now, 0.0)
+        if timer is not None:
+            # One that fires too early costs less than a new one at each event.
+            if timer.when() <= at:
+                return
+            timer.cancel()
+        self._timer = loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self.scheduler is not None:
+            now = self._clock()
+            self._perform(self.scheduler.on_tick(now), now)
+
+    def _forget(self, turn: Turn) -> None:
+        self._turns.pop(turn.request.request_id, None)
+        if self._by_wire_id.get(turn.wire_id) is turn:
+            del self._by_wire_id[turn.wire_id]
+
+    def _ticket(self, turn: Turn) -> Ticket | None:
+        scheduler = self.scheduler
+        return None if scheduler is None else scheduler.tickets.get(turn.request.request_id)
+
+    # ---- what is measured
+
+    def _note_dispatch(self, turn: Turn, dispatch: Dispatch) -> None:
+        of_class = self._metrics.of_class(turn.request.class_name)
+        of_class.queue_wait.observe(dispatch.waited_s)
+        if dispatch.by_min_share:
+            of_class.min_share_dispatches.inc()
+        elif self._inverted(dispatch):
+            self._metrics.inversions.inc()
+
+    def _inverted(self, dispatch: Dispatch) -> bool:
+        """Tell whether a higher rank still waits (INV-3)."""
+        assert self.scheduler is not None
+        for queue in self.scheduler.pool.classes:
+            if queue.policy.rank <= dispatch.rank:
+                return False
+            if queue.waiting:
+                return True
+        return False
+
+    def _note_first_token(self, turn: Turn, now: float) -> None:
+        ticket = self._ticket(turn)
+        if ticket is not None and not ticket.started and ticket.first_token_expected_s > 0:
+            took_s = max(now - ticket.dispatched_s, 1e-6)
+            self._metrics.estimates["first_token"].observe(ticket.first_token_expected_s / took_s)
+
+    def _note_lengths(self, turn: Turn, usage: Usage) -> None:
+        ticket = self._ticket(turn)
+        if ticket is None:
+            return
+        if turn.request.prompt_tokens is None and usage.prompt_tokens:
+            ratio = ticket.prompt_tokens / usage.prompt_tokens
+            self._metrics.estimates["prompt_tokens"].observe(ratio)
+        if usage.output_tokens:
+            ratio = ticket.output_estimate / usage.output_tokens
+            self._metrics.estimates["output_tokens"].observe(ratio)
+
+    def _note_starvation(self, now: float) -> None:
+        """Count the time in which requests wait and the engine has none."""
+        assert self.scheduler is not None
+        starved = self.scheduler.pool.requests > 0 and self.scheduler.ledger.running == 0
+        if self._starved_since is not None:
+            self._metrics.bubble.inc(now - self._starved_since)
+        self._starved_since = now if starved else None

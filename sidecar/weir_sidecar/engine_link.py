@@ -1,0 +1,82 @@
+"""What passes between sidecar and engine beside requests: facts, steps, modes.
+
+The engine writes what it is into a file when it starts, sends a datagram after each step to a
+socket bound here, and listens on a socket of its own for how to divide its steps. Nobody waits
+for anybody: what is lost costs precision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from weir_core.wire.policies import EngineMode
+from weir_core.wire.steps import Facts, Step, decode_step
+
+log = logging.getLogger(__name__)
+
+_MAX_DATAGRAM_BYTES: Final = 64 << 10
+_AT_ONCE: Final = 64
+"""Records read in one go, so that a burst of them does not delay streams."""
+
+
+def read_facts(path: Path) -> Facts | None:
+    """Return what the engine says of itself, or None where it says nothing readable."""
+    try:
+        return Facts.decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("the engine's facts cannot be read", extra={"error": str(error)})
+        return None
+
+
+@contextlib.contextmanager
+def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[None]:
+    """Bind the socket of the step log, and hand each record on while the context is open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
+        reader.setblocking(False)
+        reader.bind(str(path))
+        os.chmod(path, 0o660)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(reader.fileno(), _read, reader, on_step)
+        try:
+            yield
+        finally:
+            loop.remove_reader(reader.fileno())
+            path.unlink(missing_ok=True)
+
+
+def _read(reader: socket.socket, on_step: Callable[[Step], None]) -> None:
+    for _ in range(_AT_ONCE):
+        try:
+            datagram = reader.recv(_MAX_DATAGRAM_BYTES)
+        except BlockingIOError:
+            return
+        try:
+            step = decode_step(datagram)
+        except ValueError as error:
+            log.warning("a step record cannot be read", extra={"error": str(error)})
+        else:
+            on_step(step)
+
+
+def send_mode(path: Path, mode: EngineMode) -> bool:
+    """Tell the engine how to divide its steps; false where nobody listens, or not now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+        writer.setblocking(False)
+        try:
+            writer.sendto(msgspec.json.encode(mode), str(path))
+        except OSError:
+            return False
+    return True

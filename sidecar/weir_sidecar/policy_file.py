@@ -1,0 +1,59 @@
+"""The document of classes and tenants, as a file that may change at any time.
+
+The kubelet replaces the file when the operator wrote a new one; `weir up` does the same. A
+document that cannot be read is reported once, and the last good one stays in force.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from weir_core.wire.policies import PolicyDocument
+from weir_sidecar.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_Version = tuple[int, int, int] | None
+"""Inode, size and time of change; None is no file."""
+
+
+class PolicyFile:
+    """Looks whether the file has changed, and reads it.
+
+    Args:
+        path: Where it is, or will be.
+        apply: Told of each good document.
+        metrics: The instruments.
+    """
+
+    def __init__(
+        self, path: Path, apply: Callable[[PolicyDocument], None], metrics: Metrics
+    ) -> None:
+        self._path = path
+        self._apply = apply
+        self._metrics = metrics
+        self._seen: _Version = None
+
+    def look(self) -> None:
+        """Read the file if it is another one than the last time."""
+        version = _version(self._path)
+        if version is None or version == self._seen:
+            return
+        self._seen = version
+        try:
+            document = PolicyDocument.decode(self._path.read_bytes())
+        except (OSError, ValueError) as error:
+            self._metrics.policies_refused.inc()
+            log.error("the policies cannot be read", extra={"error": str(error)})
+            return
+        self._apply(document)
+
+
+def _version(path: Path) -> _Version:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
