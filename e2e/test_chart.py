@@ -102,17 +102,27 @@ def test_without_options_only_one_operator_and_its_rights_are_installed(run_helm
     ]  # fmt: skip
 
 
-def test_watching_some_namespaces_needs_no_right_on_the_whole_cluster(run_helm: RunHelm) -> None:
-    manifests = template(run_helm, "--set=watchNamespaces={chat,batch}")
-    assert of_kind("ClusterRole", manifests) == []
+SOME = "--set=watchNamespaces={chat,batch}"
+
+
+def test_watching_some_namespaces_needs_nothing_of_the_whole_cluster_but_its_classes(
+    run_helm: RunHelm,
+) -> None:
+    manifests = template(run_helm, SOME)
+    (everywhere,) = of_kind("ClusterRole", manifests)
+    assert [rule["resources"] for rule in everywhere["rules"]] == [["inferencepriorityclasses"]]
     namespaces = {role["metadata"]["namespace"] for role in of_kind("Role", manifests)}
     assert namespaces == {"chat", "batch", "weir-system"}
+    without = template(run_helm, SOME, "--set=rbac.readClasses=false")
+    assert of_kind("ClusterRole", without) == []
 
 
 def test_rights_are_the_same_in_a_namespace_and_in_the_cluster(run_helm: RunHelm) -> None:
-    (everywhere,) = of_kind("ClusterRole", template(run_helm))
-    some = of_kind("Role", template(run_helm, "--set=watchNamespaces={chat}"))
-    assert everywhere["rules"] in [role["rules"] for role in some]
+    (whole,) = of_kind("ClusterRole", template(run_helm))
+    some = template(run_helm, "--set=watchNamespaces={chat}")
+    (classes,) = of_kind("ClusterRole", some)
+    chat = next(r for r in of_kind("Role", some) if r["metadata"]["namespace"] == "chat")
+    assert whole["rules"] == chat["rules"] + classes["rules"]
 
 
 def test_ships_the_resource_definitions(run_helm: RunHelm) -> None:

@@ -5,7 +5,8 @@ cluster. A laptop has no images, volumes or mount namespaces; this module transl
 
 - a container becomes a process: its `weir-...` command runs as a module of this Python;
 - a volume becomes a directory: `emptyDir` a private one, except the model volume, which is the
-  cache that all replicas and all later runs share; `hostPath` the path itself;
+  cache that all replicas and all later runs share; `hostPath` the path itself; a Secret out of the
+  files a private one with its values;
 - a mount path inside a command, an argument or the environment is rewritten to that directory.
 
 What only a cluster has (a claim, an image volume, a container of its own image) is refused with
@@ -77,6 +78,8 @@ class ReplicaPlan:
     """Made before the first process starts, private to the user."""
     links: Mapping[Path, Path] = field(default_factory=dict)
     """Link to target, made after the directories; a target must exist: the user's own weights."""
+    files: Mapping[Path, str] = field(default_factory=dict)
+    """What Secrets put into their directories, written before the first process starts."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +122,27 @@ def plan_replica(template: Template, place: Place, service: str, pool: str) -> R
         grace_period_s=float(spec.get("terminationGracePeriodSeconds", 30)),
         directories=(
             place.models,
-            *(homes[name] for name in volumes if "emptyDir" in volumes[name]),
+            *(homes[name] for name in volumes if {"emptyDir", "secret"} & volumes[name].keys()),
         ),
         links=_links((container for container, _ in roles), homes, place),
+        files={
+            homes[name] / key: value
+            for name, volume in volumes.items()
+            for key, value in _values_of_volume(volume, place).items()
+        },
     )
+
+
+def _values_of_volume(volume: Mapping[str, Any], place: Place) -> Mapping[str, str]:
+    """Return what a volume's files say, by name; only a Secret has any before the pod starts."""
+    source = volume.get("secret")
+    return {} if source is None else _secret({**source, "name": source["secretName"]}, place)
 
 
 def _directory(volume: Mapping[str, Any], place: Place) -> Path:
     """Return where this machine keeps a volume's files."""
     name = str(volume["name"])
-    if "emptyDir" in volume:
+    if "emptyDir" in volume or "secret" in volume:
         return place.scratch / name
     if "hostPath" in volume:
         return Path(volume["hostPath"]["path"])
@@ -173,6 +187,7 @@ def _defaults(mounts: Mapping[str, Path]) -> dict[str, str]:
     defaults = {
         labels.ENV_RUN_DIR: labels.RUN_DIR,
         labels.ENV_MODEL_DIR: labels.MODEL_DIR,
+        labels.ENV_POLICIES_DIR: labels.POLICIES_DIR,
         "TMPDIR": "/tmp",
     }
     return {name: str(mounts[path]) for name, path in defaults.items() if path in mounts}

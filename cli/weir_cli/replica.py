@@ -40,6 +40,15 @@ class Phase(StrEnum):
     STOPPED = "stopped"
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that only this user can read, in one step: readers see the old or the new."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
 class Replica:
     """The processes of one pod."""
 
@@ -72,6 +81,8 @@ class Replica:
             if not (link.is_symlink() and link.readlink() == target):
                 link.unlink(missing_ok=True)
                 link.symlink_to(target)
+        for path, text in self.plan.files.items():
+            replace_file(path, text)
         self._run = asyncio.create_task(self._start_in_order(), name=self.plan.name)
 
     async def _start_in_order(self) -> None:

@@ -19,13 +19,15 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_operator import handlers
-from weir_operator.cluster import Cluster, connect
+from weir_operator.cluster import Kubernetes, connect
+from weir_operator.interests import Change
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.settings import Settings, from_environment
+from weir_operator.watches import Watches
 from weir_operator.worker import resync, work
 
 log = logging.getLogger("weir_operator")
@@ -51,7 +53,7 @@ def main() -> int:
     return asyncio.run(run(settings, cluster))
 
 
-async def run(settings: Settings, cluster: Cluster) -> int:
+async def run(settings: Settings, cluster: Kubernetes) -> int:
     """Stand by, lead, stop; return the exit status."""
     stop = asyncio.Event()
     _on_signal(stop)
@@ -70,7 +72,7 @@ async def run(settings: Settings, cluster: Cluster) -> int:
 
 
 async def _lead(
-    settings: Settings, cluster: Cluster, metrics: Metrics, stop: asyncio.Event
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, stop: asyncio.Event
 ) -> None:
     """Watch and work until `stop` is set."""
     watching = asyncio.Event()
@@ -84,6 +86,8 @@ async def _lead(
         ]
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
+        watches = Watches(cluster, namespaces, lambda change: _ask(change, reconciler, queue))
+        watches.start(asyncio.get_running_loop())
         await kopf.operator(
             registry=handlers.registry(queue.add),
             settings=handlers.settings(),
@@ -94,8 +98,15 @@ async def _lead(
             # kopf would ask for the user's name, and a container's user has none.
             identity=Identity(settings.leadership.identity),
         )
+        watches.stop()
         for task in running:
             task.cancel()
+
+
+def _ask(change: Change, reconciler: Reconciler, queue: WorkQueue[Key]) -> None:
+    """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
+    for service in reconciler.interests.concerned(change):
+        queue.add(Key(*service))
 
 
 def _on_signal(stop: asyncio.Event) -> None:

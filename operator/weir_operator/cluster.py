@@ -4,6 +4,11 @@
 server-side apply with the field manager `weir-operator`, so that what others add to an object
 stays and what they change of ours comes back.
 
+Of Secrets it reads two kinds, each by its name: the ones it writes itself, and those that an
+InferenceTenant names. They are watched by their metadata alone, so that no other Secret's values
+ever reach this process (`weir_operator.watches`). Pods are patched for one thing: an annotation
+that makes the kubelet look at their Secret again at once.
+
 Rights it needs, beside `get list watch` on inferenceservices for kopf:
 
 | group | resources | verbs |
@@ -13,7 +18,10 @@ Rights it needs, beside `get list watch` on inferenceservices for kopf:
 | (core) | services, serviceaccounts | get list watch create patch delete |
 | policy | poddisruptionbudgets | get list watch create patch delete |
 | networking.k8s.io | networkpolicies | get list watch create patch delete |
-| (core) | pods | list |
+| (core) | pods | list patch |
+| (core) | secrets | get watch create patch |
+| serving.weir.dev | inferencetenants | list watch |
+| serving.weir.dev | inferencepriorityclasses | list watch |
 | (core) | events | create |
 | coordination.k8s.io | the Lease, which the chart creates | get update |
 """
@@ -21,7 +29,8 @@ Rights it needs, beside `get list watch` on inferenceservices for kopf:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from kubernetes import client, config
@@ -32,7 +41,9 @@ from urllib3.exceptions import HTTPError
 
 from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
+from weir_operator.interests import Change
 from weir_operator.render import Manifest
+from weir_operator.watches import Resource
 
 Kind = tuple[str, str]
 """(apiVersion, kind)."""
@@ -40,6 +51,10 @@ Kind = tuple[str, str]
 SERVICE: Kind = (labels.API_VERSION, "InferenceService")
 DEPLOYMENT: Kind = ("apps/v1", "Deployment")
 REVISION: Kind = ("apps/v1", "ControllerRevision")
+CLASS: Kind = (labels.API_VERSION, "InferencePriorityClass")
+TENANT: Kind = (labels.API_VERSION, "InferenceTenant")
+SECRET: Kind = ("v1", "Secret")
+POD: Kind = ("v1", "Pod")
 OWNED: tuple[Kind, ...] = (
     DEPLOYMENT,
     REVISION,
@@ -48,10 +63,15 @@ OWNED: tuple[Kind, ...] = (
     ("policy/v1", "PodDisruptionBudget"),
     ("networking.k8s.io/v1", "NetworkPolicy"),
 )
-"""Every kind an InferenceService can own."""
+"""Every kind an InferenceService can own several of; its one Secret is found by name."""
 
 _TIMEOUT_S = (5.0, 20.0)
 """To connect, and to read an answer."""
+
+_WATCH_S = 300
+"""How long the API server keeps a watch."""
+
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class Cluster(Protocol):
@@ -72,6 +92,15 @@ class Cluster(Protocol):
 
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         """Return the service's pods."""
+
+    async def classes(self) -> list[Manifest]:
+        """Return every InferencePriorityClass; raise `ClusterRefuses` without that right."""
+
+    async def tenants(self, namespace: str) -> list[Manifest]:
+        """Return the namespace's InferenceTenants; raise `ClusterRefuses` without that right."""
+
+    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+        """Set one annotation of a pod; it is well if the pod is gone."""
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply one object and return it as it is now; raise `InvalidSpec` if it is refused."""
@@ -135,7 +164,31 @@ class Kubernetes:
 
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         """Return the service's pods."""
-        return await self._list(("v1", "Pod"), namespace, f"{labels.SERVICE}={service}")
+        return await self._list(POD, namespace, f"{labels.SERVICE}={service}")
+
+    async def classes(self) -> list[Manifest]:
+        """Return every InferencePriorityClass."""
+        return await self._list(CLASS, None)
+
+    async def tenants(self, namespace: str) -> list[Manifest]:
+        """Return the namespace's InferenceTenants."""
+        return await self._list(TENANT, namespace)
+
+    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+        """Set one annotation of a pod."""
+        meta = pod["metadata"]
+        await self._ask(
+            lambda: self._resource(POD).patch(
+                body={"metadata": {"uid": meta["uid"], "annotations": {key: value}}},
+                name=meta["name"],
+                namespace=meta["namespace"],
+                content_type="application/merge-patch+json",
+                field_manager=labels.FIELD_MANAGER,
+                _request_timeout=_TIMEOUT_S,
+            ),
+            about=f"an annotation of pod {meta['name']}",
+            conflict_is_none=True,
+        )
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply one object and return it as it is now."""
@@ -201,13 +254,41 @@ class Kubernetes:
             conflict_is_none=True,
         )
 
+    def changes(self, resource: Resource, namespace: str | None) -> Iterator[Change]:
+        """Yield every object there is and then each that changes, for a while; blocks."""
+        group = "/api/v1" if resource == "secrets" else f"/apis/{labels.API_VERSION}"
+        where = f"/namespaces/{namespace}" if namespace else ""
+        api = client.ApiClient()
+        try:
+            request = api.param_serialize(
+                "GET",
+                f"{group}{where}/{resource}",
+                query_params=[("watch", "true"), ("timeoutSeconds", str(_WATCH_S))],
+                header_params={"Accept": _METADATA_ONLY},
+                auth_settings=["BearerToken"],
+            )
+            answer = api.call_api(*request, _request_timeout=(_TIMEOUT_S[0], _WATCH_S + 30))
+            if answer.status != 200:
+                answer.read()
+                api.response_deserialize(answer, {})
+            for line in _lines(answer.response.stream()):
+                meta = json.loads(line)["object"].get("metadata", {})
+                yield Change(resource, meta.get("namespace", ""), meta.get("name", ""))
+        except ApiException as error:
+            raise translated(error, f"a watch of {resource}") from error
+        except (HTTPError, OSError, ValueError) as error:
+            raise ClusterUnavailable(f"the watch broke: {error}") from error
+        finally:
+            api.close()
+
     async def _list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Manifest]:
         listed = await self._ask(
             lambda: self._resource(kind).get(
                 namespace=namespace,
                 label_selector=selector or None,
                 _request_timeout=_TIMEOUT_S,
-            )
+            ),
+            about=f"a list of {kind[1]}" if kind in (CLASS, TENANT) else "",
         )
         items: list[Manifest] = (listed or {}).get("items", [])
         for item in items:  # lists leave out what all their items have in common
@@ -240,6 +321,14 @@ class Kubernetes:
             raise ClusterUnavailable(f"the API server does not answer: {error}") from error
         result: Manifest = answer.to_dict() if hasattr(answer, "to_dict") else {}
         return result
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream that comes in pieces of any length."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from filter(None, whole)
 
 
 def _kind(manifest: Manifest) -> Kind:

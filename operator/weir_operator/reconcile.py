@@ -1,8 +1,9 @@
 """One pass: read all that is needed, compute, write. Whatever event asked for it.
 
-A pass does not know why it runs. It reads the service, what the service owns and its pods; it
-renders what should be; it applies that, deletes what should not be, and publishes what it saw. So
-it may run twice, or after a crash in the middle of an earlier one, and the world ends up the same.
+A pass does not know why it runs. It reads the service, what the service owns and its pods, and the
+classes and tenants its sidecars are told of; it renders what should be; it applies that, deletes
+what should not be, and publishes what it saw. So it may run twice, or after a crash in the middle
+of an earlier one, and the world ends up the same.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import NamedTuple
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
-from weir_operator import status
-from weir_operator.cluster import SERVICE, Cluster
+from weir_operator import policies, status
+from weir_operator.cluster import SECRET, SERVICE, Cluster
 from weir_operator.events import event
+from weir_operator.interests import Interests
 from weir_operator.parse import parse
-from weir_operator.render import Images, Manifest, desired_state, pod_templates
+from weir_operator.render import Images, Manifest, desired_state, pod_templates, policies_name
 from weir_operator.revisions import choose
 from weir_operator.verdicts import WORKLOADS, Observed
 
@@ -57,6 +59,8 @@ class Reconciler:
     """
 
     def __init__(self, cluster: Cluster, images: Images, clock: Callable[[], datetime]) -> None:
+        self.interests: Interests[tuple[str, str]] = Interests()
+        """What the services' passes read beside the services themselves."""
         self._cluster = cluster
         self._images = images
         self._clock = clock
@@ -69,6 +73,7 @@ class Reconciler:
         """
         body = await self._cluster.find(SERVICE, *key)
         if body is None or "deletionTimestamp" in body["metadata"]:
+            self.interests.forget(key)
             return Outcome.GONE
         try:
             service = parse(body)
@@ -89,6 +94,7 @@ class Reconciler:
     async def _write(self, service: InferenceService) -> Observed:
         """Apply what should be, delete what should not, and return what is there now."""
         name, namespace = service.metadata.name, service.metadata.namespace
+        told = await self._write_policies(service)
         owned = await self._cluster.owned(namespace, name)
         mine = [each for each in owned if _belongs_to(each, service)]
         templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
@@ -104,7 +110,19 @@ class Reconciler:
             for each in applied
             if each["kind"] == "Deployment"
         }
-        return Observed(deployments, await self._cluster.pods(namespace, name))
+        pods = await self._cluster.pods(namespace, name)
+        await policies.tell(self._cluster, pods, told.document)
+        return Observed(deployments, pods, told.document, told.problems)
+
+    async def _write_policies(self, service: InferenceService) -> policies.Told:
+        """Apply the document for the sidecars: before the pods that mount it."""
+        meta = service.metadata
+        before = await self._cluster.find(SECRET, meta.namespace, policies_name(service))
+        if before is not None and not _belongs_to(before, service):
+            raise _taken("Secret", policies_name(service))
+        told = await policies.compiled(service, self._cluster, self.interests, before)
+        await self._cluster.apply(policies.secret_for(service, told))
+        return told
 
     async def _refuse_to_take_over(
         self, desired: list[Manifest], mine: list[Manifest], service: InferenceService
@@ -122,10 +140,7 @@ class Reconciler:
             meta = manifest["metadata"]
             found = await self._cluster.find(kind, meta["namespace"], meta["name"])
             if found is not None and not _belongs_to(found, service):
-                raise ClusterRefuses(
-                    f"a {manifest['kind']} named {meta['name']} exists already and is not this "
-                    "service's: unless it is on its way out, delete it or name the service anew"
-                )
+                raise _taken(manifest["kind"], meta["name"])
 
     async def _publish(self, body: Manifest, after: Manifest) -> None:
         """Write the status if it differs, and an Event for each condition that turned."""
@@ -166,6 +181,13 @@ def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> d
         for pool in service.spec.hardware_pools
         if pool.replicas is None and pool.name in deployments
     }
+
+
+def _taken(kind: str, name: str) -> ClusterRefuses:
+    return ClusterRefuses(
+        f"a {kind} named {name} exists already and is not this service's: unless it is on its way "
+        "out, delete it or name the service anew"
+    )
 
 
 def _identity(manifest: Manifest) -> tuple[str, str]:

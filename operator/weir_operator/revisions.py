@@ -24,9 +24,15 @@ KEPT = 3
 
 _NO_POD: dict[str, Any] = {
     **dict.fromkeys(("replicas", "scaling", "routing", "rollout", "pools"), True),
-    "admission": {"default_class", "classes"},
+    "admission": {"default_class", "classes", "anonymous_class"},
+    "engine": {"scheduling"},
 }
 """Fields of a spec that change no pod; pools are digested one by one."""
+_NO_POD_AT_FIRST: dict[str, Any] = {
+    **{field: left for field, left in _NO_POD.items() if field != "engine"},
+    "admission": {"default_class", "classes"},
+}
+"""The same for revisions of an operator that gave engines their mode in the environment."""
 _NO_POD_OF_POOL = {"replicas", "cost"}
 
 
@@ -36,9 +42,26 @@ def spec_digest(owner: InferenceService, pool: Pool) -> str:
     Only what the user wrote counts, so that a field a later Weir adds, or a default it changes,
     leaves the digests of objects that do not name it as they are.
     """
-    wanted: dict[str, Any] = owner.spec.model_dump(
-        mode="json", by_alias=True, exclude_unset=True, exclude=_NO_POD
-    )
+    wanted = _written(owner, _NO_POD)
+    for section in ("admission", "engine"):
+        if not wanted.get(section):  # nothing in it changes a pod
+            wanted.pop(section, None)
+    return _digest_of(wanted, owner, pool)
+
+
+def _first_digest(owner: InferenceService, pool: Pool) -> str:
+    """Return the digest that the first operators kept templates under.
+
+    Their templates go on being used: an upgrade of the operator alone rolls no pod.
+    """
+    return _digest_of(_written(owner, _NO_POD_AT_FIRST), owner, pool)
+
+
+def _written(owner: InferenceService, left_out: dict[str, Any]) -> dict[str, Any]:
+    return owner.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=left_out)
+
+
+def _digest_of(wanted: dict[str, Any], owner: InferenceService, pool: Pool) -> str:
     wanted["pool"] = pool.model_dump(
         mode="json", by_alias=True, exclude_unset=True, exclude=_NO_POD_OF_POOL
     )
@@ -60,7 +83,7 @@ def choose(
     for pool in owner.spec.hardware_pools:
         digest = spec_digest(owner, pool)
         of_pool = _newest_first(revisions, pool)
-        current = next((each for each in of_pool if _digest(each) == digest), None)
+        current = _kept(of_pool, digest) or _kept(of_pool, _first_digest(owner, pool))
         if current is not None:
             templates[pool.name] = current["data"]
             older = [each for each in of_pool if each is not current]
@@ -76,6 +99,10 @@ def choose(
 def _newest_first(revisions: Sequence[Manifest], pool: Pool) -> list[Manifest]:
     of_pool = [each for each in revisions if each["metadata"]["labels"][labels.POOL] == pool.name]
     return sorted(of_pool, key=lambda each: each["revision"], reverse=True)
+
+
+def _kept(of_pool: Sequence[Manifest], digest: str) -> Manifest | None:
+    return next((each for each in of_pool if _digest(each) == digest), None)
 
 
 def _digest(revision: Manifest) -> str:

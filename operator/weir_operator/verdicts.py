@@ -2,7 +2,9 @@
 
 WorkloadsReady: every pool has the pods it should, of the newest template. ModelReady: an engine
 has the model loaded. RouterReady: a sidecar takes requests. ScalingReady: the number of replicas
-follows the spec. Ready sums up: requests to the service's address are answered. So Ready holds
+follows the spec. PoliciesReady: sidecars are told of classes, tenants and modes as they are
+written; where it is False, the last good version of what is broken is in force, so it has no part
+in Ready. Ready sums up: requests to the service's address are answered. So Ready holds
 through a rollout, and WorkloadsReady says when it is complete.
 
 Each verdict that something is wrong quotes whoever knows best: the kubelet, the scheduler, or the
@@ -17,6 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.problems import Problem
 from weir_operator.render import Manifest
 
 READY: Final = "Ready"
@@ -24,6 +28,7 @@ WORKLOADS: Final = "WorkloadsReady"
 MODEL: Final = "ModelReady"
 ROUTER: Final = "RouterReady"
 SCALING: Final = "ScalingReady"
+POLICIES: Final = "PoliciesReady"
 
 UNDER_WAY: Final = frozenset(
     {"Fetching", "Loading", "NoReadyReplica", "Progressing", "ScaledToZero", "Waiting"}
@@ -47,6 +52,9 @@ _STUCK: Final = frozenset(
 _LONGEST_MESSAGE: Final = 1000
 
 
+_NOTHING_TOLD: Final = PolicyDocument()
+
+
 class Verdict(NamedTuple):
     """A condition without its times."""
 
@@ -62,6 +70,10 @@ class Observed:
     deployments: Mapping[str, Manifest]
     """Each pool's Deployment, by the pool's name."""
     pods: Sequence[Manifest]
+    policies: PolicyDocument = _NOTHING_TOLD
+    """What the sidecars are told."""
+    problems: Sequence[Problem] = ()
+    """What is not in it as it was written."""
 
     @property
     def staying(self) -> list[Manifest]:
@@ -81,6 +93,7 @@ def verdicts(service: InferenceService, seen: Observed) -> dict[str, Verdict]:
         MODEL: _model(service, seen),
         ROUTER: _router(seen),
         SCALING: _scaling(service, seen),
+        POLICIES: _policies(service, seen),
     }
     return {READY: _ready(seen, others), **others}
 
@@ -183,6 +196,30 @@ def _scaling(service: InferenceService, seen: Observed) -> Verdict:
         f"this version does not scale by load; replicas: {seen.wanted}, or what an autoscaler of "
         f"the Deployment sets from {max(scaling.min_replicas, 1)} to {scaling.max_replicas}",
     )
+
+
+def _policies(service: InferenceService, seen: Observed) -> Verdict:
+    if seen.problems:
+        said = "; ".join(str(problem) for problem in seen.problems)
+        return Verdict("False", seen.problems[0].reason, said[:_LONGEST_MESSAGE])
+    deaf = [pod for pod in seen.staying if not is_told(pod)]
+    if deaf:
+        return Verdict(
+            "False",
+            "RestartNeeded",
+            f"{len(deaf)} of {len(seen.staying)} pods are of an older Weir and know of no classes "
+            f"or tenants; to replace them: kubectl annotate infs {service.metadata.name} "
+            f'{labels.RESTARTED_AT}="$(date -u +%FT%TZ)" --overwrite',
+        )
+    classes, tenants = len(seen.policies.classes), len(seen.policies.tenants)
+    said = f"{classes} classes" if classes else "the built-in classes"
+    return Verdict("True", "Applied", f"{said}, {tenants} tenants")
+
+
+def is_told(pod: Manifest) -> bool:
+    """Tell whether a pod mounts the document of classes and tenants."""
+    volumes = pod.get("spec", {}).get("volumes", ())
+    return any(volume["name"] == labels.POLICIES_VOLUME for volume in volumes)
 
 
 def _wrong(reason: str, where: str, words: str) -> Verdict:

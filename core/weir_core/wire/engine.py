@@ -14,8 +14,10 @@ import hashlib
 import re
 from typing import Final, Literal, NamedTuple
 
+from pydantic import ConfigDict
+
 from weir_core.api.base import Model
-from weir_core.api.engine import Parallelism, Scheduling
+from weir_core.api.engine import Parallelism
 from weir_core.api.labels import MODEL_DIR
 from weir_core.api.model import Adapter, Source
 from weir_core.errors import InvalidSpec
@@ -25,14 +27,18 @@ MOUNTED: Final = ("pvc", "file", "oci")
 
 
 class EngineConfig(Model):
-    """One engine's configuration; `model_dump_json(by_alias=True)` is the wire form."""
+    """One engine's configuration; `model_dump_json(by_alias=True)` is the wire form.
+
+    Fields this engine does not know are ignored: a pod keeps the template an older operator made.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     name: str
     aliases: tuple[str, ...] = ()
     source: Source
     adapters: tuple[Adapter, ...] = ()
     args: tuple[str, ...] = ()
-    scheduling: Scheduling = Scheduling()
     parallelism: Parallelism = Parallelism()
     accelerators: int = 0
     """Accelerators the pod was given; 0 is an engine on the CPU."""

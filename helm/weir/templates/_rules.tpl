@@ -1,7 +1,7 @@
 {{/*
-What the operator may do in a namespace it watches. Written out verb by verb: no wildcard, no
-access to Secrets, no exec, and pods can be listed but not written. weir_operator.cluster says what
-each is for; a test holds the two equal.
+What the operator may do in a namespace it watches. Written out verb by verb: no wildcard, no exec,
+no list of Secrets, and of pods only metadata is patched. weir_operator.cluster says what each is
+for; a test holds the two equal.
 */}}
 {{- define "weir.namespaceRules" -}}
 - apiGroups: [serving.weir.dev]
@@ -29,8 +29,26 @@ each is for; a test holds the two equal.
 # Why a replica is not ready is in its pods' state.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list]
+  verbs: [list, patch]
+# One Secret a service tells its sidecars of classes and tenants. Those with the hashes of tenants'
+# API keys are read by name; watches ask for names alone. RBAC cannot say "only these", so whoever
+# is the operator can read Secrets of these namespaces whose names it knows.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, watch, create, patch]
+- apiGroups: [serving.weir.dev]
+  resources: [inferencetenants]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
+{{- end -}}
+
+{{/*
+The one thing it reads that is in no namespace.
+*/}}
+{{- define "weir.classRules" -}}
+- apiGroups: [serving.weir.dev]
+  resources: [inferencepriorityclasses]
+  verbs: [list, watch]
 {{- end -}}

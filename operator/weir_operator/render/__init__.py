@@ -1,7 +1,9 @@
 """The full desired state of an InferenceService, as pure data.
 
 `desired_state` is what the operator applies to a cluster and what `weir up` runs on a laptop; both
-see the same pods. Nothing here talks to anything, so the tests compare whole manifests.
+see the same pods. Nothing here talks to anything, so the tests compare whole manifests. The Secret
+with classes and tenants is rendered by itself (`policies_secret`): it comes from more than the
+service, and changes without it.
 """
 
 from __future__ import annotations
@@ -12,15 +14,27 @@ from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.access import network_policy, service_account
 from weir_operator.render.naming import Manifest, deployment_name, service_url
 from weir_operator.render.pods import Images, pod_template
+from weir_operator.render.policies import (
+    POLICIES_ANNOTATION,
+    digest_of,
+    document_in,
+    policies_name,
+    policies_secret,
+)
 from weir_operator.render.services import disruption_budget, headless_service, service
 from weir_operator.render.workloads import deployment
 
 __all__ = [
+    "POLICIES_ANNOTATION",
     "Images",
     "Manifest",
     "deployment_name",
     "desired_state",
+    "digest_of",
+    "document_in",
     "pod_templates",
+    "policies_name",
+    "policies_secret",
     "service_url",
 ]
 

@@ -69,7 +69,12 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
-        "volumeMounts": [_mount("run", labels.RUN_DIR), _mount("tmp", "/tmp")],
+        "volumeMounts": [
+            _mount("run", labels.RUN_DIR),
+            _mount("tmp", "/tmp"),
+            # Whole, without a subPath: the kubelet refreshes only such mounts.
+            _mount(labels.POLICIES_VOLUME, labels.POLICIES_DIR, read_only=True),
+        ],
     }
 
 

@@ -18,6 +18,7 @@ from weir_core.wire.engine import EngineConfig, ModelMount, mount_of
 from weir_operator.render.containers import engine_container, fetches, model_container, sidecar
 from weir_operator.render.naming import Manifest, common_labels, selector
 from weir_operator.render.patch import patched
+from weir_operator.render.policies import policies_volume
 
 GRACE_PERIOD_S = 120
 """Longest stream a termination waits for, unless spec.podTemplate says otherwise."""
@@ -59,7 +60,6 @@ def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
         source=spec.model.source,
         adapters=spec.model.adapters,
         args=spec.engine.args,
-        scheduling=spec.engine.scheduling,
         parallelism=spec.engine.parallelism,
         accelerators=pool.accelerator.count,
         traces_endpoint=_traces_endpoint(spec.tracing),
@@ -114,7 +114,7 @@ def _template(
         },
         "initContainers": init,
         "containers": [engine_container(owner, pool, config, engine_image, mounts)],
-        "volumes": _volumes(mounts, fetching=bool(to_fetch)),
+        "volumes": _volumes(owner, mounts, fetching=bool(to_fetch)),
     }
     if pool.node_selector:
         spec["nodeSelector"] = dict(pool.node_selector)
@@ -129,11 +129,14 @@ def _template(
     return {"metadata": meta, "spec": spec}
 
 
-def _volumes(mounts: list[ModelMount], *, fetching: bool) -> list[Manifest]:
+def _volumes(
+    owner: InferenceService, mounts: list[ModelMount], *, fetching: bool
+) -> list[Manifest]:
     volumes: list[Manifest] = [
         {"name": "run", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        policies_volume(owner),
     ]
     if fetching:
         volumes.append({"name": "models", "emptyDir": {}})

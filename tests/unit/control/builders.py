@@ -61,6 +61,7 @@ def pod(
     ready: bool = False,
     leaving: bool = False,
     unschedulable: str = "",
+    volumes: tuple[str, ...] = ("run", "policies"),
 ) -> Manifest:
     """Return a pod."""
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
@@ -72,6 +73,7 @@ def pod(
         meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return {
         "metadata": meta,
+        "spec": {"volumes": [{"name": name} for name in volumes]},
         "status": {
             "conditions": conditions,
             "initContainerStatuses": list(init),

@@ -10,7 +10,7 @@ import itertools
 from copy import deepcopy
 from typing import Any
 
-from weir_core.errors import ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.cluster import OWNED, SERVICE, Kind
 
 Manifest = dict[str, Any]
@@ -28,6 +28,8 @@ class MemoryCluster:
         self.writes = 0
         self.down: ClusterUnavailable | None = None
         self.no_events = False
+        self.forbidden: set[str] = set()
+        """Kinds the operator has no right to read, or in the case of pods to write."""
         for one in objects:
             self.put(one)
 
@@ -41,6 +43,8 @@ class MemoryCluster:
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         self._answer()
+        if kind[1] in self.forbidden:
+            raise ClusterRefuses(f"{kind[1]} is forbidden")
         return deepcopy(self.objects.get((kind, namespace, name)))
 
     async def services(self) -> list[Manifest]:
@@ -60,6 +64,28 @@ class MemoryCluster:
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         self._answer()
         return deepcopy(self.all_pods.get((namespace, service), []))
+
+    async def classes(self) -> list[Manifest]:
+        return self._all("InferencePriorityClass")
+
+    async def tenants(self, namespace: str) -> list[Manifest]:
+        found = self._all("InferenceTenant")
+        return [one for one in found if one["metadata"]["namespace"] == namespace]
+
+    def _all(self, kind: str) -> list[Manifest]:
+        self._answer()
+        if kind in self.forbidden:
+            raise ClusterRefuses(f"{kind} is forbidden")
+        return deepcopy(list(self.of(kind).values()))
+
+    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+        self._answer()
+        if "Pod" in self.forbidden:
+            raise ClusterRefuses("pods are forbidden")
+        self.writes += 1
+        for one in itertools.chain(*self.all_pods.values()):
+            if one["metadata"]["name"] == pod["metadata"]["name"]:
+                one["metadata"].setdefault("annotations", {})[key] = value
 
     async def apply(self, manifest: Manifest) -> Manifest:
         self._answer()
@@ -109,4 +135,4 @@ class MemoryCluster:
 
 def _place(manifest: Manifest) -> tuple[Kind, str, str]:
     meta = manifest["metadata"]
-    return (manifest["apiVersion"], manifest["kind"]), meta["namespace"], meta["name"]
+    return (manifest["apiVersion"], manifest["kind"]), meta.get("namespace", ""), meta["name"]

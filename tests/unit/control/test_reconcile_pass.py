@@ -15,9 +15,10 @@ from weir_operator.render import Images
 
 KEY = Key(NAMESPACE, NAME)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FIRST_DIGEST = "c592753dd2015020"
 OWNED_KINDS = {
     "ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment",
-    "ControllerRevision",
+    "ControllerRevision", "Secret",
 }  # fmt: skip
 
 
@@ -81,6 +82,7 @@ async def test_publishes_what_it_saw() -> None:
         "ModelReady": "True",
         "RouterReady": "True",
         "ScalingReady": "True",
+        "PoliciesReady": "True",
     }
     assert status["url"] == "http://chat.models.svc"
     assert status["observedGeneration"] == 1
@@ -220,6 +222,8 @@ async def test_an_upgrade_of_the_operator_changes_no_pod() -> None:
         pytest.param({"replicas": 5}, id="replicas"),
         pytest.param({"rollout": {"maxSurge": 0, "maxUnavailable": 1}}, id="rollout"),
         pytest.param({"scaling": {"minReplicas": 2, "maxReplicas": 4}}, id="scaling"),
+        pytest.param({"engine": {"scheduling": {"mode": "throughput"}}}, id="engine mode"),
+        pytest.param({"admission": {"anonymousClass": "batch"}}, id="classes"),
     ],
 )
 async def test_what_touches_no_pod_rolls_none_not_even_after_an_upgrade(
@@ -229,6 +233,21 @@ async def test_what_touches_no_pod_rolls_none_not_even_after_an_upgrade(
     await reconciler(cluster, "1").run(KEY)
     before = templates(cluster)
     edit(cluster, change)
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
+
+
+async def test_a_template_kept_by_an_operator_that_put_the_mode_into_it_is_still_used() -> None:
+    spec = {
+        "engine": {"scheduling": {"mode": "throughput"}},
+        "admission": {"defaultClass": "batch"},
+    }
+    cluster = MemoryCluster(body(spec))
+    await reconciler(cluster, "1").run(KEY)
+    before = templates(cluster)
+    (revision,) = cluster.of("ControllerRevision").values()
+    # What that operator made of this spec: computed with its code, at commit a116812.
+    revision["metadata"]["annotations"]["serving.weir.dev/spec-hash"] = FIRST_DIGEST
     await reconciler(cluster, "2").run(KEY)
     assert templates(cluster) == before
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.control.builders import container, deployment, pod, service, serving_pod
+from weir_core.wire.problems import Problem
 from weir_operator.verdicts import Observed, Verdict, verdicts
 
 Manifest = dict[str, Any]
@@ -25,6 +26,7 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
         "ModelReady": ("True", "Loaded"),
         "RouterReady": ("True", "Serving"),
         "ScalingReady": ("True", "Fixed"),
+        "PoliciesReady": ("True", "Applied"),
     }
 
 
@@ -166,3 +168,27 @@ def test_a_message_is_bounded() -> None:
     crashed = {**CRASHED, "message": "x" * 5000}
     seen = told(pod(container("engine", "waiting", reason="CrashLoopBackOff", last=crashed)))
     assert len(seen["WorkloadsReady"].message) <= 1000
+
+
+def test_a_broken_class_or_tenant_is_quoted_and_the_service_stays_ready() -> None:
+    problems = (
+        Problem("SecretMissing", "InferenceTenant", "app", "spec.apiKeySecretRef.name", "is gone"),
+        Problem("InvalidClass", "InferencePriorityClass", "gold", "spec.rank", "is a word"),
+    )
+    seen = Observed({"cpu": deployment()}, [serving_pod()], problems=problems)
+    found = verdicts(service(), seen)
+    assert found["PoliciesReady"] == Verdict(
+        "False",
+        "SecretMissing",
+        "InferenceTenant/app: spec.apiKeySecretRef.name: is gone; "
+        "InferencePriorityClass/gold: spec.rank: is a word",
+    )
+    assert found["Ready"].status == "True"
+
+
+def test_pods_of_an_older_weir_are_counted_and_the_way_out_is_named() -> None:
+    old = pod(container("engine", started=True), ready=True, volumes=("run",))
+    found = told(old, serving_pod(), wanted=2)["PoliciesReady"]
+    assert (found.status, found.reason) == ("False", "RestartNeeded")
+    assert "1 of 2 pods" in found.message
+    assert "kubectl annotate infs chat serving.weir.dev/restarted-at=" in found.message

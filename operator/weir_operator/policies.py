@@ -1,0 +1,117 @@
+"""Tells a service's sidecars their classes, tenants and modes: part of each pass.
+
+The document goes into a Secret that the pods mount. A kubelet looks at mounted Secrets again only
+every minute or so, unless the pod itself changes: so after a change each pod gets an annotation
+with the document's digest, and the kubelet mounts the new one at once. The pods need no right in
+the cluster for that, and no pod is replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from weir_core.api.inferenceservice import InferenceService
+from weir_core.errors import ClusterRefuses
+from weir_core.wire.compiler import Declared, compile_policies
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.problems import Problem
+from weir_core.wire.tenant_entries import Secrets, secret_of
+from weir_operator.cluster import SECRET, Cluster
+from weir_operator.interests import Interests
+from weir_operator.render import (
+    POLICIES_ANNOTATION,
+    Manifest,
+    digest_of,
+    document_in,
+    policies_name,
+    policies_secret,
+)
+from weir_operator.verdicts import is_told
+
+log = logging.getLogger(__name__)
+
+
+class Told(NamedTuple):
+    """What sidecars are told, and what is not in it as it was written."""
+
+    document: PolicyDocument
+    problems: Sequence[Problem]
+
+
+async def compiled(
+    service: InferenceService,
+    cluster: Cluster,
+    interests: Interests[tuple[str, str]],
+    before: Manifest | None,
+) -> Told:
+    """Return the document for a service, given the Secret with the one before.
+
+    Raises:
+        ClusterUnavailable: The API server cannot serve now.
+    """
+    namespace, name = service.metadata.namespace, service.metadata.name
+    classes = await _allowed(cluster.classes)
+    tenants = await _allowed(lambda: cluster.tenants(namespace))
+    named = {each for each in map(secret_of, tenants or ()) if each is not None}
+    # Noted before they are read: a change during this pass must ask for another.
+    interests.note((namespace, name), named | {policies_name(service)})
+    secrets = await _secrets(cluster, namespace, named)
+    declared = Declared(service, classes, tenants, secrets)
+    return Told(*compile_policies(declared, document_in(before)))
+
+
+async def tell(cluster: Cluster, pods: Sequence[Manifest], document: PolicyDocument) -> None:
+    """Have the kubelets of these pods mount the document now.
+
+    Raises:
+        ClusterUnavailable: The API server cannot serve now.
+    """
+    digest = digest_of(document)
+    for pod in pods:
+        annotations = pod["metadata"].get("annotations") or {}
+        if not is_told(pod) or annotations.get(POLICIES_ANNOTATION) == digest:
+            continue
+        try:
+            await cluster.annotate_pod(pod, POLICIES_ANNOTATION, digest)
+        except ClusterRefuses as error:  # it comes all the same, when the kubelet next looks
+            log.warning("%s: told of its classes a minute late: %s", pod["metadata"]["name"], error)
+
+
+def secret_for(service: InferenceService, told: Told) -> Manifest:
+    """Return the Secret to apply."""
+    return policies_secret(service, told.document)
+
+
+async def _secrets(cluster: Cluster, namespace: str, names: set[str]) -> Secrets:
+    """Return the values of those Secrets that are there and may be read."""
+    found: dict[str, Mapping[str, str]] = {}
+    for name in sorted(names):
+        try:
+            secret = await cluster.find(SECRET, namespace, name)
+        except ClusterRefuses as error:
+            log.warning("%s/%s: %s", namespace, name, error)
+            continue
+        if secret is not None:
+            found[name] = {key: _text(value) for key, value in (secret.get("data") or {}).items()}
+    return found
+
+
+def _text(value: str) -> str:
+    """Return a Secret's value; what is no text comes out as something that is no hash either."""
+    try:
+        return base64.b64decode(value).decode(errors="replace")
+    except binascii.Error:
+        return ""
+
+
+async def _allowed(ask: Callable[[], Awaitable[list[Manifest]]]) -> list[Manifest] | None:
+    """Return what is there, or None where the operator lacks the right to know."""
+    try:
+        return await ask()
+    except ClusterRefuses as error:
+        log.warning("%s", error)
+        return None

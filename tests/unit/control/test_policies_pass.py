@@ -1,0 +1,198 @@
+"""Classes and tenants reach the sidecars: a Secret, a nudge for each pod, no new pod."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+
+from tests.unit.control.builders import NAME, NAMESPACE, body, serving_pod
+from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from tests.unit.control.test_reconcile_pass import KEY, conditions, edit, reconciler, templates
+from weir_core.errors import ClusterRefuses
+from weir_core.wire.policies import PolicyDocument
+from weir_operator.interests import Change, Interests
+from weir_operator.render import POLICIES_ANNOTATION, document_in
+
+API = "serving.weir.dev/v1alpha1"
+GOLD: Manifest = {
+    "apiVersion": API,
+    "kind": "InferencePriorityClass",
+    "metadata": {"name": "standard", "uid": "c1"},
+    "spec": {"rank": 7},
+}
+TENANT: Manifest = {
+    "apiVersion": API,
+    "kind": "InferenceTenant",
+    "metadata": {"name": "app", "namespace": NAMESPACE},
+    "spec": {"apiKeySecretRef": {"name": "app-keys"}},
+}
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def keys(value: bytes) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "app-keys", "namespace": NAMESPACE},
+        "data": {"k": base64.b64encode(value).decode()},
+    }
+
+
+def cluster_with(*objects: Manifest) -> MemoryCluster:
+    cluster = MemoryCluster(body(), *objects)
+    cluster.all_pods = {KEY: [serving_pod()]}
+    return cluster
+
+
+def document(cluster: MemoryCluster) -> PolicyDocument:
+    found = document_in(cluster.of("Secret")[f"{NAME}-policies"])
+    assert found is not None
+    return found
+
+
+def annotation(cluster: MemoryCluster) -> str | None:
+    (pod,) = cluster.all_pods[KEY]
+    found: str | None = pod["metadata"].get("annotations", {}).get(POLICIES_ANNOTATION)
+    return found
+
+
+async def test_sidecars_are_told_of_classes_tenants_and_the_mode() -> None:
+    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    edit(cluster, {"engine": {"scheduling": {"mode": "throughput"}}})
+    await reconciler(cluster).run(KEY)
+    told = document(cluster)
+    assert [(policy.name, policy.rank) for policy in told.classes] == [("standard", 7)]
+    assert [entry.key_hashes for entry in told.tenants] == [(digest("k"),)]
+    assert told.engine.mode == "throughput"
+    secret = cluster.of("Secret")[f"{NAME}-policies"]
+    assert secret["type"] == "Opaque"
+    assert secret["metadata"]["labels"]["serving.weir.dev/service"] == NAME
+
+
+async def test_a_change_touches_each_pod_once_and_replaces_none() -> None:
+    cluster = cluster_with(GOLD)
+    await reconciler(cluster).run(KEY)
+    first, before = annotation(cluster), templates(cluster)
+    cluster.put({**GOLD, "spec": {"rank": 8}})
+    await reconciler(cluster).run(KEY)
+    assert annotation(cluster) not in (None, first)
+    assert document(cluster).classes[0].rank == 8
+    assert templates(cluster) == before
+    writes = cluster.writes
+    await reconciler(cluster).run(KEY)
+    assert cluster.writes == writes
+
+
+async def test_a_pod_that_mounts_no_policies_is_left_alone() -> None:
+    cluster = cluster_with(GOLD)
+    cluster.all_pods[KEY][0]["spec"]["volumes"] = []
+    await reconciler(cluster).run(KEY)
+    assert annotation(cluster) is None
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "RestartNeeded"
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        pytest.param([{**GOLD, "spec": {"rank": "high"}}, TENANT], "InvalidClass", id="class"),
+        pytest.param(
+            [GOLD, {**TENANT, "spec": {**TENANT["spec"], "weight": 0}}],
+            "InvalidTenant",
+            id="tenant",
+        ),
+        pytest.param([GOLD, TENANT, keys(b"\xff\xfe")], "InvalidSecret", id="hash"),
+    ],
+)
+async def test_what_is_broken_is_said_and_the_last_good_version_stays(
+    broken: list[Manifest], reason: str
+) -> None:
+    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    before = document(cluster)
+    for one in broken:
+        cluster.put(one)
+    await reconciler(cluster).run(KEY)
+    assert document(cluster) == before
+    found = conditions(cluster)["PoliciesReady"]
+    assert (found["status"], found["reason"]) == ("False", reason)
+    assert conditions(cluster)["Ready"]["status"] == "True"
+    assert [each["reason"] for each in cluster.events if each["type"] == "Warning"] == [reason]
+
+
+async def test_a_secret_that_is_gone_leaves_the_tenant_its_keys() -> None:
+    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    before = document(cluster)
+    cluster.objects.pop((("v1", "Secret"), NAMESPACE, "app-keys"))
+    await reconciler(cluster).run(KEY)
+    assert document(cluster) == before
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "SecretMissing"
+
+
+async def test_without_the_right_to_classes_the_rest_works_and_says_so() -> None:
+    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    cluster.forbidden = {"InferencePriorityClass", "Pod"}
+    await reconciler(cluster).run(KEY)
+    assert document(cluster).classes == ()
+    assert len(document(cluster).tenants) == 1
+    found = conditions(cluster)["PoliciesReady"]
+    assert found["reason"] == "Unreadable"
+    assert "InferencePriorityClass: the operator may not read them" in found["message"]
+    assert conditions(cluster)["Ready"]["status"] == "True"
+
+
+async def test_a_document_that_someone_spoilt_is_made_anew() -> None:
+    cluster = cluster_with(GOLD)
+    await reconciler(cluster).run(KEY)
+    before = document(cluster)
+    cluster.of("Secret")[f"{NAME}-policies"]["data"] = {"policies.json": "!"}
+    await reconciler(cluster).run(KEY)
+    assert document(cluster) == before
+
+
+async def test_somebody_elses_secret_of_that_name_is_not_taken_over() -> None:
+    theirs = {**keys(b"x"), "metadata": {"name": f"{NAME}-policies", "namespace": NAMESPACE}}
+    cluster = cluster_with(theirs)
+    with pytest.raises(ClusterRefuses, match="a Secret named chat-policies exists already"):
+        await reconciler(cluster).run(KEY)
+    assert cluster.of("Secret")[f"{NAME}-policies"] == theirs
+
+
+async def test_a_pass_notes_what_it_read_and_a_service_that_is_gone_is_forgotten() -> None:
+    cluster = cluster_with(TENANT)
+    passes = reconciler(cluster)
+    await passes.run(KEY)
+    rotated = Change("secrets", NAMESPACE, "app-keys")
+    assert passes.interests.concerned(rotated) == [KEY]
+    cluster.objects.pop((("serving.weir.dev/v1alpha1", "InferenceService"), NAMESPACE, NAME))
+    await passes.run(KEY)
+    assert passes.interests.concerned(rotated) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "want"),
+    [
+        (Change("inferencepriorityclasses", "", "gold"), {"here", "there"}),
+        (Change("inferencetenants", "a", "any"), {"here"}),
+        (Change("secrets", "a", "keys"), {"here"}),
+        (Change("secrets", "a", "other"), set()),
+        (Change("secrets", "b", "keys"), set()),
+    ],
+)
+def test_a_change_concerns_the_services_that_read_it(change: Change, want: set[str]) -> None:
+    interests: Interests[tuple[str, str]] = Interests()
+    interests.note(("a", "here"), {"keys"})
+    interests.note(("b", "there"), {"more"})
+    assert {name for _, name in interests.concerned(change)} == want
+
+
+def test_an_empty_secret_holds_no_document() -> None:
+    empty: dict[str, Any] = {"data": None}
+    assert document_in(empty) is None
+    assert document_in(None) is None
