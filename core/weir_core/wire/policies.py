@@ -11,12 +11,15 @@ every field but a name has a default.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from weir_core.api.engine import Scheduling
 from weir_core.api.priorityclass import InferencePriorityClass
 from weir_core.api.tenant import InferenceTenant
-from weir_core.sched.types import ClassPolicy, TenantPolicy
+from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
+from weir_core.step.mode import BUILT_IN_TPOT_S, Mode
 from weir_core.units import parse_duration
 
 
@@ -27,11 +30,32 @@ class EngineMode(msgspec.Struct, frozen=True):
         mode: `latency`, `throughput` or `custom`.
         class_shares: With `custom`: class name to its share of each step, 0 to 1.
         tpot_floor_s: Never plan steps shorter than this, in seconds.
+        class_tpot_s: Rank to the TPOT target its decodes are held to, in seconds; none stands
+            for those of the built-in classes.
+        class_ranks: Class name to rank, for `class_shares`: engines know ranks only.
     """
 
     mode: str = "latency"
     class_shares: dict[str, float] = {}
     tpot_floor_s: float | None = None
+    class_tpot_s: dict[int, float] = {}
+    class_ranks: dict[str, int] = {}
+
+    def for_steps(self) -> Mode:
+        """Return what the engine's planner divides by; a mode it does not know is `latency`."""
+        kind: Literal["latency", "throughput", "custom"] = "latency"
+        if self.mode in {"throughput", "custom"}:
+            kind = self.mode  # type: ignore[assignment]
+        return Mode(
+            kind=kind,
+            tpot_s=self.class_tpot_s or BUILT_IN_TPOT_S,
+            shares={
+                self.class_ranks[name]: share
+                for name, share in self.class_shares.items()
+                if name in self.class_ranks
+            },
+            tpot_floor_s=self.tpot_floor_s or 0.0,
+        )
 
 
 class TenantEntry(msgspec.Struct, frozen=True):
@@ -76,6 +100,18 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     def encode(self) -> bytes:
         """Return the document as JSON; equal documents give equal bytes."""
         return msgspec.json.encode(self, order="deterministic")
+
+    def mode_message(self) -> bytes:
+        """Return what an engine is sent: its mode, with the ranks and targets of the classes."""
+        classes = self.classes or BUILT_IN_CLASSES
+        mode = msgspec.structs.replace(
+            self.engine,
+            class_ranks={one.name: one.rank for one in classes},
+            class_tpot_s={
+                one.rank: one.tpot_target_s for one in classes if one.tpot_target_s is not None
+            },
+        )
+        return msgspec.json.encode(mode)
 
     @classmethod
     def decode(cls, data: bytes) -> PolicyDocument:

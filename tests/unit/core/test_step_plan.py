@@ -1,0 +1,156 @@
+"""Whose prompt tokens a step computes, in each mode."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weir_core.step.budget import Budget
+from weir_core.step.mode import BUILT_IN_TPOT_S, Mode
+from weir_core.step.order import Prompt, divide
+from weir_core.step.plan import Planner
+from weir_core.step.shares import Shares
+from weir_core.wire.policies import EngineMode, PolicyDocument
+from weir_core.wire.priority import engine_priority
+
+INTERACTIVE, STANDARD, BATCH = 100, 0, -100
+
+
+def prompt(
+    name: str, rank: int, left: int, due_s: float = 9.0, done: int = 0, waits: bool = False
+) -> Prompt:
+    return Prompt(name, rank, engine_priority(rank, due_s), left, done, waits)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens", "chunks", "rest"),
+    [
+        pytest.param(
+            [prompt("batch", BATCH, 7000), prompt("high", INTERACTIVE, 300)],
+            1000, {"high": 300, "batch": 700}, 0, id="the higher class first, then the other",
+        ),
+        pytest.param(
+            [prompt("batch", BATCH, 7000, done=500), prompt("new", INTERACTIVE, 2000, waits=True)],
+            1000, {"batch": 0}, 1000, id="a higher waiter before a lower prompt that was begun",
+        ),
+        pytest.param(
+            [prompt("batch", BATCH, 7000, done=500), prompt("new", INTERACTIVE, 200, waits=True)],
+            1000, {"batch": 800}, 200, id="a short one leaves the lower prompt the rest",
+        ),
+        pytest.param(
+            [prompt("begun", STANDARD, 900), prompt("waits", STANDARD, 100, waits=True)],
+            500, {"begun": 500}, 0, id="of equals, what was begun first",
+        ),
+        pytest.param(
+            [prompt("late", STANDARD, 400, due_s=8), prompt("soon", STANDARD, 400, due_s=2)],
+            500, {"soon": 400, "late": 100}, 0, id="in a class, the nearest deadline",
+        ),
+        pytest.param(
+            [prompt("long", STANDARD, 4000), prompt("short", STANDARD, 100)],
+            500, {"short": 100, "long": 400}, 0, id="of equal deadlines, what is done soonest",
+        ),
+    ],
+)  # fmt: skip
+def test_divides_a_step(
+    prompts: list[Prompt], tokens: int, chunks: dict[str, int], rest: int
+) -> None:
+    budget = Budget(tokens)
+    assert divide(prompts, budget) == chunks
+    assert budget.tokens == rest
+
+
+PROMPTS = st.lists(
+    st.builds(
+        Prompt,
+        request_id=st.uuids().map(str),
+        rank=st.sampled_from([INTERACTIVE, STANDARD, BATCH]),
+        urgency=st.integers(-5, 5),
+        left=st.integers(1, 9000),
+        done=st.integers(0, 9000),
+        waits=st.booleans(),
+    ),
+    max_size=8,
+)
+
+
+@given(PROMPTS, st.integers(0, 8192))
+def test_no_token_is_given_twice_and_none_goes_before_a_more_urgent_prompt(
+    prompts: list[Prompt], tokens: int
+) -> None:
+    budget = Budget(tokens)
+    chunks = divide(prompts, budget)
+    assert sum(chunks.values()) + budget.tokens <= tokens
+    short = [one for one in prompts if not one.waits and chunks[one.request_id] < one.left]
+    if short:
+        first = min(short, key=lambda one: one.key)
+        behind = [one for one in prompts if one.key > first.key and not one.waits]
+        assert sum(chunks[one.request_id] for one in behind) == 0
+
+
+def test_throughput_gives_prefills_all_that_a_step_holds() -> None:
+    planner = Planner(4096, Mode("throughput"))
+    planner.pace.joined("decode", INTERACTIVE, now=0.0)
+    plan = planner.plan(0.0, 1, 500, [prompt("batch", BATCH, 9000)])
+    assert plan.chunks == {"batch": 4095}
+
+
+def test_latency_holds_back_for_a_decode_and_gives_all_without_one() -> None:
+    planner = Planner(4096)
+    planner.pace.joined("decode", INTERACTIVE, now=0.0)
+    held_back = planner.plan(0.0, 1, 500, [prompt("batch", BATCH, 9000)])
+    assert held_back.chunks == {"batch": 512}
+    planner.pace.gone("decode")
+    assert planner.plan(0.0, 0, 0, [prompt("batch", BATCH, 9000)]).chunks == {"batch": 4096}
+
+
+def test_a_floor_keeps_steps_from_becoming_tiny() -> None:
+    planner = Planner(4096, Mode(tpot_floor_s=float("inf")))
+    planner.pace.joined("decode", INTERACTIVE, now=0.0)
+    assert planner.plan(0.0, 1, 500, [prompt("batch", BATCH, 9000)]).chunks == {"batch": 4095}
+
+
+def test_custom_serves_waiting_requests_within_their_classes_part() -> None:
+    planner = Planner(1000, Mode("custom", shares={INTERACTIVE: 0.6, BATCH: 0.4}))
+    waiting = [prompt("i", INTERACTIVE, 5000, waits=True), prompt("b", BATCH, 5000, waits=True)]
+    plan = planner.plan(0.0, 0, 0, waiting)
+    assert plan.admit(INTERACTIVE, 5000, 0) == 600
+    assert plan.admit(BATCH, 5000, 0) == 400
+    assert plan.admit(STANDARD, 5000, 0) == 0
+
+
+@given(
+    st.lists(st.integers(1, 2000), min_size=60, max_size=60),
+    st.lists(st.integers(1, 99), min_size=2, max_size=3),
+)
+def test_backlogged_classes_get_their_parts_over_time(steps: list[int], weights: list[int]) -> None:
+    parts = {rank: weight / sum(weights) for rank, weight in enumerate(weights)}
+    shares, got = Shares(parts), dict.fromkeys(parts, 0)
+    for tokens in steps:
+        grants = shares.divide(tokens, dict.fromkeys(parts, 100_000))
+        assert sum(grants.values()) == tokens
+        for rank, grant in grants.items():
+            got[rank] += grant
+            shares.served(rank, grant)
+    total = sum(1 / len(parts) if part < 0.01 else part for part in parts.values())
+    for rank, part in parts.items():
+        assert got[rank] / sum(steps) == pytest.approx(max(part, 0.01) / total, abs=0.05)
+
+
+def test_a_class_without_prompts_lends_its_part() -> None:
+    shares = Shares({INTERACTIVE: 0.7, BATCH: 0.3})
+    assert shares.divide(1000, {INTERACTIVE: 0, BATCH: 5000}) == {BATCH: 1000}
+    shares.served(BATCH, 1000)
+    assert shares.divide(1000, {INTERACTIVE: 100, BATCH: 5000}) == {INTERACTIVE: 100, BATCH: 900}
+
+
+def test_the_message_to_the_engine_carries_ranks_and_targets_of_the_classes() -> None:
+    engine = EngineMode("custom", {"interactive": 0.7, "gone": 0.2}, 0.02)
+    message = PolicyDocument(engine=engine).mode_message()
+    mode = msgspec.json.decode(message, type=EngineMode).for_steps()
+    assert mode == Mode("custom", dict(BUILT_IN_TPOT_S), {INTERACTIVE: 0.7}, 0.02)
+
+
+def test_an_engine_without_a_sidecar_serves_by_latency_with_the_built_in_targets() -> None:
+    assert EngineMode(mode="unheard-of").for_steps() == Mode("latency", BUILT_IN_TPOT_S)
