@@ -1,0 +1,197 @@
+"""Classes, tenants and keys change while requests run: in seconds, and no pod is replaced."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.eventually import eventually
+from e2e.installation import Installation
+from e2e.kube import Kubectl, Manifest, conditions
+from e2e.service import MODEL, NAMESPACE, Service
+from e2e.traffic import chatting
+from weir_core.api.labels import API_VERSION, POLICIES_DIR, POLICIES_FILE, SIDECAR_CONTAINER
+
+WITHIN_S = 10.0
+"""A kubelet by itself takes a minute or more; with its pod touched, a second or two."""
+
+CLASS: Manifest = {
+    "apiVersion": API_VERSION,
+    "kind": "InferencePriorityClass",
+    "metadata": {"name": "e2e-gold"},
+    "spec": {"rank": 77, "ttftTargetMs": 800},
+}
+
+
+def tenant(**spec: Any) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "InferenceTenant",
+        "metadata": {"name": "e2e-app", "namespace": NAMESPACE},
+        "spec": {"apiKeySecretRef": {"name": "e2e-app-keys"}, **spec},
+    }
+
+
+def keys(**of: str) -> Manifest:
+    """Return the tenant's Secret with the hashes of these keys."""
+    hashes = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in of.items()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "e2e-app-keys", "namespace": NAMESPACE},
+        "data": {name: base64.b64encode(each.encode()).decode() for name, each in hashes.items()},
+    }
+
+
+@pytest.fixture
+def tenanted(quickstart: Service) -> Iterator[Service]:
+    """The quickstart with a class and a tenant, told of both; they go afterwards."""
+    kubectl = quickstart.target.kubectl
+    for one in (CLASS, keys(first="sk-first"), tenant(defaultClass="e2e-gold")):
+        kubectl.apply(one)
+
+    def told() -> None:
+        assert [each["policy"]["name"] for each in document(quickstart)["tenants"]] == ["e2e-app"]
+
+    eventually(told, within_s=WITHIN_S)
+    yield quickstart
+    kubectl("delete", "itn/e2e-app", f"--namespace={NAMESPACE}", "--ignore-not-found")
+    kubectl("delete", "secret/e2e-app-keys", f"--namespace={NAMESPACE}", "--ignore-not-found")
+    kubectl("delete", "ipc/e2e-gold", "--ignore-not-found")
+
+
+def document(service: Service) -> Manifest:
+    """Return what the sidecar of the service's only pod can read."""
+    where = (service.pod()["metadata"]["name"], f"--namespace={NAMESPACE}")
+    path = f"{POLICIES_DIR}/{POLICIES_FILE}"
+    done = service.target.kubectl.attempt(
+        "exec", *where, f"--container={SIDECAR_CONTAINER}", "--", "cat", path
+    )
+    assert done.code == 0, done.err
+    found: Manifest = json.loads(done.out)
+    return found
+
+
+def gold(found: Manifest) -> Manifest:
+    """Return the class of these scenarios in a document."""
+    named: dict[str, Manifest] = {each["name"]: each for each in found["classes"]}
+    assert "e2e-gold" in named, sorted(named)
+    return named["e2e-gold"]
+
+
+def set_rank(kubectl: Kubectl, rank: int) -> None:
+    """Edit the class."""
+    kubectl(
+        "patch", "ipc/e2e-gold", "--type=merge", f"--patch={json.dumps({'spec': {'rank': rank}})}"
+    )
+
+
+def says(service: Service, status: str, reason: str) -> Manifest:
+    """Wait until PoliciesReady says this; return it."""
+
+    def said() -> Manifest:
+        found = conditions(service.object())["PoliciesReady"]
+        assert (found["status"], found["reason"]) == (status, reason), found
+        return found
+
+    return eventually(said, within_s=WITHIN_S)
+
+
+def test_an_edited_class_is_in_the_running_pod_within_seconds_and_no_request_fails(
+    tenanted: Service, record_property: Callable[[str, object], None]
+) -> None:
+    pod = tenanted.pod()
+    with chatting(tenanted.url(), MODEL) as traffic:
+        for rank in (78, 79, 80):
+            begun = time.monotonic()
+            set_rank(tenanted.target.kubectl, rank)
+
+            def arrived(rank: int = rank) -> None:
+                assert gold(document(tenanted))["rank"] == rank
+
+            eventually(arrived, within_s=WITHIN_S)
+            record_property("seconds_to_arrive", round(time.monotonic() - begun, 1))
+    now = tenanted.pod()
+    assert now["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert restarts(now) == restarts(pod)
+    assert traffic.answered > 0
+    assert traffic.failures == []
+
+
+def restarts(pod: Manifest) -> list[int]:
+    status = pod["status"]
+    every = [*status["initContainerStatuses"], *status["containerStatuses"]]
+    return [each["restartCount"] for each in every]
+
+
+def test_a_rotated_key_works_within_seconds_and_the_old_one_does_not(tenanted: Service) -> None:
+    expect(tenanted, "sk-first", 200)
+    expect(tenanted, "sk-second", 401)
+    tenanted.target.kubectl.apply(keys(second="sk-second"))
+    expect(tenanted, "sk-second", 200)
+    expect(tenanted, "sk-first", 401)
+
+
+def expect(service: Service, key: str, status: int) -> None:
+    """Wait until a chat with this key is answered so."""
+    body = {"model": MODEL, "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
+
+    def answered() -> None:
+        answer = httpx.post(
+            f"{service.url()}/v1/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30,
+        )
+        assert answer.status_code == status, answer.text
+
+    eventually(answered, within_s=WITHIN_S)
+
+
+def test_a_broken_tenant_is_named_and_its_last_good_version_stays(tenanted: Service) -> None:
+    before = document(tenanted)["tenants"]
+    tenanted.target.kubectl.apply(tenant(defaultClass="e2e-golden"))
+    said = says(tenanted, "False", "InvalidTenant")
+    assert "InferenceTenant/e2e-app: spec.defaultClass" in said["message"]
+    assert document(tenanted)["tenants"] == before
+    assert conditions(tenanted.object())["Ready"]["status"] == "True"
+    expect(tenanted, "sk-first", 200)
+    tenanted.target.kubectl.apply(tenant(defaultClass="e2e-gold"))
+    says(tenanted, "True", "Applied")
+
+
+def test_a_broken_class_is_named_and_its_last_good_version_stays(tenanted: Service) -> None:
+    before = gold(document(tenanted))
+    patch = json.dumps({"spec": {"minShare": 1.0}})  # each is valid, together they are not
+    tenanted.target.kubectl("patch", "ipc/e2e-gold", "--type=merge", f"--patch={patch}")
+    said = says(tenanted, "False", "InvalidClass")
+    assert "InferencePriorityClass/e2e-gold: spec.minShare" in said["message"]
+    assert gold(document(tenanted)) == before
+
+
+def test_a_secret_that_is_deleted_is_missed_and_takes_nobody_the_key(tenanted: Service) -> None:
+    kubectl = tenanted.target.kubectl
+    kubectl("delete", "secret/e2e-app-keys", f"--namespace={NAMESPACE}")
+    says(tenanted, "False", "SecretMissing")
+    expect(tenanted, "sk-first", 200)
+
+
+def test_the_document_comes_back_when_someone_edits_it(
+    weir: Installation, tenanted: Service
+) -> None:
+    kubectl = weir.target.kubectl
+    name = f"{tenanted.name}-policies"
+    before = kubectl.get("secret", name, NAMESPACE)["data"]
+    kubectl.patch("secret", name, NAMESPACE, {"data": {POLICIES_FILE: ""}})
+
+    def back() -> None:
+        assert kubectl.get("secret", name, NAMESPACE)["data"] == before
+
+    eventually(back, within_s=WITHIN_S)
