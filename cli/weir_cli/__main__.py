@@ -14,14 +14,15 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import documents, show, simulate
+from weir_cli import documents, policies, show, simulate
 from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
-from weir_cli.plan import with_replicas
+from weir_cli.plan import read
 from weir_cli.records import Instance
+from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import InvalidSpec, WeirError
-from weir_operator.render import desired_state
+from weir_operator.render import Manifest, desired_state, policies_secret
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -94,13 +95,11 @@ def up(
     stops; a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are
     wrong, 130 killed by a second Ctrl-C.
     """
-    found = documents.load(files)
-    if replicas is not None:
-        found = with_replicas(found, replicas)
+    found = read(files, replicas)
     cache = cache_dir(os.environ)
     if detach:
         raise typer.Exit(_detach(cache, port))
-    options = upping.UpOptions(host, port, show_logs=logs)
+    options = upping.UpOptions(host, port, logs, tuple(files), replicas)
     raise typer.Exit(upping.run(found, options, cache, Display(Console())))
 
 
@@ -145,8 +144,20 @@ def down(
 def render(files: Files) -> None:
     """Print the Kubernetes objects the operator would make of the files, as YAML."""
     found = documents.load(files)
-    manifests = [item for service in found.services for item in desired_state(service)]
+    manifests = [
+        item
+        for service in found.services
+        for item in (_policies(found, service), *desired_state(service))
+    ]
     typer.echo(yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False), nl=False)
+
+
+def _policies(found: documents.Documents, service: InferenceService) -> Manifest:
+    """Return the Secret for the sidecars; the files may leave out what the cluster has."""
+    document, problems = policies.compiled(found, service)
+    for problem in problems:
+        typer.echo(f"weir: by these files alone: {problem}", err=True)
+    return policies_secret(service, document)
 
 
 class _PlainDumper(yaml.SafeDumper):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Documents:
     classes: tuple[InferencePriorityClass, ...]
     tenants: tuple[InferenceTenant, ...]
     secrets: Mapping[Object, Mapping[str, str]]
+    where: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    """File and document of each object, by kind, namespace and name."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def load(paths: Sequence[Path]) -> Documents:
         classes=tuple(r for r in resources if isinstance(r, InferencePriorityClass)),
         tenants=tuple(r for r in resources if isinstance(r, InferenceTenant)),
         secrets=secrets,
+        where=seen,
     )
 
 

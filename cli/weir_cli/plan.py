@@ -6,18 +6,21 @@ cluster can run, GPUs that are not there, addresses that are taken.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from weir_cli import machine
-from weir_cli.documents import Documents
+from weir_cli import machine, policies
+from weir_cli.documents import Documents, Object, load
 from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.errors import InvalidSpec, MachineUnfit
-from weir_operator.render import deployment_name, pod_templates
+from weir_core.wire.policies import PolicyDocument
+from weir_operator.render import deployment_name, pod_templates, policies_name
 
 PORT_STEP = 10
 """The first service gets the port asked for, the next this much more, and so on."""
@@ -41,6 +44,9 @@ class Ground:
         return self.cache / "models"
 
 
+_NOTHING_TOLD: Final = PolicyDocument()
+
+
 @dataclass(frozen=True)
 class ServicePlan:
     """One InferenceService on this machine: its public address and its replicas."""
@@ -50,6 +56,9 @@ class ServicePlan:
     host: str
     port: int
     replicas: tuple[ReplicaPlan, ...]
+    namespace: str = "default"
+    policies: PolicyDocument = _NOTHING_TOLD
+    """What its sidecars are told of classes and tenants at the start."""
 
     @property
     def url(self) -> str:
@@ -77,6 +86,10 @@ def plan_services(documents: Documents, ground: Ground) -> list[ServicePlan]:
     """
     if not documents.services:
         raise InvalidSpec("files", "declare no InferenceService; there is nothing to serve")
+    told = [policies.compiled_whole(documents, service) for service in documents.services]
+    for service, document in zip(documents.services, told, strict=True):
+        policies.check_reachable(service.metadata.name, document, ground.host)
+    secrets = {**documents.secrets, **_policy_secrets(documents.services, told)}
     seats = [_seats(service) for service in documents.services]
     every_seat = [seat for row in seats for seat in row]
     gpus = machine.assign_gpus([_gpus_wanted(seat.pool) for seat in every_seat], ground.gpus)
@@ -88,17 +101,29 @@ def plan_services(documents: Documents, ground: Ground) -> list[ServicePlan]:
             model=service.spec.model.name,
             host=ground.host,
             port=ground.port + PORT_STEP * index,
-            replicas=tuple(
-                _replica(seat, documents, ground, *next(given)) for seat in seats[index]
-            ),
+            replicas=tuple(_replica(seat, secrets, ground, *next(given)) for seat in seats[index]),
+            namespace=service.metadata.namespace,
+            policies=told[index],
         )
         for index, service in enumerate(documents.services)
     ]
 
 
+def _policy_secrets(
+    services: Sequence[InferenceService], told: Sequence[PolicyDocument]
+) -> dict[Object, Mapping[str, str]]:
+    """Return the Secrets the operator would write, which the pods mount."""
+    return {
+        (service.metadata.namespace, policies_name(service)): {
+            labels.POLICIES_FILE: document.encode().decode()
+        }
+        for service, document in zip(services, told, strict=True)
+    }
+
+
 def _replica(
     seat: _Seat,
-    documents: Documents,
+    secrets: Mapping[Object, Mapping[str, str]],
     ground: Ground,
     address: str,
     devices: Sequence[str],
@@ -110,7 +135,7 @@ def _replica(
         address=address,
         scratch=ground.scratch / str(number),
         models=ground.models,
-        secrets=documents.secrets,
+        secrets=secrets,
         extra_env=_machine_env(ground, devices),
     )
     return plan_replica(seat.template, place, seat.service.metadata.name, seat.pool.name)
@@ -170,4 +195,14 @@ def with_replicas(documents: Documents, replicas: int) -> Documents:
             )
         spec = spec.model_copy(update={"replicas": replicas, "scaling": None})
         services.append(service.model_copy(update={"spec": spec}))
-    return Documents(tuple(services), documents.classes, documents.tenants, documents.secrets)
+    return dataclasses.replace(documents, services=tuple(services))
+
+
+def read(files: Sequence[Path], replicas: int | None) -> Documents:
+    """Read the files, with another number of replicas where one is given.
+
+    Raises:
+        InvalidSpec: A file is not what Weir can take.
+    """
+    found = load(files)
+    return found if replicas is None else with_replicas(found, replicas)

@@ -81,6 +81,11 @@ class ReplicaPlan:
     files: Mapping[Path, str] = field(default_factory=dict)
     """What Secrets put into their directories, written before the first process starts."""
 
+    @property
+    def policies_file(self) -> Path | None:
+        """Where its sidecar reads of classes and tenants, unless spec.podTemplate took it away."""
+        return next((path for path in self.files if path.name == labels.POLICIES_FILE), None)
+
 
 @dataclass(frozen=True)
 class Place:

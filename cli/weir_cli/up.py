@@ -1,9 +1,10 @@
 """`weir up`: the pods of the files as local processes, from the first fetch to the last drain.
 
 The order of a run: claim the port, clean up after a predecessor that was killed, start every front
-and every replica at once, say when all are ready, then watch. The first Ctrl-C (or SIGTERM) drains:
-fronts stop taking requests and finish their streams, then each replica ends in its pod's order. A
-second one kills.
+and every replica at once, say when all are ready, then watch: the replicas, and the files, whose
+edits reach running sidecars (`weir_cli.edits`). The first Ctrl-C (or SIGTERM) drains: fronts stop
+taking requests and finish their streams, then each replica ends in its pod's order. A second one
+kills.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from pathlib import Path
 
 import aiohttp
 
-from weir_cli import logs, machine, records
+from weir_cli import logs, machine, policies, records
 from weir_cli.child import Child, Surroundings
 from weir_cli.display import Display, Row
 from weir_cli.documents import Documents
-from weir_cli.plan import Ground, ServicePlan, plan_services
+from weir_cli.edits import Edit, Edits
+from weir_cli.plan import Ground, ServicePlan, plan_services, read
 from weir_cli.pods import MODULES, Probe, ProcessPlan
 from weir_cli.records import Instance, InstanceRecord, ServiceRecord
-from weir_cli.replica import Replica
+from weir_cli.replica import Replica, replace_file
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable
 
 TICK_S = 0.25
+EDITS_EVERY_S = 1.0
 GOODBYE_S = 15.0
 """What ending may take beyond the grace period of the pods."""
 EXIT_KILLED = 130
@@ -44,6 +47,10 @@ class UpOptions:
     host: str
     port: int
     show_logs: bool
+    files: tuple[Path, ...] = ()
+    """Watched for edits while it runs."""
+    replicas: int | None = None
+    """Replicas instead of those the files say."""
 
 
 def run(documents: Documents, options: UpOptions, cache: Path, display: Display) -> int:
@@ -61,9 +68,16 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
         )
         plans = plan_services(documents, ground)
         check_ground(plans)
+        edits = Edits(
+            options.files,
+            lambda: read(options.files, options.replicas),
+            documents,
+            {(plan.namespace, plan.name): plan.policies for plan in plans},
+            options.host,
+        )
         with machine.private_dir(scratch):
             try:
-                return asyncio.run(_Session(plans, instance, ground, options, display).run())
+                return asyncio.run(_Session(plans, edits, instance, options, display).run())
             finally:
                 instance.forget()
 
@@ -114,14 +128,15 @@ class _Session:
     def __init__(
         self,
         plans: Sequence[ServicePlan],
+        edits: Edits,
         instance: Instance,
-        ground: Ground,
         options: UpOptions,
         display: Display,
     ) -> None:
         self._plans = plans
+        self._edits = edits
         self._instance = instance
-        self._ground = ground
+        self._scratch = machine.scratch_path(instance.directory)
         self._options = options
         self._display = display
         self._served: list[_Served] = []
@@ -144,6 +159,7 @@ class _Session:
             self._served = [self._serve(plan, around) for plan in self._plans]
             background = [tasks.create_task(served.front.supervise()) for served in self._served]
             background.append(tasks.create_task(logs.keep_bounded(around.logs)))
+            background.append(tasks.create_task(self._follow_edits()))
             if self._options.show_logs:
                 background.append(tasks.create_task(logs.follow(around.logs, self._display.notice)))
             with self._signals():
@@ -154,9 +170,27 @@ class _Session:
             raise EngineUnavailable(failure)
         return 0 if drained else EXIT_KILLED
 
+    async def _follow_edits(self) -> None:
+        """Apply edits of the files, for ever."""
+        while True:
+            await asyncio.sleep(EDITS_EVERY_S)
+            edit = self._edits.next()
+            if edit is not None:
+                self._apply(edit)
+
+    def _apply(self, edit: Edit) -> None:
+        """Give every sidecar what is new for it; say what there is to say."""
+        for plan in self._plans:
+            document = edit.fresh.get((plan.namespace, plan.name))
+            if document is not None:
+                for path in filter(None, (replica.policies_file for replica in plan.replicas)):
+                    replace_file(path, document.encode().decode())
+        for notice in edit.notices:
+            self._display.notice(notice)
+
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
         """Start the replicas of a service; make its front."""
-        directories = [self._ground.scratch / replica.name for replica in plan.replicas]
+        directories = [self._scratch / replica.name for replica in plan.replicas]
         replicas = []
         for replica_plan, directory in zip(plan.replicas, directories, strict=True):
             directory.mkdir(parents=True, exist_ok=True)
@@ -164,7 +198,7 @@ class _Session:
             replica.start()
             replicas.append(replica)
         front = Child(
-            plan.name, front_process(plan, self._grace_s), plan.host, self._ground.scratch, around
+            plan.name, front_process(plan, self._grace_s), plan.host, self._scratch, around
         )
         return _Served(plan, front, replicas)
 
@@ -222,6 +256,7 @@ class _Session:
                 f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
                 f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
             )
+            self._display.notice(f"  {policies.callers(served.plan.policies)}")
             self._display.notice(curl(served.plan))
 
     def _record(self) -> InstanceRecord:
@@ -230,7 +265,7 @@ class _Session:
         return InstanceRecord(
             up=own,
             port=self._options.port,
-            scratch=str(self._ground.scratch),
+            scratch=str(self._scratch),
             grace_period_s=self._grace_s,
             ready=self._announced,
             services=tuple(served.record for served in self._served),
@@ -315,7 +350,13 @@ def curl(plan: ServicePlan) -> str:
         f'{{"model": "{plan.model}", "max_tokens": 32, '
         '"messages": [{"role": "user", "content": "Hello"}]}'
     )
-    return f"  curl {plan.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    tenants = [entry.policy.name for entry in plan.policies.tenants]
+    words = [f"curl {plan.url}/v1/chat/completions", "-H 'Content-Type: application/json'"]
+    lines = []
+    if tenants and plan.policies.anonymous_class is None:
+        lines.append(f"  KEY=...  # an API key of {' or '.join(tenants)}")
+        words.append('-H "Authorization: Bearer $KEY"')
+    return "\n".join([*lines, "  " + " ".join([*words, f"-d '{body}'"])])
 
 
 def _row(replica: Replica, now: float) -> Row:
