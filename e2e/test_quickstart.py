@@ -8,7 +8,9 @@ from e2e.kube import conditions
 from e2e.service import MODEL, Service
 from weir_core.api.labels import ENGINE_CONTAINER, SIDECAR_CONTAINER
 
-CONDITIONS = {"Ready", "WorkloadsReady", "RouterReady", "ScalingReady", "ModelReady"}
+CONDITIONS = {
+    *("Ready", "WorkloadsReady", "RouterReady", "ScalingReady", "ModelReady", "PoliciesReady"),
+}
 
 
 def test_the_status_says_that_it_is_ready_and_for_which_generation(quickstart: Service) -> None:
