@@ -60,9 +60,9 @@ def _idleness(scheduler: Scheduler, now: float) -> Iterator[str]:
         return
     if not scheduler.ledger.running:
         yield "INV-5: the engine is empty and the pool is not"
-    *_, candidate = scheduler.rules.pick.candidates(scheduler.pool, now)
-    if scheduler.rules.gate.block(candidate.ticket, scheduler.ledger, now) is None:
-        yield f"INV-5: {candidate.ticket.request.request_id} could be dispatched and waits"
+    *_, ticket = scheduler.rules.pick.candidates(scheduler.pool, now)
+    if scheduler.rules.gate.block(ticket, scheduler.ledger, now) is None:
+        yield f"INV-5: {ticket.request.request_id} could be dispatched and waits"
 
 
 def _miscounts(
@@ -75,7 +75,7 @@ def _miscounts(
         "running requests": (ledger.running, len(running)),
         "KV tokens": (ledger.kv_tokens, sum(t.kv_tokens for t in running)),
         "unstarted": (
-            sum(len(ledger.of_rank(rank).unstarted) for rank in ledger.ranks),
+            sum(len(load.unstarted) for load in ledger.loads),
             sum(not t.started for t in running),
         ),
         "waiting by class": (sum(queue.waiting for queue in pool.classes), len(waiting)),

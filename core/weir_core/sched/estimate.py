@@ -93,11 +93,17 @@ class Estimator:
         """Return the time of a step without prefill, or None before the model is trained."""
         if not self.steps.trained:
             return None
-        return self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+        return self.steps.decodes_s(decodes, context)
 
     def first_token_s(self, tokens: int) -> float:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
-        return self._correction * self._first_token_s(tokens)
+        if not self.steps.trained:
+            return self._correction * (tokens * _PREFILL_S_PER_TOKEN + 0.01)
+        if self._step_shape is None:
+            self._step_shape = self._shape_of(self._last_step)
+        fixed_s, token_s = self._step_shape
+        steps = tokens // self._step_tokens + 1
+        return self._correction * (steps * fixed_s + tokens * token_s)
 
     def learn_first_token(self, expected_s: float, took_s: float) -> None:
         """Correct the model by one outcome; too low is corrected faster than too high."""
@@ -107,18 +113,9 @@ class Estimator:
         rate = 0.1 if ratio > 1.0 else 0.02
         self._correction = min(10.0, max(0.2, self._correction * ratio**rate))
 
-    def _first_token_s(self, tokens: int) -> float:
-        if not self.steps.trained:
-            return tokens * _PREFILL_S_PER_TOKEN + 0.01
-        if self._step_shape is None:
-            self._step_shape = self._shape_of(self._last_step)
-        fixed_s, token_s = self._step_shape
-        steps = tokens // self._step_tokens + 1
-        return steps * fixed_s + tokens * token_s
-
     def _shape_of(self, like: StepRecord) -> tuple[float, float]:
         decodes, context = like.decodes, like.decode_context
-        fixed_s = self.steps.predict_s(StepRecord(0.0, 0, decodes, 0, context))
+        fixed_s = self.steps.decodes_s(decodes, context)
         full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
         return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
 

@@ -105,7 +105,7 @@ class VirtualTokenCounter:
     def charge(self, name: str, tokens: float) -> None:
         """Raise the counter; its heap entry is corrected when it reaches the top."""
         counter = self._counters.get(name, self._floor)
-        self._counters[name] = counter + tokens / self._weight(name)
+        self._counters[name] = counter + tokens / self._weights.get(name, 1.0)
         # A stale entry may only be too small: a counter that sinks needs a new one.
         if tokens < 0 and name in self._valid:
             self._push(name)

@@ -19,30 +19,25 @@ class Forecast:
     """Measures what is served, and predicts waits from it."""
 
     def __init__(self) -> None:
-        self._drain = DrainRate()
+        self.drain = DrainRate()
         # Class name -> tokens of it dispatched per second.
         self._dispatched: dict[str, FadingRate] = {}
 
     def dispatched(self, ticket: Ticket, now: float) -> None:
         """Count the work of a dispatched request for its class."""
-        self._dispatched.setdefault(ticket.policy.name, FadingRate()).add(ticket.cost, now)
-
-    def served(self, tokens: float) -> None:
-        """Count tokens the engine computed."""
-        self._drain.served(tokens)
-
-    def observe(self, now: float, backlogged: bool) -> None:
-        """Note after each event whether requests wait."""
-        self._drain.observe(now, backlogged)
+        rate = self._dispatched.get(ticket.policy.name)
+        if rate is None:
+            rate = self._dispatched[ticket.policy.name] = FadingRate()
+        rate.add(ticket.cost, now)
 
     @property
     def drain_rate(self) -> float | None:
         """Return VTC tokens per second done while work waited, or None when never measured."""
-        return self._drain.value()
+        return self.drain.value()
 
     def wait_s(self, ticket: Ticket, pool: Pool, now: float) -> float:
         """Return the predicted wait of a request that is about to join the pool."""
-        rate = self._drain.value()
+        rate = self.drain.value()
         if not rate:
             return 0.0
         policy = ticket.policy

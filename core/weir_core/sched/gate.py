@@ -42,6 +42,10 @@ class Block(Enum):
 class Gate(Protocol):
     """Says whether the engine may be given a request now."""
 
+    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return what stands in the way of every request that competes at `rank`, or None."""
+        ...
+
     def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:
         """Return what stands in the way of dispatching `ticket`, or None."""
         ...
@@ -97,17 +101,24 @@ class ClassAwareGate:
         self._peaks: dict[int, tuple[float, float]] = {}
 
     def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:
-        """Return the first of slot, prefill and KV that is missing; an empty engine lacks none."""
+        """Return what shuts the gate for its rank, else whether it lacks KV room."""
+        shut = self.shut(ticket.engine_rank, ledger, now)
+        if shut is None and ledger.running and self.kv_shortfall(ticket, ledger) > 0:
+            return Block.KV
+        return shut
+
+    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return the first of slot, prefill and decodes that is exhausted.
+
+        An empty engine takes anything.
+        """
         if ledger.running == 0:
             return None
-        rank = ticket.engine_rank
         free = self._slots - ledger.running
         if free <= self._reserve_slots and free <= self._held_back(rank, ledger, now):
             return Block.SLOT
         if self._prefill(rank, ledger) >= self.depth_tokens:
             return Block.PREFILL
-        if self.kv_shortfall(ticket, ledger) > 0:
-            return Block.KV
         if self._decodes_are_enough(rank, ledger, now):
             return Block.DECODES
         return None
@@ -122,25 +133,25 @@ class ClassAwareGate:
         target_s = ticket.policy.tpot_target_s
         if target_s is not None:
             self._targets[target_s] = (now, ticket.policy.rank)
-        for rank in reversed(ledger.ranks):
-            if rank >= ticket.engine_rank:
-                return
-            above = ledger.running_above(rank)
-            if above >= self._peak(rank, now):
-                self._peaks[rank] = (now, float(above))
+        above = 0
+        for load in ledger.loads:
+            if load.rank < ticket.engine_rank and above >= self._peak(load.rank, now):
+                self._peaks[load.rank] = (now, float(above))
+            above += load.running
 
     def _prefill(self, rank: int, ledger: Ledger) -> int:
         return ledger.prefill_at_or_above(rank)
 
     def _decodes_are_enough(self, rank: int, ledger: Ledger, now: float) -> bool:
-        step_s = self._estimator.decode_step_s(ledger.running, ledger.kv_tokens)
-        if step_s is None:
+        tightest_s = None
+        for target_s, (when, served_rank) in self._targets.items():
+            lately = served_rank > rank and now - when <= self._memory_s
+            if lately and (tightest_s is None or target_s < tightest_s):
+                tightest_s = target_s
+        if tightest_s is None:
             return False
-        return any(
-            step_s > self._decode_share * target_s
-            for target_s, (when, served_rank) in self._targets.items()
-            if served_rank > rank and now - when <= self._memory_s
-        )
+        step_s = self._estimator.decode_step_s(ledger.running, ledger.kv_tokens)
+        return step_s is not None and step_s > self._decode_share * tightest_s
 
     def _held_back(self, rank: int, ledger: Ledger, now: float) -> int:
         missing = round(self._peak(rank, now)) - ledger.running_above(rank)
@@ -163,6 +174,10 @@ class OpenGate:
 
     def __init__(self, engine: EngineFacts, estimator: Estimator) -> None:  # noqa: ARG002
         self.depth_tokens = engine.max_num_batched_tokens
+
+    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
+        """Nothing stands in the way."""
+        return None
 
     def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way."""

@@ -42,13 +42,17 @@ class LazyHeap:
 
     def first(self) -> Ticket | None:
         """Return the living ticket with the smallest key, or None."""
-        entry = self._top()
-        return entry[3] if entry else None
+        entries = self._entries
+        while entries:
+            entry = entries[0]
+            if entry[2] == entry[3].epoch:
+                return entry[3]
+            heapq.heappop(entries)
+        return None
 
     def first_key(self) -> float | None:
         """Return the smallest key of a living ticket, or None."""
-        entry = self._top()
-        return entry[0] if entry else None
+        return self._entries[0][0] if self.first() is not None else None
 
     def forget(self) -> None:
         """Note that one ticket of this heap has left: its epoch was raised."""
@@ -56,12 +60,3 @@ class LazyHeap:
         if len(self._entries) > 2 * self._live + _SLACK:
             self._entries = [entry for entry in self._entries if entry[2] == entry[3].epoch]
             heapq.heapify(self._entries)
-
-    def _top(self) -> Entry | None:
-        entries = self._entries
-        while entries:
-            entry = entries[0]
-            if entry[2] == entry[3].epoch:
-                return entry
-            heapq.heappop(entries)
-        return None

@@ -24,9 +24,10 @@ _GROWTH = 1.25
 class RankLoad:
     """The running requests of one rank."""
 
-    __slots__ = ("progress", "prompt_tokens", "running", "unstarted")
+    __slots__ = ("progress", "prompt_tokens", "rank", "running", "unstarted")
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
         self.running = 0
         # request_id -> ticket, in order of dispatch: no first token yet.
         self.unstarted: dict[str, Ticket] = {}
@@ -49,10 +50,9 @@ class RankLoad:
         if self.unstarted.pop(ticket.request.request_id, None) is None:
             return
         self.prompt_tokens -= ticket.new_tokens
-        done = ticket.new_tokens if was_computed else 0
-        self.progress = max(0, self.progress - done)
         if self.progress:
-            self.progress = min(self.progress, self._longest())
+            done = ticket.new_tokens if was_computed else 0
+            self.progress = min(max(0, self.progress - done), self._longest())
 
     def prefilled(self, tokens: int) -> int:
         """Count `tokens` computed by a step and return how many were not of this rank."""
@@ -70,8 +70,8 @@ class Ledger:
     def __init__(self, kind: EngineKind) -> None:
         self._kind = kind
         self._by_rank: dict[int, RankLoad] = {}
-        # Ranks in the order the engine prefills them.
-        self._ranks: list[int] = []
+        self.loads: list[RankLoad] = []
+        """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
         self.running = 0
         self.kv_tokens = 0
 
@@ -79,40 +79,35 @@ class Ledger:
         """Return the load of one rank."""
         load = self._by_rank.get(rank)
         if load is None:
-            load = self._by_rank[rank] = RankLoad()
-            self._ranks = sorted(self._by_rank, reverse=True)
+            load = self._by_rank[rank] = RankLoad(rank)
+            self.loads = [self._by_rank[rank] for rank in sorted(self._by_rank, reverse=True)]
         return load
-
-    @property
-    def ranks(self) -> list[int]:
-        """Ranks that were ever dispatched, the highest first."""
-        return self._ranks
 
     def ranks_below(self, rank: int) -> Iterator[RankLoad]:
         """Yield the loads of lower ranks, the lowest first."""
-        return (self._by_rank[other] for other in reversed(self._ranks) if other < rank)
+        return (load for load in reversed(self.loads) if load.rank < rank)
 
     def running_above(self, rank: int) -> int:
         """Return how many requests of higher ranks run."""
         running = 0
-        for other in self._ranks:
-            if other <= rank:
+        for load in self.loads:
+            if load.rank <= rank:
                 break
-            running += self._by_rank[other].running
+            running += load.running
         return running
 
     def prefill_at_or_above(self, rank: int) -> int:
         """Return the prompt tokens that the engine will compute before a newcomer of `rank`."""
         left = 0
-        for other in self._ranks:
-            if other < rank:
+        for load in self.loads:
+            if load.rank < rank:
                 break
-            left += self._by_rank[other].prefill_left
+            left += load.prompt_tokens - load.progress
         return left
 
     def prefill_below(self, rank: int) -> int:
         """Return the prompt tokens left of lower ranks."""
-        return sum(load.prefill_left for other, load in self._by_rank.items() if other < rank)
+        return sum(load.prefill_left for load in self.loads if load.rank < rank)
 
     def prefill_ahead(self, rank: int) -> int:
         """Return what a newcomer of `rank` waits for in this kind of engine."""
@@ -122,7 +117,7 @@ class Ledger:
 
     def prefill_of_all(self) -> int:
         """Return all prompt tokens left."""
-        return sum(load.prefill_left for load in self._by_rank.values())
+        return sum(load.prefill_left for load in self.loads)
 
     def add(self, ticket: Ticket) -> None:
         """Note that `ticket` was dispatched."""
@@ -160,7 +155,7 @@ class Ledger:
 
     def prefilled(self, tokens: int) -> None:
         """Spread the prompt tokens of one step over the ranks, in the engine's order."""
-        for rank in self._ranks:
+        for load in self.loads:
             if tokens <= 0:
                 return
-            tokens = self._by_rank[rank].prefilled(tokens)
+            tokens = load.prefilled(tokens)

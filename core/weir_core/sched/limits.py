@@ -94,9 +94,10 @@ class TenantLimits:
 
     def spend(self, tenant: str, tokens: float, now: float) -> None:
         """Count tokens used."""
-        budget = self._budgets.get(tenant)
-        if budget is not None:
-            budget.spend(tokens, now)
+        if self._budgets:
+            budget = self._budgets.get(tenant)
+            if budget is not None:
+                budget.spend(tokens, now)
 
 
 def who_must_leave(ticket: Ticket, pool: Pool, limits: PoolLimits) -> Ticket | Reason | None:

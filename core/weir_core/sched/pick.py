@@ -14,8 +14,8 @@ exist on paper only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.types import Ticket
@@ -24,28 +24,14 @@ _BURST_S = 1.0
 """Least time between two interruptions of a higher rank that has only just begun to wait."""
 
 
-class Candidate(NamedTuple):
-    """A request that may go next.
-
-    Attributes:
-        rank: The one it competes at, in the gate and in the engine: its class's own or, on its
-            minimum share, that of the class it goes before.
-    """
-
-    ticket: Ticket
-    rank: int
-
-    @property
-    def by_min_share(self) -> bool:
-        """Return whether it goes before a higher rank."""
-        return self.rank > self.ticket.policy.rank
-
-
 class Pick(Protocol):
     """Proposes who goes next."""
 
-    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
-        """Yield requests in the order to try them, all at one rank, the rank order's own last."""
+    def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
+        """Return requests in the order to try them, the rank order's own last.
+
+        All of them compete at the highest rank that waits (`pool.top()`).
+        """
         ...
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
@@ -64,12 +50,10 @@ class Pick(Protocol):
 class ByRank:
     """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
 
-    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:  # noqa: ARG002
-        """Yield the next request of the highest rank that waits."""
-        queue = _first_by_rank(pool)
-        ticket = queue.first() if queue else None
-        if ticket is not None:
-            yield Candidate(ticket, ticket.policy.rank)
+    def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:  # noqa: ARG002
+        """Return the next request of the highest rank that waits."""
+        _, tickets = _first_by_rank(pool)
+        return tickets
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Nothing to account for."""
@@ -101,31 +85,31 @@ class ByRankWithMinShare:
         self._ageing_ratio = ageing_ratio
         self._credit_cap_tokens = credit_cap_tokens
 
-    def candidates(self, pool: Pool, now: float) -> Iterator[Candidate]:
-        """Yield the next of an owed class, if there is one, then that of the highest rank."""
-        top_queue = _first_by_rank(pool)
-        top = top_queue.first() if top_queue else None
-        if top_queue is None or top is None:
-            return
+    def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
+        """Return the next of an owed class, if there is one, then that of the highest rank."""
+        top_queue, tickets = _first_by_rank(pool)
+        if top_queue is None:
+            return tickets
+        rank = top_queue.policy.rank
         for queue in pool.classes:
-            if queue.credit <= 0 or queue.policy.rank >= top.policy.rank:
-                continue
-            if queue.waiting and self._may_interrupt(queue, top_queue, now):
-                owed = queue.first()
+            if queue.credit > 0 and queue.waiting and queue.policy.rank < rank:
+                owed = queue.first() if self._may_interrupt(queue, top_queue, now) else None
                 if owed is not None:
-                    yield Candidate(owed, top.policy.rank)
-                    break
-        yield Candidate(top, top.policy.rank)
+                    return [owed, *tickets]
+        return tickets
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Credit every class that waits with its share; debit the class that was served."""
+        cost = ticket.cost
         for queue in pool.classes:
-            if queue.policy.name == ticket.policy.name:
+            policy = queue.policy
+            if policy.name == ticket.policy.name:
                 self._debit(queue, ticket)
                 queue.served_s = ticket.dispatched_s
-            elif queue.waiting:
-                credit = queue.credit + queue.policy.min_share * ticket.cost
-                queue.credit = min(self._credit_cap_tokens, credit)
+            elif policy.min_share and queue.waiting:
+                credit = queue.credit + policy.min_share * cost
+                cap = self._credit_cap_tokens
+                queue.credit = credit if credit < cap else cap
 
     def returned(self, pool: Pool, ticket: Ticket) -> None:
         """Give back what a class spent on a request that was not served after all."""
@@ -144,8 +128,7 @@ class ByRankWithMinShare:
     def _debit(queue: ClassQueue, ticket: Ticket) -> None:
         credit = queue.credit - (1 - queue.policy.min_share) * ticket.cost
         # What the order of ranks gives a class by itself is no debt.
-        lowest = credit if ticket.by_min_share else min(0.0, queue.credit)
-        queue.credit = max(credit, lowest)
+        queue.credit = credit if ticket.by_min_share else max(credit, min(0.0, queue.credit))
 
     def _may_interrupt(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> bool:
         lasting = now - top_queue.busy_since_s >= self._ageing_s
@@ -161,9 +144,9 @@ class ByRankWithMinShare:
         return arrival_s + (most_s if most_s < self._ageing_s else self._ageing_s)
 
 
-def _first_by_rank(pool: Pool) -> ClassQueue | None:
-    for level in pool.levels:
-        queue = level.next()
-        if queue is not None:
-            return queue
-    return None
+def _first_by_rank(pool: Pool) -> tuple[ClassQueue | None, list[Ticket]]:
+    """Return the class whose turn it is by rank, and its next request."""
+    level = pool.top()
+    queue = level.next() if level is not None else None
+    ticket = queue.first() if queue is not None else None
+    return (None, []) if ticket is None else (queue, [ticket])

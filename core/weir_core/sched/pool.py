@@ -54,7 +54,7 @@ class ClassQueue:
 
     def add(self, ticket: Ticket) -> None:
         """Queue `ticket`, which has a fresh epoch."""
-        name = self.fairness.key(ticket.request.tenant)
+        name = ticket.account = self.fairness.key(ticket.request.tenant)
         tenant = self._tenants.get(name)
         if tenant is None:
             tenant = self._tenants[name] = TenantQueue()
@@ -71,14 +71,14 @@ class ClassQueue:
 
     def remove(self, ticket: Ticket) -> None:
         """Take out `ticket`, whose epoch the caller has just raised."""
-        name = self.fairness.key(ticket.request.tenant)
+        name = ticket.account
         tenant = self._tenants[name]
         (tenant.late if ticket.late else tenant.on_time).forget()
         self._by_arrival.forget()
         self._by_newest.forget()
         tenant.cost -= ticket.cost
         self.cost -= ticket.cost
-        if not len(tenant):
+        if not tenant:
             del self._tenants[name]
             self.fairness.leave(name)
         self.waiting -= 1
@@ -110,6 +110,7 @@ class Level:
     def __init__(self, queues: Sequence[ClassQueue]) -> None:
         self.rank = queues[0].policy.rank
         self.queues = {queue.policy.name: queue for queue in queues}
+        self.waiting = sum(queue.waiting for queue in queues)
         self._only = queues[0] if len(queues) == 1 else None
         self._turns = VirtualTokenCounter()
         self._turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
@@ -120,19 +121,21 @@ class Level:
     def next(self) -> ClassQueue | None:
         """Return the class whose turn it is among those that wait, or None."""
         if self._only is not None:
-            return self._only if self._only.waiting else None
+            return self._only if self.waiting else None
         name = self._turns.next()
         return None if name is None else self.queues[name]
 
-    def enter(self, name: str) -> None:
-        """Note that a class has requests waiting, having had none."""
-        if self._only is None:
-            self._turns.enter(name)
+    def add(self, queue: ClassQueue) -> None:
+        """Note that `queue` has one more request."""
+        self.waiting += 1
+        if queue.waiting == 1 and self._only is None:
+            self._turns.enter(queue.policy.name)
 
-    def leave(self, name: str) -> None:
-        """Note that a class has no more requests waiting."""
-        if self._only is None:
-            self._turns.leave(name)
+    def remove(self, queue: ClassQueue) -> None:
+        """Note that `queue` has one request less."""
+        self.waiting -= 1
+        if not queue.waiting and self._only is None:
+            self._turns.leave(queue.policy.name)
 
     def charge(self, name: str, tokens: float) -> None:
         """Count tokens served to a class."""
@@ -183,33 +186,40 @@ class Pool:
                 del self._by_name[name]
         self._arrange()
 
+    def top(self) -> Level | None:
+        """Return the highest level at which anybody waits."""
+        for level in self.levels:
+            if level.waiting:
+                return level
+        return None
+
     def add(self, ticket: Ticket) -> None:
         """Let `ticket` wait."""
         ticket.state = State.WAITING
-        queue = self._by_name[ticket.policy.name]
-        if not queue.waiting:
-            self._level_of[ticket.policy.name].enter(ticket.policy.name)
+        name = ticket.policy.name
+        queue = self._by_name[name]
         queue.add(ticket)
+        self._level_of[name].add(queue)
         self.requests += 1
         self.body_bytes += ticket.request.body_bytes
 
     def remove(self, ticket: Ticket) -> None:
         """Take `ticket` out; every heap entry of it is dead from here on."""
         ticket.epoch += 1
-        queue = self._by_name[ticket.policy.name]
+        name = ticket.policy.name
+        queue = self._by_name[name]
         queue.remove(ticket)
-        if not queue.waiting:
-            self._level_of[ticket.policy.name].leave(ticket.policy.name)
+        self._level_of[name].remove(queue)
         self.requests -= 1
         self.body_bytes -= ticket.request.body_bytes
 
     def charge(self, ticket: Ticket, tokens: float) -> None:
         """Count `tokens` served (or, negative, taken back) for its tenant and class."""
-        queue = self._by_name.get(ticket.policy.name)
-        if queue is None:
-            return
-        queue.fairness.charge(queue.fairness.key(ticket.request.tenant), tokens)
-        self._level_of[ticket.policy.name].charge(ticket.policy.name, tokens)
+        name = ticket.policy.name
+        queue = self._by_name.get(name)
+        if queue is not None:
+            queue.fairness.charge(ticket.account, tokens)
+            self._level_of[name].charge(name, tokens)
 
     def _arrange(self) -> None:
         by_rank: dict[int, list[ClassQueue]] = {}

@@ -1,10 +1,13 @@
 """The scheduler of one engine: a state machine that is told events and answers with actions.
 
 It does no I/O and has no clock: every event carries `now`, and equal events give equal actions.
-The sidecar performs the actions with sockets, the simulator with a heap. After each event that
-may change something the pool is pumped: who waited too long is refused, then requests are
-dispatched in the order of `pick` while the `gate` lets them through, room being made by
-`preempt` where a higher rank lacks it.
+The sidecar performs the actions with sockets, the simulator with a heap.
+
+The story of a request: the `door` lets it in or refuses it; it waits in the `pool`; after each
+event that may change something the pool is pumped. Who waited too long is refused, then requests
+are dispatched in the order of `pick` while the `gate` lets them through, room being made by
+`preempt` where a higher rank lacks it. What runs is in the `ledger`, what became of everybody in
+the `tally`.
 
 Events about a request that is gone are ignored: when a requeue and a first token cross on the
 wire, whoever performs the actions has already decided which one came first.
@@ -12,20 +15,19 @@ wire, whoever performs the actions has already decided which one came first.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from weir_core.sched.door import Door, Refusal
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.limits import TenantLimits, who_must_leave
-from weir_core.sched.pick import Candidate
 from weir_core.sched.policies import RuleNames, make_rules
 from weir_core.sched.pool import Pool
 from weir_core.sched.tally import Tally
+from weir_core.sched.tickets import TicketOffice, set_instants
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
     OUTPUT_WEIGHT,
@@ -35,7 +37,6 @@ from weir_core.sched.types import (
     EngineFacts,
     PoolLimits,
     Reason,
-    Reject,
     Request,
     Requeue,
     State,
@@ -43,8 +44,6 @@ from weir_core.sched.types import (
     TenantPolicy,
     Ticket,
 )
-
-_RETRY_AFTER_S = (1.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +76,12 @@ class Scheduler:
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
         self.ledger = Ledger(settings.engine.kind)
         self.tally = Tally()
-        self._settings = settings
-        self._policies: dict[str, ClassPolicy] = {}
-        self._tenant_limits = TenantLimits()
+        self._office = TicketOffice(self.estimator, settings.default_class)
+        self._door = Door(self.rules, self.pool, self.ledger, self.forecast, settings.limits)
+        self._tenants = self._door.tenants
+        self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
-        self._seq = 0
-        self._draining = False
         self.configure(classes, tenants, now=0.0)
 
     @property
@@ -103,24 +101,22 @@ class Scheduler:
         Raises:
             ValueError: There is no class at all; the last ones stay in force.
         """
-        if not classes:
-            raise ValueError("at least one priority class is needed")
-        self._policies = {policy.name: policy for policy in classes}
-        weights = {tenant.name: tenant.weight for tenant in tenants}
+        self._office.configure(classes)
         waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
         for ticket in waiting:
             self._unqueue(ticket)
         for ticket in self._tickets.values():
-            self._adopt(ticket)
-        self.pool.configure(self._policies_in_use(), weights)
+            self._office.renew(ticket)
+        weights = {tenant.name: tenant.weight for tenant in tenants}
+        self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
         for ticket in waiting:
             self._queue(ticket)
-        self._tenant_limits.configure({tenant.name: tenant for tenant in tenants}, now)
+        self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
     def drain(self) -> None:
         """Refuse newcomers from here on; what waits and runs is finished."""
-        self._draining = True
+        self._door.draining = True
 
     # ---- events
 
@@ -133,12 +129,15 @@ class Scheduler:
         if request.request_id in self._tickets:
             raise ValueError(f"request {request.request_id!r} is already here")
         self.tally.arrived += 1
-        ticket = self._ticket(request)
+        ticket = self._office.issue(request)
         actions: list[Action] = []
-        if self._refuse_at_the_door(ticket, actions, now):
-            return actions
+        while (refusal := self._door.refusal(ticket, now)) is not None:
+            if refusal.ticket is ticket:
+                self._refuse(refusal, actions)
+                return actions
+            self._refuse_waiting(refusal, actions)
         self._tickets[request.request_id] = ticket
-        self._tenant_limits.enter(request.tenant)
+        self._tenants.enter(request.tenant)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -152,7 +151,7 @@ class Scheduler:
         self._true_up_prompt(ticket, prompt_tokens, now)
         self.ledger.first_token(ticket)
         self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
-        self.forecast.served(ticket.new_tokens)
+        self._drain.served(ticket.new_tokens)
         self._count_output(ticket, 1, now)
         return self._pump(now)
 
@@ -176,9 +175,9 @@ class Scheduler:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
             self.ledger.first_token(ticket)
-            self.forecast.served(ticket.new_tokens)
+            self._drain.served(ticket.new_tokens)
         self._true_up_prompt(ticket, prompt_tokens, now)
-        if output_tokens is not None:
+        if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
         self.estimator.learn_output(ticket.request, ticket.output_tokens)
         self.tally.finished += 1
@@ -228,29 +227,42 @@ class Scheduler:
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        self._expire(actions, now)
-        while self.pool.requests and self._advance(actions, now):
-            pass
-        self.forecast.observe(now, backlogged=self.pool.requests > 0)
+        if self.pool.requests:
+            self._expire(actions, now)
+            while self._advance(actions, now):
+                pass
+        self._drain.observe(now, self.pool.requests > 0)
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
         """Dispatch or refuse one request; return whether there was one."""
-        for candidate in self.rules.pick.candidates(self.pool, now):
-            ticket = candidate.ticket
-            ticket.engine_rank = candidate.rank
-            block = self.rules.gate.block(ticket, self.ledger, now)
+        top = self.pool.top()
+        if top is None:
+            return False
+        rank, ledger = top.rank, self.ledger
+        shut = self.rules.gate.shut(rank, ledger, now)
+        if shut is not None and shut is not Block.SLOT:
+            return False  # nobody can make room for this by leaving
+        for ticket in self.rules.pick.candidates(self.pool, now):
+            ticket.engine_rank = rank
+            block = self.rules.gate.block(ticket, ledger, now) if ledger.running else None
             if block is not None and not self._victims(ticket, block):
                 if block is Block.KV:
                     continue  # the next one may be smaller
-                return False  # all candidates compete at one rank: no slot for one, none for all
-            if self.rules.shed.is_hopeless(ticket, self.ledger, now):
-                self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
+                return False  # no slot for one, none for all
+            lead_s = self._lead_s(ticket)
+            if ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
+                self._expel(ticket, actions, now)
                 return True
             if self._make_room(ticket, block, actions, now):
-                self._dispatch(candidate, actions, now)
+                self._dispatch(ticket, lead_s, actions, now)
                 return True
         return False
+
+    def _lead_s(self, ticket: Ticket) -> float:
+        """Return the predicted time from dispatching `ticket` now to its first token."""
+        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        return self.estimator.first_token_s(ahead)
 
     def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
         shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
@@ -269,13 +281,12 @@ class Scheduler:
         self._requeue(passed, ticket, actions, now)
         return True
 
-    def _dispatch(self, candidate: Candidate, actions: list[Action], now: float) -> None:
-        ticket = candidate.ticket
+    def _dispatch(self, ticket: Ticket, lead_s: float, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
-        ticket.by_min_share = candidate.by_min_share
+        rank = ticket.engine_rank
+        ticket.by_min_share = rank > ticket.policy.rank
         ticket.dispatched_s = now
-        ahead = self.ledger.prefill_ahead(candidate.rank) + ticket.new_tokens
-        ticket.first_token_expected_s = self.estimator.first_token_s(ahead)
+        ticket.first_token_expected_s = lead_s
         self.ledger.add(ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
@@ -283,116 +294,45 @@ class Scheduler:
         self._charge(ticket, ticket.new_tokens, now)
         ticket.charged = ticket.new_tokens
         self.tally.dispatched += 1
-        self.tally.dispatched_by_min_share += candidate.by_min_share
-        actions.append(
-            Dispatch(
-                request_id=ticket.request.request_id,
-                rank=candidate.rank,
-                waited_s=now - ticket.request.arrival_s,
-                by_min_share=candidate.by_min_share,
-            )
-        )
+        self.tally.dispatched_by_min_share += ticket.by_min_share
+        request = ticket.request
+        waited_s = now - request.arrival_s
+        actions.append(Dispatch(request.request_id, rank, waited_s, ticket.by_min_share))
 
     def _requeue(
         self, victims: Sequence[Ticket], winner: Ticket, actions: list[Action], now: float
     ) -> None:
         for victim in victims:
             victim.requeues += 1
-            # It lost its place through no fault of its own: only the longest wait ends it now.
-            _with_instants(victim)
+            set_instants(victim)
             self.tally.requeued += 1
             self._back_to_pool(victim, now)
             actions.append(Requeue(victim.request.request_id, winner.request.request_id))
 
     def _expire(self, actions: list[Action], now: float) -> None:
         """Refuse what waited too long; move behind the others what is late but may wait on."""
-        while (ticket := self._expiry.first()) is not None and self._ends_at(ticket) <= now:
+        while (ticket := self._expiry.first()) is not None and _ends_at(ticket) <= now:
             if now < ticket.expires_s:
                 self._unqueue(ticket)
                 ticket.late = True
                 self._queue(ticket)
             else:
-                self._refuse_waiting(ticket, Reason.TTL_EXPIRED, actions, now)
+                self._expel(ticket, actions, now)
 
-    # ---- admission
-
-    def _refuse_at_the_door(self, ticket: Ticket, actions: list[Action], now: float) -> bool:
-        request = ticket.request
-        if self._draining:
-            return self._refuse(ticket, Reason.SHUTTING_DOWN, 1.0, actions)
-        if (wait_s := self._tenant_limits.wait_s(request.tenant, now)) > 0:
-            return self._refuse(ticket, Reason.TENANT_LIMIT, wait_s, actions)
-        if not self._must_wait(ticket, now):
-            return False
-        excess_s = self.rules.shed.excess_s(ticket, self.pool, self.ledger, now)
-        if excess_s > 0:
-            return self._refuse(ticket, Reason.SATURATED, excess_s, actions)
-        while (leaves := who_must_leave(ticket, self.pool, self._settings.limits)) is not None:
-            if isinstance(leaves, Reason):
-                wait_s = self.forecast.wait_s(ticket, self.pool, now)
-                return self._refuse(ticket, leaves, wait_s, actions)
-            self._refuse_waiting(leaves, Reason.QUEUE_FULL, actions, now)
-        return False
-
-    def _must_wait(self, ticket: Ticket, now: float) -> bool:
-        """Return whether the engine could not take `ticket` at once, or others go first."""
-        if any(q.waiting for q in self.pool.classes if q.policy.rank >= ticket.policy.rank):
-            return True
-        return self.rules.gate.block(ticket, self.ledger, now) is not None
-
-    def _refuse(self, ticket: Ticket, reason: Reason, wait_s: float, actions: list[Action]) -> bool:
-        """Refuse `ticket`; always True, so that callers can return it."""
-        least, most = _RETRY_AFTER_S
-        # Spread by up to half, so that refused clients do not come back as one; the spread
-        # comes from the id, which keeps replays equal.
-        spread = 1.0 + 0.5 * zlib.crc32(ticket.request.request_id.encode()) / 0xFFFFFFFF
-        self.tally.reject(reason)
-        retry_after_s = min(most, max(least, wait_s) * spread)
-        actions.append(Reject(ticket.request.request_id, reason, retry_after_s))
-        return True
-
-    def _refuse_waiting(
-        self, ticket: Ticket, reason: Reason, actions: list[Action], now: float
-    ) -> None:
-        self._unqueue(ticket)
-        self._forget(ticket)
+    def _expel(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
-        self._refuse(ticket, reason, wait_s, actions)
+        self._refuse_waiting(Refusal(ticket, Reason.TTL_EXPIRED, wait_s), actions)
 
-    # ---- tickets
+    def _refuse_waiting(self, refusal: Refusal, actions: list[Action]) -> None:
+        self._unqueue(refusal.ticket)
+        self._forget(refusal.ticket)
+        self._refuse(refusal, actions)
 
-    def _ticket(self, request: Request) -> Ticket:
-        policy = self._policies.get(request.class_name)
-        policy = policy or self._policies.get(self._settings.default_class)
-        if policy is None:
-            policy = min(self._policies.values(), key=lambda p: (p.rank, p.name))
-        prompt_tokens = self.estimator.prompt_tokens(request)
-        cached = min(max(0, request.cached_tokens), prompt_tokens - 1)
-        self._seq += 1
-        return _with_instants(
-            Ticket(
-                request=request,
-                policy=policy,
-                seq=self._seq,
-                prompt_tokens=prompt_tokens,
-                new_tokens=prompt_tokens - cached,
-                output_estimate=self.estimator.output_tokens(request),
-                due_s=0.0,
-                expires_s=0.0,
-                engine_rank=policy.rank,
-            )
-        )
+    def _refuse(self, refusal: Refusal, actions: list[Action]) -> None:
+        self.tally.reject(refusal.reason)
+        actions.append(refusal.action())
 
-    def _adopt(self, ticket: Ticket) -> None:
-        """Put a ticket under the present policy of its class; in the engine its rank stays."""
-        ticket.policy = self._policies.get(ticket.policy.name, ticket.policy)
-        if ticket.state is State.WAITING:
-            ticket.engine_rank = ticket.policy.rank
-        _with_instants(ticket)
-
-    def _policies_in_use(self) -> list[ClassPolicy]:
-        in_use = {ticket.policy.name: ticket.policy for ticket in self._tickets.values()}
-        return list((in_use | self._policies).values())
+    # ---- where a ticket is
 
     def _running(self, request_id: str) -> Ticket | None:
         ticket = self._tickets.get(request_id)
@@ -400,15 +340,11 @@ class Scheduler:
 
     def _queue(self, ticket: Ticket) -> None:
         self.pool.add(ticket)
-        self._expiry.push(self._ends_at(ticket), ticket)
+        self._expiry.push(_ends_at(ticket), ticket)
 
     def _unqueue(self, ticket: Ticket) -> None:
         self.pool.remove(ticket)
         self._expiry.forget()
-
-    def _ends_at(self, ticket: Ticket) -> float:
-        """Return when a waiting ticket is refused or, where its class never sheds, late."""
-        return ticket.expires_s if ticket.late else min(ticket.due_s, ticket.expires_s)
 
     def _back_to_pool(self, ticket: Ticket, now: float) -> None:
         self._leave_engine(ticket)
@@ -425,21 +361,20 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self._tenant_limits.leave(ticket.request.tenant)
+        self._tenants.leave(ticket.request.tenant)
 
     # ---- accounts
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)
-        self._tenant_limits.spend(ticket.request.tenant, tokens, now)
+        self._tenants.spend(ticket.request.tenant, tokens, now)
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
-        if count <= 0:
-            return
+        work = OUTPUT_WEIGHT * count
         self.ledger.tokens(ticket, count)
-        self.pool.charge(ticket, OUTPUT_WEIGHT * count)
-        self._tenant_limits.spend(ticket.request.tenant, count, now)
-        self.forecast.served(OUTPUT_WEIGHT * count)
+        self.pool.charge(ticket, work)
+        self._tenants.spend(ticket.request.tenant, count, now)
+        self._drain.served(work)
 
     def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:
         """Correct the charge by the engine's own count, and learn from the difference."""
@@ -452,12 +387,6 @@ class Scheduler:
         ticket.charged = float(exact)
 
 
-def _with_instants(ticket: Ticket) -> Ticket:
-    """Set when `ticket` is due and when its wait ends, from its request and its class."""
-    request, policy = ticket.request, ticket.policy
-    target_s = request.ttft_target_s if request.ttft_target_s is not None else policy.ttft_target_s
-    ticket.due_s = float("inf") if target_s is None else request.arrival_s + target_s
-    ticket.expires_s = request.arrival_s + policy.max_queue_wait_s
-    if policy.shed == "predictive" and not ticket.requeues:
-        ticket.expires_s = min(ticket.expires_s, ticket.due_s)
-    return ticket
+def _ends_at(ticket: Ticket) -> float:
+    """Return when a waiting ticket is refused or, where its class never sheds, late."""
+    return ticket.expires_s if ticket.late else min(ticket.due_s, ticket.expires_s)

@@ -24,8 +24,14 @@ class Shed(Protocol):
         """Return by how much a newcomer that has to wait would be late; 0 or less is on time."""
         ...
 
-    def is_hopeless(self, ticket: Ticket, ledger: Ledger, now: float) -> bool:
-        """Return whether a request whose turn it is would miss its target."""
+    def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:
+        """Return whether a request whose turn it is would miss its target.
+
+        Args:
+            ticket: The request.
+            lead_s: Predicted time from its dispatch to its first token.
+            now: The present.
+        """
         ...
 
 
@@ -56,18 +62,19 @@ class Predictive:
         if ticket.policy.shed == "never":
             return 0.0
         wait_s = self._margin * self._forecast.wait_s(ticket, pool, now)
-        return now + wait_s - self._latest_start_s(ticket, ledger)
-
-    def is_hopeless(self, ticket: Ticket, ledger: Ledger, now: float) -> bool:
-        """Return whether it is past its latest useful start."""
-        if ticket.policy.shed == "never" or ticket.requeues or not ledger.running:
-            return False
-        return now > self._latest_start_s(ticket, ledger)
-
-    def _latest_start_s(self, ticket: Ticket, ledger: Ledger) -> float:
         ahead = ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self._estimator.first_token_s(ahead)
+        return now + wait_s - self._latest_start_s(ticket, lead_s)
+
+    def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:
+        """Return whether it is past its latest useful start."""
+        if ticket.policy.shed == "never" or ticket.requeues:
+            return False
+        return now > self._latest_start_s(ticket, lead_s)
+
+    def _latest_start_s(self, ticket: Ticket, lead_s: float) -> float:
         target_s = ticket.due_s - ticket.request.arrival_s
-        lead_s = min(self._estimator.first_token_s(ahead), self._lead_ratio * target_s)
+        lead_s = min(lead_s, self._lead_ratio * target_s)
         return min(ticket.due_s - lead_s, ticket.expires_s)
 
 
@@ -78,6 +85,6 @@ class ExpireOnly:
         """Nothing is refused on arrival."""
         return 0.0
 
-    def is_hopeless(self, ticket: Ticket, ledger: Ledger, now: float) -> bool:  # noqa: ARG002
+    def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:  # noqa: ARG002
         """Nothing is refused when its turn comes."""
         return False

@@ -71,11 +71,8 @@ class StepTimeModel:
         self._floor_bias_ratio = floor_bias_ratio
         self._mean_error_s = 0.0
         self.steps = 0
-
-    @property
-    def trained(self) -> bool:
-        """Return whether enough steps were seen."""
-        return self.steps >= self.TRAINED_STEPS
+        self.trained = False
+        """Whether enough steps were seen."""
 
     def update(self, record: StepRecord) -> None:
         """Learn from one step."""
@@ -83,14 +80,22 @@ class StepTimeModel:
             return
         error = abs(self._model.update(_features(record), record.duration_s))
         self.steps += 1
+        self.trained = self.steps >= self.TRAINED_STEPS
         rate = max(0.01, 1.0 / self.steps)
         self._mean_error_s += rate * (error - self._mean_error_s)
 
     def predict_s(self, record: StepRecord) -> float:
         """Return the time `record`'s work takes, biased high, never below 0."""
-        plain = self._model.predict(_features(record))
-        margin = max(self._bias * self._mean_error_s, self._floor_bias_ratio * plain)
-        return max(0.0, plain + margin)
+        return self._biased(self._model.predict(_features(record)))
+
+    def decodes_s(self, decodes: int, context: int) -> float:
+        """Return the same for a step without prefill; it is asked at every decision."""
+        fixed, _, per_decode, _, per_context = self._model.coefficients
+        return self._biased(fixed + per_decode * decodes / 1e2 + per_context * context / 1e5)
+
+    def _biased(self, plain_s: float) -> float:
+        margin_s = max(self._bias * self._mean_error_s, self._floor_bias_ratio * plain_s)
+        return max(0.0, plain_s + margin_s)
 
     def unbiased_s(self, record: StepRecord) -> float:
         """Return the most likely time, for measuring the model itself."""

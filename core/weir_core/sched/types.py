@@ -7,7 +7,7 @@ speaks to an engine that counts the other way negates it there, once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
@@ -216,6 +216,8 @@ class Ticket:
         due_s: When its first token is due; infinity without a target.
         kv_tokens: KV room set aside for it, while it runs.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+        account: The name under which it queues in its class; its tenant's, while that rule holds.
+        cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
     """
 
     request: Request
@@ -238,11 +240,11 @@ class Ticket:
     output_tokens: int = 0
     charged: float = 0.0
     requeues: int = 0
+    account: str = ""
+    cost: float = field(init=False)
 
-    @property
-    def cost(self) -> float:
-        """Expected work in VTC tokens: prompt to compute, plus twice the expected output."""
-        return self.new_tokens + OUTPUT_WEIGHT * self.output_estimate
+    def __post_init__(self) -> None:
+        self.cost = self.new_tokens + OUTPUT_WEIGHT * self.output_estimate
 
 
 OUTPUT_WEIGHT = 2.0

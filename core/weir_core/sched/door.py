@@ -1,0 +1,97 @@
+"""Admission: who is refused on arrival, and who is refused in a newcomer's place.
+
+In this order: a replica that drains takes nobody; a tenant over its limits is told to come back;
+what the engine could take at once is never refused; what would be late behind those who wait is
+refused now rather than later; and a full pool refuses the newest of the lowest rank.
+
+Every refusal says when to come back: when the tenant's budget has refilled, or when the measured
+drain rate will have worked off what is ahead.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+from weir_core.sched.forecast import Forecast
+from weir_core.sched.ledger import Ledger
+from weir_core.sched.limits import TenantLimits, who_must_leave
+from weir_core.sched.policies import Rules
+from weir_core.sched.pool import Pool
+from weir_core.sched.types import PoolLimits, Reason, Reject, Ticket
+
+_RETRY_AFTER_S = (1.0, 120.0)
+
+
+class Refusal(NamedTuple):
+    """Who is refused, why, and for how long.
+
+    Attributes:
+        wait_s: After which another attempt makes sense, in seconds.
+    """
+
+    ticket: Ticket
+    reason: Reason
+    wait_s: float
+
+    def action(self) -> Reject:
+        """Return the refusal as its client hears it.
+
+        The time is spread by up to half, so that refused clients do not come back as one; the
+        spread comes from the id, which keeps replays equal.
+        """
+        request_id = self.ticket.request.request_id
+        least, most = _RETRY_AFTER_S
+        spread = 1.0 + 0.5 * zlib.crc32(request_id.encode()) / 0xFFFFFFFF
+        return Reject(request_id, self.reason, min(most, max(least, self.wait_s) * spread))
+
+
+class Door:
+    """Looks at newcomers; changes nothing.
+
+    Attributes:
+        tenants: What each tenant has in flight and has used.
+        draining: Whether newcomers are refused, all of them.
+    """
+
+    def __init__(
+        self, rules: Rules, pool: Pool, ledger: Ledger, forecast: Forecast, limits: PoolLimits
+    ) -> None:
+        self.tenants = TenantLimits()
+        self.draining = False
+        self._rules = rules
+        self._pool = pool
+        self._ledger = ledger
+        self._forecast = forecast
+        self._limits = limits
+
+    def refusal(self, newcomer: Ticket, now: float) -> Refusal | None:
+        """Return a refusal, of the newcomer or of one that makes way for it, or None.
+
+        Ask again after one that makes way has left: there may be several.
+        """
+        if self.draining:
+            return Refusal(newcomer, Reason.SHUTTING_DOWN, 1.0)
+        if (wait_s := self.tenants.wait_s(newcomer.request.tenant, now)) > 0:
+            return Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)
+        if not self._must_wait(newcomer, now):
+            return None
+        excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._ledger, now)
+        if excess_s > 0:
+            return Refusal(newcomer, Reason.SATURATED, excess_s)
+        return self._for_space(newcomer, now)
+
+    def _must_wait(self, newcomer: Ticket, now: float) -> bool:
+        """Return whether the engine could not take `newcomer` at once, or others go first."""
+        top = self._pool.top()
+        if top is not None and top.rank >= newcomer.policy.rank:
+            return True
+        return self._rules.gate.block(newcomer, self._ledger, now) is not None
+
+    def _for_space(self, newcomer: Ticket, now: float) -> Refusal | None:
+        leaves = who_must_leave(newcomer, self._pool, self._limits)
+        if leaves is None:
+            return None
+        if isinstance(leaves, Reason):
+            return Refusal(newcomer, leaves, self._forecast.wait_s(newcomer, self._pool, now))
+        return Refusal(leaves, Reason.QUEUE_FULL, self._forecast.wait_s(leaves, self._pool, now))
