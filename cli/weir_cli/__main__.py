@@ -91,9 +91,10 @@ def up(
 ) -> None:
     """Serve the files' InferenceServices on this machine, with the pods a cluster would run.
 
-    Engines, sidecars and one public address per service run as local processes. Ctrl-C drains and
-    stops; a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are
-    wrong, 130 killed by a second Ctrl-C.
+    Engines, sidecars and one public address per service run as local processes. Edits of classes,
+    tenants, keys and engine modes in the files take effect while it runs. Ctrl-C drains and stops;
+    a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are wrong,
+    130 killed by a second Ctrl-C.
     """
     found = read(files, replicas)
     cache = cache_dir(os.environ)
