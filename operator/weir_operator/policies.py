@@ -28,7 +28,6 @@ from weir_operator.render import (
     digest_of,
     document_in,
     policies_name,
-    policies_secret,
 )
 from weir_operator.verdicts import is_told
 
@@ -79,11 +78,6 @@ async def tell(cluster: Cluster, pods: Sequence[Manifest], document: PolicyDocum
             await cluster.annotate_pod(pod, POLICIES_ANNOTATION, digest)
         except ClusterRefuses as error:  # it comes all the same, when the kubelet next looks
             log.warning("%s: told of its classes a minute late: %s", pod["metadata"]["name"], error)
-
-
-def secret_for(service: InferenceService, told: Told) -> Manifest:
-    """Return the Secret to apply."""
-    return policies_secret(service, told.document)
 
 
 async def _secrets(cluster: Cluster, namespace: str, names: set[str]) -> Secrets:

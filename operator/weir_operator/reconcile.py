@@ -22,7 +22,14 @@ from weir_operator.cluster import SECRET, SERVICE, Cluster
 from weir_operator.events import event
 from weir_operator.interests import Interests
 from weir_operator.parse import parse
-from weir_operator.render import Images, Manifest, desired_state, pod_templates, policies_name
+from weir_operator.render import (
+    Images,
+    Manifest,
+    desired_state,
+    pod_templates,
+    policies_name,
+    policies_secret,
+)
 from weir_operator.revisions import choose
 from weir_operator.verdicts import WORKLOADS, Observed
 
@@ -121,7 +128,7 @@ class Reconciler:
         if before is not None and not _belongs_to(before, service):
             raise _taken("Secret", policies_name(service))
         told = await policies.compiled(service, self._cluster, self.interests, before)
-        await self._cluster.apply(policies.secret_for(service, told))
+        await self._cluster.apply(policies_secret(service, told.document))
         return told
 
     async def _refuse_to_take_over(

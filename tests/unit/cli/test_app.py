@@ -79,6 +79,17 @@ def test_render_prints_a_deployment(weir: Weir, tmp_path: Path) -> None:
     rendered = weir("render", written(tmp_path, SERVICE))
     assert rendered.code == 0
     assert "kind: Deployment" in rendered.stdout
+    assert "name: chat-policies" in rendered.stdout
+    assert rendered.stderr == ""
+
+
+def test_render_says_what_only_a_cluster_can_have(weir: Weir, tmp_path: Path) -> None:
+    text = SERVICE + "  admission: {defaultClass: gold}\n"
+    rendered = weir("render", written(tmp_path, text))
+    assert rendered.code == 0
+    assert "by these files alone: InferenceService/chat: spec.admission.defaultClass" in (
+        rendered.stderr
+    )
 
 
 @pytest.mark.parametrize(

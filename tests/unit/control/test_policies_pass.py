@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -13,9 +14,11 @@ from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import KEY, conditions, edit, reconciler, templates
 from weir_core.errors import ClusterRefuses
 from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.problems import Reason
 from weir_operator.interests import Change, Interests
 from weir_operator.render import POLICIES_ANNOTATION, document_in
 
+OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 API = "serving.weir.dev/v1alpha1"
 GOLD: Manifest = {
     "apiVersion": API,
@@ -196,3 +199,8 @@ def test_an_empty_secret_holds_no_document() -> None:
     empty: dict[str, Any] = {"data": None}
     assert document_in(empty) is None
     assert document_in(None) is None
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_operations_explain_why_an_entry_is_not_in_force(reason: str) -> None:
+    assert f"`{reason}`" in OPERATIONS.read_text()
