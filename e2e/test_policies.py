@@ -93,7 +93,7 @@ def set_rank(kubectl: Kubectl, rank: int) -> None:
     )
 
 
-def says(service: Service, status: str, reason: str) -> Manifest:
+def says(service: Service, status: str, reason: str, within_s: float = WITHIN_S) -> Manifest:
     """Wait until PoliciesReady says this; return it."""
 
     def said() -> Manifest:
@@ -101,7 +101,7 @@ def says(service: Service, status: str, reason: str) -> Manifest:
         assert (found["status"], found["reason"]) == (status, reason), found
         return found
 
-    return eventually(said, within_s=WITHIN_S)
+    return eventually(said, within_s=within_s)
 
 
 def test_an_edited_class_is_in_the_running_pod_within_seconds_and_no_request_fails(
@@ -195,3 +195,17 @@ def test_the_document_comes_back_when_someone_edits_it(
         assert kubectl.get("secret", name, NAMESPACE)["data"] == before
 
     eventually(back, within_s=WITHIN_S)
+
+
+def test_an_operator_of_some_namespaces_without_a_right_to_classes_does_the_rest(
+    weir: Installation, tenanted: Service
+) -> None:
+    weir.upgrade({"watchNamespaces": [NAMESPACE], "rbac": {"readClasses": False}})
+    said = says(tenanted, "False", "Unreadable", within_s=90)
+    assert "InferencePriorityClass: the operator may not read them" in said["message"]
+    assert conditions(tenanted.object())["Ready"]["status"] == "True"
+    assert gold(document(tenanted))["rank"] == 77, "the last good classes stay"
+    tenanted.target.kubectl.apply(keys(second="sk-second"))
+    expect(tenanted, "sk-second", 200)
+    weir.upgrade({"watchNamespaces": [], "rbac": {"readClasses": True}})
+    says(tenanted, "True", "Applied", within_s=90)
