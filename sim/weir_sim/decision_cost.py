@@ -5,8 +5,9 @@ dispatch; an event that dispatches several counts as so many. Between decisions 
 arrive, so that the pool stays full; arrivals (forecast and limits included) and reports of tokens
 are measured too.
 
-The same history is run several times and the least time of each event counts: the history is
-deterministic, so what differs between runs is the machine and not the work.
+The step-time model is trained, so that the rules which ask it do. The same history is run several
+times and the least time of each event counts: the history is deterministic, so what differs
+between runs is the machine and not the work.
 
     python -m weir_sim.decision_cost --waiting 10000 --tenants 200
 """
@@ -27,6 +28,7 @@ from weir_core.sched.types import (
     EngineFacts,
     EngineKind,
     Request,
+    StepRecord,
 )
 
 _ENGINE = EngineFacts(EngineKind.WEIR, 256, 8192, 10_000_000)
@@ -54,6 +56,8 @@ def measure(waiting: int, tenants: int, decisions: int, repeats: int = 3) -> lis
 def _run(waiting: int, tenants: int, decisions: int) -> dict[str, list[int]]:
     """Return the nanoseconds of each event of one run."""
     scheduler = Scheduler(SchedulerSettings(_ENGINE))
+    for decodes in range(64):
+        scheduler.on_step(StepRecord(1e-3 + 1e-6 * decodes, 64 * (decodes % 7), decodes), 0.0)
     drive = _Drive(scheduler, tenants)
     while len(scheduler.pool) < waiting:
         drive.arrive()

@@ -50,6 +50,14 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
+    def first_until(self, key: float) -> Ticket | None:
+        """Return the first living ticket if its key is not above `key`."""
+        entries = self._entries
+        if not entries or entries[0][0] > key:
+            return None
+        ticket = self.first()
+        return ticket if ticket is not None and entries[0][0] <= key else None
+
     def first_key(self) -> float | None:
         """Return the smallest key of a living ticket, or None."""
         return self._entries[0][0] if self.first() is not None else None

@@ -7,6 +7,7 @@ next one are O(log n) in waiting requests.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from weir_core.sched.fairness import Fairness, VirtualTokenCounter
@@ -18,15 +19,13 @@ from weir_core.sched.types import ClassPolicy, State, Ticket
 class TenantQueue:
     """One tenant's waiting requests of one class: those that can be on time, then the rest."""
 
-    __slots__ = ("cost", "late", "on_time")
+    __slots__ = ("cost", "late", "on_time", "waiting")
 
     def __init__(self) -> None:
         self.on_time = LazyHeap()
         self.late = LazyHeap()
+        self.waiting = 0
         self.cost = 0.0
-
-    def __len__(self) -> int:
-        return len(self.on_time) + len(self.late)
 
     def first(self) -> Ticket | None:
         """Return the request to serve next."""
@@ -49,8 +48,8 @@ class ClassQueue:
         """Arrival of the request with which the present time of waiting began."""
         self._order = order
         self._tenants: dict[str, TenantQueue] = {}
-        self._by_arrival = LazyHeap()
-        self._by_newest = LazyHeap()
+        # seq -> ticket, whoever has been here longest first.
+        self._by_age: OrderedDict[int, Ticket] = OrderedDict()
 
     def add(self, ticket: Ticket) -> None:
         """Queue `ticket`, which has a fresh epoch."""
@@ -61,8 +60,10 @@ class ClassQueue:
             self.fairness.enter(name)
         lane = tenant.late if ticket.late else tenant.on_time
         lane.push(self._order.key(ticket), ticket)
-        self._by_arrival.push(ticket.request.arrival_s, ticket)
-        self._by_newest.push(-ticket.request.arrival_s, ticket)
+        self._by_age[ticket.seq] = ticket
+        if ticket.epoch:  # it was here before, so it is older than those who have just come
+            self._by_age.move_to_end(ticket.seq, last=False)
+        tenant.waiting += 1
         tenant.cost += ticket.cost
         self.cost += ticket.cost
         if not self.waiting:
@@ -74,11 +75,11 @@ class ClassQueue:
         name = ticket.account
         tenant = self._tenants[name]
         (tenant.late if ticket.late else tenant.on_time).forget()
-        self._by_arrival.forget()
-        self._by_newest.forget()
+        del self._by_age[ticket.seq]
+        tenant.waiting -= 1
         tenant.cost -= ticket.cost
         self.cost -= ticket.cost
-        if not tenant:
+        if not tenant.waiting:
             del self._tenants[name]
             self.fairness.leave(name)
         self.waiting -= 1
@@ -91,12 +92,14 @@ class ClassQueue:
         return None if name is None else self._tenants[name].first()
 
     def oldest_arrival_s(self) -> float | None:
-        """Return when the request that has waited longest arrived."""
-        return self._by_arrival.first_key()
+        """Return when the request that has been here longest arrived."""
+        for ticket in self._by_age.values():
+            return ticket.request.arrival_s
+        return None
 
     def newest(self) -> Ticket | None:
-        """Return the request that arrived last."""
-        return self._by_newest.first()
+        """Return the request that came last."""
+        return next(reversed(self._by_age.values()), None)
 
     def tenant_cost(self, tenant: str) -> float:
         """Return the expected work that `tenant` has waiting here, in VTC tokens."""
@@ -112,6 +115,7 @@ class Level:
         self.queues = {queue.policy.name: queue for queue in queues}
         self.waiting = sum(queue.waiting for queue in queues)
         self._only = queues[0] if len(queues) == 1 else None
+        self.is_shared = self._only is None
         self._turns = VirtualTokenCounter()
         self._turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
         for queue in queues:
@@ -138,9 +142,8 @@ class Level:
             self._turns.leave(queue.policy.name)
 
     def charge(self, name: str, tokens: float) -> None:
-        """Count tokens served to a class."""
-        if self._only is None:
-            self._turns.charge(name, tokens)
+        """Count tokens served to one of several classes."""
+        self._turns.charge(name, tokens)
 
 
 class Pool:
@@ -219,7 +222,9 @@ class Pool:
         queue = self._by_name.get(name)
         if queue is not None:
             queue.fairness.charge(ticket.account, tokens)
-            self._level_of[name].charge(name, tokens)
+            level = self._level_of[name]
+            if level.is_shared:
+                level.charge(name, tokens)
 
     def _arrange(self) -> None:
         by_rank: dict[int, list[ClassQueue]] = {}

@@ -63,8 +63,10 @@ class BeforeFirstByte:
 
     def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:
         """Return as many as it takes until little enough stands before `ticket`."""
-        ahead = 0 if self._reorders else ledger.prefill_below(ticket.policy.rank)
         victims: list[Ticket] = []
+        if self._reorders:
+            return victims
+        ahead = ledger.prefill_below(ticket.policy.rank)
         if ahead <= self._passage_tokens:
             return victims
         for victim in self._victims(ticket.policy.rank, ledger):

@@ -1,4 +1,4 @@
-"""Quantiles and mean of a stream of positive integers, in constant memory, with forgetting.
+"""Quantiles of a stream of positive integers, in constant memory, with forgetting.
 
 Values fall into logarithmic buckets, each 10 % wider than the one before (as DDSketch does), so a
 quantile is right within 5 %. When the counts reach a limit all of them are halved: the sketch
@@ -8,6 +8,8 @@ follows a workload that changes, and old values fade.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from itertools import accumulate
 
 _GAMMA = 1.1
 _LOG_GAMMA = math.log(_GAMMA)
@@ -30,7 +32,6 @@ class StreamingQuantile:
         self._memory = memory
         self._counts = [0.0] * _BUCKETS
         self._total = 0.0
-        self._sum = 0.0
         self._since_refresh = 0
         self._cached: int | None = None
 
@@ -45,16 +46,11 @@ class StreamingQuantile:
         bucket = min(_BUCKETS - 1, int(math.log(value) / _LOG_GAMMA + 0.5))
         self._counts[bucket] += 1.0
         self._total += 1.0
-        self._sum += value
         self._since_refresh += 1
         if self._total >= self._memory:
             self._halve()
         if self._since_refresh >= _REFRESH or self._total < _REFRESH:
             self._cached = None
-
-    def mean(self) -> float | None:
-        """Return the mean, or None before the first value."""
-        return self._sum / self._total if self._total else None
 
     def value(self) -> int | None:
         """Return the quantile within 5 %, or None before the first value."""
@@ -66,15 +62,10 @@ class StreamingQuantile:
         return self._cached
 
     def _compute(self) -> int:
-        wanted = self._quantile * self._total
-        seen = 0.0
-        for bucket, count in enumerate(self._counts):
-            seen += count
-            if count and seen >= wanted:
-                return max(1, round(_GAMMA**bucket))
-        return max(1, round(_GAMMA ** (_BUCKETS - 1)))
+        wanted = max(self._quantile * self._total, 1e-9)  # an empty bucket answers nothing
+        bucket = bisect_left(list(accumulate(self._counts)), wanted)
+        return max(1, round(_GAMMA ** min(bucket, _BUCKETS - 1)))
 
     def _halve(self) -> None:
         self._counts = [count / 2 for count in self._counts]
         self._total /= 2
-        self._sum /= 2

@@ -109,7 +109,7 @@ class Scheduler:
             self._office.renew(ticket)
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
-        for ticket in waiting:
+        for ticket in reversed(waiting):  # each goes before those who are back already
             self._queue(ticket)
         self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
@@ -239,25 +239,36 @@ class Scheduler:
         top = self.pool.top()
         if top is None:
             return False
-        rank, ledger = top.rank, self.ledger
-        shut = self.rules.gate.shut(rank, ledger, now)
+        rank = top.rank
+        shut = self.rules.gate.shut(rank, self.ledger, now)
         if shut is not None and shut is not Block.SLOT:
             return False  # nobody can make room for this by leaving
         for ticket in self.rules.pick.candidates(self.pool, now):
             ticket.engine_rank = rank
-            block = self.rules.gate.block(ticket, ledger, now) if ledger.running else None
-            if block is not None and not self._victims(ticket, block):
-                if block is Block.KV:
-                    continue  # the next one may be smaller
-                return False  # no slot for one, none for all
-            lead_s = self._lead_s(ticket)
-            if ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
-                self._expel(ticket, actions, now)
-                return True
-            if self._make_room(ticket, block, actions, now):
-                self._dispatch(ticket, lead_s, actions, now)
-                return True
+            block = shut or self._kv_block(ticket)
+            if block is None or self._victims(ticket, block):
+                if self._serve(ticket, block, actions, now):
+                    return True
+            elif block is Block.SLOT:
+                return False  # no slot for one, none for all; without KV room, one may be smaller
         return False
+
+    def _serve(
+        self, ticket: Ticket, block: Block | None, actions: list[Action], now: float
+    ) -> bool:
+        """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
+        lead_s = self._lead_s(ticket)
+        if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
+            self._expel(ticket, actions, now)
+            return True
+        if not self._make_room(ticket, block, actions, now):
+            return False
+        self._dispatch(ticket, lead_s, actions, now)
+        return True
+
+    def _kv_block(self, ticket: Ticket) -> Block | None:
+        lacks = self.ledger.running and self.rules.gate.kv_shortfall(ticket, self.ledger) > 0
+        return Block.KV if lacks else None
 
     def _lead_s(self, ticket: Ticket) -> float:
         """Return the predicted time from dispatching `ticket` now to its first token."""
@@ -277,8 +288,8 @@ class Scheduler:
                 return False
             self._requeue(victims, ticket, actions, now)
             block = self.rules.gate.block(ticket, self.ledger, now)
-        passed = self.rules.preempt.for_passage(ticket, self.ledger)
-        self._requeue(passed, ticket, actions, now)
+        if passed := self.rules.preempt.for_passage(ticket, self.ledger):
+            self._requeue(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, ticket: Ticket, lead_s: float, actions: list[Action], now: float) -> None:
@@ -311,7 +322,7 @@ class Scheduler:
 
     def _expire(self, actions: list[Action], now: float) -> None:
         """Refuse what waited too long; move behind the others what is late but may wait on."""
-        while (ticket := self._expiry.first()) is not None and _ends_at(ticket) <= now:
+        while (ticket := self._expiry.first_until(now)) is not None:
             if now < ticket.expires_s:
                 self._unqueue(ticket)
                 ticket.late = True

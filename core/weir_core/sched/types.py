@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 class EngineKind(Enum):
@@ -152,8 +152,7 @@ class StepRecord:
     decode_context: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """Send this request to the engine now.
 
     Attributes:
@@ -169,8 +168,7 @@ class Dispatch:
     by_min_share: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(NamedTuple):
     """Refuse this request; the client may try again after `retry_after_s`."""
 
     request_id: str
@@ -178,8 +176,7 @@ class Reject:
     retry_after_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(NamedTuple):
     """Take this request back from the engine, unseen by its client; it waits again.
 
     Attributes:
