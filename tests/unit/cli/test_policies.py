@@ -158,6 +158,8 @@ def test_knows_what_only_this_machine_reaches(host: str, want: bool) -> None:
 
 def test_the_example_of_priorities_stands_by_itself() -> None:
     plan = planned(load([EXAMPLE]))
+    # Applied to a cluster, it must not change the classes the chart made: Helm would fail later.
+    assert load([EXAMPLE]).classes == load([EXAMPLE.with_name("priority-classes.yaml")]).classes
     names = [policy.name for policy in plan.policies.classes]
     assert names == ["batch", "interactive", "standard"]
     keys = {entry.policy.name: entry.key_hashes for entry in plan.policies.tenants}
