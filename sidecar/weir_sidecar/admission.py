@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 UNKNOWN_ENGINE = Facts("fcfs", max_num_seqs=128, max_num_batched_tokens=2048, kv_capacity_tokens=0)
 """What is taken of an engine that says nothing of itself: plain vLLM with modest bounds."""
 _NO_KV_BOUND = 1 << 40
+_PATIENCE = 1.5
+"""Times the expected time to first token after which a silent prompt counts as done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Ask:
     max_output_tokens: int | None = None
     prompt_tokens: int | None = None
     ttft_target_s: float | None = None
+    streams: bool = True
 
 
 class Admission:
@@ -85,6 +88,7 @@ class Admission:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._starved_since: float | None = None
+        self._steps_heard = False
 
     # ---- what the engine and the operator say
 
@@ -144,7 +148,7 @@ class Admission:
             endpoint=ask.endpoint,
             ttft_target_s=ask.ttft_target_s,
         )
-        turn = Turn(request, ask.wire_id, entry)
+        turn = Turn(request, ask.wire_id, entry, ask.streams)
         entry.refuse = turn.refuse
         self._turns[request.request_id] = turn
         self._by_wire_id[ask.wire_id] = turn
@@ -197,6 +201,7 @@ class Admission:
         """Hear of one step of the engine."""
         if self.scheduler is None:
             return
+        self._steps_heard = True
         now = self._clock()
         record = StepRecord(
             duration_s=step.duration_s,
@@ -257,6 +262,8 @@ class Admission:
                 case Dispatch():
                     self._note_dispatch(turn, action)
                     turn.give(action, now)
+                    if not turn.streams and not self._steps_heard:
+                        self._expect_prefilled(turn)
                 case Reject():
                     self._forget(turn)
                     self._metrics.of_class(turn.request.class_name).rejections(action.reason).inc()
@@ -292,6 +299,24 @@ class Admission:
         if self.scheduler is not None:
             now = self._clock()
             self._perform(self.scheduler.on_tick(now), now)
+
+    def _expect_prefilled(self, turn: Turn) -> None:
+        """Take a silent answer's prompt to be done once that was to be expected.
+
+        Without this, a few long plain answers of an engine without a step log would count as
+        prefill until they end, and keep everybody else out.
+        """
+        ticket, dispatch = self._ticket(turn), turn.dispatch
+        if ticket is None:
+            return
+
+        def assume() -> None:
+            if self.scheduler is not None and turn.dispatch is dispatch:
+                now = self._clock()
+                self._perform(self.scheduler.on_prefilled(turn.request.request_id, now), now)
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(_PATIENCE * ticket.first_token_expected_s, assume)
 
     def _forget(self, turn: Turn) -> None:
         self._turns.pop(turn.request.request_id, None)

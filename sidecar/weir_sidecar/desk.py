@@ -94,6 +94,7 @@ class Desk:
             max_output_tokens=fields.output_limit_tokens,
             prompt_tokens=await self._count(path, body),
             ttft_target_s=ttft_target_s(intake.said),
+            streams=bool(fields.stream),
         )
         return self._admission.arrive(ask, entry)
 

@@ -23,6 +23,7 @@ class Turn:
         request: What the scheduler knows of it.
         wire_id: Its id on the engine's side, by which the step log speaks of it.
         entry: Its entry in the ledger, with the exchange while one runs.
+        streams: Its answer comes token by token, so its first byte is its first token.
         dispatch: The scheduler's word, while it may be at the engine.
         refusal: The scheduler's other word.
         counted_tokens: Output tokens the scheduler was told of.
@@ -32,6 +33,7 @@ class Turn:
     request: Request
     wire_id: str
     entry: Entry
+    streams: bool = True
     dispatch: Dispatch | None = None
     refusal: Refusal | None = None
     counted_tokens: int = 0

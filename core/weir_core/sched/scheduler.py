@@ -155,6 +155,18 @@ class Scheduler:
         self._count_output(ticket, 1, now)
         return self._pump(now)
 
+    def on_prefilled(self, request_id: str, now: float) -> list[Action]:
+        """Note that a prompt is taken to be done though nobody saw a token; nothing is learned.
+
+        For plain answers of an engine without a step log: until they end, they are silent.
+        """
+        ticket = self._running(request_id)
+        if ticket is None or ticket.started:
+            return []
+        self.ledger.first_token(ticket)
+        self._drain.served(ticket.new_tokens)
+        return self._pump(now)
+
     def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
         """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
         ticket = self._running(request_id)

@@ -373,6 +373,21 @@ async def test_steps_are_heard_and_rubbish_is_not_fatal(house: House) -> None:
     assert value("weir_engine_scheduler_info", {"kind": "weir", "fallback": "0"}) == 1
 
 
+async def test_silent_answers_of_an_engine_without_a_step_log_do_not_keep_others_out(
+    house: House,
+) -> None:
+    house.facts("fcfs", slots=64)
+    engine = await house.mock_engine(Profile(output_tokens=200, token_gap_s=0.01))  # type: ignore[arg-type]
+    running = await house.sidecar()
+    long = chat(prompt="x" * 3000)  # 750 tokens by its size: more than one fills the gate
+    tasks = [asyncio.create_task(running.post(json=long)) for _ in range(8)]
+    await eventually(lambda: engine.running == 8)
+    assert engine.finished == 0
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_the_engine_is_told_its_mode_when_it_changes(house: House) -> None:
     house.facts()
     await house.mock_engine(Profile())

@@ -161,6 +161,13 @@ class SchedulerHistory(RuleBasedStateMachine):
             self.running[request_id] = True
         self.perform(self.scheduler.on_first_token(request_id, self.now, exact))
 
+    @rule(index=st.integers(0, 50))
+    def is_taken_to_be_prefilled(self, index: int) -> None:
+        request_id = self.chosen(list(self.running), index)
+        if request_id in self.running:
+            self.running[request_id] = True
+        self.perform(self.scheduler.on_prefilled(request_id, self.now))
+
     @rule(index=st.integers(0, 50), count=st.integers(-5, 10_000))
     def generates(self, index: int, count: int) -> None:
         request_id = self.chosen(list(self.running), index)

@@ -355,6 +355,14 @@ def test_a_client_that_leaves_frees_its_place_at_once() -> None:
     assert dispatched(s.on_abort("running", 0.2)) == ["b"]
 
 
+def test_a_silent_prompt_taken_to_be_done_makes_room_for_the_next() -> None:
+    s = scheduler(slots=10, step_tokens=1000)
+    s.on_arrival(request("silent", tokens=2000), 0.0)
+    assert dispatched(s.on_arrival(request("next"), 0.0)) == []
+    assert dispatched(s.on_prefilled("silent", 0.5)) == ["next"]
+    assert s.on_prefilled("silent", 0.6) == []
+
+
 def test_a_request_that_the_engine_lost_waits_again_with_its_old_arrival() -> None:
     s = scheduler(slots=1)
     s.on_arrival(request("a", "batch", 0.0), 0.0)
@@ -422,6 +430,7 @@ def test_events_about_requests_that_are_gone_change_nothing() -> None:
     assert s.on_finish("ghost", 0.0) == []
     assert s.on_abort("ghost", 0.0) == []
     assert s.on_returned("ghost", 0.0) == []
+    assert s.on_prefilled("ghost", 0.0) == []
     assert s.tally.outcomes == 0
 
 
