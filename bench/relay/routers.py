@@ -24,13 +24,13 @@ def cache_dir() -> Path:
     return Path(root) / "bench"
 
 
-def installed() -> Path:
-    """Return the `bin` directory that holds both routers, installing them if needed.
+def installed(lock: Path = _LOCK) -> Path:
+    """Return the `bin` directory that holds the routers of `lock`, installing them if needed.
 
     Raises:
         RuntimeError: There is no uv, or the installation failed.
     """
-    digest = hashlib.sha256(_LOCK.read_bytes()).hexdigest()
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     environment = cache_dir() / f"routers-{digest[:16]}"
     done = environment / "installed"
     if not done.exists():
@@ -38,7 +38,7 @@ def installed() -> Path:
         uv = _uv()
         _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(environment))
         python = str(environment / "bin" / "python")
-        _run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", str(_LOCK))
+        _run(uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", str(lock))
         done.touch()
     return environment / "bin"
 

@@ -46,14 +46,23 @@ def stream_pieces(endpoint: Endpoint, model: str) -> StreamPieces:
 
 
 @lru_cache(maxsize=256)
-def usage_event(endpoint: Endpoint, model: str, output_tokens: int) -> bytes:
+def usage_event(
+    endpoint: Endpoint, model: str, output_tokens: int, prompt_tokens: int = _PROMPT_TOKENS
+) -> bytes:
     """Return the chunk without choices that `stream_options.include_usage` asks for."""
     kind = "chat.completion.chunk" if endpoint == "chat" else "text_completion"
-    return _sse({**_envelope(endpoint, kind, model), "choices": [], "usage": usage(output_tokens)})
+    counts = usage(output_tokens, prompt_tokens)
+    return _sse({**_envelope(endpoint, kind, model), "choices": [], "usage": counts})
 
 
 @lru_cache(maxsize=256)
-def whole_answer(endpoint: Endpoint, model: str, output_tokens: int, finish_reason: str) -> bytes:
+def whole_answer(
+    endpoint: Endpoint,
+    model: str,
+    output_tokens: int,
+    finish_reason: str,
+    prompt_tokens: int = _PROMPT_TOKENS,
+) -> bytes:
     """Return the body of an answer that is not streamed."""
     text = TOKEN_TEXT * output_tokens
     choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
@@ -65,7 +74,7 @@ def whole_answer(endpoint: Endpoint, model: str, output_tokens: int, finish_reas
     answer = {
         **_envelope(endpoint, kind, model),
         "choices": [choice],
-        "usage": usage(output_tokens),
+        "usage": usage(output_tokens, prompt_tokens),
     }
     return json.dumps(answer).encode()
 
@@ -91,11 +100,11 @@ def error_answer(status: int, message: str, kind: str, param: str | None = None)
     return json.dumps({"error": error}).encode()
 
 
-def usage(output_tokens: int) -> dict[str, Any]:
+def usage(output_tokens: int, prompt_tokens: int = _PROMPT_TOKENS) -> dict[str, Any]:
     """Return the usage object of an answer with `output_tokens`."""
     return {
-        "prompt_tokens": _PROMPT_TOKENS,
-        "total_tokens": _PROMPT_TOKENS + output_tokens,
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
         "completion_tokens": output_tokens,
         "prompt_tokens_details": None,
     }

@@ -38,7 +38,12 @@ class WeirFront(Scheduler):
 
 @dataclass(slots=True, eq=False)
 class Trip:
-    """One request's way through the simulation."""
+    """One request's way through the simulation.
+
+    Attributes:
+        submitted_s: When its client sent it last; later than its arrival after a refusal.
+        refusals: How often it was refused; the last one may be its outcome.
+    """
 
     request: SimRequest
     replica: int = -1
@@ -48,6 +53,8 @@ class Trip:
     rejected: Reject | None = None
     requeues: int = 0
     outcomes: int = 0
+    submitted_s: float = 0.0
+    refusals: int = 0
     job: Job | None = None
     reported: int = 0
 
@@ -80,6 +87,7 @@ class Replica:
     def submit(self, trip: Trip) -> None:
         """Take in a request now."""
         request = trip.request
+        trip.submitted_s = self._loop.now
         self._trips[request.request_id] = trip
         self._perform(
             self.front.on_arrival(
@@ -87,7 +95,7 @@ class Replica:
                     request_id=request.request_id,
                     tenant=request.tenant,
                     class_name=request.class_name,
-                    arrival_s=request.arrival_s,
+                    arrival_s=trip.submitted_s,
                     body_bytes=4 * request.prompt_tokens,
                 ),
                 self._loop.now,
@@ -109,6 +117,7 @@ class Replica:
                 trip.job = None
             else:
                 trip.rejected = action
+                trip.refusals += 1
                 self._end(trip)
         if self._after_event is not None:
             self._after_event(self.front, now, actions)

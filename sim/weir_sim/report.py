@@ -20,6 +20,8 @@ class ClassReport:
 
     Attributes:
         attainment_ratio: Part of all its requests, the refused included, that met its targets.
+        rejected: Requests whose outcome was a refusal.
+        refusals: Refusals in all; more than `rejected` where clients come back.
         longest_wait_s: Longest time in the pool of a request that was dispatched in the end.
     """
 
@@ -27,6 +29,7 @@ class ClassReport:
     requests: int
     finished: int
     rejected: int
+    refusals: int
     requeues: int
     attainment_ratio: float
     goodput_per_s: float
@@ -159,12 +162,13 @@ def _class_report(trips: list[Trip], policy: ClassPolicy, span_s: float) -> Clas
     ttfts = sorted(ttft(trip) for trip in finished)
     tpots = sorted(value for trip in finished if (value := tpot(trip)) is not None)
     met = sum(met_targets(trip, policy) for trip in finished)
-    waits = [trip.dispatched_s - trip.request.arrival_s for trip in finished]
+    waits = [trip.dispatched_s - trip.submitted_s for trip in finished]
     return ClassReport(
         name=policy.name,
         requests=len(trips),
         finished=len(finished),
         rejected=sum(1 for trip in trips if trip.rejected is not None),
+        refusals=sum(trip.refusals for trip in trips),
         requeues=sum(trip.requeues for trip in trips),
         attainment_ratio=round(met / len(trips), 4),
         goodput_per_s=round(met / span_s, 3),

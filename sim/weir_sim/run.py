@@ -105,6 +105,9 @@ class SimConfig:
         scrape_s: Age of what routers scrape.
         drain_s: Simulated time after the last arrival in which answers may still finish.
         slot_shares: Slots per class of `class-slots`, relative.
+        retries: How often a client sends a refused request again, each time after the
+            Retry-After it was told. Its latency counts from its first attempt.
+        sample_s: How often the queue and the batch are looked at for a timeline; 0 never.
     """
 
     profile: EngineProfile
@@ -119,6 +122,18 @@ class SimConfig:
     slot_shares: Mapping[str, float] = field(
         default_factory=lambda: {"interactive": 0.2, "standard": 0.5, "batch": 0.3}
     )
+    retries: int = 0
+    sample_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All replicas at one instant: requests by where they are."""
+
+    at_s: float
+    pool: int
+    engine_waiting: int
+    running: int
 
 
 @dataclass(slots=True)
@@ -129,6 +144,7 @@ class SimResult:
     trips: list[Trip]
     replicas: list[Replica]
     ended_s: float
+    timeline: list[Sample] = field(default_factory=list)
 
 
 class RequestTooLong(ValueError):
@@ -180,6 +196,7 @@ class _Simulation:
         self._router = ROUTERS[config.system.router](self._rng)
         self._trips = [Trip(request) for request in workload]
         self._ended = 0
+        self._timeline: list[Sample] = []
         policies = {policy.name: policy for policy in config.classes}
         self._replicas = [
             Replica(
@@ -200,23 +217,45 @@ class _Simulation:
         if self._trips:
             self._loop.at(self._trips[0].request.arrival_s, self._arrive, 0)
             self._loop.at(0.0, self._scrape)
+            self._loop.at(0.0, self._sample)
         last_s = self._trips[-1].request.arrival_s if self._trips else 0.0
         self._loop.run(lambda: self._ended == len(self._trips), last_s + self._config.drain_s)
-        return SimResult(self._config, self._trips, self._replicas, self._loop.now)
+        return SimResult(self._config, self._trips, self._replicas, self._loop.now, self._timeline)
 
     def _arrive(self, index: int) -> None:
-        trip = self._trips[index]
         if index + 1 < len(self._trips):
             self._loop.at(self._trips[index + 1].request.arrival_s, self._arrive, index + 1)
+        self._send(self._trips[index])
+
+    def _send(self, trip: Trip) -> None:
         trip.replica = self._router.choose(trip.request, self._views)
         self._views[trip.replica].outstanding += 1
         self._replicas[trip.replica].submit(trip)
 
     def _outcome(self, trip: Trip) -> None:
         self._views[trip.replica].outstanding -= 1
+        if trip.rejected is not None and trip.refusals <= self._config.retries:
+            self._loop.at(self._loop.now + trip.rejected.retry_after_s, self._send, trip)
+            trip.rejected = None
+            trip.outcomes = 0
+            return
         self._ended += 1
         if self._progress is not None and self._ended % 256 == 0:
             self._progress(self._ended)
+
+    def _sample(self) -> None:
+        if self._config.sample_s <= 0:
+            return
+        engines = [replica.engine for replica in self._replicas]
+        self._timeline.append(
+            Sample(
+                self._loop.now,
+                sum(replica.front.backlog() for replica in self._replicas),
+                sum(engine.waiting for engine in engines),
+                sum(engine.running for engine in engines),
+            )
+        )
+        self._loop.at(self._loop.now + self._config.sample_s, self._sample)
 
     def _scrape(self) -> None:
         if self._config.system.router != "weighted-scores":

@@ -1,0 +1,197 @@
+"""The load generator: sends each request at its instant, whatever became of the others.
+
+It runs in a process of its own and answers one `Order` on stdin with one `Answers` on stdout.
+What an answer is worth is decided afterwards (`report`); here every fact is kept: the status, the
+instants of the first and the last token, how many tokens came, and whether the end was a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Final
+
+import aiohttp
+import msgspec
+import uvloop
+
+_EVENT: Final = b"data: "
+_DONE: Final = b"data: [DONE]"
+_BYTES_PER_TOKEN: Final = 4
+_MOST_TOKENS: Final = 8192
+_FILLER: Final = "the quick brown fox jumps over the lazy dog "
+_EXTRA_EVENTS: Final = 2
+"""A stream has an event that names the role and `[DONE]` besides its tokens."""
+_PRIORITY: Final = {"interactive": 0, "standard": 1, "batch": 2}
+_SMG_CLASS: Final = {"interactive": "interactive", "standard": "default", "batch": "bulk"}
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One request to send."""
+
+    at_s: float
+    class_name: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One measurement of one target.
+
+    Attributes:
+        drain_s: After the last arrival; what is open then is closed.
+    """
+
+    port: int
+    drain_s: float
+    asks: list[Ask]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of one request.
+
+    Attributes:
+        status: Of HTTP; 0 without one.
+        first_s: From sending to the first token; None without one.
+        last_s: From sending to the end.
+        tokens: Events that carried one.
+        complete: The stream ended with `[DONE]`.
+        closed: The load generator gave up on it.
+        retry_after: A refusal said when to come back.
+        error: What broke, if something did.
+    """
+
+    class_name: str
+    status: int = 0
+    first_s: float | None = None
+    last_s: float = 0.0
+    tokens: int = 0
+    complete: bool = False
+    closed: bool = False
+    retry_after: bool = False
+    error: str = ""
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """All answers of one order, in the order of the requests.
+
+    Attributes:
+        late_s: How far behind its plan the load generator was at worst.
+    """
+
+    answers: list[Answer]
+    late_s: float
+
+
+def body_of(ask: Ask) -> bytes:
+    """Return the chat request; its answer's length is known to the engine alone."""
+    fields = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": f"[[{ask.output_tokens}]] "}],
+        "stream": True,
+        "max_tokens": _MOST_TOKENS,
+        # Stock vLLM's own field, for those who pass it on; Weir sets it itself.
+        "priority": _PRIORITY[ask.class_name],
+    }
+    missing = _BYTES_PER_TOKEN * ask.prompt_tokens - len(json.dumps(fields))
+    text = _FILLER * (max(0, missing) // len(_FILLER) + 1)
+    fields["messages"] = [
+        {"role": "user", "content": f"[[{ask.output_tokens}]] {text[: max(0, missing)]}"}
+    ]
+    return json.dumps(fields).encode()
+
+
+class _Exchange:
+    """One request, as it goes."""
+
+    def __init__(self, ask: Ask, sent_s: float) -> None:
+        self._ask = ask
+        self._sent_s = sent_s
+        self._status = 0
+        self._retry_after = False
+        self._events = 0
+        self._first_s: float | None = None
+        self._complete = False
+        self._error = ""
+
+    async def run(self, session: aiohttp.ClientSession, url: str) -> None:
+        headers = {
+            "Content-Type": "application/json",
+            "x-weir-class": self._ask.class_name,
+            "x-smg-priority": _SMG_CLASS[self._ask.class_name],
+        }
+        try:
+            async with session.post(url, data=body_of(self._ask), headers=headers) as response:
+                self._status = response.status
+                self._retry_after = "Retry-After" in response.headers
+                if response.status == 200:
+                    await self._read(response)
+        except (aiohttp.ClientError, OSError) as error:
+            self._error = type(error).__name__
+
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
+        tail = b""
+        async for data in response.content.iter_any():
+            joined = tail + data
+            self._events += joined.count(_EVENT) - tail.count(_EVENT)
+            if self._first_s is None and self._events:
+                self._first_s = time.monotonic() - self._sent_s
+            self._complete = self._complete or _DONE in joined
+            tail = joined[-len(_DONE) :]
+
+    def answer(self, *, closed: bool) -> Answer:
+        return Answer(
+            class_name=self._ask.class_name,
+            status=self._status,
+            first_s=self._first_s,
+            last_s=time.monotonic() - self._sent_s,
+            tokens=max(0, self._events - _EXTRA_EVENTS * self._complete),
+            complete=self._complete,
+            closed=closed,
+            retry_after=self._retry_after,
+            error=self._error,
+        )
+
+
+async def _one(session: aiohttp.ClientSession, url: str, ask: Ask) -> Answer:
+    exchange = _Exchange(ask, time.monotonic())
+    try:
+        await exchange.run(session, url)
+    except asyncio.CancelledError:
+        return exchange.answer(closed=True)
+    return exchange.answer(closed=False)
+
+
+async def measure(order: Order) -> Answers:
+    """Send everything, wait for the drain, and return what came."""
+    loop = asyncio.get_running_loop()
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=None)
+    url = f"http://127.0.0.1:{order.port}/v1/chat/completions"
+    late_s = 0.0
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        start = loop.time()
+        tasks: list[asyncio.Task[Answer]] = []
+        for ask in order.asks:
+            await asyncio.sleep(max(0.0, start + ask.at_s - loop.time()))
+            late_s = max(late_s, loop.time() - start - ask.at_s)
+            tasks.append(asyncio.create_task(_one(session, url, ask)))
+        if tasks:
+            _, open_tasks = await asyncio.wait(tasks, timeout=order.drain_s)
+            for task in open_tasks:
+                task.cancel()
+        return Answers([await task for task in tasks], late_s)
+
+
+def main() -> None:
+    """Serve orders until stdin closes."""
+    for line in sys.stdin.buffer:
+        answers = uvloop.run(measure(msgspec.json.decode(line, type=Order)))
+        sys.stdout.buffer.write(msgspec.json.encode(answers) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What is compared: the bare engine, three gateways, and Weir's sidecar, each before its engine.
+
+Every target has an engine process of its own (the others idle), all with the same step model:
+vLLM with `--scheduling-policy priority`. The gateways are started with the settings that their
+documents give for priorities; SMG's slots are set by hand, because its default bound (1024 for
+each core of the gateway's machine) never lets its scheduler act.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.relay import routers
+from bench.relay.processes import Processes
+from bench.relay.targets import Launch, Target, file_name, free_ports, start
+from weir_core.api import labels
+
+_SMG_LOCK: Final = Path(__file__).parents[2] / "requirements" / "peers.lock"
+SMG_SLOTS: Final = 128
+"""Concurrent requests, by hand: of 64, 128 and 256 the one with the highest goodput at 2x."""
+
+_SMG_CLASSES: Final = """\
+classes:
+  system: {reserved_floor: 0, reserved_per_slot: 0.0, queue_size: 64, queue_timeout_secs: 30, starvation_threshold_secs: 5, can_preempt: true}
+  interactive: {reserved_floor: 16, reserved_per_slot: 0.0, queue_size: 256, queue_timeout_secs: 30, starvation_threshold_secs: 5, can_preempt: true}
+  default: {reserved_floor: 0, reserved_per_slot: 0.0, queue_size: 512, queue_timeout_secs: 60, starvation_threshold_secs: 30, can_preempt: false}
+  bulk: {reserved_floor: 0, reserved_per_slot: 0.0, queue_size: 1024, queue_timeout_secs: 300, starvation_threshold_secs: 120, can_preempt: false}
+"""  # noqa: E501 - SMG's own defaults in its own notation, but for fewer reserved slots
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the targets' files are.
+
+    Attributes:
+        slots: SMG's concurrent requests.
+    """
+
+    run_dir: Path
+    processes: Processes
+    profile: str
+    slots: int = SMG_SLOTS
+
+
+def bare(site: Site) -> Target:
+    """Return the engine itself; clients send vLLM's `priority`."""
+    name = "bare vLLM priority"
+    (port,) = free_ports(1)
+    engine = _engine_command(site, "priority", ["--port", str(port)])
+    return start(Launch(name, port, engine), site.processes)
+
+
+def sglang_router(site: Site) -> Target:
+    """Return sglang-router with its default policy; it has no priorities."""
+    command = [str(routers.installed() / "sglang-router"), "launch", "--log-level", "warn"]
+    return _gateway(site, "sglang-router", command)
+
+
+def vllm_router(site: Site) -> Target:
+    """Return vllm-router with its default policy; it has no priorities."""
+    command = [str(routers.installed() / "vllm-router"), "--log-level", "warning"]
+    return _gateway(site, "vllm-router", command)
+
+
+def smg(site: Site) -> Target:
+    """Return SMG with its priority scheduler."""
+    config = site.run_dir / "smg.yaml"
+    config.write_text(_SMG_CLASSES)
+    command = [str(routers.installed(_SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
+    command += ["--priority-scheduler-enabled", "--priority-scheduler-config", str(config)]
+    command += ["--priority-scheduler-default-max-class", "interactive"]
+    command += ["--max-concurrent-requests", str(site.slots)]
+    return _gateway(site, "smg", command)
+
+
+def weir(site: Site) -> Target:
+    """Return Weir's sidecar as it ships, before the same engine as the others."""
+    return _sidecar(site, "weir", "priority")
+
+
+def weir_engine(site: Site) -> Target:
+    """Return Weir's sidecar before an engine with Weir's scheduler."""
+    return _sidecar(site, "weir, its engine scheduler", "weir")
+
+
+TARGETS: Final[Mapping[str, Callable[[Site], Target]]] = {
+    "bare": bare,
+    "sglang-router": sglang_router,
+    "vllm-router": vllm_router,
+    "smg": smg,
+    "weir": weir,
+    "weir-engine": weir_engine,
+}
+
+
+def _gateway(site: Site, name: str, command: list[str]) -> Target:
+    engine = _engine_port(site, name)
+    port, metrics = free_ports(2)
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--worker-urls", f"http://127.0.0.1:{engine}"]
+    command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
+    return start(Launch(name, port, command), site.processes)
+
+
+def _sidecar(site: Site, name: str, kind: str) -> Target:
+    run_dir = site.run_dir / kind
+    run_dir.mkdir()
+    engine = _engine_command(site, kind, ["--run-dir", str(run_dir)])
+    site.processes.start(file_name(f"engine of {name}"), engine, {})
+    api, admin = free_ports(2)
+    env = {
+        labels.ENV_HOST: "127.0.0.1",
+        labels.ENV_MODEL_NAME: "tiny",
+        labels.ENV_RUN_DIR: str(run_dir),
+        labels.ENV_POLICIES_DIR: str(run_dir / "policies"),
+        "WEIR_API_PORT": str(api),
+        "WEIR_ADMIN_PORT": str(admin),
+        "OTEL_SDK_DISABLED": "true",  # whatever the caller's environment says
+    }
+    command = [sys.executable, "-m", "weir_sidecar", "serve"]
+    return start(Launch(name, api, command, env), site.processes)
+
+
+def _engine_port(site: Site, name: str) -> int:
+    (port,) = free_ports(1)
+    engine = _engine_command(site, "priority", ["--port", str(port)])
+    site.processes.start(file_name(f"engine of {name}"), engine, {})
+    return port
+
+
+def _engine_command(site: Site, kind: str, where: list[str]) -> list[str]:
+    module = [sys.executable, "-m", "weir_sim.step_engine"]
+    return [*module, "--profile", site.profile, "--kind", kind, *where]

@@ -1,0 +1,164 @@
+"""The engine model in real time: steps take as long on the clock as the model says.
+
+Instants are planned, not measured: a step begins where the one before it ended, so what this
+process itself needs does not make the modelled engine slower, as long as the machine keeps up.
+How far the clock ran away is counted (`behind_s`), because then it did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from weir_core.api import labels
+from weir_core.sched.types import BUILT_IN_CLASSES, EngineKind
+from weir_core.wire.priority import due_s_of, rank_of
+from weir_core.wire.steps import Facts, Step, encode_step
+from weir_sim.engine_model import EngineModel, Job, StepEnd
+from weir_sim.profiles import EngineProfile
+
+_TPOT_TARGETS: Final = {policy.rank: policy.tpot_target_s for policy in BUILT_IN_CLASSES}
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One request's tokens on their way to its handler.
+
+    Attributes:
+        tokens: Generated and not yet taken.
+        done: No more will come.
+    """
+
+    job: Job
+    wire_id: str
+    tokens: int = 0
+    seen: int = 0
+    done: bool = False
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def take(self) -> int:
+        """Return the tokens since the last call, at least one unless `done`."""
+        await self.news.wait()
+        self.news.clear()
+        taken, self.tokens = self.tokens, 0
+        return taken
+
+    def give(self, generated: int, *, done: bool = False) -> None:
+        """Hand over everything up to the `generated`-th token."""
+        if generated > self.seen or done:
+            self.tokens += generated - self.seen
+            self.seen = generated
+            self.done = done
+            self.news.set()
+
+
+class StepClock:
+    """Runs an engine model; `run` is its loop.
+
+    Args:
+        profile: How long steps take.
+        kind: How requests are ordered.
+        run_dir: Where the facts are written and the step log's socket is looked for, as Weir's
+            plug-in for vLLM does it; None tells nobody.
+    """
+
+    def __init__(self, profile: EngineProfile, kind: EngineKind, run_dir: Path | None) -> None:
+        self.model = EngineModel(profile, kind)
+        self.behind_s = 0.0
+        self._kind = kind
+        self._streams: dict[str, Stream] = {}
+        self._work = asyncio.Event()
+        self._serial = 0
+        self._log = _StepLog(run_dir / labels.STEPS_SOCKET) if run_dir else None
+        if run_dir is not None:
+            facts = Facts(
+                kind=kind.value,
+                max_num_seqs=profile.max_num_seqs,
+                max_num_batched_tokens=profile.max_num_batched_tokens,
+                kv_capacity_tokens=profile.kv_tokens,
+            )
+            (run_dir / labels.FACTS_FILE).write_bytes(facts.encode())
+
+    def submit(self, prompt_tokens: int, output_tokens: int, priority: int, wire_id: str) -> Stream:
+        """Queue a request; `priority` is vLLM's, lower first."""
+        self._serial += 1
+        rank, arrival_s = -priority, float(self._serial)
+        if self._kind is EngineKind.WEIR:
+            rank = rank_of(priority)
+            arrival_s = due_s_of(priority) or 1e12 + self._serial
+        job = Job(
+            request_id=f"j{self._serial}",
+            rank=rank,
+            arrival_s=arrival_s,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            tpot_target_s=_TPOT_TARGETS.get(rank),
+        )
+        stream = self._streams[job.request_id] = Stream(job, wire_id)
+        self.model.add(job)
+        self._work.set()
+        return stream
+
+    def cancel(self, stream: Stream) -> None:
+        """Drop a request whose client left; one that has ended is ignored."""
+        if self._streams.pop(stream.job.request_id, None) is not None:
+            self.model.cancel(stream.job)
+
+    async def run(self) -> None:
+        """Step for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            at = loop.time()
+            while (duration_s := self.model.begin()) is not None:
+                at += duration_s
+                await asyncio.sleep(max(0.0, at - loop.time()))
+                self.behind_s = max(self.behind_s, loop.time() - at)
+                self._deliver(self.model.end())
+            self._work.clear()
+            await self._work.wait()
+
+    def _deliver(self, end: StepEnd) -> None:
+        if self._log is not None:
+            started = tuple(
+                self._streams[job.request_id].wire_id
+                for job in end.first_tokens
+                if job.request_id in self._streams
+            )
+            self._log.send(self.model, end, started)
+        for job in self.model.decodes():
+            self._streams[job.request_id].give(self.model.generated(job))
+        for job in end.finished:
+            self._streams.pop(job.request_id).give(job.output_tokens, done=True)
+
+
+class _StepLog:
+    """Datagrams to whoever listens; nobody waits for a reader."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def send(self, model: EngineModel, end: StepEnd, started: tuple[str, ...]) -> None:
+        record = end.record
+        step = Step(
+            seq=model.counts.steps,
+            duration_s=record.duration_s,
+            prefill_tokens=record.prefill_tokens,
+            decodes=record.decodes,
+            prefill_context=record.prefill_context,
+            decode_context=record.decode_context,
+            running=model.running,
+            waiting=model.waiting,
+            kv_free_tokens=model.kv.available * model.profile.block_tokens,
+            started=started,
+        )
+        with contextlib.suppress(OSError):
+            self._socket.sendto(encode_step(step), self._path)
+
+    def __del__(self) -> None:
+        self._socket.close()
