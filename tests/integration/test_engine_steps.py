@@ -50,7 +50,7 @@ def ask(engine: Engine, path: str, name: str, body: dict[str, Any]) -> httpx.Res
 
 def test_the_facts_say_what_the_engine_is(engine: Engine) -> None:
     facts = Facts.decode((engine.run_dir / FACTS_FILE).read_bytes())
-    assert (facts.kind, facts.fallback) == ("priority", "")
+    assert (facts.kind, facts.fallback) == ("weir", "")
     assert facts.vllm.startswith("0.32.")
     assert facts.max_num_seqs > 0
     assert facts.max_num_batched_tokens > 0

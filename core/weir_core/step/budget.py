@@ -44,6 +44,7 @@ class Budget:
         context_s: Time for one of them to attend to one before it.
         last_cut: Size of the last chunk that was cut, or 0.
         least: Tokens it gives even where the time is short.
+        given: Tokens it gave.
     """
 
     tokens: int
@@ -52,6 +53,7 @@ class Budget:
     context_s: float = 0.0
     last_cut: int = 0
     least: int = 0
+    given: int = 0
 
     def take(self, left: int, done: int) -> int:
         """Return how many of `left` tokens a chunk gets behind `done` others of its prompt.
@@ -72,13 +74,13 @@ class Budget:
         size = abs(chunk)
         cost_s = size * (self.token_s + self.context_s * (done + size / 2))
         self.tokens -= chunk
-        self.least = max(0, self.least - chunk)
+        self.given += chunk
         if chunk and not math.isinf(self.seconds):
             self.seconds -= math.copysign(cost_s, chunk)
 
     def fitting(self, done: int) -> int:
         """Return how many tokens behind `done` others it still has."""
-        return min(self.tokens, max(self._affordable(done), self.least))
+        return min(self.tokens, max(self._affordable(done), self.least - self.given))
 
     def _affordable(self, done: int) -> int:
         """Solve seconds = n (token_s + context_s (done + n / 2)) for n."""

@@ -40,7 +40,7 @@ class Prompt:
 
 
 def divide(prompts: Iterable[Prompt], budget: Budget) -> dict[str, int]:
-    """Return the tokens that each prompt with a slot gets in this step, 0 included.
+    """Return the tokens that each prompt gets in this step, 0 included.
 
     What waiting prompts would take is set aside from those behind them and stays in `budget`,
     because only the engine knows which of them it can admit.
@@ -48,11 +48,9 @@ def divide(prompts: Iterable[Prompt], budget: Budget) -> dict[str, int]:
     chunks = {}
     set_aside = []
     for prompt in sorted(prompts, key=lambda one: one.key):
-        chunk = budget.take(prompt.left, prompt.done)
+        chunk = chunks[prompt.request_id] = budget.take(prompt.left, prompt.done)
         if prompt.waits:
             set_aside.append((chunk, prompt.done))
-        else:
-            chunks[prompt.request_id] = chunk
     for chunk, done in set_aside:
         budget.spend(-chunk, done)
     return chunks

@@ -24,7 +24,7 @@ class Plan:
     """One step's division.
 
     Attributes:
-        chunks: Request to its tokens, for each prompt that has a slot.
+        chunks: Request to its tokens; those of waiting ones are what they may expect.
         budget: What is left for requests that are admitted in this step.
         grants: With mode `custom`: rank to what it may still have of that.
         shares: Who keeps account of what ranks got, with mode `custom`.
@@ -104,10 +104,10 @@ class Planner:
         chunks: dict[str, int] = {}
         for rank, grant in grants.items():
             part = replace(budget, tokens=min(grant, budget.tokens))
-            got = divide([prompt for prompt in prompts if prompt.rank == rank], part)
-            used = sum(got.values())
+            of_rank = [prompt for prompt in prompts if prompt.rank == rank]
+            chunks |= divide(of_rank, part)
+            used = sum(chunks[one.request_id] for one in of_rank if not one.waits)
             budget = replace(part, tokens=budget.tokens - used)
-            chunks |= got
             self._shares.served(rank, used)
             grants[rank] = grant - used
         return Plan(chunks, budget, grants, self._shares)

@@ -34,11 +34,16 @@ class Shares:
         """
         ranks = [rank for rank, need in left.items() if need > 0]
         parts = self._parts(ranks)
-        self._owed = {rank: self._owed.get(rank, 0.0) for rank in ranks}
-        for rank in ranks:
-            self._owed[rank] = min(
-                self._owed[rank] + parts[rank] * tokens, CARRIED_STEPS * max(tokens, 1)
+        tokens = min(tokens, sum(left[rank] for rank in ranks))
+        # Nobody is owed more than it can use, nor more than a few steps hold.
+        self._owed = {
+            rank: min(
+                self._owed.get(rank, 0.0) + parts[rank] * tokens,
+                float(left[rank]),
+                CARRIED_STEPS * tokens,
             )
+            for rank in ranks
+        }
         return self._filled(tokens, {rank: left[rank] for rank in ranks}, parts)
 
     def served(self, rank: int, tokens: int) -> None:

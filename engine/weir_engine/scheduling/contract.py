@@ -38,11 +38,11 @@ LOG_ATTRIBUTES: Final = (
 """What the step log reads of a scheduler that was made."""
 
 ORDER_ATTRIBUTES: Final = (
-    "is_encoder_decoder", "kv_cache_manager.get_computed_blocks", "kv_cache_manager.get_blocks",
-    "kv_cache_manager.watermark_blocks", "lora_config", "max_model_len", "max_num_active_reqs",
-    "max_num_scheduled_tokens", "need_mamba_block_aligned_split", "num_sampled_tokens_per_step",
-    "num_spec_tokens", "num_waiting_for_streaming_input", "prev_step_scheduled_req_ids",
-    "reset_preempted_req_ids",
+    "is_encoder_decoder", "kv_cache_manager.get_blocks", "kv_cache_manager.get_computed_blocks",
+    "kv_cache_manager.watermark_blocks", "max_num_active_reqs", "max_num_scheduled_tokens",
+    "need_mamba_block_aligned_split", "num_spec_tokens", "num_waiting_for_streaming_input",
+    "prev_step_scheduled_req_ids", "requires_kv_delivery", "waiting._heap",
+    "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
 )  # fmt: skip
 """What Weir's order reads or sets besides."""
 

@@ -13,11 +13,14 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, STEPS_SOCKET
+from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
 from weir_core.wire.steps import Facts
 from weir_engine.scheduling import contract
 from weir_engine.scheduling.log import StepLog
-from weir_engine.scheduling.telling import StepSender, write_facts
+from weir_engine.scheduling.ordered import StepOrder
+from weir_engine.scheduling.telling import ModeReader, StepSender, write_facts
+
+EngineKind = Literal["weir", "priority", "fcfs"]
 
 _log = logging.getLogger("vllm.weir")  # below vLLM's own logger, so that its handlers show it
 
@@ -26,24 +29,26 @@ def make_scheduler(**arguments: Any) -> Any:
     """Return a scheduler for vLLM's `arguments`, and tell the sidecar what it is."""
     config = arguments["vllm_config"]
     stock, version = stock_scheduler(config), _vllm_version()
-    missing = contract.missing_methods(stock, contract.LOG_METHODS)
-    scheduler = _logged(stock)(**arguments) if not missing else stock(**arguments)
-    missing += contract.missing_attributes(scheduler, contract.LOG_ATTRIBUTES)
-    fallback = contract.objection(version, missing)
-    kind: Literal["priority", "fcfs"] = (
-        "priority" if config.scheduler_config.policy == "priority" else "fcfs"
-    )
+    by_priority = config.scheduler_config.policy == "priority"
+    kind: EngineKind = "priority" if by_priority else "fcfs"
+    fallback = contract.objection(version, _missing_methods(stock)) or _unfit(config)
+    scheduler = _scheduler_class(stock, by_priority and not fallback)(**arguments)
+    if isinstance(scheduler, StepOrder):
+        missing = contract.missing_attributes(
+            scheduler, contract.LOG_ATTRIBUTES + contract.ORDER_ATTRIBUTES
+        )
+        fallback = contract.objection(version, missing) or _unfit_model(scheduler)
+        scheduler.orders = not fallback
+        kind = "priority" if fallback else "weir"
     if fallback:
         _log.warning("%s; vLLM's own %s policy serves instead", fallback, kind)
     run_dir = os.environ.get(ENV_RUN_DIR)
     if run_dir:
-        _tell(scheduler, Path(run_dir), facts_of(scheduler, kind, version, fallback))
+        _connect(scheduler, Path(run_dir), facts_of(scheduler, kind, version, fallback))
     return scheduler
 
 
-def facts_of(
-    scheduler: Any, kind: Literal["weir", "priority", "fcfs"], version: str, fallback: str
-) -> Facts:
+def facts_of(scheduler: Any, kind: EngineKind, version: str, fallback: str) -> Facts:
     """Return what the sidecar is told of this engine, all of its data-parallel ranks together."""
     ranks = scheduler.vllm_config.parallel_config.data_parallel_size
     groups = max(1, len(scheduler.kv_cache_config.kv_cache_groups))
@@ -73,15 +78,50 @@ def stock_scheduler(config: Any) -> type:
     return chosen
 
 
-def _logged(stock: type) -> type:
-    return type("LoggedScheduler", (StepLog, stock), {})
+def _scheduler_class(stock: type, ordered: bool) -> type:
+    """Return the most of ours that this vLLM can carry."""
+    if contract.missing_methods(stock, contract.LOG_METHODS):
+        return stock
+    ours = StepOrder if ordered else StepLog
+    return type("WeirScheduler" if ordered else "LoggedScheduler", (ours, stock), {})
 
 
-def _tell(scheduler: Any, run_dir: Path, facts: Facts) -> None:
-    if scheduler.vllm_config.parallel_config.data_parallel_index == 0:
+def _missing_methods(stock: type) -> list[str]:
+    return contract.missing_methods(stock, {**contract.LOG_METHODS, **contract.ORDER_METHODS})
+
+
+def _unfit(config: Any) -> str:
+    """Return why this configuration leaves nothing to order, or an empty text."""
+    if config.model_config.runner_type == "pooling":
+        return "an embeddings engine has no decodes to protect"
+    if config.model_config.is_diffusion:
+        return "a diffusion model is not computed in prefill chunks"
+    if not config.scheduler_config.enable_chunked_prefill:
+        return "chunked prefill is off"
+    return ""
+
+
+def _unfit_model(scheduler: Any) -> str:
+    """Return why this model's prompts cannot be cut freely, or an empty text."""
+    if scheduler.is_encoder_decoder:
+        return "an encoder-decoder model takes its prompt whole"
+    if scheduler.need_mamba_block_aligned_split:
+        return "this model's state is cached at fixed places, where its prompts must be cut"
+    return ""
+
+
+def _connect(scheduler: Any, run_dir: Path, facts: Facts) -> None:
+    parallel = scheduler.vllm_config.parallel_config
+    rank = parallel.data_parallel_index
+    if rank == 0:
         write_facts(facts, run_dir / FACTS_FILE)
     if isinstance(scheduler, StepLog):
         scheduler.sender = StepSender(run_dir / STEPS_SOCKET)
+    if isinstance(scheduler, StepOrder):
+        paths = [run_dir / MODE_SOCKET]
+        paths += [run_dir / f"{MODE_SOCKET}.{one}" for one in range(1, parallel.data_parallel_size)]
+        # The sidecar knows the first rank's socket; that rank tells the others.
+        scheduler.modes = ModeReader(paths[rank], tuple(paths[1:]) if rank == 0 else ())
 
 
 def _vllm_version() -> str:

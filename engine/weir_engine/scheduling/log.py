@@ -31,6 +31,7 @@ class FormedStep:
     Attributes:
         begin_s: When scheduling began, on the clock of `time.perf_counter`.
         started: vLLM's names of the requests whose prompt it completes.
+        decoding: Those that decode from now on, with their ranks: also after a preemption.
     """
 
     begin_s: float
@@ -40,6 +41,7 @@ class FormedStep:
     decodes: int
     decode_context: int
     started: tuple[str, ...]
+    decoding: tuple[tuple[str, int], ...]
     preempted: int
 
 
@@ -56,18 +58,23 @@ class StepLog(Stock):
         self._queue_changes = 0
         self._queue_state: tuple[int, int, int] | None = None
         self._queued_tokens: dict[int, int] = {}
+        self.held_tokens = 0
         self._kv_groups = max(1, len(self.kv_cache_config.kv_cache_groups))
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """Form the next step, as the classes below do, and note what it holds."""
         begin = time.perf_counter()
         partial = tuple(self._inflight_prefills)
-        output = super().schedule(throttle_prefills)
+        output = self.form(throttle_prefills)
         if output.total_num_scheduled_tokens:
             formed = self._observe(output, partial, begin)
             formed.schedule_s = time.perf_counter() - begin
             self._formed[id(output)] = formed
         return output
+
+    def form(self, throttle_prefills: bool) -> Any:
+        """Form the next step by vLLM's own rules; a class above may prepare them."""
+        return super().schedule(throttle_prefills)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Take in the tokens, and tell of the step they end."""
@@ -96,22 +103,25 @@ class StepLog(Stock):
         scheduled = output.num_scheduled_tokens
         prefills = self._prefills(output, partial)
         tokens = context = done = 0
-        started = []
+        started, decoding = [], []
         for request in prefills:
             chunk = scheduled[request.request_id]
             tokens += chunk
             context += chunk * (request.num_computed_tokens - chunk + chunk // 2)
             done += request.num_computed_tokens
-            if not request.is_prefill_chunk and not request.num_output_tokens:
+            if request.is_prefill_chunk:
+                continue
+            decoding.append((request.request_id, rank_of(request.priority)))
+            if not request.num_output_tokens:
                 started.append(request.request_id)
         preempted = len(output.preempted_req_ids or ())
         self._queue_changes += preempted
-        held = sum([request.num_computed_tokens for request in self.running])
+        held = self.held_tokens = sum([request.num_computed_tokens for request in self.running])
         idle = sum(r.num_computed_tokens for r in self._inflight_prefills
                    if r.request_id not in scheduled)  # fmt: skip
         return FormedStep(
             begin, 0.0, tokens, context, len(scheduled) - len(prefills),
-            max(0, held - done - idle), tuple(started), preempted,
+            max(0, held - done - idle), tuple(started), tuple(decoding), preempted,
         )  # fmt: skip
 
     def _prefills(self, output: Any, partial: Iterable[Any]) -> list[Any]:

@@ -34,6 +34,7 @@ class Stock:
     kv_cache_config: Any
     cache_config: Any
     lora_config: Any
+    requires_kv_delivery: bool
     scheduler_config: Any
     vllm_config: Any
     prev_step_scheduled_req_ids: set[str]

@@ -1,0 +1,160 @@
+"""The command line: `python -m bench.engine`, with parts and sizes to choose from.
+
+Both engines live in this process and are measured in turn, run by run, so that what else the
+machine does meets both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.engine import effects, modes, overhead, proofs
+from bench.engine.engines import Engine, model_path
+
+FUZZ_KV_BLOCKS: Final = 130
+FUZZ_SLOTS: Final = 6
+
+
+def main() -> None:
+    options = _options()
+    parts: dict[str, Callable[[argparse.Namespace], Any]] = {
+        "effects": _effects,
+        "modes": _modes,
+        "overhead": _overhead,
+        "same": _same,
+        "fuzz": _fuzz,
+    }
+    results = {name: parts[name](options) for name in options.parts or parts}
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m bench.engine", description=__doc__)
+    parser.add_argument("parts", nargs="*", help="effects modes overhead same fuzz; all by default")
+    parser.add_argument("--model", default="", help="size of the generated model: '' or 5m")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each scene; medians count")
+    parser.add_argument("--prompts", type=int, default=200, help="of `same`")
+    parser.add_argument("--schedules", type=int, default=1000, help="of `fuzz`, without a model")
+    parser.add_argument("--real-schedules", type=int, default=20, help="of `fuzz`, with the model")
+    parser.add_argument("--json", type=Path, help="write the results here, too")
+    return parser.parse_args()
+
+
+def _pair(options: argparse.Namespace, **arguments: Any) -> tuple[Engine, Engine]:
+    model = model_path(options.model)
+    return Engine("stock", model, **arguments), Engine("weir", model, **arguments)
+
+
+def _effects(options: argparse.Namespace) -> dict[str, Any]:
+    pair = _pair(options)
+    for engine in pair:
+        engine.warm_up()
+    runs: dict[str, list[dict[str, float]]] = {}
+    for _ in range(options.runs):
+        for scene in (effects.inversion, effects.slot, effects.gap):
+            for kind, engine in zip(("stock", "weir"), pair, strict=True):
+                runs.setdefault(f"{scene.__name__} {kind}", []).append(asdict(scene(engine)))
+    results = {name: _medians(of_scene) for name, of_scene in runs.items()}
+    _print("effects", results)
+    _close(pair)
+    return results
+
+
+def _modes(options: argparse.Namespace) -> dict[str, Any]:
+    pair = _pair(options)
+    for engine in pair:
+        engine.warm_up()
+    runs: dict[str, list[dict[str, float]]] = {}
+    for _ in range(options.runs):
+        for name in ("stock", *modes.MODES):
+            engine = pair[0] if name == "stock" else pair[1]
+            result = modes.run_mode(engine, "latency" if name == "stock" else name)
+            flat = {"p99_itl_s": result.p99_itl_s, "tokens_per_s": result.tokens_per_s}
+            flat |= {f"share of {rank}": part for rank, part in result.shares.items()}
+            runs.setdefault(name, []).append(flat)
+    results = {name: _medians(of_mode) for name, of_mode in runs.items()}
+    _print("modes", results)
+    _close(pair)
+    return results
+
+
+def _overhead(options: argparse.Namespace) -> dict[str, Any]:
+    sizes = {"max_num_seqs": 512, "max_num_batched_tokens": 8192 + 512}
+    pair = _pair(options, **sizes, kv_cache_memory_bytes=256 << 20)
+    results: dict[str, Any] = {}
+    for engine in pair:
+        engine.without_model()
+    for sequences in overhead.SEQUENCES:
+        for chunk in overhead.CHUNKS:
+            row: dict[str, float] = {}
+            for kind, engine in zip(("stock", "weir"), pair, strict=True):
+                cost = overhead.measure(engine, sequences, chunk)
+                row |= {f"{kind} p50_us": cost.p50_s * 1e6, f"{kind} p99_us": cost.p99_s * 1e6}
+            results[f"{sequences} sequences, chunk {chunk}"] = row
+    _print("scheduling a step", results)
+    _close(pair)
+    return results
+
+
+def _same(options: argparse.Namespace) -> dict[str, Any]:
+    pair = _pair(options)
+    different = proofs.same_words(*pair, options.prompts)
+    results = {
+        "prompts": options.prompts,
+        "different": different,
+        "preempted": sum(engine.preempted() for engine in pair),
+    }
+    _print("same words", {"stock and weir": {**results, "different": len(different)}})
+    _close(pair)
+    return results
+
+
+def _fuzz(options: argparse.Namespace) -> dict[str, Any]:
+    engine = Engine(
+        "weir",
+        model_path(options.model),
+        num_gpu_blocks_override=FUZZ_KV_BLOCKS,
+        max_num_seqs=FUZZ_SLOTS,
+        enable_prefix_caching=True,
+    )
+    real = proofs.fuzz(engine, options.real_schedules, seed=1)
+    engine.without_model()
+    fast = proofs.fuzz(engine, options.schedules)
+    results = {"with the model": asdict(real), "without": asdict(fast)}
+    _print("fuzz", results)
+    _close((engine,))
+    return results
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def _print(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    table = Table(title=title)
+    for column in ("", *columns):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in rows.items():
+        cells = (row.get(column, "") for column in columns)
+        table.add_row(name, *(f"{x:.4g}" if isinstance(x, float) else str(x) for x in cells))
+    Console(width=150).print(table)
+
+
+def _close(engines: tuple[Engine, ...]) -> None:
+    for engine in engines:
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The three effects: what a high class meets in a busy engine, and what long prompts do to decodes.
+
+Each scene runs on both engines and returns what can be compared; nothing is tuned, classes and
+targets are the built-in ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from bench.engine.engines import Engine
+
+INTERACTIVE: Final = 100
+BATCH: Final = -100
+DECODES: Final = 4
+LONG_PROMPT: Final = 7000
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A short high request behind three long low prompts.
+
+    Attributes:
+        steps: Steps after its arrival that computed lower prompts and not all of its own.
+    """
+
+    ttft_s: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A high request when low decodes hold every slot."""
+
+    ttft_s: float
+    preempted: int
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Two long low prompts arriving into four streams.
+
+    Attributes:
+        p99_s: Of the gaps between the streams' tokens while the prompts are computed.
+        tokens_per_s: Prompt and output tokens of all, over the time until the last ended.
+    """
+
+    p50_s: float
+    p99_s: float
+    tokens_per_s: float
+
+
+def inversion(engine: Engine) -> Inversion:
+    """Send three prompts of 7,500 tokens, and a short one of the high class into the first."""
+    engine.clear()
+    for index in range(3):
+        engine.add(f"low{index}", 7500, 4, BATCH)
+    engine.run_steps(1)
+    high = engine.add("high", 50, 8, INTERACTIVE)
+    before = len(engine.formed)
+    while not high.times_s:
+        engine.step()
+    steps = sum(
+        any(name != "high" for name in formed.prompts) and formed.chunks.get("high", 0) < 50
+        for formed in engine.formed[before:]
+    )
+    engine.run()
+    return Inversion(high.ttft_s, steps)
+
+
+def slot(engine: Engine) -> Slot:
+    """Fill every slot with low decodes of 300 tokens, then send a high request."""
+    engine.clear()
+    slots = engine.scheduler.max_num_running_reqs
+    for index in range(slots):
+        engine.add(f"low{index}", 32, 300, BATCH)
+    while len(engine.scheduler.running) < slots or engine.scheduler._inflight_prefills:
+        engine.step()
+    requests = list(engine.scheduler.running)
+    high = engine.add("high", 50, 8, INTERACTIVE)
+    engine.run()
+    return Slot(high.ttft_s, sum(request.num_preemptions for request in requests))
+
+
+def gap(engine: Engine) -> Gap:
+    """Send two prompts of 7,000 tokens into four streams of the high class."""
+    engine.clear()
+    begin = time.perf_counter()
+    streams = [engine.add(f"stream{n}", 100, 400, INTERACTIVE) for n in range(DECODES)]
+    engine.run_steps(20)
+    arrival = time.perf_counter()
+    prompts = [engine.add(f"long{n}", LONG_PROMPT, 4, BATCH) for n in range(2)]
+    engine.run()
+    took = time.perf_counter() - begin
+    until = max(prompt.times_s[0] for prompt in prompts)
+    gaps = sorted(
+        gap_s
+        for stream in streams
+        for gap_s, end in zip(stream.gaps_s, stream.times_s[1:], strict=True)
+        if arrival < end and end - gap_s < until
+    )
+    tokens = sum(sum(formed.chunks.values()) for formed in engine.formed)
+    return Gap(statistics.median(gaps), quantile(gaps, 0.99), tokens / took)
+
+
+def quantile(ordered: list[float], part: float) -> float:
+    """Return the value that `part` of the values do not exceed."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]

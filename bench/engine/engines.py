@@ -1,0 +1,260 @@
+"""Real vLLM in this process, step by step: the scheduler is at hand and time is one's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from weir_core.step.mode import Mode
+from weir_core.wire.priority import engine_priority
+from weir_engine.launch import SCHEDULER
+
+ENVIRONMENT: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+Kind = Literal["stock", "weir"]
+
+
+@dataclass
+class Answer:
+    """One request as its client sees it.
+
+    Attributes:
+        times_s: When each of its tokens came.
+        outcome: Why it ended, or empty.
+    """
+
+    arrival_s: float
+    tokens: list[int] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+    outcome: str = ""
+
+    @property
+    def ttft_s(self) -> float:
+        """Arrival to first token."""
+        return self.times_s[0] - self.arrival_s
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """The times between its tokens."""
+        return [late - early for early, late in pairwise(self.times_s)]
+
+
+@dataclass
+class Formed:
+    """One step as it was formed.
+
+    Attributes:
+        chunks: Request to its tokens in the step.
+        prompts: Of these, requests whose prompt was not complete before.
+        scheduling_s: Time of `schedule` and of `update_from_output`.
+    """
+
+    chunks: dict[str, int]
+    prompts: set[str]
+    scheduling_s: float
+    preempted: int
+
+
+class Engine:
+    """An engine of either kind and what its clients saw."""
+
+    def __init__(self, kind: Kind, model: Path, **arguments: Any) -> None:
+        prepare()
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        defaults: dict[str, Any] = {
+            "model": str(model),
+            "max_model_len": 8192,
+            "max_num_batched_tokens": 2048,  # what `vllm serve` takes on a CPU
+            "max_num_seqs": 64,
+            "enable_prefix_caching": False,
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": 64 << 20,
+            "scheduling_policy": "priority",
+            "scheduler_cls": SCHEDULER if kind == "weir" else None,
+            "distributed_executor_backend": "uni",
+            "seed": 0,
+        }
+        self.llm = LLMEngine.from_engine_args(EngineArgs(**defaults | arguments))
+        self.scheduler: Any = self.llm.engine_core.engine_core.scheduler
+        self.answers: dict[str, Answer] = {}
+        self.formed: list[Formed] = []
+        self._random = random.Random(7)
+        self._watch()
+
+    def add(
+        self,
+        name: str,
+        prompt: int | list[int],
+        output_tokens: int,
+        rank: int = 0,
+        due_s: float = float("inf"),
+        **sampling: Any,
+    ) -> Answer:
+        """Send a request: a prompt, or the length of a random one."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        tokens = prompt if isinstance(prompt, list) else self.tokens(prompt)
+        wishes = {"temperature": 0.0, "ignore_eos": True} | sampling
+        parameters = SamplingParams(
+            max_tokens=output_tokens, output_kind=RequestOutputKind.DELTA, **wishes
+        )
+        answer = self.answers[name] = Answer(time.perf_counter())
+        self.llm.add_request(
+            name, {"prompt_token_ids": tokens}, parameters, priority=engine_priority(rank, due_s)
+        )
+        return answer
+
+    def tokens(self, count: int) -> list[int]:
+        """Return a random prompt."""
+        return [self._random.randrange(10, 4000) for _ in range(count)]
+
+    def step(self) -> float:
+        """Run one step and return how long it took, in seconds."""
+        begin = time.perf_counter()
+        outputs = self.llm.step()
+        now = time.perf_counter()
+        for output in outputs:
+            answer = self.answers[output.request_id]
+            new = [token for one in output.outputs for token in one.token_ids]
+            answer.tokens += new
+            answer.times_s += [now] * len(new)
+            if output.finished:
+                answer.outcome = str(output.outputs[0].finish_reason)
+        return now - begin
+
+    def run(self) -> list[float]:
+        """Run until nothing is left and return how long the steps took."""
+        steps = []
+        while self.llm.has_unfinished_requests():
+            steps.append(self.step())
+        return steps
+
+    def _watch(self) -> None:
+        """Note every step the scheduler forms."""
+        schedule, update = self.scheduler.schedule, self.scheduler.update_from_output
+
+        def watched_schedule(throttle_prefills: bool = False) -> Any:
+            begin = time.perf_counter()
+            output = schedule(throttle_prefills)
+            took = time.perf_counter() - begin
+            if output.total_num_scheduled_tokens:
+                requests = self.scheduler.requests
+                prompts = {
+                    own_name(name)
+                    for name, tokens in output.num_scheduled_tokens.items()
+                    if requests[name].num_computed_tokens - tokens
+                    < requests[name].num_prompt_tokens
+                }
+                chunks = {own_name(k): n for k, n in output.num_scheduled_tokens.items()}
+                preempted = len(output.preempted_req_ids or ())
+                self.formed.append(Formed(chunks, prompts, took, preempted))
+            return output
+
+        def watched_update(scheduler_output: Any, model_output: Any) -> Any:
+            begin = time.perf_counter()
+            result = update(scheduler_output, model_output)
+            if scheduler_output.total_num_scheduled_tokens:
+                self.formed[-1].scheduling_s += time.perf_counter() - begin
+            return result
+
+        self.scheduler.schedule = watched_schedule
+        self.scheduler.update_from_output = watched_update
+
+    def without_model(self) -> None:
+        """Compute nothing from now on: every forward pass answers at once, always one token."""
+        from vllm.v1.outputs import ModelRunnerOutput
+
+        def execute(scheduler_output: Any, non_block: bool = False) -> Any:
+            names = list(scheduler_output.num_scheduled_tokens)
+            sampled = [[] if self.scheduler.requests[n].is_prefill_chunk else [11] for n in names]
+            index = {name: position for position, name in enumerate(names)}
+            output = ModelRunnerOutput(
+                req_ids=names, req_id_to_index=index, sampled_token_ids=sampled
+            )
+            return _done(output) if non_block else output
+
+        self.llm.engine_core.engine_core.model_executor.execute_model = execute
+
+    def set_mode(self, mode: Mode) -> None:
+        """Divide steps by `mode`; stock has none."""
+        if hasattr(self.scheduler, "change"):
+            self.scheduler.change(mode)
+
+    def warm_up(self) -> None:
+        """Run what compiles or fills caches on first use, and teach the step-time model."""
+        self.add("warm-up-decode", 200, 400)
+        for index in range(40):
+            self.add(f"warm-up-{index}", (64, 300, 1200, 4000)[index % 4], 4)
+            self.run_steps(10)
+        self.run()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was answered and measured."""
+        self.answers.clear()
+        self.formed.clear()
+
+    def run_steps(self, count: int) -> None:
+        """Run at most so many steps."""
+        for _ in range(count):
+            if self.llm.has_unfinished_requests():
+                self.step()
+
+    def preempted(self) -> int:
+        """Return how many preemptions were seen in the steps since the last `clear`."""
+        return sum(formed.preempted for formed in self.formed)
+
+    def close(self) -> None:
+        """End it and give its memory back."""
+        self.llm.engine_core.shutdown()
+
+
+def own_name(name: str) -> str:
+    """Return our name of a request, to which vLLM adds a dash and eight digits."""
+    return name[:-9]
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+def prepare() -> None:
+    """Make this process fit for vLLM, before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from weir_engine.vllm_metadata import write_vllm_metadata
+
+    if not any(path.endswith("vllm-metadata") for path in sys.path):
+        root = write_vllm_metadata(Path(tempfile.mkdtemp(prefix="weir-bench-")))
+        if root is not None:
+            sys.path.insert(0, str(root))
+
+
+def model_path(size: str = "") -> Path:
+    """Return where the generated model of a size is, made if need be."""
+    from weir_engine.tiny.model import prepare as make
+
+    cache = Path(os.environ.get("WEIR_CACHE") or Path.home() / ".cache/weir")
+    directory = cache / "models" / (f"tiny-{size}" if size else "tiny")
+    make(size, directory)
+    return directory

@@ -1,0 +1,123 @@
+"""Proofs on real vLLM: the same words as stock, and nothing lost however requests come and go."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bench.engine.engines import Engine
+from weir_core.step.mode import Mode
+from weir_core.step.victim import Preemptions
+
+RANKS: Final = (100, 0, -100)
+MODES: Final = (
+    Mode(),
+    Mode("throughput"),
+    Mode("custom", shares={100: 0.5, 0: 0.3, -100: 0.2}),
+    Mode(tpot_s={100: 1e-4, 0: 1e-3}),
+)
+STEPS_LIMIT: Final = 5000
+"""Steps in which a schedule of a few requests must be done."""
+
+
+def same_words(stock: Engine, weir: Engine, prompts: int) -> list[str]:
+    """Return the prompts to which the two engines, greedy both, gave different answers."""
+    for engine in (stock, weir):
+        engine.clear()
+        choose = random.Random(3)
+        for index in range(prompts):
+            length = choose.choice((8, 40, 200, 700))
+            text = [choose.randrange(10, 4000) for _ in range(length)]
+            engine.add(f"r{index}", text, choose.randrange(1, 24), choose.choice(RANKS))
+            engine.run_steps(choose.randrange(3))
+        engine.run()
+    return [
+        name
+        for name, answer in stock.answers.items()
+        if not answer.tokens or answer.tokens != weir.answers[name].tokens
+    ]
+
+
+@dataclass
+class Fuzz:
+    """What a fuzz went through."""
+
+    schedules: int = 0
+    requests: int = 0
+    aborted: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def fuzz(engine: Engine, schedules: int, seed: int = 0) -> Fuzz:
+    """Run random schedules, each to its end, and look for what is lost or left behind."""
+    result = Fuzz()
+    for number in range(schedules):
+        choose = random.Random(seed * 1_000_003 + number)
+        try:
+            _one_schedule(engine, choose, result)
+        except AssertionError as error:
+            result.faults.append(f"schedule {seed}/{number}: {error or 'an assertion of vLLM'}")
+            break
+        result.schedules += 1
+    return result
+
+
+def _one_schedule(engine: Engine, choose: random.Random, result: Fuzz) -> None:
+    engine.clear()
+    engine.set_mode(choose.choice(MODES))
+    engine.scheduler.room.preemptions = Preemptions(choose.choice((2_000, 1_000_000)))
+    pool = engine.scheduler.kv_cache_manager.block_pool
+    free = pool.get_num_free_blocks()
+    taken = pool.get_new_blocks(choose.randrange(free // 2)) if choose.random() < 0.7 else []
+    longest = (free - len(taken)) * engine.scheduler.block_size // 2
+    names = [f"r{index}" for index in range(choose.randrange(1, 16))]
+    live: dict[str, Any] = {}
+    for name in names:
+        output = choose.choice((1, 2, 10, 60))
+        prompt = choose.choice((1, 30, 300, 1500, 5000))
+        engine.add(
+            name, [10 + choose.randrange(3)] * min(prompt, max(1, longest - output)), output,
+            choose.choice(RANKS), choose.choice((1.0, 5.0, float("inf"))),
+        )  # fmt: skip
+        live = engine.scheduler.requests | live
+        _some_steps(engine, choose, names, result)
+    steps = 0
+    while engine.llm.has_unfinished_requests():
+        engine.step()
+        steps += 1
+        assert steps < STEPS_LIMIT, "requests that never end"
+    pool.free_blocks(taken)
+    result.requests += len(names)
+    result.steps += len(engine.formed)
+    result.preemptions += sum(request.num_preemptions for request in live.values())
+    _check(engine, names, free)
+
+
+def _some_steps(engine: Engine, choose: random.Random, names: list[str], result: Fuzz) -> None:
+    for _ in range(choose.choice((0, 0, 1, 3, 20))):
+        if engine.llm.has_unfinished_requests():
+            engine.step()
+    victim = choose.choice(names)
+    answer = engine.answers.get(victim)
+    if choose.random() < 0.15 and answer is not None and not answer.outcome:
+        engine.llm.abort_request([victim])
+        answer.outcome = "aborted"
+        result.aborted += 1
+    if choose.random() < 0.1:
+        engine.set_mode(choose.choice(MODES))
+
+
+def _check(engine: Engine, names: list[str], free: int) -> None:
+    scheduler = engine.scheduler
+    engine.step()  # what ended in the last step is let go of in the next
+    without = [name for name in names if not engine.answers[name].outcome]
+    assert not without, f"without an outcome: {without}"
+    assert not scheduler.running, "still in the batch"
+    assert not scheduler.waiting, "still in the queue"
+    assert not scheduler.requests, "still known"
+    assert not scheduler._inflight_prefills, "still a partial prefill"
+    left = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+    assert left == free, f"{free - left} blocks leaked"

@@ -1,0 +1,196 @@
+"""Weir's order inside vLLM: a plan before each step, and a word in its forming.
+
+vLLM's `schedule` stays as it is. Before it, the plan is made and room is preempted for a higher
+class that lacks a slot or KV blocks; during it, vLLM asks `_reserve_prefill_lookahead` of every
+request how many tokens it may have, and the plan answers. A prompt that is to sit a step out
+is given none: it keeps its slot and its blocks, and stays a candidate for vLLM's own preemption.
+
+For decodes, and in steps without prompts, nothing is asked that vLLM would not ask anyway.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from weir_core.sched.types import StepRecord
+from weir_core.step.mode import Mode
+from weir_core.step.order import Prompt
+from weir_core.step.plan import Plan, Planner
+from weir_core.step.victim import Preemptions
+from weir_core.wire.priority import rank_of
+from weir_engine.scheduling.log import FormedStep, StepLog
+from weir_engine.scheduling.room import Room
+from weir_engine.scheduling.telling import ModeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOKED_AT: Final = 4
+"""Waiting requests that a plan reckons with, in each class: more are rarely admitted at once."""
+NOT_RECKONED_STEPS: Final = 8
+"""Steps for which waiting requests are left out of plans after one that vLLM did not admit."""
+DECODE_STEPS_PER_LESSON: Final = 4
+"""Of steps that only decode, one in so many is learned from: they are alike."""
+
+
+class StepOrder(StepLog):
+    """A mixin over vLLM's scheduler; `orders` set to False leaves every step to vLLM."""
+
+    orders = True
+    modes: ModeReader | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.planner = Planner(self.max_num_scheduled_tokens)
+        self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
+        self._decode_tokens = 1 + self.num_spec_tokens
+        self._plan: Plan | None = None
+        self._not_reckoned = 0
+        self._lessons = 0
+
+    def form(self, throttle_prefills: bool) -> Any:
+        """Form the next step by a plan, where prompts want to be computed."""
+        self._hear()
+        if not self.orders or not (self.waiting or self._inflight_prefills):
+            return self._noted(super().form(throttle_prefills))
+        self.room.make()
+        prompts = list(self._begun())
+        candidates = self._candidates(prompts)
+        prompts += map(self._waiting_prompt, candidates)
+        begun = len(prompts) - len(candidates)
+        self._plan = plan = self.planner.plan(
+            time.monotonic(),
+            (len(self.running) - begun) * self._decode_tokens,
+            max(0, self.held_tokens - sum(prompt.done for prompt in prompts[:begun])),
+            prompts,
+        )
+        try:
+            output = self._form_planned(throttle_prefills, plan, candidates)
+        finally:
+            self._plan = None
+        expected = [one.request_id for one in candidates if plan.chunks[one.request_id]]
+        self._not_reckoned = self._disappointment(output, expected)
+        return self._noted(output)
+
+    def on_step(self, formed: FormedStep, duration_s: float) -> None:
+        """Learn from a step that ended."""
+        now = time.monotonic()
+        self.planner.pace.stepped()
+        for request_id, rank in formed.decoding:
+            self.planner.pace.joined(request_id, rank, now)
+        self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
+        self._lessons += 1
+        if formed.prefill_tokens or self._lessons % DECODE_STEPS_PER_LESSON == 0:
+            self.planner.learn(
+                StepRecord(
+                    duration_s, formed.prefill_tokens, formed.decodes,
+                    formed.prefill_context, formed.decode_context,
+                )
+            )  # fmt: skip
+
+    def _reserve_prefill_lookahead(
+        self, request: Any, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        plan = self._plan
+        if plan is not None and num_new_tokens > self._decode_tokens:
+            planned = self._planned(plan, request, num_computed_tokens)
+            if planned < num_new_tokens:
+                # Images are not to be cut in two: such a prompt gets its chunk whole, or none.
+                whole = request.has_encoder_inputs and planned
+                num_new_tokens = num_new_tokens if whole else planned
+        return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+
+    def _planned(self, plan: Plan, request: Any, done: int) -> int:
+        left: int = request.num_tokens - done
+        if request.status.name != "RUNNING":
+            return plan.admit(rank_of(request.priority), left, done)
+        # What is neither begun nor waiting decodes, with drafts to verify.
+        return plan.chunks.get(request.request_id, left)
+
+    def _begun(self) -> Iterator[Prompt]:
+        for request in self._inflight_prefills:
+            if request.status.name == "RUNNING":  # others wait for KV blocks from elsewhere
+                done = request.num_computed_tokens
+                yield Prompt(
+                    request.request_id, rank_of(request.priority), request.priority,
+                    request.num_tokens - done, done,
+                )  # fmt: skip
+
+    def _waiting_prompt(self, request: Any) -> Prompt:
+        done = self.kv_cache_manager.get_computed_blocks(request)[1]
+        return Prompt(
+            request.request_id, rank_of(request.priority), request.priority,
+            request.num_tokens - done, done, waits=True,
+        )  # fmt: skip
+
+    def _candidates(self, begun: list[Prompt]) -> list[Any]:
+        """Return the waiting requests to reckon with: those that go before a begun prompt."""
+        slots = self.room.free_slots()
+        if self._not_reckoned or not self.waiting or slots <= 0:
+            return []
+        custom = self.planner.mode.kind == "custom"
+        last = max((prompt.urgency for prompt in begun), default=None)
+        if not custom and (last is None or self.waiting.peek_request().priority >= last):
+            return []
+        heads: list[Any] = []
+        for queue in self._queues() if custom else [self.waiting._heap]:
+            heads += heapq.nsmallest(min(LOOKED_AT, slots), queue)
+        return [
+            one for one in self.room.fitting(heads) if custom or last is None or one.priority < last
+        ]
+
+    def _queues(self) -> list[list[Any]]:
+        """Return the waiting requests by rank."""
+        queues: dict[int, list[Any]] = {}
+        for request in self.waiting._heap:
+            queues.setdefault(rank_of(request.priority), []).append(request)
+        return list(queues.values())
+
+    def _form_planned(self, throttle_prefills: bool, plan: Plan, candidates: list[Any]) -> Any:
+        if not candidates:
+            plan.grants = None  # what is left is for whom vLLM admits
+        if plan.grants is None:
+            return super().form(throttle_prefills)
+        # vLLM stops at the first waiting request that gets nothing, but by shares a lower class
+        # may have its part while a higher one has had its own: show it only whose turn it is.
+        turn = {one for one in candidates if plan.chunks[one.request_id]}
+        everything = self.waiting
+        everything.remove_requests(turn)
+        self.waiting = type(everything)()
+        self.waiting.prepend_requests(turn)
+        try:
+            return super().form(throttle_prefills)
+        finally:
+            everything.prepend_requests(list(self.waiting))
+            self.waiting = everything
+
+    def _disappointment(self, output: Any, expected: list[str]) -> int:
+        """Return for how many steps not to reckon with waiting requests.
+
+        What was set aside for one that vLLM did not admit after all, say for want of an adapter's
+        place, was lost to the others, among them perhaps who holds what it waits for.
+        """
+        if not expected:
+            return max(0, self._not_reckoned - 1)
+        admitted = any(name in output.num_scheduled_tokens for name in expected)
+        return 0 if admitted else NOT_RECKONED_STEPS
+
+    def _noted(self, output: Any) -> Any:
+        """Note who decodes no more."""
+        for request_id in output.finished_req_ids:
+            self.planner.pace.gone(request_id)
+            self.room.preemptions.forget(request_id)
+        for request_id in output.preempted_req_ids or ():
+            self.planner.pace.gone(request_id)
+        return output
+
+    def _hear(self) -> None:
+        message = self.modes.newest() if self.modes is not None else None
+        if message is not None and (mode := message.for_steps()) != self.planner.mode:
+            self.change(mode)
+
+    def change(self, mode: Mode) -> None:
+        """Divide steps by another mode from the next one on."""
+        self.planner.change(mode)
