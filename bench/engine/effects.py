@@ -72,11 +72,11 @@ def inversion(engine: Engine) -> Inversion:
 
 
 def slot(engine: Engine) -> Slot:
-    """Fill every slot with low decodes of 300 tokens, then send a high request."""
+    """Fill every slot with low decodes of 200 tokens, then send a high request."""
     engine.clear()
     slots = engine.scheduler.max_num_running_reqs
     for index in range(slots):
-        engine.add(f"low{index}", 32, 300, BATCH)
+        engine.add(f"low{index}", 32, 200, BATCH)
     while len(engine.scheduler.running) < slots or engine.scheduler._inflight_prefills:
         engine.step()
     requests = list(engine.scheduler.running)

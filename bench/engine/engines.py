@@ -83,7 +83,7 @@ class Engine:
             "model": str(model),
             "max_model_len": 8192,
             "max_num_batched_tokens": 2048,  # what `vllm serve` takes on a CPU
-            "max_num_seqs": 64,
+            "max_num_seqs": 32,
             "enable_prefix_caching": False,
             "enforce_eager": True,
             "kv_cache_memory_bytes": 64 << 20,
@@ -200,10 +200,10 @@ class Engine:
 
     def warm_up(self) -> None:
         """Run what compiles or fills caches on first use, and teach the step-time model."""
-        self.add("warm-up-decode", 200, 400)
-        for index in range(40):
-            self.add(f"warm-up-{index}", (64, 300, 1200, 4000)[index % 4], 4)
-            self.run_steps(10)
+        self.add("warm-up-decode", 200, 200)
+        for index in range(20):
+            self.add(f"warm-up-{index}", (64, 300, 900, 2500)[index % 4], 4)
+            self.run_steps(8)
         self.run()
         self.clear()
 

@@ -1,0 +1,156 @@
+"""Weir's order over an outline of vLLM's scheduler, step by step."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from tests.unit.engine.vllm_outline import Output, Scheduler, request
+from weir_core.step.mode import Mode
+from weir_core.wire.policies import EngineMode
+from weir_core.wire.steps import Step, decode_step
+from weir_engine.scheduling.ordered import NOT_RECKONED_STEPS, StepOrder
+from weir_engine.scheduling.telling import ModeReader, StepSender
+
+INTERACTIVE, STANDARD, BATCH = 100, 0, -100
+
+
+class Ordered(StepOrder, Scheduler):
+    """What `make_scheduler` makes, over the outline."""
+
+    def step(self) -> dict[str, int]:
+        """Run one step and return its chunks."""
+        output: Output = self.schedule()
+        self.update_from_output(output, None)
+        return output.num_scheduled_tokens
+
+    def add(self, name: str, rank: int, prompt: int, output: int = 4) -> None:
+        self.add_request(request(name, rank, prompt, output))
+
+
+def test_a_higher_arrival_goes_before_a_lower_prompt_that_was_begun() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("low", BATCH, 5000)
+    assert engine.step() == {"low": 1000}
+    engine.add("high", INTERACTIVE, 1500)
+    assert engine.step() == {"high": 1000}
+    assert engine.step() == {"high": 500, "low": 500}
+    # A decode has begun, and nothing is known yet of how long steps take here.
+    assert engine.step() == {"high": 1, "low": 512}
+    assert engine.requests["low"].num_computed_tokens == 2012  # its KV stayed
+
+
+def test_a_high_request_gets_the_slot_of_the_lower_one_that_loses_least() -> None:
+    engine = Ordered(slots=2)
+    engine.add("long", BATCH, 600, output=50)
+    engine.add("short", BATCH, 60, output=50)
+    engine.step()
+    engine.add("high", INTERACTIVE, 50)
+    assert engine.step() == {"long": 1, "high": 50}
+    assert engine.requests["short"].status.name == "PREEMPTED"
+    for _ in range(60):
+        engine.step()
+    assert not engine.requests
+
+
+def test_equals_and_lower_classes_wait_for_a_slot() -> None:
+    engine = Ordered(slots=1)
+    engine.add("running", STANDARD, 60, output=50)
+    engine.step()
+    engine.add("equal", STANDARD, 60)
+    engine.add("lower", BATCH, 60)
+    assert engine.step() == {"running": 1}
+
+
+def test_kv_blocks_are_taken_from_lower_classes_only_if_that_is_enough() -> None:
+    engine = Ordered(tokens=2000, blocks=100)  # of 16 tokens
+    engine.add("low", BATCH, 800, output=50)
+    engine.step()
+    engine.add("huge", INTERACTIVE, 1601)
+    assert engine.step() == {"low": 1}
+    engine.add("high", INTERACTIVE + 1, 1000)
+    assert engine.step() == {"high": 1000}
+
+
+def test_what_is_set_aside_for_one_that_is_not_admitted_is_soon_given_back() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("low", BATCH, 9000)
+    engine.step()
+    engine.add("high", INTERACTIVE, 1000)
+    admit = engine.max_num_active_reqs
+    held = [request(f"x{n}", BATCH, 1) for n in range(admit - 1)]
+    engine.room.free_slots = lambda: 1  # type: ignore[method-assign]
+    engine.running += held  # something the room does not know of holds the slots
+    for one in held:
+        engine.requests[one.request_id] = one
+        one.is_prefill_chunk, one.max_tokens = False, 1000
+    assert "low" not in engine.step()
+    chunks = [engine.step().get("low", 0) for _ in range(NOT_RECKONED_STEPS)]
+    assert all(chunks)
+
+
+def test_custom_shares_hold_between_waiting_classes() -> None:
+    engine = Ordered(tokens=1000)
+    engine.change(Mode("custom", shares={INTERACTIVE: 0.5, STANDARD: 0.3, BATCH: 0.2}))
+    for rank in (INTERACTIVE, STANDARD, BATCH):
+        engine.add(f"of {rank}", rank, 5000)
+    assert engine.step() == {"of 100": 500, "of 0": 300, "of -100": 200}
+    assert engine.step() == {"of 100": 500, "of 0": 300, "of -100": 200}
+    assert len(engine.waiting) == 0
+
+
+def test_a_mode_from_the_sidecar_holds_from_the_next_step_on(tmp_path: Path) -> None:
+    engine = Ordered(tokens=1000)
+    engine.modes = ModeReader(tmp_path / "mode.sock")
+    engine.add("decode", INTERACTIVE, 10, output=99)
+    engine.step()
+    engine.add("low", BATCH, 9000)
+    assert engine.step() == {"decode": 1, "low": 512}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.sendto(b'{"mode": "throughput"}', str(tmp_path / "mode.sock"))
+    assert engine.step() == {"decode": 1, "low": 999}
+    assert engine.planner.mode == EngineMode("throughput").for_steps()
+    engine.modes.close()
+
+
+def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:
+    engine = Ordered(tokens=1000, slots=1)
+    engine.orders = False
+    engine.add("low", BATCH, 1500)
+    engine.step()
+    engine.add("high", INTERACTIVE, 50)
+    assert engine.step() == {"low": 500}
+
+
+def test_each_step_is_told_to_the_sidecar(tmp_path: Path) -> None:
+    engine = Ordered(tokens=1000)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.bind(str(tmp_path / "steps.sock"))
+        engine.sender = StepSender(tmp_path / "steps.sock")
+        engine.add("chatcmpl-mine-00c0ffee", STANDARD, 1200, output=2)
+        engine.add("chatcmpl-next-00c0ffee", BATCH, 300)
+        for _ in range(3):
+            engine.step()
+        steps = [decode_step(sidecar.recv(4096)) for _ in range(3)]
+    engine.sender.close()
+    assert [step.seq for step in steps] == [1, 2, 3]
+    assert [step.prefill_tokens for step in steps] == [1000, 500, 0]
+    assert [step.decodes for step in steps] == [0, 0, 2]
+    assert [step.started for step in steps] == [(), ("mine", "next"), ()]
+    assert [step.prefill_left for step in steps] == [{STANDARD: 200, BATCH: 300}, {}, {}]
+    assert steps[0].prefill_context == 1000 * 500
+    assert steps[2].decode_context == 1200 + 300 + 2
+    assert all(isinstance(step, Step) and 0 < step.schedule_s < step.duration_s for step in steps)
+
+
+def test_a_preempted_sequence_is_told_of(tmp_path: Path) -> None:
+    engine = Ordered(slots=1)
+    engine.add("low", BATCH, 60, output=50)
+    engine.step()
+    engine.add("high", INTERACTIVE, 50)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.bind(str(tmp_path / "steps.sock"))
+        engine.sender = StepSender(tmp_path / "steps.sock")
+        engine.step()
+        assert decode_step(sidecar.recv(4096)).preempted == 1
+    engine.sender.close()

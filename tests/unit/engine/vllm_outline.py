@@ -1,0 +1,196 @@
+"""A scheduler shaped like vLLM's, small enough to read: what our mixins are tested over.
+
+Requests and outputs carry the attributes that the mixins use, under vLLM's names; the forming of
+a step follows vLLM's loop (running first, then the queue by priority) without its special cases.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+from weir_core.wire.priority import engine_priority
+
+BLOCK = 16
+
+
+class Status(Enum):
+    WAITING = 1
+    RUNNING = 2
+    PREEMPTED = 3
+
+
+@dataclass(eq=False)
+class Request:
+    """One request, as vLLM's scheduler knows it."""
+
+    request_id: str
+    num_prompt_tokens: int
+    priority: int
+    max_tokens: int = 4
+    num_computed_tokens: int = 0
+    num_output_tokens: int = 0
+    is_prefill_chunk: bool = False
+    status: Status = Status.WAITING
+    resumable: bool = False
+    has_encoder_inputs: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompt_tokens + self.num_output_tokens
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.num_computed_tokens // BLOCK)
+
+    def __lt__(self, other: Request) -> bool:
+        return (self.priority, self.request_id) < (other.priority, other.request_id)
+
+
+class Queue:
+    """vLLM's priority queue."""
+
+    def __init__(self) -> None:
+        self._heap: list[Request] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self._heap))
+
+    def peek_request(self) -> Request:
+        return self._heap[0]
+
+    def pop_request(self) -> Request:
+        return heapq.heappop(self._heap)
+
+    def prepend_requests(self, requests: Any) -> None:
+        for request in requests:
+            heapq.heappush(self._heap, request)
+
+    def remove_requests(self, requests: Any) -> None:
+        self._heap = [one for one in self._heap if one not in requests]
+        heapq.heapify(self._heap)
+
+
+@dataclass
+class Output:
+    """What a step computes."""
+
+    num_scheduled_tokens: dict[str, int]
+    scheduled_new_reqs: list[Any]
+    scheduled_cached_reqs: Any
+    finished_req_ids: set[str]
+    preempted_req_ids: set[str]
+    total_num_scheduled_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total_num_scheduled_tokens = sum(self.num_scheduled_tokens.values())
+
+
+class Scheduler:
+    """vLLM's scheduler, in outline; `blocks` is the size of its KV cache."""
+
+    def __init__(self, tokens: int = 1000, slots: int = 8, blocks: int = 10_000) -> None:
+        self.max_num_scheduled_tokens = tokens
+        self.max_num_running_reqs = self.max_num_active_reqs = slots
+        self.block_size, self._blocks = BLOCK, blocks
+        self.waiting, self.kv_holding_waiting = Queue(), Queue()
+        self.running: list[Request] = []
+        self.requests: dict[str, Request] = {}
+        self._inflight_prefills: set[Request] = set()
+        self.prev_step_scheduled_req_ids: set[str] = set()
+        self.finished: set[str] = set()
+        self.preempted: set[str] = set()
+        self.num_spec_tokens = self.num_waiting_for_streaming_input = 0
+        self.requires_kv_delivery = False
+        self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
+        block = SimpleNamespace(ref_cnt=1, is_null=False)
+        self.kv_cache_manager = SimpleNamespace(
+            block_pool=SimpleNamespace(get_num_free_blocks=self._free),
+            watermark_blocks=0,
+            get_computed_blocks=lambda _: (SimpleNamespace(blocks=([],)), 0, 0),
+            get_blocks=lambda name: SimpleNamespace(blocks=([block] * self.requests[name].blocks,)),
+        )
+
+    def add_request(self, request: Request) -> None:
+        self.requests[request.request_id] = request
+        self.waiting.prepend_requests([request])
+
+    def schedule(self, throttle_prefills: bool = False) -> Output:
+        assert not throttle_prefills
+        budget, chunks, new, resumed = self.max_num_scheduled_tokens, {}, [], set()
+        for request in self.running:
+            wanted = min(request.num_tokens - request.num_computed_tokens, budget)
+            chunk = self._reserve_prefill_lookahead(request, request.num_computed_tokens, wanted)
+            if chunk:
+                chunks[request.request_id] = chunk
+                budget -= chunk
+        while budget and self.waiting and len(self.running) < self.max_num_active_reqs:
+            request = self.waiting.peek_request()
+            if -(-request.num_tokens // BLOCK) > self._free():
+                break
+            wanted = min(request.num_tokens, budget)
+            if not (chunk := self._reserve_prefill_lookahead(request, 0, wanted)):
+                break
+            self.running.append(self.waiting.pop_request())
+            if request.status is Status.PREEMPTED:
+                resumed.add(request.request_id)
+            else:
+                new.append(SimpleNamespace(req_id=request.request_id))
+            request.status = Status.RUNNING
+            chunks[request.request_id] = chunk
+            budget -= chunk
+        output = Output(
+            chunks, new, SimpleNamespace(resumed_req_ids=resumed), self.finished, self.preempted
+        )
+        self.finished, self.preempted = set(), set()
+        for name, chunk in chunks.items():
+            request = self.requests[name]
+            request.num_computed_tokens += chunk
+            request.is_prefill_chunk = request.num_computed_tokens < request.num_tokens
+            change = self._inflight_prefills.add if request.is_prefill_chunk else None
+            (change or self._inflight_prefills.discard)(request)
+        return output
+
+    def update_from_output(self, scheduler_output: Output, model_runner_output: Any) -> None:
+        assert model_runner_output is None
+        for name in scheduler_output.num_scheduled_tokens:
+            request = self.requests[name]
+            if not request.is_prefill_chunk:
+                request.num_output_tokens += 1
+                if request.num_output_tokens >= request.max_tokens:
+                    self.running.remove(request)
+                    self.finished.add(name)
+                    del self.requests[name]
+
+    def _reserve_prefill_lookahead(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int
+    ) -> int:
+        assert num_computed_tokens == request.num_computed_tokens
+        return num_new_tokens
+
+    def _preempt_request(
+        self, request: Request, timestamp: float, drop_stale_output: bool = False
+    ) -> None:
+        assert timestamp <= time.monotonic()
+        assert not drop_stale_output
+        self._inflight_prefills.discard(request)
+        request.status, request.num_computed_tokens = Status.PREEMPTED, 0
+        self.preempted.add(request.request_id)
+        self.waiting.prepend_requests([request])
+
+    def _request_blocks_can_be_freed(self, request: Request) -> bool:
+        return request.request_id in self.requests
+
+    def _free(self) -> int:
+        return self._blocks - sum(request.blocks for request in self.running)
+
+
+def request(name: str, rank: int, prompt: int, output: int = 4, due_s: float = 9.0) -> Request:
+    return Request(name, prompt, engine_priority(rank, due_s), output)
