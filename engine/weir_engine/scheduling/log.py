@@ -127,9 +127,10 @@ class StepLog(Stock):
     def _prefills(self, output: Any, partial: Iterable[Any]) -> list[Any]:
         """Return the requests of which this step computes prompt tokens."""
         scheduled = output.num_scheduled_tokens
-        names = {request.req_id for request in output.scheduled_new_reqs}
-        names |= output.scheduled_cached_reqs.resumed_req_ids
-        names.update(request.request_id for request in partial)
+        # Without repetition, and in one order whatever their names are.
+        names = dict.fromkeys(request.request_id for request in partial)
+        names |= dict.fromkeys(request.req_id for request in output.scheduled_new_reqs)
+        names |= dict.fromkeys(output.scheduled_cached_reqs.resumed_req_ids)
         return [self.requests[name] for name in names if name in scheduled]
 
     def _step(self, formed: FormedStep, duration_s: float) -> Step:
