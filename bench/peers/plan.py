@@ -2,7 +2,8 @@
 
 The requests of one load and seed are equal for all targets. Lengths and classes are those of the
 simulator (log-normal after Azure's 2023 conversation trace, 20/50/30 %), and so is the engine, so
-a run here is what `weir simulate compare` predicts.
+a run here is what `weir simulate compare` predicts. Answers have at most 256 tokens, so that the
+last ones can end within the drain.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from weir_sim.experiments import capacity_per_s
 from weir_sim.profiles import PROFILES
-from weir_sim.workload import SimRequest, WorkloadSpec, generate
+from weir_sim.workload import LengthModel, SimRequest, WorkloadSpec, generate
 
 PROFILE = "h100-8b"
 
@@ -51,8 +52,8 @@ class Plan:
         return once * len(self.seeds) * targets
 
 
-FULL = Plan((Load(0.2, 6.0, 5.0), Load(0.9, 8.0, 6.0), Load(2.0, 20.0, 6.0)), (0, 1, 2))
-QUICK = Plan((Load(0.2, 4.0, 4.0), Load(2.0, 12.0, 5.0)), (0,))
+FULL = Plan((Load(0.2, 5.0, 8.0), Load(0.9, 8.0, 9.0), Load(2.0, 18.0, 11.0)), (0, 1, 2))
+QUICK = Plan((Load(0.2, 3.0, 6.0), Load(2.0, 10.0, 9.0)), (0,))
 
 
 def capacity() -> float:
@@ -66,4 +67,4 @@ def requests(load: Load, seed: int, capacity_per_s: float) -> list[SimRequest]:
     return generate(spec, seed)
 
 
-_SPEC = WorkloadSpec(rate=1.0, duration_s=1.0)
+_SPEC = WorkloadSpec(rate=1.0, duration_s=1.0, lengths=LengthModel(most_output_tokens=256))

@@ -8,6 +8,7 @@ it. Every request is counted in exactly one column.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -31,7 +32,7 @@ class Row:
             a Retry-After.
         cut: Streams that began with 200 and did not end with `[DONE]`.
         unfinished: Still open when the run ended.
-        failed: Broken connections and everything else.
+        failed: Broken connections and everything else; `failures` says which.
     """
 
     target: str
@@ -48,6 +49,7 @@ class Row:
     cut: int
     unfinished: int
     failed: int
+    failures: dict[str, int]
 
 
 def row(target: str, load: float, seed: int, window_s: float, answers: Sequence[Answer]) -> Row:
@@ -82,6 +84,13 @@ def row(target: str, load: float, seed: int, window_s: float, answers: Sequence[
         cut=kinds.count("cut"),
         unfinished=kinds.count("unfinished"),
         failed=kinds.count("failed"),
+        failures=dict(
+            Counter(
+                answer.error or f"status {answer.status}"
+                for kind, answer in zip(kinds, answers, strict=True)
+                if kind == "failed"
+            )
+        ),
     )
 
 
