@@ -120,20 +120,30 @@ def _same(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _fuzz(options: argparse.Namespace) -> dict[str, Any]:
-    engine = Engine(
+    results = {}
+    engine = _fuzz_engine(options)
+    results["with the model"] = asdict(proofs.fuzz(engine, options.real_schedules, seed=1))
+    engine.without_model()
+    results["without"] = asdict(proofs.fuzz(engine, options.schedules))
+    engine.close()
+    engine = _fuzz_engine(options, scheduler_cls="bench.engine.engines.make_asynchronous")
+    engine.without_model()
+    engine.run_ahead()
+    results["without, steps overlapping"] = asdict(proofs.fuzz(engine, options.schedules, seed=2))
+    engine.close()
+    _print("fuzz", results)
+    return results
+
+
+def _fuzz_engine(options: argparse.Namespace, **arguments: Any) -> Engine:
+    return Engine(
         "weir",
         model_path(options.model),
         num_gpu_blocks_override=FUZZ_KV_BLOCKS,
         max_num_seqs=FUZZ_SLOTS,
         enable_prefix_caching=True,
+        **arguments,
     )
-    real = proofs.fuzz(engine, options.real_schedules, seed=1)
-    engine.without_model()
-    fast = proofs.fuzz(engine, options.schedules)
-    results = {"with the model": asdict(real), "without": asdict(fast)}
-    _print("fuzz", results)
-    _close((engine,))
-    return results
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:

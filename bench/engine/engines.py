@@ -7,6 +7,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -93,7 +94,8 @@ class Engine:
             "seed": 0,
         }
         self.llm = LLMEngine.from_engine_args(EngineArgs(**defaults | arguments))
-        self.scheduler: Any = self.llm.engine_core.engine_core.scheduler
+        self.core: Any = self.llm.engine_core.engine_core
+        self.scheduler: Any = self.core.scheduler
         self.answers: dict[str, Answer] = {}
         self.formed: list[Formed] = []
         self._random = random.Random(7)
@@ -182,6 +184,8 @@ class Engine:
         """Compute nothing from now on: every forward pass answers at once, always one token."""
         from vllm.v1.outputs import ModelRunnerOutput
 
+        computed: deque[Any] = deque()
+
         def execute(scheduler_output: Any, non_block: bool = False) -> Any:
             names = list(scheduler_output.num_scheduled_tokens)
             sampled = [[] if self.scheduler.requests[n].is_prefill_chunk else [11] for n in names]
@@ -189,9 +193,30 @@ class Engine:
             output = ModelRunnerOutput(
                 req_ids=names, req_id_to_index=index, sampled_token_ids=sampled
             )
-            return _done(output) if non_block else output
+            if self.core.batch_queue is None:
+                return _done(output) if non_block else output
+            if not names:
+                return _done(output)
+            computed.append(output)
+            return _done(None)
 
-        self.llm.engine_core.engine_core.model_executor.execute_model = execute
+        def sample(grammar_output: Any, non_block: bool = False) -> Any:
+            assert grammar_output is None
+            return _done(computed.popleft()) if non_block else computed.popleft()
+
+        self.core.model_executor.execute_model = execute
+        self.core.model_executor.sample_tokens = sample
+
+    def run_ahead(self) -> None:
+        """Form each step while the one before it computes, as vLLM does on a GPU.
+
+        Only for a scheduler made by `make_asynchronous`, and without a model: the CPU's model
+        runner knows no steps that overlap.
+        """
+        self.core.batch_queue_size = 2
+        self.core.batch_queue = deque(maxlen=2)
+        self.core.step_fn = self.core.step_with_batch_queue
+        self.core.async_scheduling = True
 
     def set_mode(self, mode: Mode) -> None:
         """Divide steps by `mode`; stock has none."""
@@ -225,6 +250,14 @@ class Engine:
     def close(self) -> None:
         """End it and give its memory back."""
         self.llm.engine_core.shutdown()
+
+
+def make_asynchronous(**arguments: Any) -> Any:
+    """Return the scheduler that Weir makes where vLLM schedules asynchronously."""
+    from weir_engine.scheduling.factory import make_scheduler
+
+    arguments["vllm_config"].scheduler_config.async_scheduling = True
+    return make_scheduler(**arguments)
 
 
 def own_name(name: str) -> str:
