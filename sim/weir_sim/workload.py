@@ -170,7 +170,10 @@ def replay(
     speed: float = 1.0,
     duration_s: float = math.inf,
 ) -> list[SimRequest]:
-    """Return a trace's requests at `speed` times its pace, classes and tenants from `streams`."""
+    """Return a trace's requests at `speed` times its pace.
+
+    Classes and tenants come from `streams`; without any, they stay the trace's own.
+    """
     rng = random.Random(f"replay-{seed}")
     bounds = list(accumulate(stream.share for stream in streams))
     requests: list[SimRequest] = []
@@ -178,15 +181,11 @@ def replay(
         instant = request.arrival_s / speed
         if instant >= duration_s:
             break
-        stream = streams[_pick(bounds, rng)]
-        requests.append(
-            replace(
-                request,
-                arrival_s=instant,
-                tenant=stream.tenant,
-                class_name=stream.class_name,
-            )
-        )
+        tenant, class_name = request.tenant, request.class_name
+        if streams:
+            stream = streams[_pick(bounds, rng)]
+            tenant, class_name = stream.tenant, stream.class_name
+        requests.append(replace(request, arrival_s=instant, tenant=tenant, class_name=class_name))
     return requests
 
 

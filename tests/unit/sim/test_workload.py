@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from weir_sim.kv import SHARED_TOKENS
-from weir_sim.traces import BadTrace, read_trace
+from weir_sim.traces import AZURE, BadTrace, columns_from, read_trace
 from weir_sim.workload import (
     ADVERSARIAL_MIX,
     STANDARD_MIX,
@@ -127,3 +127,19 @@ def test_a_bad_trace_says_where_it_is_bad(tmp_path: Path, name: str, text: str, 
     path.write_text(text)
     with pytest.raises(BadTrace, match=want):
         read_trace(path)
+
+
+def test_a_trace_may_call_its_columns_anything(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("ts,in,out,who,tier\n5000,700,9,acme,batch\n2000,10,3,,\n")
+    columns = columns_from("arrival=ts,unit=ms,prompt=in,output=out,tenant=who,class=tier", AZURE)
+    first, second = read_trace(path, columns)
+    assert (first.arrival_s, first.prompt_tokens, first.tenant) == (0.0, 10, "trace")
+    assert (second.arrival_s, second.output_tokens) == (3.0, 9)
+    assert (second.tenant, second.class_name) == ("acme", "batch")
+
+
+@pytest.mark.parametrize("text", ["nonsense=x", "arrival", "unit=fortnight"])
+def test_an_unknown_column_name_is_refused_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match="write NAME=COLUMN"):
+        columns_from(text, AZURE)

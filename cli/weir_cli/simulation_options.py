@@ -1,0 +1,193 @@
+"""What `weir simulate` reads from its options: systems, engines, mixes, traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weir_sim.experiments import ablations
+from weir_sim.profiles import PROFILES, EngineProfile
+from weir_sim.run import SYSTEMS, System
+from weir_sim.traces import BadTrace, columns_from, known_columns, read_trace
+from weir_sim.workload import (
+    ADVERSARIAL_MIX,
+    STANDARD_MIX,
+    SimRequest,
+    Stream,
+    WorkloadSpec,
+    replay,
+)
+
+DEFAULT_MIX = "interactive=20,standard=50,batch=30"
+_CLASSES = {stream.class_name for stream in STANDARD_MIX}
+
+SystemName = Annotated[str, typer.Option("--system", help=f"One of {', '.join(SYSTEMS)}.")]
+SystemNames = Annotated[
+    str,
+    typer.Option("--systems", help=f"Several of {', '.join(SYSTEMS)}, separated by commas."),
+]
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help=f"Engine to simulate: {', '.join(PROFILES)}, or a file `calibrate` wrote.",
+    ),
+]
+Load = Annotated[
+    float,
+    typer.Option(help="Offered rate over what saturated plain engines complete.", min=0.01),
+]
+Loads = Annotated[str, typer.Option("--loads", help="Several loads, separated by commas.")]
+Replicas = Annotated[int, typer.Option(help="Engines.", min=1, max=512)]
+Duration = Annotated[
+    float, typer.Option("--duration", help="Simulated seconds of arrivals.", min=1.0)
+]
+Seeds = Annotated[int, typer.Option(help="Repeat with seeds 0, 1, ... so many times.", min=1)]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result, byte for byte.")]
+Mix = Annotated[
+    str,
+    typer.Option(
+        help="Parts of the classes, such as interactive=20,standard=50,batch=30; or "
+        "`adversarial`: these, with a greedy tenant and book-length batch prompts; for a trace "
+        "also `trace`, its own classes and tenants."
+    ),
+]
+Turns = Annotated[int, typer.Option(help="Turns per conversation, with a shared prefix.", min=1)]
+Burstiness = Annotated[
+    float,
+    typer.Option(help="Variation of the time between arrivals; 1 is Poisson.", min=0.1, max=20.0),
+]
+Retries = Annotated[
+    int,
+    typer.Option(help="How often clients come back, each time after their Retry-After.", min=0),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+ReportDir = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write figures and one HTML file here.", file_okay=False),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes; one for each core if not given.", min=1)
+]
+TraceFile = Annotated[
+    Path,
+    typer.Option(
+        "--trace",
+        help="Trace to replay: .csv with TIMESTAMP, ContextTokens, GeneratedTokens, or .jsonl "
+        "with timestamp (ms), input_length, output_length; see --columns for others.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+ColumnNames = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="What the trace calls things: arrival=NAME,prompt=NAME,output=NAME, and optionally "
+        "unit=s|ms|us, class=NAME, tenant=NAME, hash_ids=NAME.",
+    ),
+]
+Speed = Annotated[float, typer.Option(help="Replay so many times as fast.", min=0.01)]
+
+
+def system_named(name: str) -> System:
+    """Return a system or an ablation of Weir.
+
+    Raises:
+        BadParameter: There is none of that name.
+    """
+    found = SYSTEMS.get(name.strip()) or ablations().get(name.strip())
+    if found is None:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(SYSTEMS)}")
+    return found
+
+
+def systems_named(names: str) -> list[System]:
+    """Return systems by names that commas separate."""
+    return [system_named(name) for name in names.split(",")]
+
+
+def profile_named(name: str) -> EngineProfile:
+    """Return a profile by its name, or from its file.
+
+    Raises:
+        BadParameter: It is neither, or the file holds something else.
+    """
+    found = PROFILES.get(name)
+    if found is not None:
+        return found
+    path = Path(name)
+    if not path.is_file():
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(PROFILES)}, and no file")
+    from weir_sim.calibrate import read_profile
+
+    try:
+        return read_profile(path)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name} is not a profile: {error}") from error
+
+
+def loads_in(text: str) -> list[float]:
+    """Return loads that commas separate.
+
+    Raises:
+        BadParameter: One is not a number above 0.
+    """
+    try:
+        loads = [float(part) for part in text.split(",")]
+    except ValueError:
+        loads = []
+    if not loads or min(loads) <= 0:
+        raise typer.BadParameter(f"{text!r}: write numbers such as 0.5,1,2", param_hint="--loads")
+    return loads
+
+
+def workload(mix: str, turns: int = 1, burstiness: float = 1.0) -> WorkloadSpec:
+    """Return a workload whose rate and duration the scenario sets."""
+    return WorkloadSpec(
+        rate=1.0, duration_s=1.0, streams=_streams(mix), turns=turns, burstiness=burstiness
+    )
+
+
+def replayed(trace: Path, columns: str | None, mix: str, speed: float) -> list[SimRequest]:
+    """Return a trace's requests with classes and tenants of `mix`.
+
+    `trace` as a mix keeps the trace's own classes and tenants.
+
+    Raises:
+        BadParameter: The trace or its columns cannot be read.
+    """
+    try:
+        named = columns_from(columns, known_columns(trace)) if columns else None
+        requests = read_trace(trace, named)
+    except BadTrace as error:
+        raise typer.BadParameter(str(error), param_hint="--trace") from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--columns") from error
+    if mix != "trace":
+        return replay(requests, _streams(mix), seed=0, speed=speed)
+    unknown = {request.class_name for request in requests} - _CLASSES
+    if unknown:
+        raise typer.BadParameter(
+            f"the trace has classes that are none of {', '.join(sorted(_CLASSES))}: "
+            f"{', '.join(sorted(unknown))}",
+            param_hint="--mix",
+        )
+    return replay(requests, (), seed=0, speed=speed)
+
+
+def _streams(mix: str) -> tuple[Stream, ...]:
+    if mix == "adversarial":
+        return ADVERSARIAL_MIX
+    streams: list[Stream] = []
+    for part in mix.split(","):
+        name, equals, share = part.partition("=")
+        if name not in _CLASSES or not equals or not share.replace(".", "", 1).isdigit():
+            raise typer.BadParameter(
+                f"{part!r}: write CLASS=PART with a class of {', '.join(sorted(_CLASSES))}",
+                param_hint="--mix",
+            )
+        streams.append(Stream(name, f"tenant-{name}", float(share)))
+    return tuple(streams)
