@@ -45,12 +45,25 @@ def divide(prompts: Iterable[Prompt], budget: Budget) -> dict[str, int]:
     What waiting prompts would take is set aside from those behind them and stays in `budget`,
     because only the engine knows which of them it can admit.
     """
+    chunks, set_aside = serve(prompts, budget)
+    give_back(set_aside, budget)
+    return chunks
+
+
+def serve(
+    prompts: Iterable[Prompt], budget: Budget
+) -> tuple[dict[str, int], list[tuple[int, int]]]:
+    """Return what each prompt gets, and of waiting ones (tokens, tokens before them) apart."""
     chunks = {}
     set_aside = []
     for prompt in sorted(prompts, key=lambda one: one.key):
         chunk = chunks[prompt.request_id] = budget.take(prompt.left, prompt.done)
         if prompt.waits:
             set_aside.append((chunk, prompt.done))
+    return chunks, set_aside
+
+
+def give_back(set_aside: Iterable[tuple[int, int]], budget: Budget) -> None:
+    """Put what was set aside back into the budget."""
     for chunk, done in set_aside:
         budget.spend(-chunk, done)
-    return chunks

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from weir_core.sched.types import StepRecord
 from weir_core.step.budget import Budget, Budgeter
 from weir_core.step.mode import Mode
-from weir_core.step.order import Prompt, divide
+from weir_core.step.order import Prompt, divide, give_back, serve
 from weir_core.step.pace import Pace
 from weir_core.step.shares import Shares
 
@@ -102,12 +102,16 @@ class Planner:
         done = sum(prompt.done for prompt in prompts) // max(1, len(prompts))
         grants = self._shares.divide(budget.fitting(done), left)
         chunks: dict[str, int] = {}
+        waiting: list[tuple[int, int]] = []
         for rank, grant in grants.items():
             part = replace(budget, tokens=min(grant, budget.tokens))
             of_rank = [prompt for prompt in prompts if prompt.rank == rank]
-            chunks |= divide(of_rank, part)
-            used = sum(chunks[one.request_id] for one in of_rank if not one.waits)
-            budget = replace(part, tokens=budget.tokens - used)
+            got, set_aside = serve(of_rank, part)
+            chunks |= got
+            waiting += set_aside
+            budget = replace(part, tokens=budget.tokens - sum(got.values()))
+            used = sum(got[one.request_id] for one in of_rank if not one.waits)
             self._shares.served(rank, used)
             grants[rank] = grant - used
+        give_back(waiting, budget)
         return Plan(chunks, budget, grants, self._shares)

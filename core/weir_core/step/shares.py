@@ -1,8 +1,8 @@
 """Mode `custom`: each class's part of the prefill tokens.
 
-A class that has no prompts lends its part to the others, in proportion to theirs, and is owed
-nothing for it. What a class gets too little because chunks are whole tokens, or because a step
-ended early, is carried to the next steps, so the parts hold over time and not only on paper.
+A class that has no prompts lends its part to the others and is owed nothing for it. What a class
+gets too little because chunks are whole tokens, or because a step was cut short, is carried to
+the next steps, so the parts hold over time and not only on paper.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Shares:
     def __init__(self, shares: Mapping[int, float]) -> None:
         self._shares = dict(shares)
         self._owed: dict[int, float] = {}
+        self._divided: dict[int, float] = {}
+        self._served: dict[int, int] = {}
 
     def divide(self, tokens: int, left: Mapping[int, int]) -> dict[int, int]:
         """Return the tokens each rank with prompts may have of this step's.
@@ -32,32 +34,33 @@ class Shares:
             tokens: What the step has.
             left: Rank to the tokens its prompts still need.
         """
+        self._settle()
         ranks = [rank for rank, need in left.items() if need > 0]
-        parts = self._parts(ranks)
         tokens = min(tokens, sum(left[rank] for rank in ranks))
-        # Nobody is owed more than it can use, nor more than a few steps hold.
-        self._owed = {
-            rank: min(
-                self._owed.get(rank, 0.0) + parts[rank] * tokens,
-                float(left[rank]),
-                CARRIED_STEPS * tokens,
-            )
-            for rank in ranks
-        }
-        return self._filled(tokens, {rank: left[rank] for rank in ranks}, parts)
+        self._divided = self._parts(ranks)
+        most = CARRIED_STEPS * tokens
+        self._owed = {rank: min(max(self._owed.get(rank, 0.0), -most), most) for rank in ranks}
+        due = {rank: self._owed[rank] + part * tokens for rank, part in self._divided.items()}
+        return self._filled(tokens, {rank: left[rank] for rank in ranks}, due)
 
     def served(self, rank: int, tokens: int) -> None:
-        """Note what a rank got."""
-        if rank in self._owed:
-            self._owed[rank] -= tokens
+        """Note what a rank got of the step that was divided last."""
+        self._served[rank] = self._served.get(rank, 0) + tokens
+
+    def _settle(self) -> None:
+        """Owe each rank its part of what the last step served, not of what it was meant to."""
+        total = sum(self._served.get(rank, 0) for rank in self._divided)
+        for rank, part in self._divided.items():
+            self._owed[rank] += part * total - self._served.get(rank, 0)
+        self._served = {}
 
     def _filled(
-        self, tokens: int, left: Mapping[int, int], parts: Mapping[int, float]
+        self, tokens: int, left: Mapping[int, int], due: Mapping[int, float]
     ) -> dict[int, int]:
-        """Give by what is owed; what some cannot use goes to the others by their parts."""
+        """Give what is due, the most owed first; what some cannot use goes to the others."""
         granted = dict.fromkeys(left, 0)
-        by_debt = sorted(left, key=lambda rank: (-self._owed[rank] / parts[rank], -rank))
-        wanted = {rank: min(left[rank], max(0, int(self._owed[rank]))) for rank in by_debt}
+        by_debt = sorted(left, key=lambda rank: (-self._owed[rank], -rank))
+        wanted = {rank: min(left[rank], max(0, int(due[rank]))) for rank in by_debt}
         for grants in (wanted, left):
             for rank in by_debt:
                 granted[rank] += (more := min(grants[rank] - granted[rank], tokens))

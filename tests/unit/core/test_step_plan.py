@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weir_core.sched.types import StepRecord
 from weir_core.step.budget import Budget
 from weir_core.step.mode import BUILT_IN_TPOT_S, Mode
 from weir_core.step.order import Prompt, divide
@@ -158,3 +159,39 @@ def test_the_message_to_the_engine_carries_ranks_and_targets_of_the_classes() ->
 
 def test_an_engine_without_a_sidecar_serves_by_latency_with_the_built_in_targets() -> None:
     assert EngineMode(mode="unheard-of").for_steps() == Mode("latency", BUILT_IN_TPOT_S)
+
+
+def test_custom_shares_hold_while_time_bounds_the_steps_and_prompts_come_and_go() -> None:
+    planner = Planner(2048, Mode("custom", {INTERACTIVE: 0.05}, {100: 0.5, 0: 0.3, -100: 0.2}))
+    ranks = (INTERACTIVE, STANDARD, BATCH)
+    left = {(rank, number): 2000 for rank in ranks for number in range(40)}
+    begun: set[tuple[int, int]] = set()
+    got, now = dict.fromkeys(ranks, 0), 0.0
+    planner.pace.joined("decode", INTERACTIVE, now)
+    while sum(got.values()) < 60_000:
+        waiting = [key for key in left if key not in begun]
+        shown = [key for rank in ranks for key in [k for k in waiting if k[0] == rank][:4]]
+        plan = planner.plan(now, 4, 2000, [
+            prompt(f"{rank}/{n}", rank, left[rank, n], n, 2000 - left[rank, n], (rank, n) in shown)
+            for rank, n in [*begun, *shown]
+        ])  # fmt: skip
+        chunks = {key: plan.chunks[f"{key[0]}/{key[1]}"] for key in begun}
+        for key in shown:
+            if plan.chunks[f"{key[0]}/{key[1]}"]:
+                if not (chunk := plan.admit(key[0], 2000, 0)):
+                    break
+                chunks[key] = chunk
+                begun.add(key)
+        context = sum(n * (2000 - left[key] + n // 2) for key, n in chunks.items())
+        for key, chunk in chunks.items():
+            got[key[0]] += chunk
+            left[key] -= chunk
+            if not left[key]:
+                del left[key]
+                begun.discard(key)
+        duration_s = 0.004 + 1.1e-4 * sum(chunks.values()) + 5e-8 * context
+        planner.learn(StepRecord(duration_s, sum(chunks.values()), 4, context, 2000))
+        planner.pace.stepped()
+        now += duration_s
+    parts = [got[rank] / sum(got.values()) for rank in ranks]
+    assert parts == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
