@@ -50,7 +50,7 @@ _PATIENCE = 1.5
 """Times the expected time to first token after which a silent prompt counts as done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """What a request asks for, once its body is known."""
 
@@ -306,17 +306,15 @@ class Admission:
         Without this, a few long plain answers of an engine without a step log would count as
         prefill until they end, and keep everybody else out.
         """
-        ticket, dispatch = self._ticket(turn), turn.dispatch
-        if ticket is None:
-            return
+        ticket = self._ticket(turn)
+        if ticket is not None:
+            delay_s = _PATIENCE * ticket.first_token_expected_s
+            asyncio.get_running_loop().call_later(delay_s, self._assume, turn, turn.dispatch)
 
-        def assume() -> None:
-            if self.scheduler is not None and turn.dispatch is dispatch:
-                now = self._clock()
-                self._perform(self.scheduler.on_prefilled(turn.request.request_id, now), now)
-
-        loop = asyncio.get_running_loop()
-        loop.call_later(_PATIENCE * ticket.first_token_expected_s, assume)
+    def _assume(self, turn: Turn, dispatch: Dispatch | None) -> None:
+        if self.scheduler is not None and turn.dispatch is dispatch:
+            now = self._clock()
+            self._perform(self.scheduler.on_prefilled(turn.request.request_id, now), now)
 
     def _forget(self, turn: Turn) -> None:
         self._turns.pop(turn.request.request_id, None)

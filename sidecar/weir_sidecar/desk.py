@@ -120,7 +120,9 @@ class Desk:
 
     def begun(self, turn: Turn, explain: bool, answer: Exchange) -> bytes:
         """Hear that an answer begins; return the header lines to add to it."""
-        if answer.status < 400:
+        # A plain answer's first byte is its last: its end tells everything, and nothing is to be
+        # learned from when it began.
+        if turn.streams and answer.status < 400:
             self._admission.begun(turn)
         if not explain:
             return b""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from weir_core.sched.types import Reason
 from weir_core.wire.steps import Facts, Step
+from weir_sidecar.histogram import FastHistogram
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 
@@ -90,21 +91,21 @@ class Metrics:
             "Requests the sidecar holds now.",
             registry=registry,
         )
-        self.ttft = Histogram(
+        self.ttft = FastHistogram(
             "weir_time_to_first_token_seconds",
             "Arrival at the sidecar to the first byte sent to the client, of answers that began.",
-            ["class"],
+            label="class",
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.duration = Histogram(
+        self.duration = FastHistogram(
             "weir_request_duration_seconds",
             "Arrival at the sidecar to the request's end.",
-            ["class"],
+            label="class",
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.body_bytes = Histogram(
+        self.body_bytes = FastHistogram(
             "weir_request_body_bytes",
             "Size of request bodies.",
             buckets=_SIZE_BUCKETS_BYTES,
@@ -147,10 +148,10 @@ class Metrics:
             "Bodies of the requests that wait for the engine.",
             registry=registry,
         )
-        self.queue_wait = Histogram(
+        self.queue_wait = FastHistogram(
             "weir_queue_wait_seconds",
             "Arrival in the pool to dispatch, of requests that were dispatched.",
-            ["class"],
+            label="class",
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -183,10 +184,10 @@ class Metrics:
             "Time in which requests waited and the engine held none.",
             registry=registry,
         )
-        self.estimate = Histogram(
+        self.estimate = FastHistogram(
             "weir_estimate_ratio",
             "Estimated over true value, when the truth is known; 1 is perfect.",
-            ["of"],
+            label="of",
             buckets=_RATIO_BUCKETS,
             registry=registry,
         )
@@ -200,13 +201,13 @@ class Metrics:
         )
 
     def _engine(self, registry: CollectorRegistry) -> None:
-        self.step = Histogram(
+        self.step = FastHistogram(
             "weir_engine_step_seconds",
             "Duration of the engine's steps, from its step log.",
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.schedule = Histogram(
+        self.schedule = FastHistogram(
             "weir_engine_schedule_seconds",
             "Time that scheduling took in each of the engine's steps.",
             buckets=_STEP_BUCKETS_S,

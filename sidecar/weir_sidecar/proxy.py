@@ -33,7 +33,7 @@ from weir_sidecar.turn import Turn
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Visit:
     """A request that has been taken in."""
 

@@ -232,6 +232,8 @@ class Scheduler:
 
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
+        if not self.pool.requests:
+            return None
         instants = (self._expiry.first_key(), self.rules.pick.next_change(self.pool, now))
         return min((at for at in instants if at is not None), default=None)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
+import msgspec
+
 
 class EngineKind(Enum):
     """How the engine orders what it was given, which decides how much it may be given."""
@@ -106,8 +108,7 @@ class EngineFacts:
     kv_capacity_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One client call as the scheduler sees it.
 
     Attributes:
@@ -133,8 +134,7 @@ class Request:
     ttft_target_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, frozen=True, gc=False):
     """One engine step, as the step log reports it.
 
     Attributes:

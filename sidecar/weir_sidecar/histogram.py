@@ -1,0 +1,97 @@
+"""A histogram for the request path, in prometheus-client's registry and format.
+
+The library's own takes a lock for each observation and walks its buckets; seven of them cost as
+much as scheduling a request. The sidecar observes from one thread, so an index and two additions
+are enough. What is exported is the same.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+
+class Observations:
+    """What was observed under one set of label values."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the counts as Prometheus wants them: each up to its bound."""
+        total, found = 0, []
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        for bound, count in zip(bounds, self._counts, strict=True):
+            total += count
+            found.append((bound, float(total)))
+        return found
+
+
+class FastHistogram(Collector):
+    """A histogram with at most one label.
+
+    Args:
+        name: With its unit, for example `weir_queue_wait_seconds`.
+        help_text: What it says.
+        buckets: Upper bounds, ascending, without infinity.
+        registry: Where it is exported.
+        label: Name of its label, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        *,
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+        label: str | None = None,
+    ) -> None:
+        self._name = name
+        self._help = help_text
+        self._bounds = tuple(float(bound) for bound in buckets)
+        self._label = label
+        self._children: dict[str, Observations] = {}
+        if label is None:
+            self._children[""] = Observations(self._bounds)
+        registry.register(self)
+
+    def labels(self, value: str) -> Observations:
+        """Return what is observed for one label value."""
+        child = self._children.get(value)
+        if child is None:
+            child = self._children[value] = Observations(self._bounds)
+        return child
+
+    def observe(self, value: float) -> None:
+        """Count one value of a histogram without a label."""
+        self._children[""].observe(value)
+
+    def describe(self) -> Iterable[HistogramMetricFamily]:
+        """Return the family without its samples."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """Return everything observed."""
+        family = self._family()
+        for value, child in self._children.items():
+            own = [] if self._label is None else [value]
+            family.add_metric(own, buckets=child.buckets(), sum_value=child.sum)
+        return [family]
+
+    def _family(self) -> HistogramMetricFamily:
+        labels = None if self._label is None else [self._label]
+        return HistogramMetricFamily(self._name, self._help, labels=labels)
