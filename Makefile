@@ -65,6 +65,10 @@ images: ## Build the container images with docker or podman
 bench-relay: install ## Cost of the sidecar's relay beside other routers
 	$(BIN)/python -m bench.relay
 
+.PHONY: bench-peers
+bench-peers: install ## Overload before a modelled engine: Weir beside other gateways
+	$(BIN)/python -m bench.peers
+
 .PHONY: bench-serve
 bench-serve: install ## vLLM's own benchmark, 500 chats, against what `make up` serves
 	@scripts/bench-serve
