@@ -63,7 +63,8 @@ class Formed:
     Attributes:
         chunks: Request to its tokens in the step.
         prompts: Of these, requests whose prompt was not complete before.
-        scheduling_s: Time of `schedule` and of `update_from_output`.
+        scheduling_s: CPU time of `schedule` and of `update_from_output`, which leaves out what
+            else the machine did meanwhile.
     """
 
     chunks: dict[str, int]
@@ -154,9 +155,9 @@ class Engine:
         schedule, update = self.scheduler.schedule, self.scheduler.update_from_output
 
         def watched_schedule(throttle_prefills: bool = False) -> Any:
-            begin = time.perf_counter()
+            begin = time.thread_time()
             output = schedule(throttle_prefills)
-            took = time.perf_counter() - begin
+            took = time.thread_time() - begin
             if output.total_num_scheduled_tokens:
                 requests = self.scheduler.requests
                 prompts = {
@@ -171,10 +172,10 @@ class Engine:
             return output
 
         def watched_update(scheduler_output: Any, model_output: Any) -> Any:
-            begin = time.perf_counter()
+            begin = time.thread_time()
             result = update(scheduler_output, model_output)
             if scheduler_output.total_num_scheduled_tokens:
-                self.formed[-1].scheduling_s += time.perf_counter() - begin
+                self.formed[-1].scheduling_s += time.thread_time() - begin
             return result
 
         self.scheduler.schedule = watched_schedule

@@ -31,8 +31,9 @@ LOOKED_AT: Final = 4
 """Waiting requests that a plan reckons with, in each class: more are rarely admitted at once."""
 NOT_RECKONED_STEPS: Final = 8
 """Steps for which waiting requests are left out of plans after one that vLLM did not admit."""
-DECODE_STEPS_PER_LESSON: Final = 4
-"""Of steps that only decode, one in so many is learned from: they are alike."""
+STEPS_PER_LESSON: Final = 4
+"""Of steps that only decode, and of all once many were seen, one in so many is learned from."""
+MANY_STEPS: Final = 256
 
 
 class StepOrder(StepLog):
@@ -48,7 +49,9 @@ class StepOrder(StepLog):
         self._decode_tokens = 1 + self.num_spec_tokens
         self._plan: Plan | None = None
         self._not_reckoned = 0
-        self._lessons = 0
+        self._steps = 0
+        # Drafters of several tokens want the end of a prompt in one chunk; others want nothing.
+        self._reserves_nothing = self.num_prefill_lookahead <= 1
 
     def form(self, throttle_prefills: bool) -> Any:
         """Form the next step by a plan, where prompts want to be computed."""
@@ -81,8 +84,9 @@ class StepOrder(StepLog):
         for request_id, rank in formed.decoding:
             self.planner.pace.joined(request_id, rank, now)
         self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
-        self._lessons += 1
-        if formed.prefill_tokens or self._lessons % DECODE_STEPS_PER_LESSON == 0:
+        self._steps += 1
+        is_new = formed.prefill_tokens and self._steps < MANY_STEPS
+        if is_new or self._steps % STEPS_PER_LESSON == 0:
             self.planner.learn(
                 StepRecord(
                     duration_s, formed.prefill_tokens, formed.decodes,
@@ -93,6 +97,8 @@ class StepOrder(StepLog):
     def _reserve_prefill_lookahead(
         self, request: Any, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
+        if num_new_tokens == 1 and self._reserves_nothing:
+            return 1  # a decode, mostly: hundreds in each step
         plan = self._plan
         if plan is not None and num_new_tokens > self._decode_tokens:
             planned = self._planned(plan, request, num_computed_tokens)

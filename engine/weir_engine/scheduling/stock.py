@@ -24,7 +24,7 @@ class Stock:
     """Most tokens of the next step."""
     max_model_len: int
     num_spec_tokens: int
-    num_sampled_tokens_per_step: int
+    num_prefill_lookahead: int
     num_waiting_for_streaming_input: int
     block_size: int
     """Tokens of a KV block."""

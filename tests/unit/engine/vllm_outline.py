@@ -108,6 +108,7 @@ class Scheduler:
         self.finished: set[str] = set()
         self.preempted: set[str] = set()
         self.num_spec_tokens = self.num_waiting_for_streaming_input = 0
+        self.num_prefill_lookahead = 0
         self.requires_kv_delivery = False
         self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
         block = SimpleNamespace(ref_cnt=1, is_null=False)
