@@ -40,7 +40,8 @@ LOG_ATTRIBUTES: Final = (
 ORDER_ATTRIBUTES: Final = (
     "is_encoder_decoder", "kv_cache_manager.get_blocks", "kv_cache_manager.get_computed_blocks",
     "kv_cache_manager.watermark_blocks", "max_num_active_reqs", "max_num_scheduled_tokens",
-    "need_mamba_block_aligned_split", "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
+    "need_mamba_block_aligned_split", "num_prefill_lookahead", "num_spec_tokens",
+    "num_waiting_for_streaming_input",
     "prev_step_scheduled_req_ids", "requires_kv_delivery", "waiting._heap",
     "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
 )  # fmt: skip
