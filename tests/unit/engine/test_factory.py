@@ -1,0 +1,121 @@
+"""Which scheduler vLLM gets, and what the sidecar is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.engine.vllm_outline import Scheduler
+from weir_core.wire.steps import Facts
+from weir_engine.scheduling import factory
+from weir_engine.scheduling.log import StepLog
+from weir_engine.scheduling.ordered import StepOrder
+
+
+class Known(Scheduler):
+    """The outline, made as vLLM makes its scheduler."""
+
+    def __init__(self, vllm_config: Any) -> None:
+        super().__init__()
+        self.vllm_config = vllm_config
+        self.scheduler_config, self.cache_config = vllm_config.scheduler_config, vllm_config.cache
+        self.is_encoder_decoder = self.need_mamba_block_aligned_split = False
+
+
+class Aligned(Known):
+    def __init__(self, vllm_config: Any) -> None:
+        super().__init__(vllm_config)
+        self.need_mamba_block_aligned_split = True
+
+
+class WithoutHook(Known):
+    _preempt_request = None  # type: ignore[assignment]
+
+
+class WithoutAttribute(Known):
+    def __init__(self, vllm_config: Any) -> None:
+        super().__init__(vllm_config)
+        del self.requires_kv_delivery
+
+
+class WithoutLogHooks(Known):
+    def update_from_output(self, output: Any) -> None:  # type: ignore[override]
+        """Take other parameters than the ones we know."""
+
+
+def config(policy: str = "priority", runner: str = "generate", chunked: bool = True) -> Any:
+    return SimpleNamespace(
+        scheduler_config=SimpleNamespace(
+            policy=policy, enable_chunked_prefill=chunked, max_num_seqs=8,
+            max_num_batched_tokens=1000,
+        ),
+        model_config=SimpleNamespace(runner_type=runner, is_diffusion=False),
+        parallel_config=SimpleNamespace(data_parallel_size=1, data_parallel_index=0),
+        cache=SimpleNamespace(num_gpu_blocks=101),
+    )  # fmt: skip
+
+
+Make = Callable[[type, Any, str], tuple[Any, Facts]]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
+    """Make the scheduler for a vLLM, and read its facts."""
+    made = []
+
+    def one(stock: type, settings: Any, version: str) -> tuple[Any, Facts]:
+        monkeypatch.setattr(factory, "stock_scheduler", lambda _: stock)
+        monkeypatch.setattr(factory, "_vllm_version", lambda: version)
+        monkeypatch.setenv("WEIR_RUN_DIR", str(tmp_path))
+        made.append(factory.make_scheduler(vllm_config=settings))
+        return made[-1], Facts.decode((tmp_path / "engine.json").read_bytes())
+
+    yield one
+    for scheduler in made:
+        for end in (getattr(scheduler, "sender", None), getattr(scheduler, "modes", None)):
+            if end is not None:
+                end.close()
+
+
+@pytest.mark.parametrize(
+    ("stock", "settings", "version", "kind", "why"),
+    [
+        pytest.param(Known, config(), "0.32.0", "weir", "", id="a known vLLM"),
+        pytest.param(Known, config("fcfs"), "0.32.0", "fcfs", "", id="first come by wish"),
+        pytest.param(Known, config(), "0.33.0", "priority", "0.33.0", id="a newer vLLM"),
+        pytest.param(WithoutHook, config(), "0.32.9", "priority", "_preempt_request", id="a hook"),
+        pytest.param(
+            WithoutAttribute, config(), "0.32.9", "priority", "requires_kv_delivery", id="no value"
+        ),
+        pytest.param(WithoutLogHooks, config(), "0.32.9", "priority", "update_from", id="no log"),
+        pytest.param(Aligned, config(), "0.32.0", "priority", "fixed places", id="aligned"),
+        pytest.param(
+            Known, config(runner="pooling"), "0.32.0", "priority", "embeddings", id="embeddings"
+        ),
+        pytest.param(
+            Known, config(chunked=False), "0.32.0", "priority", "chunked", id="whole prompts"
+        ),
+    ],
+)
+def test_what_it_became_is_written_down(
+    make: Make, stock: type, settings: Any, version: str, kind: str, why: str
+) -> None:
+    scheduler, facts = make(stock, settings, version)
+    assert (facts.kind, bool(facts.fallback)) == (kind, bool(why))
+    assert why in facts.fallback
+    assert (facts.max_num_seqs, facts.kv_capacity_tokens) == (8, 1600)
+    assert (isinstance(scheduler, StepOrder) and scheduler.orders) == (kind == "weir")
+    assert isinstance(scheduler, StepLog) == (stock is not WithoutLogHooks)
+
+
+def test_without_a_run_directory_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "stock_scheduler", lambda _: Known)
+    monkeypatch.setattr(factory, "_vllm_version", lambda: "0.32.0")
+    monkeypatch.delenv("WEIR_RUN_DIR", raising=False)
+    scheduler = factory.make_scheduler(vllm_config=config())
+    assert scheduler.sender is None
+    assert scheduler.modes is None
