@@ -218,8 +218,6 @@ def calibrate(
         typer.Argument(
             help="JSON lines, one per engine step: duration_s, prefill_tokens, decodes, "
             "prefill_context, decode_context.",
-            exists=True,
-            dir_okay=False,
         ),
     ],
     out: Annotated[
@@ -229,8 +227,6 @@ def calibrate(
         Path | None,
         typer.Option(
             help="The engine's own engine.json, for slots, step size and KV room.",
-            exists=True,
-            dir_okay=False,
         ),
     ] = None,
     block_tokens: Annotated[int, typer.Option(help="Tokens in a KV block.", min=1)] = 16,
@@ -243,7 +239,7 @@ def calibrate(
         if facts is not None:
             said = Facts.decode(facts.read_bytes())
         steps = calibration.read_steps(steplog)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     found = calibration.calibrate(steps, out.stem, said, block_tokens)
     calibration.write_profile(found.profile, out)

@@ -77,8 +77,6 @@ TraceFile = Annotated[
         "--trace",
         help="Trace to replay: .csv with TIMESTAMP, ContextTokens, GeneratedTokens, or .jsonl "
         "with timestamp (ms), input_length, output_length; see --columns for others.",
-        exists=True,
-        dir_okay=False,
     ),
 ]
 ColumnNames = Annotated[
@@ -162,7 +160,7 @@ def replayed(trace: Path, columns: str | None, mix: str, speed: float) -> list[S
     try:
         named = columns_from(columns, known_columns(trace)) if columns else None
         requests = read_trace(trace, named)
-    except BadTrace as error:
+    except (BadTrace, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--trace") from error
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--columns") from error

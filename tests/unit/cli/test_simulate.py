@@ -72,6 +72,8 @@ def test_a_calibrated_profile_can_be_simulated(tmp_path: Path) -> None:
         pytest.param(["run", "--profile", "no.json"], "no file", id="unknown profile"),
         pytest.param(["compare", "--loads", "1,x"], "write numbers", id="a load is no number"),
         pytest.param(["run", "--mix", "gold=1"], "write CLASS=PART", id="unknown class"),
+        pytest.param(["capacity", "--trace", "no.csv"], "No such file", id="no trace"),
+        pytest.param(["calibrate", "no.jsonl", "--out", "x.json"], "No such file", id="no log"),
     ],
 )
 def test_says_what_is_wrong_with_an_option(arguments: list[str], why: str) -> None:
