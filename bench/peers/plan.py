@@ -2,8 +2,8 @@
 
 The requests of one load and seed are equal for all targets. Lengths and classes are those of the
 simulator (log-normal after Azure's 2023 conversation trace, 20/50/30 %), and so is the engine, so
-a run here is what `weir simulate compare` predicts. Answers have at most 256 tokens, so that the
-last ones can end within the drain.
+a run here is what `weir simulate compare` predicts. Answers have at most 256 tokens, so that
+most of them end within a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Load:
     Attributes:
         ratio: Offered rate over capacity.
         window_s: Arrivals end then.
-        drain_s: What has not ended this long after the last arrival counts as unfinished.
+        drain_s: A run ends so long after its last arrival, or when all answers have ended.
     """
 
     ratio: float
@@ -52,8 +52,8 @@ class Plan:
         return once * len(self.seeds) * targets
 
 
-FULL = Plan((Load(0.2, 5.0, 8.0), Load(0.9, 8.0, 9.0), Load(2.0, 18.0, 11.0)), (0, 1, 2))
-QUICK = Plan((Load(0.2, 3.0, 6.0), Load(2.0, 10.0, 9.0)), (0,))
+FULL = Plan((Load(0.2, 4.0, 8.0), Load(0.9, 6.0, 6.0), Load(2.0, 16.0, 4.0)), (0, 1, 2))
+QUICK = Plan((Load(0.2, 3.0, 6.0), Load(2.0, 10.0, 4.0)), (0,))
 
 
 def capacity() -> float:

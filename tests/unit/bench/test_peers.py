@@ -35,12 +35,22 @@ def test_every_answer_is_counted_in_exactly_one_column(answer: Answer, column: s
     }
 
 
-def test_goodput_counts_complete_answers_whose_first_token_was_in_time() -> None:
+def test_goodput_counts_unbroken_answers_whose_first_token_was_in_time() -> None:
     late = Answer("interactive", 200, 1.1, 2.0, 26, complete=True)
     slow = Answer("interactive", 200, 0.2, 9.2, 26, complete=True)
-    found = row("weir", 2.0, 0, 10.0, [GOOD, late, slow])
+    broken = Answer("interactive", 200, 0.2, 1.0, 9)
+    found = row("weir", 2.0, 0, 10.0, [GOOD, late, slow, broken])
     assert (found.goodput, found.tpot_goodput) == (0.2, 0.1)
-    assert found.met == (pytest.approx(2 / 3), 1.0, 1.0)
+    assert found.met == (0.5, 1.0, 1.0)
+
+
+def test_a_stream_that_outlives_the_run_counts_by_what_it_did_so_far() -> None:
+    fast = Answer("interactive", 200, 0.2, 0.6, 21, closed=True)
+    slow = Answer("interactive", 200, 0.2, 2.2, 21, closed=True)
+    waiting = Answer("interactive", 200, closed=True)
+    found = row("weir", 2.0, 0, 10.0, [fast, slow, waiting])
+    assert (found.goodput, found.tpot_goodput) == (0.2, 0.1)
+    assert (found.unfinished, found.streaming) == (3, 2)
 
 
 def test_a_refusal_without_a_retry_after_is_a_silent_one() -> None:
