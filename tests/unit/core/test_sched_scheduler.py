@@ -300,6 +300,17 @@ def test_the_next_tick_is_when_somebody_runs_out_of_time() -> None:
     assert s.next_tick(0.0) == 5.0
 
 
+def test_who_came_last_is_still_the_newest_after_classes_changed() -> None:
+    s = scheduler(slots=1, limits=PoolLimits(max_requests=3))
+    for index, name in enumerate(("running", "first", "second", "third")):
+        s.on_arrival(request(name, "batch", float(index)), now=float(index))
+    s.configure(BUILT_IN_CLASSES, (), now=4.0)
+    s.configure(BUILT_IN_CLASSES, (), now=5.0)
+    assert rejected(s.on_arrival(request("urgent", "standard", 6.0), now=6.0)) == [
+        ("third", Reason.QUEUE_FULL)
+    ]
+
+
 def test_a_full_pool_refuses_the_newest_of_the_lowest_rank_for_a_higher_one() -> None:
     s = scheduler(slots=1, limits=PoolLimits(max_requests=2))
     fill(s, ["running"], "interactive")
