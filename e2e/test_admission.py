@@ -22,7 +22,7 @@ from weir_core.api.labels import ADMIN_PORT, API_VERSION
 FLOOD = 240
 WITHIN_S = 15.0
 CHATS = "/v1/chat/completions"
-COUNTED = re.compile(r'^weir_requests_total\{class="[a-z]+",outcome="(\w+)"\} (\d+)', re.MULTILINE)
+COUNTED = re.compile(r'^weir_requests_total\{class="[^"]*",outcome="(\w+)"\} (\d+)', re.MULTILINE)
 
 
 def chat(max_tokens: int, *, stream: bool = False) -> Manifest:
