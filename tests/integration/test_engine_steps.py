@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Engine
-from weir_core.api.labels import FACTS_FILE, STEPS_SOCKET
+from weir_core.api.labels import FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step, decode_step
 
@@ -54,6 +54,7 @@ def test_the_facts_say_what_the_engine_is(engine: Engine) -> None:
     assert facts.vllm.startswith("0.32.")
     assert facts.max_num_seqs > 0
     assert facts.max_num_batched_tokens > 0
+    assert (engine.run_dir / MODE_SOCKET).is_socket()
     assert 120_000 < facts.kv_capacity_tokens <= 131_072
 
 
