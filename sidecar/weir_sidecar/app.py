@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from weir_core.wire.policies import EngineMode, PolicyDocument
+from weir_core.wire.policies import PolicyDocument
 from weir_sidecar.admin import Admin
 from weir_sidecar.admission import Admission
 from weir_sidecar.desk import Desk
@@ -79,8 +79,8 @@ class Sidecar:
             clock,
             is_expected=lambda: self.monitor.state is EngineState.READY,
         )
-        self._mode = EngineMode()
-        self._told_mode: EngineMode | None = None
+        self._mode = PolicyDocument().mode_message()
+        self._told_mode = b""
         self.api_port = 0
         self.admin_port = 0
 
@@ -120,11 +120,11 @@ class Sidecar:
 
     def _meet_engine(self) -> None:
         self.admission.meet(read_facts(self.settings.addresses.facts_file))
-        self._told_mode = None
+        self._told_mode = b""  # this engine may be another one, and knows nothing yet
 
     def _apply(self, document: PolicyDocument) -> None:
         self.admission.apply(document)
-        self._mode = document.engine
+        self._mode = document.mode_message()
 
     def _tell_mode(self) -> None:
         """Tell the engine how to divide its steps, until it has heard it."""

@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import Facts, Step, decode_step
 
 log = logging.getLogger(__name__)
@@ -71,12 +68,12 @@ def _read(reader: socket.socket, on_step: Callable[[Step], None]) -> None:
             on_step(step)
 
 
-def send_mode(path: Path, mode: EngineMode) -> bool:
+def send_mode(path: Path, message: bytes) -> bool:
     """Tell the engine how to divide its steps; false where nobody listens, or not now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
         writer.setblocking(False)
         try:
-            writer.sendto(msgspec.json.encode(mode), str(path))
+            writer.sendto(message, str(path))
         except OSError:
             return False
     return True

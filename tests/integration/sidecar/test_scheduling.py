@@ -408,6 +408,7 @@ async def test_the_engine_is_told_its_mode_when_it_changes(house: House) -> None
         house.policies(PolicyDocument(engine=EngineMode("throughput")))
         await eventually(listen)
     assert [mode.mode for mode in heard] == ["latency", "throughput"]
+    assert heard[0].class_ranks == {"interactive": 100, "standard": 0, "batch": -100}
 
 
 async def test_large_prompts_are_counted_by_the_engine(house: House) -> None:
