@@ -46,6 +46,7 @@ class Options:
     seeds: tuple[int, ...]
     model_dir: Path
     json: Path | None
+    steps: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,9 @@ def _options() -> Options:
     parser.add_argument("--factor", type=float, default=2.0, help="load over capacity")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs, each its own seed")
     parser.add_argument("--json", type=Path, default=None, help="write every result here")
+    parser.add_argument(
+        "--steps", type=Path, help="keep the engine's steps here, for `weir simulate calibrate`"
+    )
     cache = Path.home() / ".cache" / "weir" / "models"
     parser.add_argument("--model-dir", type=Path, default=cache, help="where weights are kept")
     chosen = parser.parse_args()
@@ -84,6 +88,7 @@ def _options() -> Options:
         tuple(range(1, chosen.seeds + 1)),
         chosen.model_dir,
         chosen.json,
+        chosen.steps,
     )
 
 
@@ -150,6 +155,8 @@ class _Run:
             env = self._environment(processes, run_dir)
             processes.start("engine", [sys.executable, "-m", "weir_engine", "serve"], env)
             env |= {"WEIR_HOST": _HOST, "WEIR_API_PORT": "18000", "WEIR_ADMIN_PORT": "18001"}
+            if self._options.steps is not None:
+                env["WEIR_STEP_FILE"] = str(self._options.steps)
             env |= {"WEIR_MAX_REQUESTS": "20000", "WEIR_POLICIES_DIR": str(run_dir / "none")}
             processes.start("sidecar", [sys.executable, "-m", "weir_sidecar"], env)
             _wait(lambda: _answers(f"http://{_HOST}:18001/readyz"), processes, "engine")

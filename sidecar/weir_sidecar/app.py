@@ -14,12 +14,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
 from weir_sidecar.admission import Admission
 from weir_sidecar.desk import Desk
 from weir_sidecar.drain import Drain
 from weir_sidecar.engine_client import unix_pool
-from weir_sidecar.engine_link import read_facts, send_mode, step_log
+from weir_sidecar.engine_link import StepFile, read_facts, send_mode, step_log
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.metrics import Metrics
 from weir_sidecar.monitor import EngineState, Monitor
@@ -81,6 +82,7 @@ class Sidecar:
         )
         self._mode = PolicyDocument().mode_message()
         self._told_mode = b""
+        self._steps: StepFile | None = None
         self.api_port = 0
         self.admin_port = 0
 
@@ -94,7 +96,11 @@ class Sidecar:
                 stack.push_async_callback(self._tracing.close)
             stack.callback(self.pool.close)
             stack.callback(self.admission.close)
-            stack.enter_context(step_log(addresses.steps_socket, self.admission.on_step))
+            if self.settings.step_file is not None:
+                self._steps = stack.enter_context(
+                    contextlib.closing(StepFile(self.settings.step_file))
+                )
+            stack.enter_context(step_log(addresses.steps_socket, self._on_step))
             self.policies.look()
             log.info("open to %s", self.admission.directory.openness)
             for name, run in (("monitor", self.monitor.run()), ("housekeeping", self._keep())):
@@ -121,6 +127,11 @@ class Sidecar:
     def _meet_engine(self) -> None:
         self.admission.meet(read_facts(self.settings.addresses.facts_file))
         self._told_mode = b""  # this engine may be another one, and knows nothing yet
+
+    def _on_step(self, step: Step) -> None:
+        if self._steps is not None:
+            self._steps.write(step)
+        self.admission.on_step(step)
 
     def _apply(self, document: PolicyDocument) -> None:
         self.admission.apply(document)

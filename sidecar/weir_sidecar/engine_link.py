@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from weir_core.wire.steps import Facts, Step, decode_step
 
 log = logging.getLogger(__name__)
 
 _MAX_DATAGRAM_BYTES: Final = 64 << 10
+MAX_STEP_FILE_BYTES: Final = 256 << 20
+"""About an hour of steps of 3 ms."""
 _AT_ONCE: Final = 64
 """Records read in one go, so that a burst of them does not delay streams."""
 
@@ -66,6 +70,30 @@ def _read(reader: socket.socket, on_step: Callable[[Step], None]) -> None:
             log.warning("a step record cannot be read", extra={"error": str(error)})
         else:
             on_step(step)
+
+
+class StepFile:
+    """Keeps the engine's steps as JSON lines, up to a size.
+
+    Args:
+        path: The file, begun anew.
+        limit_bytes: Nothing is written beyond this.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = MAX_STEP_FILE_BYTES) -> None:
+        self._file = path.open("wb", buffering=1 << 16)
+        self._left = limit_bytes
+
+    def write(self, step: Step) -> None:
+        """Add one step."""
+        line = msgspec.json.encode(step) + b"\n"
+        self._left -= len(line)
+        if self._left >= 0:
+            self._file.write(line)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._file.close()
 
 
 def send_mode(path: Path, message: bytes) -> bool:

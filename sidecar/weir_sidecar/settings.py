@@ -170,6 +170,9 @@ class Settings:
     tokenizing: Tokenizing = field(default_factory=Tokenizing)
     policies: Policies = field(default_factory=Policies)
     log_level: str = "INFO"
+    step_file: Path | None = None
+    """Where the engine's steps are kept, as JSON lines, for `weir simulate calibrate`; None keeps
+    none."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -209,6 +212,7 @@ class Settings:
             policies=Policies(
                 directory=Path(env.get(labels.ENV_POLICIES_DIR, labels.POLICIES_DIR))
             ),
+            step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
         )
 

@@ -361,7 +361,7 @@ async def test_a_broken_document_is_counted_and_the_last_good_one_stays(house: H
 async def test_steps_are_heard_and_rubbish_is_not_fatal(house: House) -> None:
     house.facts()
     await house.mock_engine(Profile())
-    running = await house.sidecar()
+    running = await house.sidecar(replace(PATIENT, step_file=house.run_dir / "steps.jsonl"))
     value = running.sidecar.metrics.registry.get_sample_value
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as engine:
         engine.connect(str(house.run_dir / "steps.sock"))
