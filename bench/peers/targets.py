@@ -21,7 +21,7 @@ from weir_core.api import labels
 
 _SMG_LOCK: Final = Path(__file__).parents[2] / "requirements" / "peers.lock"
 SMG_SLOTS: Final = 128
-"""Concurrent requests: half the batch, so that its scheduler decides something; not searched for."""
+"""Concurrent requests: half the batch, so that its scheduler can act; not searched for."""
 
 _SMG_CLASSES: Final = """\
 classes:
