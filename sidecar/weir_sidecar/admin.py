@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -73,8 +72,12 @@ class Admin:
         self._metrics.running.set(len(self._ledger))
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
         scheduler = self._admission.scheduler
+        now = self._admission.now()
         self._metrics.show_queue(
-            Counter((each.policy.name, each.request.tenant) for each in self._admission.waiting()),
+            (
+                (each.policy.name, each.request.tenant, now - each.request.arrival_s)
+                for each in self._admission.waiting()
+            ),
             scheduler.pool.body_bytes if scheduler else 0,
         )
         page = self._metrics.render() + await self._engine_metrics()

@@ -6,7 +6,7 @@ each one, and a test holds the two equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Final
 
@@ -143,6 +143,12 @@ class Metrics:
             ["class", "tenant"],
             registry=registry,
         )
+        self.queue_oldest = Gauge(
+            "weir_queue_oldest_seconds",
+            "Longest wait so far of the requests that wait for the engine.",
+            ["class", "tenant"],
+            registry=registry,
+        )
         self.queue_bytes = Gauge(
             "weir_queue_body_bytes",
             "Bodies of the requests that wait for the engine.",
@@ -247,11 +253,17 @@ class Metrics:
             found = self._classes[name] = ClassMetrics(name, self)
         return found
 
-    def show_queue(self, waiting: Mapping[tuple[str, str], int], body_bytes: int) -> None:
-        """Set the gauges of what waits, by class and tenant; called for each scrape."""
+    def show_queue(self, waits: Iterable[tuple[str, str, float]], body_bytes: int) -> None:
+        """Set the gauges of what waits, each by class, tenant and seconds; for each scrape."""
         self.queue.clear()
-        for (class_name, tenant), count in waiting.items():
-            self.queue.labels(class_name, self._tenant(tenant)).inc(count)
+        self.queue_oldest.clear()
+        oldest: dict[tuple[str, str], float] = {}
+        for class_name, name, waited_s in waits:
+            tenant = self._tenant(name)
+            self.queue.labels(class_name, tenant).inc()
+            oldest[class_name, tenant] = max(waited_s, oldest.get((class_name, tenant), 0.0))
+        for (class_name, tenant), waited_s in oldest.items():
+            self.queue_oldest.labels(class_name, tenant).set(waited_s)
         self.queue_bytes.set(body_bytes)
 
     def _tenant(self, name: str) -> str:

@@ -29,7 +29,7 @@ def coded() -> dict[str, tuple[str, frozenset[str], str]]:
     metrics.describe(Identity())
     metrics.describe_engine(Facts("weir", 1, 1, 1))
     metrics.of_class("batch").rejections(Reason.SATURATED)
-    metrics.show_queue({("batch", "nightly"): 1}, 0)
+    metrics.show_queue([("batch", "nightly", 1.0)], 0)
     found = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -64,3 +64,14 @@ def test_outcomes_are_counted_from_zero() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.of_class("batch").requests(Outcome.OK).inc()
     assert metrics.outcomes() == {o.value: int(o is Outcome.OK) for o in Outcome}
+
+
+def test_what_waits_is_shown_by_class_and_tenant_and_tenants_are_bounded() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.show_queue([("batch", f"t{n}", float(n)) for n in range(100)], 5)
+    value = metrics.registry.get_sample_value
+    assert value("weir_queue_requests", {"class": "batch", "tenant": "t3"}) == 1
+    assert value("weir_queue_requests", {"class": "batch", "tenant": "other"}) == 36
+    assert value("weir_queue_oldest_seconds", {"class": "batch", "tenant": "other"}) == 99
+    metrics.show_queue([], 0)
+    assert value("weir_queue_requests", {"class": "batch", "tenant": "t3"}) is None
