@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.lazyheap import LazyHeap
@@ -59,7 +59,7 @@ def test_step_times_follow_an_engine_that_slows_down() -> None:
     model = StepTimeModel()
     for record in steps(500):
         model.update(record)
-    slowed = [replace(r, duration_s=2 * r.duration_s) for r in steps(3000, seed=3)]
+    slowed = [structs.replace(r, duration_s=2 * r.duration_s) for r in steps(3000, seed=3)]
     for record in slowed[:-200]:
         model.update(record)
     errors = [abs(model.unbiased_s(r) - r.duration_s) / r.duration_s for r in slowed[-200:]]
