@@ -8,9 +8,10 @@
 Tracing is on when an OTLP endpoint is configured by the standard OTEL_* variables; otherwise no
 tracer exists and a request costs nothing. Prompts and answers are never recorded.
 
-Sampling, batching and export are the SDK's. Its live spans are not used: each takes locks and
-copies on every call, and four of them cost as much as all else that is done for a request. What
-there is to say is noted as it happens, and becomes finished spans when the request has ended.
+Sampling is the SDK's. Its live spans are not used: each takes locks and copies on every call, and
+four of them cost as much as all else that is done for a request. What there is to say is noted as
+it happens, and becomes finished spans when the request has ended: by default in `otlp_json`, or by
+the SDK's own exporter where OTEL_EXPORTER_OTLP_PROTOCOL says http/protobuf.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry import trace
@@ -31,10 +31,13 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.re import parse_env_headers
 
 from weir_core.wire.openai import RequestFields, Usage
+from weir_sidecar.otlp_json import FLUSH_S, JsonExporter
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
+from weir_sidecar.spans import Attribute, Exporter, Note, wall_ns
 
 log = logging.getLogger(__name__)
 
@@ -52,26 +55,8 @@ _FAULTS: Final = frozenset(
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _IDS: Final = RandomIdGenerator()
 _SCOPE: Final = InstrumentationScope("weir_sidecar")
-_UNSET: Final = Status(StatusCode.UNSET)
-FLUSH_S: Final = 2.0
-"""Spans still unsent at exit get this long."""
-
-Attribute = str | int | float | bool
-
-
-@dataclass(slots=True)
-class _Note:
-    """One span to be: what is known of it so far; instants are the sidecar's clock."""
-
-    name: str
-    context: SpanContext
-    parent: SpanContext | None
-    kind: SpanKind
-    start: float
-    end: float = 0.0
-    attributes: dict[str, Attribute] = field(default_factory=dict)
-    events: tuple[tuple[str, float], ...] = ()
-    status: Status = _UNSET
+_SDK_ONLY: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "COMPRESSION")
+"""Settings for which the SDK's exporter is used."""
 
 
 class RequestTrace:
@@ -93,12 +78,12 @@ class RequestTrace:
         "_wall_offset_ns",
     )
 
-    def __init__(self, tracing: Tracing, root: _Note, wall_offset_ns: int) -> None:
+    def __init__(self, tracing: Tracing, root: Note, wall_offset_ns: int) -> None:
         self._tracing = tracing
         self._root = root
         self._notes = [root]
         self._wall_offset_ns = wall_offset_ns
-        self._engine: _Note | None = None
+        self._engine: Note | None = None
         self._place: dict[str, Attribute] = {}
         self._sampled = root.context.trace_flags.sampled
         """Not sampled: only its ids travel on, so that the engine does not sample it either."""
@@ -182,7 +167,7 @@ class RequestTrace:
             root.status = Status(StatusCode.ERROR, outcome.value)
         self._tracing.take(self._notes, self._wall_offset_ns)
 
-    def _child(self, name: str, start: float, kind: SpanKind = SpanKind.INTERNAL) -> _Note:
+    def _child(self, name: str, start: float, kind: SpanKind = SpanKind.INTERNAL) -> Note:
         root = self._root.context
         context = SpanContext(
             root.trace_id,
@@ -191,30 +176,72 @@ class RequestTrace:
             trace_flags=root.trace_flags,
             trace_state=root.trace_state,
         )
-        note = _Note(name, context, root, kind, start)
+        note = Note(name, context, root, kind, start)
         self._notes.append(note)
         return note
 
 
-class Tracing:
-    """Begins the spans of requests, and hands finished ones to the SDK.
+class SdkExporter:
+    """Hands finished spans to the SDK's processor.
 
     Args:
-        processor: Where finished spans go.
-        sampler: Decides which requests have any.
+        processor: Where they go.
         resource: Who we are.
     """
 
-    def __init__(
-        self,
-        processor: SpanProcessor,
-        *,
-        sampler: Sampler = DEFAULT_ON,
-        resource: Resource | None = None,
-    ) -> None:
+    def __init__(self, processor: SpanProcessor, resource: Resource | None = None) -> None:
         self._processor = processor
-        self._sampler = sampler
         self._resource = resource or Resource.create()
+
+    def take(self, notes: list[Note], wall_offset_ns: int) -> None:
+        """Make spans of a finished request's notes."""
+        for note in notes:
+            span = ReadableSpan(
+                note.name,
+                context=note.context,
+                parent=note.parent,
+                resource=self._resource,
+                attributes=note.attributes,
+                events=[
+                    Event(name, timestamp=wall_ns(at, wall_offset_ns)) for name, at in note.events
+                ],
+                kind=note.kind,
+                status=note.status,
+                start_time=wall_ns(note.start, wall_offset_ns),
+                end_time=wall_ns(note.end, wall_offset_ns),
+                instrumentation_scope=_SCOPE,
+            )
+            self._processor.on_end(span)
+
+    async def close(self) -> None:
+        """Send what is left, within a bound: a collector that is away must not delay the exit."""
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def shut_down() -> None:
+            self._processor.shutdown()
+            loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=shut_down, name="flush-spans", daemon=True).start()
+        try:
+            await asyncio.wait_for(done.wait(), FLUSH_S)
+        except TimeoutError:
+            log.warning("spans were lost: the collector did not take them in time")
+
+
+class Tracing:
+    """Begins the spans of requests, and hands finished ones on.
+
+    Args:
+        exporter: Where they go.
+        sampler: Decides which requests have any.
+    """
+
+    def __init__(self, exporter: Exporter, *, sampler: Sampler = DEFAULT_ON) -> None:
+        self._exporter = exporter
+        self._sampler = sampler
+        self.take = exporter.take
+        self.close = exporter.close
 
     def begin(
         self, method: str, path: str, parent: Mapping[str, str], *, arrival: float, now: float
@@ -238,45 +265,8 @@ class Tracing:
             trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
             trace_state=verdict.trace_state,
         )
-        root = _Note(method, context, remote, SpanKind.SERVER, arrival, attributes=attributes)
+        root = Note(method, context, remote, SpanKind.SERVER, arrival, attributes=attributes)
         return RequestTrace(self, root, wall_offset_ns)
-
-    def take(self, notes: list[_Note], wall_offset_ns: int) -> None:
-        """Make spans of a finished request's notes."""
-
-        def wall(instant: float) -> int:
-            return int(instant * 1e9) + wall_offset_ns
-
-        for note in notes:
-            span = ReadableSpan(
-                note.name,
-                context=note.context,
-                parent=note.parent,
-                resource=self._resource,
-                attributes=note.attributes,
-                events=[Event(name, timestamp=wall(at)) for name, at in note.events],
-                kind=note.kind,
-                status=note.status,
-                start_time=wall(note.start),
-                end_time=wall(note.end),
-                instrumentation_scope=_SCOPE,
-            )
-            self._processor.on_end(span)
-
-    async def close(self) -> None:
-        """Send what is left, within a bound: a collector that is away must not delay the exit."""
-        done = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def shut_down() -> None:
-            self._processor.shutdown()
-            loop.call_soon_threadsafe(done.set)
-
-        threading.Thread(target=shut_down, name="flush-spans", daemon=True).start()
-        try:
-            await asyncio.wait_for(done.wait(), FLUSH_S)
-        except TimeoutError:
-            log.warning("spans were lost: the collector did not take them in time")
 
 
 def operation_of(path: str) -> str | None:
@@ -287,14 +277,8 @@ def operation_of(path: str) -> str | None:
 def configured(env: Mapping[str, str], identity: Identity) -> Tracing | None:
     """Return tracing as the OTEL_* variables want it; None when they name no endpoint."""
     off = env.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if off or env.get("OTEL_TRACES_EXPORTER") == "none":
+    if off or env.get("OTEL_TRACES_EXPORTER") == "none" or _endpoint(env) is None:
         return None
-    if not any(env.get(name) for name in _ENDPOINTS):
-        return None
-    # Only who traces pays for the exporter's imports.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
     resource = Resource.create(
         {
             "service.name": env.get("OTEL_SERVICE_NAME", identity.service),
@@ -302,11 +286,41 @@ def configured(env: Mapping[str, str], identity: Identity) -> Tracing | None:
             "service.instance.id": identity.pod or identity.pool,
         }
     )
-    provider = TracerProvider(
-        resource=resource, shutdown_on_exit=False
-    )  # reads OTEL_TRACES_SAMPLER
-    processor = BatchSpanProcessor(OTLPSpanExporter())
-    return Tracing(processor, sampler=provider.sampler, resource=provider.resource)
+    exporter = _exporter(env, resource)
+    if exporter is None:
+        return None
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    return Tracing(exporter, sampler=provider.sampler)  # as OTEL_TRACES_SAMPLER says
+
+
+def _exporter(env: Mapping[str, str], resource: Resource) -> Exporter | None:
+    protocol = _setting(env, "PROTOCOL") or "http/json"
+    if protocol not in ("http/json", "http/protobuf"):
+        log.error("no traces: OTEL_EXPORTER_OTLP_PROTOCOL may be http/json or http/protobuf")
+        return None
+    if protocol == "http/json" and not any(_setting(env, name) for name in _SDK_ONLY):
+        endpoint = _endpoint(env)
+        assert endpoint is not None  # `configured` has looked
+        headers = parse_env_headers(_setting(env, "HEADERS"), liberal=True)
+        return JsonExporter(endpoint, headers, float(_setting(env, "TIMEOUT") or 10), resource)
+    # Only who wants it pays for the exporter's imports.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    return SdkExporter(BatchSpanProcessor(OTLPSpanExporter()), resource)
+
+
+def _endpoint(env: Mapping[str, str]) -> str | None:
+    """Return the address spans are posted to; the general one is a base to which a path belongs."""
+    whole, base = (env.get(name) for name in _ENDPOINTS)
+    if whole:
+        return whole
+    return f"{base.rstrip('/')}/v1/traces" if base else None
+
+
+def _setting(env: Mapping[str, str], name: str) -> str:
+    """Return a variable of the exporter, the one for traces before the general one."""
+    return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}", "")
 
 
 def _header_lines(context: SpanContext) -> bytes:

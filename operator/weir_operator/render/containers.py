@@ -157,6 +157,8 @@ def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
     tracing = owner.spec.tracing
     if tracing is None:
         return []
+    # The sidecar's cheapest way; vLLM speaks only the other one.
+    protocol = "http/json" if component == "weir-sidecar" else "http/protobuf"
     resource = [
         f"k8s.namespace.name={owner.metadata.namespace}",
         "k8s.pod.name=$(OTEL_POD_NAME)",
@@ -166,8 +168,8 @@ def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
         _field("OTEL_POD_NAME", "metadata.name"),
         _env("OTEL_SERVICE_NAME", component),
         _env("OTEL_EXPORTER_OTLP_ENDPOINT", tracing.endpoint),
-        _env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        _env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol),
         _env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         _env("OTEL_TRACES_SAMPLER_ARG", str(tracing.sampling_ratio)),
         _env("OTEL_RESOURCE_ATTRIBUTES", ",".join(resource)),

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.integration.conftest import TINY, RunEngine
 from tests.integration.sidecar.harness import House, Running, chat, eventually
 from weir_sidecar.monitor import EngineState
-from weir_sidecar.tracing import Tracing
+from weir_sidecar.tracing import SdkExporter, Tracing
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
 
@@ -160,7 +160,7 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         config = TINY.model_copy(update={"traces_endpoint": f"http://127.0.0.1:{port}/v1/traces"})
         engine = stack.enter_context(run_engine(config))
         house = House(engine.run_dir, stack)
-        running = await house.sidecar(tracing=Tracing(SimpleSpanProcessor(exporter)))
+        running = await house.sidecar(tracing=Tracing(SdkExporter(SimpleSpanProcessor(exporter))))
         assert (await running.post(json=chat(max_tokens=4))).status == 200
         await eventually(lambda: bool(collector.named("llm_request")), timeout_s=30)
         ours = next(s for s in exporter.get_finished_spans() if s.name == "weir.engine")
