@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,10 @@ HURRY_S = 10.0
 GOODBYE_S = 20.0
 """What ending may take beyond the grace period of the pods."""
 
+COLUMNS = (
+    *("SERVICE", "REPLICA", "PHASE", "ADDRESS", "PID", "RESTARTS"),
+    *("AT ENGINE", "WAITING", "URL"),
+)
 EXIT_NOTHING_RUNS = 3
 """As systemctl and pg_ctl say it."""
 
@@ -39,7 +44,7 @@ def status(cache: Path, console: Console) -> int:
         console.print("nothing runs; start something with: weir up FILE", highlight=False)
         return EXIT_NOTHING_RUNS
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("SERVICE", "REPLICA", "PHASE", "ADDRESS", "PID", "RESTARTS", "REQUESTS", "URL"):
+    for column in COLUMNS:
         table.add_column(column, no_wrap=True)
     for record in running:
         for service in record.services:
@@ -50,7 +55,7 @@ def status(cache: Path, console: Console) -> int:
 
 
 def _cells(service: ServiceRecord, replica: ReplicaRecord) -> tuple[str, ...]:
-    requests = requests_held(replica.address)
+    at_engine, waiting = load_of(state_of(replica.address))
     return (
         service.name,
         replica.name,
@@ -58,21 +63,29 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord) -> tuple[str, ...]:
         replica.address,
         str(replica.engine_pid or "-"),
         str(replica.restarts),
-        "-" if requests is None else str(requests),
+        at_engine,
+        waiting,
         service.url,
     )
 
 
-def requests_held(address: str) -> int | None:
-    """Return how many requests a replica holds, or None if it does not say."""
+def state_of(address: str) -> Any:
+    """Return what a replica's sidecar says of itself, or None if it does not."""
     url = f"http://{address}:{labels.ADMIN_PORT}/state"
     try:
         with urllib.request.urlopen(url, timeout=STATE_TIMEOUT_S) as answer:
-            state = json.load(answer)
+            return json.load(answer)
     except (urllib.error.URLError, OSError, ValueError):
         return None
-    held = state.get("running") if isinstance(state, dict) else None
-    return held if isinstance(held, int) else None
+
+
+def load_of(state: Any) -> tuple[str, str]:
+    """Return what the engine has and what waits, by class; a dash where nobody knows."""
+    scheduling = state.get("scheduling") if isinstance(state, dict) else None
+    if not scheduling:
+        return "-", "-"
+    waiting = [f"{c['name']} {c['waiting']}" for c in scheduling["classes"] if c["waiting"]]
+    return str(scheduling["at_engine"]), ", ".join(waiting) or "0"
 
 
 def down(cache: Path, console: Console, port: int | None) -> int:

@@ -127,8 +127,8 @@ class Admission(Model):
         default=1024,
         ge=1,
         le=1000000,
-        description="Requests that one replica holds at most, waiting and running; above it "
-        "clients get 429. Default: 1024.",
+        description="Requests that wait for the engine in one replica at most; above it the newest "
+        "of the lowest class gets 429. Default: 1024.",
     )
     max_body_bytes: int = Field(
         default=16 * 1024 * 1024,
