@@ -47,6 +47,7 @@ class Options:
     model_dir: Path
     json: Path | None
     steps: Path | None
+    trace: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,9 @@ def _options() -> Options:
     parser.add_argument(
         "--steps", type=Path, help="keep the engine's steps here, for `weir simulate calibrate`"
     )
+    parser.add_argument(
+        "--trace", type=Path, help="keep the heavy load here, for `weir simulate trace`"
+    )
     cache = Path.home() / ".cache" / "weir" / "models"
     parser.add_argument("--model-dir", type=Path, default=cache, help="where weights are kept")
     chosen = parser.parse_args()
@@ -89,6 +93,7 @@ def _options() -> Options:
         chosen.model_dir,
         chosen.json,
         chosen.steps,
+        chosen.trace,
     )
 
 
@@ -120,6 +125,8 @@ class _Run:
             capacity = await self._capacity(system, seed)
             light = poisson(0.2 * capacity, seconds, random.Random(seed))
             heavy = poisson(self._options.factor * capacity, seconds, random.Random(seed + 1000))
+            if self._options.trace is not None:
+                self._options.trace.write_text("".join(map(_trace_line, heavy)))
             calm = await self._load(system, "weir at 0.2x", light)
             flood = await self._load(system, f"weir at {self._options.factor:g}x", heavy)
             self._console.print(table([("0.2x", calm, seconds), ("heavy", flood, seconds)]))
@@ -239,6 +246,17 @@ def missed(stages: list[tuple[str, list[Result], float]]) -> list[str]:
     if grown is None or grown < 2.0:
         failures.append(f"plain vLLM's interactive TTFT grew only {grown}x: no overload")
     return failures
+
+
+def _trace_line(arrival: Arrival) -> str:
+    """Return one request as `weir simulate trace` reads it; each word is a token."""
+    line = {
+        "timestamp": arrival.at_s * 1000,
+        "input_length": arrival.words,
+        "output_length": arrival.output_tokens,
+        "class": arrival.shape.name,
+    }
+    return json.dumps(line) + "\n"
 
 
 def _without(arguments: list[str], flags: set[str]) -> Iterator[str]:
