@@ -87,6 +87,7 @@ class Admission:
         self._by_wire_id: dict[str, Turn] = {}
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._starved_since: float | None = None
         self._steps_heard = False
 
@@ -152,7 +153,12 @@ class Admission:
         entry.refuse = turn.refuse
         self._turns[request.request_id] = turn
         self._by_wire_id[ask.wire_id] = turn
-        self._perform(self.scheduler.on_arrival(request, now), now)
+        try:
+            self._perform(self.scheduler.on_arrival(request, now), now)
+        except BaseException:
+            # A bug must cost this request and no other: a ghost in the engine's books would.
+            self.leave(turn)
+            raise
         return turn
 
     def priority(self, turn: Turn) -> int | None:
@@ -280,19 +286,15 @@ class Admission:
         assert self.scheduler is not None
         due = self.scheduler.next_tick(now)
         timer = self._timer
-        if due is None:
-            if timer is not None:
-                timer.cancel()
-                self._timer = None
-            return
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(due - now, 0.0)
         if timer is not None:
             # One that fires too early costs less than a new one at each event.
-            if timer.when() <= at:
+            if due is not None and self._timer_due <= due:
                 return
             timer.cancel()
-        self._timer = loop.call_at(at, self._tick)
+            self._timer = None
+        if due is not None:
+            self._timer_due = due
+            self._timer = asyncio.get_running_loop().call_later(max(due - now, 0.0), self._tick)
 
     def _tick(self) -> None:
         self._timer = None

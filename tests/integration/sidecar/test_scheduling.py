@@ -523,3 +523,23 @@ async def test_what_still_waits_when_a_drains_time_is_over_is_refused(house: Hou
     assert farewell.cut == 2
     assert [answer.status for answer in await asyncio.gather(*tasks)] == [503, 503]
     assert running.outcomes == {"rejected_shutting_down": 2}
+
+
+async def test_a_wait_that_ends_this_very_moment_is_no_trouble(house: House) -> None:
+    # uvloop turns a timer of no time into a plain callback, which does not know its instant.
+    brief = [replace(p, max_queue_wait_s=1e-6 * n) for n, p in enumerate(BUILT_IN_CLASSES)]
+    house.policies(PolicyDocument(classes=(*brief, ClassPolicy("long", rank=200))))
+    running, engine = await crowded(house)
+    directory = running.sidecar.admission.directory
+    assert "long" in {policy.name for policy in directory.classes}
+    first = send(running, "first", "long")
+    await eventually(lambda: engine.order == ["first"])
+    answers = await asyncio.gather(
+        *(send(running, f"n{n}", "batch" if n % 2 else "standard") for n in range(50))
+    )
+    assert {answer.status for answer in answers} == {429}
+    engine.answer("first")
+    assert (await first).status == 200
+    scheduler = running.sidecar.admission.scheduler
+    assert scheduler is not None
+    assert not scheduler.tickets
