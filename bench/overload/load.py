@@ -46,12 +46,14 @@ class Arrival:
 
     Attributes:
         at_s: When, from the start.
+        seed: Of its prompt: no two share a prefix, which the engine would not compute again.
     """
 
     at_s: float
     shape: Shape
     words: int
     output_tokens: int
+    seed: int
 
 
 @dataclass(slots=True)
@@ -97,7 +99,8 @@ def poisson(rate: float, duration_s: float, rng: random.Random) -> list[Arrival]
 def draw(at_s: float, rng: random.Random) -> Arrival:
     """Return one request of the mix."""
     shape = rng.choices(MIX, [each.share for each in MIX])[0]
-    return Arrival(at_s, shape, rng.randint(*shape.words), rng.randint(*shape.output_tokens))
+    words, output_tokens = rng.randint(*shape.words), rng.randint(*shape.output_tokens)
+    return Arrival(at_s, shape, words, output_tokens, rng.getrandbits(32))
 
 
 class Client:
@@ -151,7 +154,7 @@ class Client:
         headers = {"x-llm-d-inference-objective": shape.name} if self._with_classes else {}
         body = {
             "model": self._model,
-            "prompt": "".join(_WORDS[n % len(_WORDS)] for n in range(arrival.words)),
+            "prompt": "".join(random.Random(arrival.seed).choices(_WORDS, k=arrival.words)),
             "max_tokens": arrival.output_tokens,
             "ignore_eos": True,
             "stream": True,
