@@ -14,7 +14,7 @@ PYTHON_SOURCES := core operator sidecar engine sim cli tests e2e bench
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: ## Install what is missing into .venv (uv, locked dependencies, vLLM for this machine)
@@ -64,6 +64,10 @@ images: ## Build the container images with docker or podman
 .PHONY: bench-relay
 bench-relay: install ## Cost of the sidecar's relay beside other routers
 	$(BIN)/python -m bench.relay
+
+.PHONY: bench-overload
+bench-overload: install ## Twice what a real engine can do, for three minutes, with and without Weir
+	$(BIN)/python -m bench.overload
 
 .PHONY: bench-peers
 bench-peers: install ## Overload before a modelled engine: Weir beside other gateways
