@@ -118,12 +118,17 @@ class Service:
         eventually(gone, within_s=90)
 
     def observed(self) -> Manifest:
-        """Wait until the operator has acted upon the newest generation; return the object."""
+        """Wait until the operator has acted upon the newest generation; return the object.
+
+        A pass that was refused has not acted: the objects of an earlier service of this name, which
+        the cluster deletes in its own time, stand in its way.
+        """
 
         def acted() -> Manifest:
             found = self.object()
             seen = found.get("status", {}).get("observedGeneration")
             assert seen == found["metadata"]["generation"], found.get("status")
+            assert conditions(found)["WorkloadsReady"]["reason"] != "Refused", found["status"]
             return found
 
         return eventually(acted, within_s=60)
