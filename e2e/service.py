@@ -120,15 +120,16 @@ class Service:
     def observed(self) -> Manifest:
         """Wait until the operator has acted upon the newest generation; return the object.
 
-        A pass that was refused has not acted: the objects of an earlier service of this name, which
-        the cluster deletes in its own time, stand in its way.
+        A pass has not acted while objects of an earlier service of this name, which the cluster
+        deletes in its own time, stand in its way.
         """
 
         def acted() -> Manifest:
             found = self.object()
             seen = found.get("status", {}).get("observedGeneration")
             assert seen == found["metadata"]["generation"], found.get("status")
-            assert conditions(found)["WorkloadsReady"]["reason"] != "Refused", found["status"]
+            reason = conditions(found)["WorkloadsReady"]["reason"]
+            assert reason not in ("Refused", "WaitingForPredecessor"), found["status"]
             return found
 
         return eventually(acted, within_s=60)
@@ -145,8 +146,13 @@ class Service:
         return pods[0]
 
     def owned(self) -> list[Manifest]:
-        """Return everything in the cluster that belongs to it."""
-        return self.target.kubectl.list(OWNED, NAMESPACE, self.selector)
+        """Return everything in the cluster that belongs to it, and not to one of its name before.
+
+        Once it is deleted, that is whatever carries its label.
+        """
+        found = self.target.kubectl.list(OWNED, NAMESPACE, self.selector)
+        service = self.target.kubectl.find("infs", self.name, NAMESPACE)
+        return found if service is None else _descendants(service, found)
 
     def templates(self) -> dict[str, Any]:
         """Return the pod template of each Deployment by its name."""
@@ -160,3 +166,16 @@ class Service:
         name, namespace = address.hostname.split(".")[:2]
         service = self.target.kubectl.get("service", name, namespace)
         return f"http://{service['spec']['clusterIP']}:{address.port or 80}"
+
+
+def _descendants(root: Manifest, found: list[Manifest]) -> list[Manifest]:
+    """Return what `root` owns, what that owns, and so on."""
+    uids, before = {root["metadata"]["uid"]}, 0
+    while len(uids) > before:
+        before = len(uids)
+        uids |= {one["metadata"]["uid"] for one in found if uids & _owners(one)}
+    return [one for one in found if uids & _owners(one)]
+
+
+def _owners(one: Manifest) -> set[str]:
+    return {owner["uid"] for owner in one["metadata"].get("ownerReferences", ())}

@@ -52,6 +52,26 @@ def test_an_owned_object_that_someone_deletes_comes_back(empty_service: Service,
     eventually(back, within_s=60)
 
 
+def test_a_service_applied_again_at_once_follows_the_one_before_it_calmly(
+    weir: Installation, empty_service: Service
+) -> None:
+    kubectl = weir.target.kubectl
+    before = {one["metadata"]["uid"] for one in empty_service.owned()}
+    empty_service.delete()
+    empty_service.apply()
+    uid = empty_service.observed()["metadata"]["uid"]
+
+    def complete() -> None:
+        now = {one["metadata"]["uid"] for one in empty_service.owned()}
+        assert now.isdisjoint(before)
+        assert len(now) == len(before)
+
+    eventually(complete, within_s=60)
+    events = kubectl.list("events", NAMESPACE)
+    told = [each for each in events if each["involvedObject"].get("uid") == uid]
+    assert {each["type"] for each in told} == {"Normal"}, told
+
+
 def test_a_crash_in_the_middle_of_a_pass_is_made_good(weir: Installation) -> None:
     want = Service(weir.target, "untroubled", {"replicas": 0})
     want.apply()

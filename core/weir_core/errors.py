@@ -4,7 +4,8 @@ WeirError
 ├── InvalidSpec              the user must edit the resource; retrying cannot help
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
-│   └── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
+│   ├── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
+│   └── PredecessorLeaving   an earlier service of this name is still being deleted
 ├── ModelUnavailable         weights could not be had now; retrying may help
 └── MachineUnfit             `weir up` cannot run this here: a port is taken, a GPU is missing
 """
@@ -51,6 +52,12 @@ class ClusterRefuses(ClusterUnavailable):
     """The API server said no for a reason outside the spec; it may say yes once that is gone."""
 
     reason = "cluster_refuses"
+
+
+class PredecessorLeaving(ClusterUnavailable):
+    """An object of an earlier service of the same name is there, until it is collected."""
+
+    reason = "predecessor_leaving"
 
 
 class MachineUnfit(WeirError):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, PredecessorLeaving
 from weir_operator import policies, status
 from weir_operator.cluster import SECRET, SERVICE, Cluster
 from weir_operator.events import event
@@ -43,6 +43,8 @@ class Outcome(StrEnum):
     """The world is as the spec asks."""
     PROGRESSING = "progressing"
     """It was told to be, and is on its way; worth another look soon."""
+    WAITING = "waiting"
+    """Nothing can be written until an earlier service's objects are gone."""
     REJECTED = "rejected"
     """Only an edit of the spec can help."""
     GONE = "gone"
@@ -88,6 +90,9 @@ class Reconciler:
         except InvalidSpec as error:
             await self._publish(body, status.rejected(error, body, self._now()))
             return Outcome.REJECTED
+        except PredecessorLeaving as error:
+            await self._publish(body, status.waiting(error, body, self._now()))
+            return Outcome.WAITING
         except ClusterRefuses as error:
             await self._publish(body, status.refused(error, body, self._now()))
             raise
@@ -126,7 +131,7 @@ class Reconciler:
         meta = service.metadata
         before = await self._cluster.find(SECRET, meta.namespace, policies_name(service))
         if before is not None and not _belongs_to(before, service):
-            raise _taken("Secret", policies_name(service))
+            raise _in_the_way(before, service)
         told = await policies.compiled(service, self._cluster, self.interests, before)
         await self._cluster.apply(policies_secret(service, told.document))
         return told
@@ -134,11 +139,7 @@ class Reconciler:
     async def _refuse_to_take_over(
         self, desired: list[Manifest], mine: list[Manifest], service: InferenceService
     ) -> None:
-        """Refuse to apply over an object of that name which is not this service's.
-
-        It may belong to an earlier service of this name, whose objects are still being deleted:
-        the pass is repeated until they are gone.
-        """
+        """Refuse to apply over an object of that name which is not this service's."""
         known = {_identity(each) for each in mine}
         for manifest in desired:
             if _identity(manifest) in known:
@@ -147,7 +148,7 @@ class Reconciler:
             meta = manifest["metadata"]
             found = await self._cluster.find(kind, meta["namespace"], meta["name"])
             if found is not None and not _belongs_to(found, service):
-                raise _taken(manifest["kind"], meta["name"])
+                raise _in_the_way(found, service)
 
     async def _publish(self, body: Manifest, after: Manifest) -> None:
         """Write the status if it differs, and an Event for each condition that turned."""
@@ -190,10 +191,23 @@ def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> d
     }
 
 
-def _taken(kind: str, name: str) -> ClusterRefuses:
+def _in_the_way(found: Manifest, service: InferenceService) -> ClusterUnavailable:
+    """Return what to say of an object that has a name this service needs.
+
+    One that an earlier service of this name owns goes by itself: its owner is gone, so the garbage
+    collector has it, or will in a moment.
+    """
+    what = f"{found['kind']} {found['metadata']['name']}"
+    of_this_name = labels.GROUP, service.kind, service.metadata.name
+    owners = found["metadata"].get("ownerReferences", ())
+    # Others have a kind of the name InferenceService, too.
+    names = ((o["apiVersion"].partition("/")[0], o["kind"], o["name"]) for o in owners)
+    if of_this_name in names:
+        return PredecessorLeaving(
+            f"{what} belongs to an earlier service of this name, which is still being deleted"
+        )
     return ClusterRefuses(
-        f"a {kind} named {name} exists already and is not this service's: unless it is on its way "
-        "out, delete it or name the service anew"
+        f"{what} exists already and is not this service's: delete it or name the service anew"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weir_core.api.inferenceservice import InferenceService
-from weir_core.errors import ClusterRefuses, InvalidSpec
+from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
 from weir_operator.render import Manifest, service_url
 from weir_operator.render.naming import selector
 from weir_operator.verdicts import READY, UNDER_WAY, WORKLOADS, Observed, Verdict, verdicts
@@ -50,7 +50,15 @@ def refused(error: ClusterRefuses, body: Manifest, now: str) -> Manifest:
 
     A service that is Ready stays so: what runs goes on answering.
     """
-    verdict = Verdict("False", "Refused", str(error))
+    return _unwritten(Verdict("False", "Refused", str(error)), body, now)
+
+
+def waiting(error: PredecessorLeaving, body: Manifest, now: str) -> Manifest:
+    """Return the status of a service whose objects' names are about to be free."""
+    return _unwritten(Verdict("False", "WaitingForPredecessor", str(error)), body, now)
+
+
+def _unwritten(verdict: Verdict, body: Manifest, now: str) -> Manifest:
     ready = _conditions(body.get("status")).get(READY, {})
     spoken = {WORKLOADS: verdict}
     if ready.get("status") != "True":

@@ -31,7 +31,15 @@ SCALING: Final = "ScalingReady"
 POLICIES: Final = "PoliciesReady"
 
 UNDER_WAY: Final = frozenset(
-    {"Fetching", "Loading", "NoReadyReplica", "Progressing", "ScaledToZero", "Waiting"}
+    {
+        "Fetching",
+        "Loading",
+        "NoReadyReplica",
+        "Progressing",
+        "ScaledToZero",
+        "Waiting",
+        "WaitingForPredecessor",
+    }
 )
 """Reasons that time alone will cure; all others of a False condition are for a person."""
 

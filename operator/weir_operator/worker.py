@@ -42,7 +42,7 @@ async def _one(key: Key, queue: WorkQueue[Key], reconciler: Reconciler) -> str:
         queue.done(key, failed=True)
         return "failed"
     log.info("%s/%s: %s", key.namespace, key.name, outcome)
-    queue.done(key)
+    queue.done(key, failed=outcome is Outcome.WAITING)
     if outcome is Outcome.PROGRESSING:
         queue.add(key, RECHECK)
     return outcome

@@ -162,7 +162,7 @@ async def test_a_document_that_someone_spoilt_is_made_anew() -> None:
 async def test_somebody_elses_secret_of_that_name_is_not_taken_over() -> None:
     theirs = {**keys(b"x"), "metadata": {"name": f"{NAME}-policies", "namespace": NAMESPACE}}
     cluster = cluster_with(theirs)
-    with pytest.raises(ClusterRefuses, match="a Secret named chat-policies exists already"):
+    with pytest.raises(ClusterRefuses, match="Secret chat-policies exists already"):
         await reconciler(cluster).run(KEY)
     assert cluster.of("Secret")[f"{NAME}-policies"] == theirs
 

@@ -28,6 +28,11 @@ def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     return Reconciler(cluster, images, lambda: NOW)
 
 
+def owner(api_version: str, name: str = NAME) -> Manifest:
+    """Return a reference to an InferenceService that is not the one under test."""
+    return {"apiVersion": api_version, "kind": "InferenceService", "name": name, "uid": "uid-0"}
+
+
 def conditions(cluster: MemoryCluster) -> dict[str, Manifest]:
     found = cluster.of("InferenceService")[NAME]["status"]["conditions"]
     return {each["type"]: each for each in found}
@@ -145,7 +150,8 @@ async def test_deletes_nothing_that_is_not_its_own() -> None:
     "owners",
     [
         pytest.param([], id="a user's"),
-        pytest.param([{"uid": "uid-0"}], id="left over from a service of the same name"),
+        pytest.param([owner("serving.weir.dev/v1alpha1", name="other")], id="another service's"),
+        pytest.param([owner("serving.kserve.io/v1beta1")], id="KServe's service of this name"),
     ],
 )
 async def test_takes_over_nothing_and_says_what_is_in_the_way(owners: list[Manifest]) -> None:
@@ -161,11 +167,39 @@ async def test_takes_over_nothing_and_says_what_is_in_the_way(owners: list[Manif
     assert cluster.of("Service") == {NAME: theirs}
     ready = conditions(cluster)["Ready"]
     assert (ready["status"], ready["reason"]) == ("False", "Refused")
-    assert "a Service named chat exists already" in ready["message"]
+    assert "Service chat exists already" in ready["message"]
 
     cluster.objects.pop((("v1", "Service"), NAMESPACE, NAME))
     await reconciler(cluster).run(KEY)
     assert conditions(cluster)["Ready"]["reason"] != "Refused"
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "name"),
+    [("v1", "Service", NAME), ("v1", "Secret", f"{NAME}-policies")],
+)
+async def test_waits_calmly_for_the_objects_of_an_earlier_service_of_its_name_to_go(
+    api_version: str, kind: str, name: str
+) -> None:
+    # Its API version may be an older one.
+    earlier = [owner("serving.weir.dev/v1alpha0")]
+    theirs = {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE, "ownerReferences": earlier},
+    }
+    cluster = MemoryCluster(body(), theirs)
+    assert await reconciler(cluster).run(KEY) is Outcome.WAITING
+    assert cluster.of(kind) == {name: theirs}
+    for type_ in ("Ready", "WorkloadsReady"):
+        found = conditions(cluster)[type_]
+        assert (found["status"], found["reason"]) == ("False", "WaitingForPredecessor")
+        assert f"{kind} {name}" in found["message"]
+    assert {each["type"] for each in cluster.events} == {"Normal"}
+
+    cluster.objects.pop(((api_version, kind), NAMESPACE, name))
+    assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
+    assert conditions(cluster)["Ready"]["reason"] == "Progressing"
 
 
 async def test_a_wrong_spec_is_said_once_and_what_runs_stays() -> None:

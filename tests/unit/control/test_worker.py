@@ -87,6 +87,21 @@ async def test_an_outage_is_waited_out() -> None:
     assert (bench.count(outcome="unavailable"), bench.count(outcome="progressing")) == (1, 1)
 
 
+async def test_a_service_that_waits_for_an_earlier_one_of_its_name_is_tried_again_soon() -> None:
+    service = body()
+    owner = {key: service[key] for key in ("apiVersion", "kind")}
+    owners = [{**owner, "name": NAME, "uid": "an earlier one's"}]
+    meta = {"name": NAME, "namespace": NAMESPACE, "ownerReferences": owners}
+    left = {"apiVersion": "v1", "kind": "Service", "metadata": meta}
+    bench = Bench(MemoryCluster(body(), left))
+    bench.queue.add(KEY)
+    await bench.passes(1)
+    bench.cluster.objects.pop((("v1", "Service"), NAMESPACE, NAME))
+    bench.now = 3
+    await bench.passes(2)
+    assert (bench.count(outcome="waiting"), bench.count(outcome="progressing")) == (1, 1)
+
+
 async def test_a_wrong_spec_is_not_tried_again() -> None:
     bench = Bench(MemoryCluster(body({"unheardOf": 1})))
     bench.queue.add(KEY)
