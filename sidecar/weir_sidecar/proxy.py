@@ -166,6 +166,8 @@ class Proxy:
             self._settle(exchange, entry, visit.client)
         finally:
             desk.leave(turn, entry, entry.usage)
+            # They know each other: let all go without the collector.
+            entry.refuse = visit.client.on_begin = None
 
     async def _attempt(self, visit: _Visit, priority: int | None) -> Exchange:
         call = call_of(visit.request, visit.target, visit.intake, visit.body, priority)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import aiohttp
+import pytest
 
 from tests.integration.sidecar.harness import (
     PATIENT,
@@ -90,3 +92,29 @@ async def test_the_sum_of_outcomes_is_the_number_of_requests(house: House) -> No
         running.outcomes
     )
     await eventually(lambda: engine.running == 0)
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(KINDS), ids=lambda kind: kind.__name__)
+async def test_a_request_that_ended_leaves_nothing_to_the_collector(
+    house: House, kind: Kind
+) -> None:
+    """What waits for a collection holds memory that nobody accounts for, and stops every stream."""
+    rng = random.Random(1)
+    await house.mock_engine(Profile(output_tokens=20))
+    running = await house.sidecar(HASTY)
+    await kind(running, rng)  # what is made once is made now
+    await eventually(lambda: len(running.sidecar.ledger) == 0)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await kind(running, rng)
+        await eventually(lambda: len(running.sidecar.ledger) == 0)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [each for each in gc.garbage if type(each).__module__.startswith("weir_")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
