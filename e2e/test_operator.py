@@ -56,15 +56,14 @@ def test_a_service_applied_again_at_once_follows_the_one_before_it_calmly(
     weir: Installation, empty_service: Service
 ) -> None:
     kubectl = weir.target.kubectl
-    before = {one["metadata"]["uid"] for one in empty_service.owned()}
+    before, shape = _uids(empty_service), _shape(empty_service)
     empty_service.delete()
     empty_service.apply()
     uid = empty_service.observed()["metadata"]["uid"]
 
     def complete() -> None:
-        now = {one["metadata"]["uid"] for one in empty_service.owned()}
-        assert now.isdisjoint(before)
-        assert len(now) == len(before)
+        assert _shape(empty_service) == shape
+        assert _uids(empty_service).isdisjoint(before)
 
     eventually(complete, within_s=60)
     events = kubectl.list("events", NAMESPACE)
@@ -140,6 +139,10 @@ def _owned(service: Service, kind: str) -> list[Manifest]:
     found = service.target.kubectl.list(kind, NAMESPACE, service.selector)
     assert found, f"{service.name} has no {kind}"
     return found
+
+
+def _uids(service: Service) -> set[str]:
+    return {one["metadata"]["uid"] for one in service.owned()}
 
 
 def _shape(service: Service) -> set[str]:

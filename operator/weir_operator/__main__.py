@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from weir_core.errors import WeirError
 from weir_operator import handlers
 from weir_operator.cluster import Kubernetes, connect
+from weir_operator.engines import Ask, Engines, asking
 from weir_operator.interests import Change
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
@@ -59,12 +60,12 @@ async def run(settings: Settings, cluster: Kubernetes) -> int:
     _on_signal(stop)
     metrics = Metrics(CollectorRegistry())
     elector = Elector(cluster, settings.leadership, time.monotonic)
-    async with serving(metrics.registry, settings.port):
+    async with serving(metrics.registry, settings.port), asking() as ask:
         await _first(stop.wait(), elector.acquire())
         if not elector.leading:
             return 0
         metrics.leading.set(1)
-        await _first(stop.wait(), elector.keep(), _lead(settings, cluster, metrics, stop))
+        await _first(stop.wait(), elector.keep(), _lead(settings, cluster, metrics, ask, stop))
         lost = not elector.leading
         metrics.leading.set(0)
         await elector.release()
@@ -72,12 +73,13 @@ async def run(settings: Settings, cluster: Kubernetes) -> int:
 
 
 async def _lead(
-    settings: Settings, cluster: Kubernetes, metrics: Metrics, stop: asyncio.Event
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, ask: Ask, stop: asyncio.Event
 ) -> None:
     """Watch and work until `stop` is set."""
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
-    reconciler = Reconciler(cluster, settings.images, lambda: datetime.now(UTC))
+    engines = Engines(ask, time.monotonic)
+    reconciler = Reconciler(cluster, engines, settings.images, lambda: datetime.now(UTC))
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [

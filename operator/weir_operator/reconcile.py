@@ -1,15 +1,16 @@
 """One pass: read all that is needed, compute, write. Whatever event asked for it.
 
-A pass does not know why it runs. It reads the service, what the service owns and its pods, and the
-classes and tenants its sidecars are told of; it renders what should be; it applies that, deletes
-what should not be, and publishes what it saw. So it may run twice, or after a crash in the middle
-of an earlier one, and the world ends up the same.
+A pass does not know why it runs. It reads the service, what the service owns and its pods, the
+classes and tenants its sidecars are told of, and what its engines say of themselves; it renders
+what should be; it applies that, deletes what should not be, and publishes what it saw. So it may
+run twice, or after a crash in the middle of an earlier one, and the world ends up the same.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, PredecessorLeaving
 from weir_operator import policies, status
 from weir_operator.cluster import SECRET, SERVICE, Cluster
+from weir_operator.engines import Engines
 from weir_operator.events import event
 from weir_operator.interests import Interests
 from weir_operator.parse import parse
@@ -63,14 +65,18 @@ class Reconciler:
 
     Args:
         cluster: The API server.
+        engines: What the engines say.
         images: Container images where a spec names none.
         clock: The time of day, with its zone.
     """
 
-    def __init__(self, cluster: Cluster, images: Images, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, cluster: Cluster, engines: Engines, images: Images, clock: Callable[[], datetime]
+    ) -> None:
         self.interests: Interests[tuple[str, str]] = Interests()
         """What the services' passes read beside the services themselves."""
         self._cluster = cluster
+        self._engines = engines
         self._images = images
         self._clock = clock
 
@@ -83,6 +89,7 @@ class Reconciler:
         body = await self._cluster.find(SERVICE, *key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self.interests.forget(key)
+            self._engines.forget(key)
             return Outcome.GONE
         try:
             service = parse(body)
@@ -124,7 +131,9 @@ class Reconciler:
         }
         pods = await self._cluster.pods(namespace, name)
         await policies.tell(self._cluster, pods, told.document)
-        return Observed(deployments, pods, told.document, told.problems)
+        seen = Observed(deployments, pods, told.document, told.problems)
+        engines = await self._engines.said((namespace, name), seen.staying)
+        return replace(seen, engines=engines)
 
     async def _write_policies(self, service: InferenceService) -> policies.Told:
         """Apply the document for the sidecars: before the pods that mount it."""

@@ -3,9 +3,11 @@
 WorkloadsReady: every pool has the pods it should, of the newest template. ModelReady: an engine
 has the model loaded. RouterReady: a sidecar takes requests. ScalingReady: the number of replicas
 follows the spec. PoliciesReady: sidecars are told of classes, tenants and modes as they are
-written; where it is False, the last good version of what is broken is in force, so it has no part
-in Ready. Ready sums up: requests to the service's address are answered. So Ready holds
-through a rollout, and WorkloadsReady says when it is complete.
+written; where it is False, the last good version of what is broken is in force. SchedulingReady:
+Weir's scheduler orders the engines' steps; where it is False, vLLM's own policy does. The service
+works without these two, so they have no part in Ready. Ready sums up: requests to the service's
+address are answered. So Ready holds through a rollout, and WorkloadsReady says when it is
+complete.
 
 Each verdict that something is wrong quotes whoever knows best: the kubelet, the scheduler, or the
 last lines a container wrote before it died.
@@ -14,13 +16,15 @@ last lines a container wrote before it died.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Problem
+from weir_core.wire.sidecar_state import shortfall
+from weir_core.wire.steps import Facts
 from weir_operator.render import Manifest
 
 READY: Final = "Ready"
@@ -29,6 +33,7 @@ MODEL: Final = "ModelReady"
 ROUTER: Final = "RouterReady"
 SCALING: Final = "ScalingReady"
 POLICIES: Final = "PoliciesReady"
+SCHEDULING: Final = "SchedulingReady"
 
 UNDER_WAY: Final = frozenset(
     {
@@ -58,6 +63,12 @@ _STUCK: Final = frozenset(
 """Reasons for which a container waits that time alone will not cure."""
 
 _LONGEST_MESSAGE: Final = 1000
+_LONGEST_REASON: Final = 200
+"""Of one engine, in its own words; so that one cannot hide the others."""
+_PODS_NAMED: Final = 3
+
+Said = Facts | str
+"""What an engine is, or why that is not known."""
 
 
 _NOTHING_TOLD: Final = PolicyDocument()
@@ -82,6 +93,8 @@ class Observed:
     """What the sidecars are told."""
     problems: Sequence[Problem] = ()
     """What is not in it as it was written."""
+    engines: Mapping[str, Said] = field(default_factory=dict)
+    """By the name of each pod that takes requests."""
 
     @property
     def staying(self) -> list[Manifest]:
@@ -102,6 +115,7 @@ def verdicts(service: InferenceService, seen: Observed) -> dict[str, Verdict]:
         ROUTER: _router(seen),
         SCALING: _scaling(service, seen),
         POLICIES: _policies(service, seen),
+        SCHEDULING: _scheduling(seen),
     }
     return {READY: _ready(seen, others), **others}
 
@@ -183,12 +197,7 @@ def _model(service: InferenceService, seen: Observed) -> Verdict:
 def _router(seen: Observed) -> Verdict:
     if seen.wanted == 0:
         return Verdict("False", "ScaledToZero", "no sidecar runs")
-    ready = sum(
-        1
-        for pod in seen.staying
-        for condition in pod.get("status", {}).get("conditions", ())
-        if condition["type"] == "Ready" and condition["status"] == "True"
-    )
+    ready = sum(map(is_ready, seen.staying))
     if ready:
         return Verdict("True", "Serving", f"{ready} of {seen.wanted} replicas take requests")
     return Verdict("False", "NoReadyReplica", "no replica takes requests")
@@ -222,6 +231,53 @@ def _policies(service: InferenceService, seen: Observed) -> Verdict:
     classes, tenants = len(seen.policies.classes), len(seen.policies.tenants)
     said = f"{classes} classes" if classes else "the built-in classes"
     return Verdict("True", "Applied", f"{said}, {tenants} tenants")
+
+
+def _scheduling(seen: Observed) -> Verdict:
+    """Tell whether Weir's scheduler orders what the engines do; silence is no fallback."""
+    if seen.wanted == 0:
+        return Verdict("Unknown", "ScaledToZero", "no engine runs")
+    engines = seen.engines
+    if not engines:
+        return Verdict("Unknown", "Waiting", "no replica takes requests yet")
+    without: dict[str, list[str]] = {}
+    silent: dict[str, list[str]] = {}
+    for pod, said in engines.items():
+        if isinstance(said, str):
+            silent.setdefault(said, []).append(pod)
+        elif why := shortfall(said):
+            without.setdefault(f"{_policy(said)} instead, because {why}", []).append(pod)
+    if without:
+        count = f"{_count(without)} of {len(engines)} engines run without Weir's scheduler"
+        return Verdict("False", "Fallback", _by_pods(count, without))
+    if silent:
+        count = f"{_count(silent)} of {len(engines)} sidecars do not tell how their engine runs"
+        return Verdict("Unknown", "Unreachable", _by_pods(count, silent))
+    return Verdict("True", "Weir", f"Weir's scheduler orders the steps of {len(engines)} engines")
+
+
+def _policy(facts: Facts) -> str:
+    return f"vLLM's own {facts.kind} policy"
+
+
+def _count(pods_by_reason: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(len, pods_by_reason.values()))
+
+
+def _by_pods(count: str, pods_by_reason: Mapping[str, Sequence[str]]) -> str:
+    """Return each reason with the pods it holds for; the same for pods in any order."""
+    parts = []
+    for reason, pods in sorted(pods_by_reason.items()):
+        names, more = sorted(pods)[:_PODS_NAMED], len(pods) - _PODS_NAMED
+        named = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        parts.append(f"{named}: {reason[:_LONGEST_REASON]}")
+    return f"{count}: {'; '.join(parts)}"[:_LONGEST_MESSAGE]
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Tell whether a pod takes requests."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def is_told(pod: Manifest) -> bool:

@@ -37,7 +37,8 @@ class InferenceServiceStatus(Model):
     observed_generation: int = Field(default=0, description="Generation last acted upon.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
-        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady, PoliciesReady.",
+        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady, PoliciesReady, "
+        "SchedulingReady.",
         json_schema_extra=keyed_by("type"),
     )
     replicas: int = Field(default=0, description="Pods that exist, over all pools.")

@@ -27,6 +27,7 @@ from tests.integration.sidecar.harness import (
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
 from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry
 from weir_core.wire.priority import rank_of
+from weir_core.wire.sidecar_state import Scheduling, SidecarState
 from weir_core.wire.steps import Step, encode_step
 from weir_sidecar.settings import Limits, Tokenizing
 from weir_sim.mock_engine import Profile
@@ -435,7 +436,10 @@ async def test_the_state_shows_who_waits_and_where(house: House) -> None:
     for name, class_name in (("b", "batch"), ("s", "standard")):
         tasks.append(send(running, name, class_name))
         await eventually(lambda: waiting(running) == len(tasks) - 1)
-    state = json.loads((await running.probe("/state")).body)["scheduling"]
+    whole, facts = (await running.probe("/state")).body, running.sidecar.admission.facts
+    assert facts is not None
+    assert SidecarState.decode(whole).scheduling == Scheduling(facts)
+    state = json.loads(whole)["scheduling"]
     assert [(q["position"], q["class"]) for q in state["queue"]] == [(1, "standard"), (2, "batch")]
     page = (await running.probe("/metrics")).body.decode()
     assert 'weir_queue_requests{class="batch",tenant="anonymous"} 1.0' in page

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.wire.steps import Facts
+from weir_operator.engines import Engines
 from weir_operator.parse import parse
 
 Manifest = dict[str, Any]
@@ -85,3 +87,18 @@ def pod(
 def serving_pod() -> Manifest:
     """Return a pod that takes requests."""
     return pod(container("engine", started=True), ready=True)
+
+
+def facts(fallback: str = "") -> Facts:
+    """Return what an engine is, with Weir's scheduler or with the reason why without."""
+    kind: Literal["weir", "priority"] = "priority" if fallback else "weir"
+    return Facts(kind, 128, 2048, 8192, "0.32.0", fallback)
+
+
+def engines(said: Facts | None = None) -> Engines:
+    """Return engines that all say this, on a clock that stands."""
+
+    async def ask(_address: str, _pod: str) -> Facts:
+        return said or facts()
+
+    return Engines(ask, lambda: 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.builders import NAME, NAMESPACE, UID, body, serving_pod
+from tests.unit.control.builders import NAME, NAMESPACE, UID, body, engines, serving_pod
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.reconcile import Key, Outcome, Reconciler
@@ -25,7 +25,7 @@ OWNED_KINDS = {
 def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     """Return the operator of a Weir version, which shows in its default images."""
     images = Images(sidecar=f"weir:{version}", engine=f"engine:{version}")
-    return Reconciler(cluster, images, lambda: NOW)
+    return Reconciler(cluster, engines(), images, lambda: NOW)
 
 
 def owner(api_version: str, name: str = NAME) -> Manifest:
@@ -88,6 +88,7 @@ async def test_publishes_what_it_saw() -> None:
         "RouterReady": "True",
         "ScalingReady": "True",
         "PoliciesReady": "True",
+        "SchedulingReady": "True",
     }
     assert status["url"] == "http://chat.models.svc"
     assert status["observedGeneration"] == 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.unit.control.builders import container, deployment, pod, service, serving_pod
+from tests.unit.control.builders import container, deployment, facts, pod, service, serving_pod
 from weir_core.wire.problems import Problem
-from weir_operator.verdicts import Observed, Verdict, verdicts
+from weir_operator.verdicts import Observed, Said, Verdict, is_ready, verdicts
 
 Manifest = dict[str, Any]
 
@@ -16,7 +17,9 @@ CRASHED = {"exitCode": 1, "reason": "Error", "message": "CUDA out of memory\n"}
 
 
 def told(*pods: Manifest, wanted: int = 1, **status: Any) -> dict[str, Verdict]:
-    return verdicts(service(), Observed({"cpu": deployment(wanted, **status)}, pods))
+    engines = {pod["metadata"]["name"]: facts() for pod in pods if is_ready(pod)}
+    seen = Observed({"cpu": deployment(wanted, **status)}, pods, engines=engines)
+    return verdicts(service(), seen)
 
 
 def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
@@ -27,6 +30,7 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
         "RouterReady": ("True", "Serving"),
         "ScalingReady": ("True", "Fixed"),
         "PoliciesReady": ("True", "Applied"),
+        "SchedulingReady": ("True", "Weir"),
     }
 
 
@@ -192,3 +196,62 @@ def test_pods_of_an_older_weir_are_counted_and_the_way_out_is_named() -> None:
     assert (found.status, found.reason) == ("False", "RestartNeeded")
     assert "1 of 2 pods" in found.message
     assert "kubectl annotate infs chat serving.weir.dev/restarted-at=" in found.message
+
+
+PLAIN = replace(facts(), kind="fcfs")
+
+
+@pytest.mark.parametrize(
+    ("engines", "want"),
+    [
+        pytest.param({}, ("Unknown", "Waiting", "no replica takes requests"), id="none is loaded"),
+        pytest.param({"a": facts(), "b": facts()}, ("True", "Weir", "2 engines"), id="all do"),
+        pytest.param(
+            {"a": facts(), "b": facts("chunked prefill is off")},
+            (
+                *("False", "Fallback"),
+                "1 of 2 engines run without Weir's scheduler: b: vLLM's own priority policy "
+                "instead, because chunked prefill is off",
+            ),
+            id="one could not, and says why",
+        ),
+        pytest.param(
+            {"b": facts("x"), "a": facts("x"), "d": facts("x"), "c": facts("x"), "e": PLAIN},
+            ("False", "Fallback", "a, b, c and 1 more: vLLM's own priority policy"),
+            id="pods with one reason are told together, and few by name",
+        ),
+        pytest.param(
+            {"a": PLAIN}, ("False", "Fallback", "it says nothing of itself"), id="a strange engine"
+        ),
+        pytest.param(
+            {"a": facts(), "b": "10.0.0.2:8001 did not answer in time"},
+            (
+                *("Unknown", "Unreachable"),
+                "1 of 2 sidecars do not tell how their engine runs: b: 10.0.0.2:8001 did not",
+            ),
+            id="silence is not a fallback",
+        ),
+        pytest.param(
+            {"a": facts("x"), "b": "no answer"}, ("False", "Fallback", "a: "), id="nor hides one"
+        ),
+    ],
+)
+def test_how_engines_order_requests_is_told_and_never_in_the_way_of_ready(
+    engines: dict[str, Said], want: tuple[str, str, str]
+) -> None:
+    seen = Observed({"cpu": deployment()}, [serving_pod()], engines=engines)
+    found = verdicts(service(), seen)
+    said = found["SchedulingReady"]
+    assert (said.status, said.reason) == want[:2]
+    assert want[2] in said.message
+    assert found["Ready"].status == "True"
+
+
+def test_one_engines_long_reason_does_not_hide_the_others() -> None:
+    engines = {"a": facts("x" * 5000), "b": facts("y" * 5000)}
+    message = verdicts(service(), Observed({"cpu": deployment()}, [], engines=engines))[
+        "SchedulingReady"
+    ].message
+    assert len(message) <= 1000
+    assert "xxx" in message
+    assert "yyy" in message

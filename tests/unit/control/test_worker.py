@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.unit.control.builders import NAME, NAMESPACE, body
+from tests.unit.control.builders import NAME, NAMESPACE, body, engines
 from tests.unit.control.memory_cluster import MemoryCluster
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
@@ -33,7 +33,8 @@ class Bench:
         self.queue: WorkQueue[Key] = WorkQueue(lambda: self.now, first_delay=Seconds(3))
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
-        self.reconciler = Reconciler(cluster, Images(), lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.reconciler = Reconciler(cluster, engines(), Images(), lambda: now)
 
     async def passes(self, count: int) -> None:
         """Let the worker run so many passes."""

@@ -1,0 +1,140 @@
+"""How the engines order requests, as their sidecars tell: part of each pass.
+
+An engine decides it once, when it starts, and its pod has no right to tell the API server. So a
+pass asks the sidecar of each Ready pod, once per start of its engine, and remembers the answer.
+Whoever does not answer is unknown, not wrong: a network that keeps the operator from the pods is
+no fault of theirs. Nothing is kept beyond the process; a new operator asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import aiohttp
+
+from weir_core.api import labels
+from weir_core.errors import EngineUnavailable
+from weir_core.units import Seconds
+from weir_core.wire.sidecar_state import SidecarState
+from weir_core.wire.steps import Facts
+from weir_operator.render import Manifest
+from weir_operator.verdicts import Said, is_ready
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN: Final = Seconds(2.0)
+"""In seconds, for all sidecars of a service together: they are asked side by side."""
+ASK_AGAIN: Final = Seconds(60.0)
+"""In seconds, after silence: passes can follow each other closely, and each would wait for it."""
+AT_ONCE: Final = 64
+"""Connections. Whoever does not get one in time is asked in a later pass."""
+LONGEST_ANSWER: Final = 1 << 20
+"""In bytes. `/state` lists at most 100 requests; what answers there is not trusted to be one."""
+
+Ask = Callable[[str, str], Awaitable[Facts]]
+"""Takes a pod's address and name; raises `EngineUnavailable`, saying why, when it is not told."""
+
+_Start = tuple[str, str]
+"""One start of an engine: the pod's uid and the container's id."""
+
+
+@dataclass(frozen=True)
+class _Heard:
+    said: Said
+    at: float
+
+
+class Engines:
+    """What the engines of each service said.
+
+    Args:
+        ask: Asks one sidecar.
+        clock: Seconds that only move forward.
+    """
+
+    def __init__(self, ask: Ask, clock: Callable[[], float]) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._heard: dict[tuple[str, str], dict[_Start, _Heard]] = {}
+
+    async def said(self, service: tuple[str, str], pods: Sequence[Manifest]) -> dict[str, Said]:
+        """Return what the engine of each Ready pod is, or why that is not known, by pod."""
+        ready = {_start_of(pod): pod for pod in pods if is_ready(pod)}
+        before = self._heard.get(service, {})
+        known = {start: before[start] for start in ready if self._stands(before.get(start))}
+        missing = [start for start in ready if start not in known]
+        answers = await asyncio.gather(*(self._one(ready[start]) for start in missing))
+        known |= dict(zip(missing, answers, strict=True))
+        self._heard[service] = known
+        return {ready[start]["metadata"]["name"]: heard.said for start, heard in known.items()}
+
+    def forget(self, service: tuple[str, str]) -> None:
+        """Forget a service that is gone."""
+        self._heard.pop(service, None)
+
+    def _stands(self, heard: _Heard | None) -> bool:
+        if heard is None:
+            return False
+        return isinstance(heard.said, Facts) or self._clock() < heard.at + ASK_AGAIN
+
+    async def _one(self, pod: Manifest) -> _Heard:
+        name, address = pod["metadata"]["name"], pod["status"].get("podIP", "")
+        said: Said
+        try:
+            said = await self._ask(address, name)
+        except EngineUnavailable as error:
+            log.warning("pod %s does not tell how its engine orders requests: %s", name, error)
+            said = str(error)
+        return _Heard(said, self._clock())
+
+
+def _start_of(pod: Manifest) -> _Start:
+    containers = pod["status"].get("containerStatuses", ())
+    ids = (c.get("containerID", "") for c in containers if c["name"] == labels.ENGINE_CONTAINER)
+    return pod["metadata"].get("uid", ""), next(ids, "")
+
+
+@asynccontextmanager
+async def asking(
+    port: int = labels.ADMIN_PORT, within: Seconds = ANSWER_WITHIN
+) -> AsyncIterator[Ask]:
+    """Ask real sidecars while the context lasts."""
+    connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+    limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
+    async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
+        yield partial(_ask, http, port)
+
+
+async def _ask(http: aiohttp.ClientSession, port: int, address: str, pod: str) -> Facts:
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    try:
+        async with http.get(f"http://{where}/state", allow_redirects=False) as answer:
+            if answer.status != 200:
+                raise EngineUnavailable(f"{where} answered {answer.status}")
+            state = SidecarState.decode(await _bounded(answer.content))
+    except TimeoutError as error:
+        raise EngineUnavailable(f"{where} did not answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineUnavailable(f"{where}: {error}") from error
+    except ValueError as error:
+        raise EngineUnavailable(f"{where} did not answer as a sidecar: {error}") from error
+    if state.pod != pod:  # the address was given to somebody else meanwhile
+        raise EngineUnavailable(f"{where} is {state.pod} by now")
+    if state.scheduling is None:
+        raise EngineUnavailable(f"{where} has met no engine yet")
+    return state.scheduling.engine
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    whole = bytearray()
+    async for piece in content.iter_any():
+        whole += piece
+        if len(whole) > LONGEST_ANSWER:
+            raise ValueError(f"more than {LONGEST_ANSWER} bytes")
+    return bytes(whole)
