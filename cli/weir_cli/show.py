@@ -13,12 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from weir_cli import records
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_core.api import labels
+from weir_core.wire.sidecar_state import SidecarState, shortfall
+from weir_core.wire.steps import Facts
 
 WIDEST = 500
 """Columns of a table: it is cut neither where the output is no terminal nor on a narrow one."""
@@ -31,7 +34,7 @@ GOODBYE_S = 20.0
 
 COLUMNS = (
     *("SERVICE", "REPLICA", "PHASE", "ADDRESS", "PID", "RESTARTS"),
-    *("AT ENGINE", "WAITING", "URL"),
+    *("SCHEDULER", "AT ENGINE", "WAITING", "URL"),
 )
 EXIT_NOTHING_RUNS = 3
 """As systemctl and pg_ctl say it."""
@@ -46,16 +49,22 @@ def status(cache: Path, console: Console) -> int:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
+    notes = []
     for record in running:
         for service in record.services:
             for replica in service.replicas:
-                table.add_row(*_cells(service, replica))
+                state = state_of(replica.address)
+                table.add_row(*_cells(service, replica, state))
+                notes.append(scheduler_note(replica.name, facts_of(state)))
     console.print(table)
+    for note in filter(None, notes):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _cells(service: ServiceRecord, replica: ReplicaRecord) -> tuple[str, ...]:
-    at_engine, waiting = load_of(state_of(replica.address))
+def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[str, ...]:
+    at_engine, waiting = load_of(state)
+    facts = facts_of(state)
     return (
         service.name,
         replica.name,
@@ -63,6 +72,7 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord) -> tuple[str, ...]:
         replica.address,
         str(replica.engine_pid or "-"),
         str(replica.restarts),
+        facts.kind if facts else "-",
         at_engine,
         waiting,
         service.url,
@@ -77,6 +87,21 @@ def state_of(address: str) -> Any:
             return json.load(answer)
     except (urllib.error.URLError, OSError, ValueError):
         return None
+
+
+def facts_of(state: Any) -> Facts | None:
+    """Return what a replica's engine is, or None where its sidecar does not know."""
+    try:
+        scheduling = msgspec.convert(state, SidecarState).scheduling
+    except ValueError:
+        return None
+    return scheduling and scheduling.engine
+
+
+def scheduler_note(replica: str, facts: Facts | None) -> str:
+    """Return what to say of an engine whose steps Weir's scheduler does not order, if so."""
+    why = shortfall(facts) if facts else ""
+    return f"{replica}: runs vLLM's own {facts.kind} scheduler: {why}" if facts and why else ""
 
 
 def load_of(state: Any) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import aiohttp
 
-from weir_cli import logs, machine, policies, records
+from weir_cli import logs, machine, policies, records, show
 from weir_cli.child import Child, Surroundings
 from weir_cli.display import Display, Row
 from weir_cli.documents import Documents
@@ -142,7 +142,7 @@ class _Session:
         self._served: list[_Served] = []
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
-        self._announced = False
+        self._announced = asyncio.Event()
         grace = [replica.grace_period_s for plan in plans for replica in plan.replicas]
         self._grace_s = max(grace, default=0.0)
 
@@ -160,6 +160,7 @@ class _Session:
             background = [tasks.create_task(served.front.supervise()) for served in self._served]
             background.append(tasks.create_task(logs.keep_bounded(around.logs)))
             background.append(tasks.create_task(self._follow_edits()))
+            background.append(tasks.create_task(self._tell_of_schedulers()))
             if self._options.show_logs:
                 background.append(tasks.create_task(logs.follow(around.logs, self._display.notice)))
             with self._signals():
@@ -177,6 +178,15 @@ class _Session:
             edit = self._edits.next()
             if edit is not None:
                 self._apply(edit)
+
+    async def _tell_of_schedulers(self) -> None:
+        """Say once, when all are ready, which engines Weir's scheduler does not order."""
+        await self._announced.wait()
+        for replica in self._replicas:
+            state = await asyncio.to_thread(show.state_of, replica.plan.address)
+            note = show.scheduler_note(replica.plan.name, show.facts_of(state))
+            if note:
+                self._display.notice(f"  {note}")
 
     def _apply(self, edit: Edit) -> None:
         """Give every sidecar what is new for it; say what there is to say."""
@@ -229,7 +239,7 @@ class _Session:
 
     def _failure(self) -> str | None:
         """Return why the services will never be ready, as long as they never were."""
-        if self._announced:
+        if self._announced.is_set():
             return None
         failures = [replica.failure for replica in self._replicas]
         failures += [front_failure(served.front) for served in self._served]
@@ -244,8 +254,12 @@ class _Session:
         self._display.update([_row(replica, time.monotonic()) for replica in self._replicas])
         self._instance.write(self._record())
         fronts = all(served.front.healthy for served in self._served)
-        if not self._announced and fronts and all(replica.ready for replica in self._replicas):
-            self._announced = True
+        if (
+            not self._announced.is_set()
+            and fronts
+            and all(replica.ready for replica in self._replicas)
+        ):
+            self._announced.set()
             self._display.end()
             self._announce()
 
@@ -267,7 +281,7 @@ class _Session:
             port=self._options.port,
             scratch=str(self._scratch),
             grace_period_s=self._grace_s,
-            ready=self._announced,
+            ready=self._announced.is_set(),
             services=tuple(served.record for served in self._served),
         )
 

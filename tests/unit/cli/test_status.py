@@ -1,4 +1,4 @@
-"""`weir status` shows what each replica's engine has and who waits for it."""
+"""`weir status` shows what each replica's engine is and has, and who waits for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weir_cli.show import load_of
+from weir_cli.show import facts_of, load_of, scheduler_note
 
 
 def state(**waiting: int) -> dict[str, Any]:
@@ -27,3 +27,34 @@ def state(**waiting: int) -> dict[str, Any]:
 )
 def test_shows_the_load(said: Any, want: tuple[str, str]) -> None:
     assert load_of(said) == want
+
+
+def engine(kind: str, fallback: str = "") -> dict[str, Any]:
+    bounds = dict.fromkeys(("max_num_seqs", "max_num_batched_tokens", "kv_capacity_tokens"), 1)
+    return {
+        "pod": "chat-1",
+        "scheduling": {"engine": {"kind": kind, "fallback": fallback, **bounds}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "want"),
+    [
+        pytest.param(engine("weir"), "", id="Weir's scheduler"),
+        pytest.param(
+            engine("priority", "chunked prefill is off"),
+            "chat-1: runs vLLM's own priority scheduler: chunked prefill is off",
+            id="a fallback, in the engine's words",
+        ),
+        pytest.param(
+            engine("fcfs"),
+            "chat-1: runs vLLM's own fcfs scheduler: it says nothing of itself; is its image a "
+            "Weir engine?",
+            id="an engine that is not Weir's",
+        ),
+        pytest.param({"pod": "chat-1", "scheduling": None}, "", id="the engine is loading"),
+        pytest.param(None, "", id="the sidecar does not answer"),
+    ],
+)
+def test_says_why_weirs_scheduler_is_not_in_use(said: Any, want: str) -> None:
+    assert scheduler_note("chat-1", facts_of(said)) == want
