@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 import aiohttp
 from rich.console import Console
 
-from bench.overload.load import Arrival, Client, Result, poisson
+from bench.overload.load import Arrival, Client, Hears, Result, poisson
 from bench.overload.report import growth, report_of, table
 from bench.relay.processes import Processes
 from weir_core.wire.engine import EngineConfig
@@ -34,6 +34,8 @@ _TINY: Final = EngineConfig.model_validate({"name": "tiny", "source": {"uri": "t
 _HOST: Final = "127.0.9.1"
 _START_S: Final = 180.0
 _BUSY_AT_ONCE: Final = 48
+Policy = Literal["fcfs", "priority"]
+"""vLLM's own schedulers."""
 _UNBOUNDED: Final = aiohttp.ClientTimeout(total=None, sock_connect=30)
 
 
@@ -48,16 +50,20 @@ class Options:
     json: Path | None
     steps: Path | None
     trace: Path | None
+    beside: tuple[Policy, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Something that answers."""
+    """Something that answers.
 
-    name: str
+    Attributes:
+        hears: How it is told of classes.
+    """
+
     url: str
     socket: Path | None
-    with_classes: bool
+    hears: Hears
 
 
 def main() -> int:
@@ -76,6 +82,14 @@ def _options() -> Options:
     parser.add_argument("--seconds", type=float, default=180.0, help="how long each load lasts")
     parser.add_argument("--factor", type=float, default=2.0, help="load over capacity")
     parser.add_argument("--seeds", type=int, default=1, help="how many runs, each its own seed")
+    parser.add_argument("--first-seed", type=int, default=1, help="seed of the first run")
+    parser.add_argument(
+        "--beside",
+        nargs="*",
+        choices=get_args(Policy),
+        default=["fcfs"],
+        help="schedulers of vLLM's own to measure after Weir (default: fcfs)",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write every result here")
     parser.add_argument(
         "--steps", type=Path, help="keep the engine's steps here, for `weir simulate calibrate`"
@@ -89,11 +103,12 @@ def _options() -> Options:
     return Options(
         chosen.seconds,
         chosen.factor,
-        tuple(range(1, chosen.seeds + 1)),
+        tuple(range(chosen.first_seed, chosen.first_seed + chosen.seeds)),
         chosen.model_dir,
         chosen.json,
         chosen.steps,
         chosen.trace,
+        tuple(chosen.beside),
     )
 
 
@@ -130,13 +145,15 @@ class _Run:
             calm = await self._load(system, "weir at 0.2x", light)
             flood = await self._load(system, f"weir at {self._options.factor:g}x", heavy)
             self._console.print(table([("0.2x", calm, seconds), ("heavy", flood, seconds)]))
-        with self._plain(seed) as system:
-            stock = await self._load(system, f"vLLM at {self._options.factor:g}x", heavy)
-        return [
+        stages = [
             ("weir, 0.2x", calm, seconds),
             (f"weir, {self._options.factor:g}x", flood, seconds),
-            (f"vLLM, {self._options.factor:g}x", stock, seconds),
         ]
+        for policy in self._options.beside:
+            name = f"vLLM {policy}, {self._options.factor:g}x"
+            with self._plain(seed, policy) as system:
+                stages.append((name, await self._load(system, name, heavy), seconds))
+        return stages
 
     async def _capacity(self, system: System, seed: int) -> float:
         async with self._client(system) as client:
@@ -167,16 +184,16 @@ class _Run:
             env |= {"WEIR_MAX_REQUESTS": "20000", "WEIR_POLICIES_DIR": str(run_dir / "none")}
             processes.start("sidecar", [sys.executable, "-m", "weir_sidecar"], env)
             _wait(lambda: _answers(f"http://{_HOST}:18001/readyz"), processes, "engine")
-            yield System("weir", f"http://{_HOST}:18000", None, with_classes=True)
+            yield System(f"http://{_HOST}:18000", None, "header")
 
     @contextmanager
-    def _plain(self, seed: int) -> Iterator[System]:
-        run_dir = self._scratch / f"p{seed}"
+    def _plain(self, seed: int, policy: Policy) -> Iterator[System]:
+        run_dir = self._scratch / f"{policy[0]}{seed}"
         with Processes(self._directory(run_dir)) as processes:
-            self._plain_engine(processes, run_dir)
+            self._plain_engine(processes, run_dir, policy)
             path = run_dir / "engine.sock"
             _wait(lambda: _is_healthy(path), processes, "engine")
-            yield System("vLLM", "http://engine", path, with_classes=False)
+            yield System("http://engine", path, "nothing" if policy == "fcfs" else "priority")
 
     def _environment(self, processes: Processes, run_dir: Path) -> dict[str, str]:
         """Return the environment of engine and sidecar, with the weights in place."""
@@ -190,12 +207,13 @@ class _Run:
             raise RuntimeError(processes.log("fetch").read_text())
         return env
 
-    def _plain_engine(self, processes: Processes, run_dir: Path) -> None:
-        """Start vLLM as Weir does, but with its own scheduler: first come, first served."""
+    def _plain_engine(self, processes: Processes, run_dir: Path, policy: Policy) -> None:
+        """Start vLLM as Weir does, but with a scheduler of its own."""
         here = machine.detect()
         paths = Paths(str(run_dir), str(self._options.model_dir))
         ours = launch.serve_arguments(_TINY, here, paths)
         arguments = list(_without(ours, {"--scheduler-cls", "--scheduling-policy"}))
+        arguments += ["--scheduling-policy", policy]
         env = launch.environment(_TINY, here, self._environment(processes, run_dir))
         env = with_path(env, write_vllm_metadata(run_dir))
         command = [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments]
@@ -218,9 +236,7 @@ class _Connected:
         self._session = aiohttp.ClientSession(connector=connector, timeout=_UNBOUNDED)
 
     async def __aenter__(self) -> Client:
-        return Client(
-            self._session, self._system.url, "tiny", with_classes=self._system.with_classes
-        )
+        return Client(self._session, self._system.url, "tiny", self._system.hears)
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
@@ -228,7 +244,7 @@ class _Connected:
 
 def missed(stages: list[tuple[str, list[Result], float]]) -> list[str]:
     """Return which of the promises do not hold, in words."""
-    (_, calm, seconds), (_, flood, _), (_, stock, _) = stages
+    (_, calm, seconds), (_, flood, _), *others = stages
     unloaded = report_of(calm, "interactive", seconds).ttft_p99_s
     loaded = report_of(flood, "interactive", seconds).ttft_p99_s
     batch = report_of(flood, "batch", seconds)
@@ -242,9 +258,10 @@ def missed(stages: list[tuple[str, list[Result], float]]) -> list[str]:
         failures.append(f"{failed} requests ended in neither an answer nor a refusal")
     if any(r.status in (429, 503) and not r.retry_after for r in flood):
         failures.append("a refusal without Retry-After")
-    grown = growth([r for r in stock if r.class_name == "interactive"], seconds)
-    if grown is None or grown < 2.0:
-        failures.append(f"plain vLLM's interactive TTFT grew only {grown}x: no overload")
+    for name, stock, _ in others:
+        grown = growth([r for r in stock if r.class_name == "interactive"], seconds)
+        if name.startswith("vLLM fcfs") and (grown is None or grown < 2.0):
+            failures.append(f"plain vLLM's interactive TTFT grew only {grown}x: no overload")
     return failures
 
 

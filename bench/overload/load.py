@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import aiohttp
 
 PATH: Final = "/v1/completions"
+Hears = Literal["header", "priority", "nothing"]
 _WORDS: Final = ("the ", "fox ", "names ", "his ", "warm ", "song ")
 
 
@@ -109,16 +110,15 @@ class Client:
     Args:
         session: Its connections.
         url: The address.
-        with_classes: Name each request's class in a header.
+        hears: How the other side is told each request's class: in Weir's header, as vLLM's
+            `priority`, or not at all.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, model: str, *, with_classes: bool
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, model: str, hears: Hears) -> None:
         self._session = session
         self._url = url + PATH
         self._model = model
-        self._with_classes = with_classes
+        self._hears = hears
         self._start = time.monotonic()
 
     async def play(
@@ -151,7 +151,7 @@ class Client:
         """Send one request and read its answer to the end."""
         shape = arrival.shape
         result = Result(shape.name, self._now(), shape.target_s)
-        headers = {"x-llm-d-inference-objective": shape.name} if self._with_classes else {}
+        headers = {"x-llm-d-inference-objective": shape.name} if self._hears == "header" else {}
         body = {
             "model": self._model,
             "prompt": "".join(random.Random(arrival.seed).choices(_WORDS, k=arrival.words)),
@@ -159,6 +159,8 @@ class Client:
             "ignore_eos": True,
             "stream": True,
         }
+        if self._hears == "priority":
+            body["priority"] = MIX.index(shape)  # vLLM's polarity: lower is more important
         try:
             async with self._session.post(self._url, json=body, headers=headers) as response:
                 await self._read(response, result)

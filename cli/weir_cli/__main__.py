@@ -26,6 +26,7 @@ from weir_operator.render import Manifest, desired_state, policies_secret
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Serve LLMs with priorities that hold. Start with: weir up examples/quickstart.yaml",
@@ -40,7 +41,8 @@ app.add_typer(simulate.app)
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="YAML files, as for kubectl apply: InferenceService and what goes with it."
+        metavar="FILE...",
+        help="YAML files, as for kubectl apply: InferenceService and what goes with it.",
     ),
 ]
 
@@ -69,17 +71,23 @@ def up(
     port: Annotated[
         int,
         typer.Option(
+            metavar="PORT",
             min=1,
             max=65535,
             help="Public port of the first service; each further one gets 10 more.",
         ),
     ] = 8000,
     host: Annotated[
-        str, typer.Option(help="Public address to listen on; 0.0.0.0 for every network.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Public address to listen on; 0.0.0.0 for every network."
+        ),
     ] = "127.0.0.1",
     replicas: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Run this many replicas, whatever the files say."),
+        typer.Option(
+            metavar="N", min=1, max=100, help="Run this many replicas, whatever the files say."
+        ),
     ] = None,
     logs: Annotated[
         bool, typer.Option("--logs", help="Show the log of every process, each line prefixed.")
@@ -89,9 +97,9 @@ def up(
         typer.Option("--detach", "-d", help="Return once everything is ready; weir down stops it."),
     ] = False,
 ) -> None:
-    """Serve the files' InferenceServices on this machine, with the pods a cluster would run.
+    """Serve the files' InferenceServices on this machine.
 
-    Engines, sidecars and one public address per service run as local processes. Edits of classes,
+    The pods a cluster would run become local processes: engines, sidecars, and one public address per service. Edits of classes,
     tenants, keys and engine modes in the files take effect while it runs. Ctrl-C drains and stops;
     a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are wrong,
     130 killed by a second Ctrl-C.
@@ -118,7 +126,11 @@ def _detach(cache: Path, port: int) -> int:
             stderr=log,
             start_new_session=True,
         )
-    ready = show.wait_ready(instance, background.pid, output, Console())
+    try:
+        ready = show.wait_ready(instance, background.pid, output, Console())
+    except KeyboardInterrupt:
+        typer.echo("it goes on in the background; see weir status, stop it with: weir down")
+        return EXIT_INTERRUPTED
     if ready:
         typer.echo(f"running in the background; output: {output}; stop it with: weir down")
         return 0
@@ -134,7 +146,8 @@ def status() -> None:
 @app.command()
 def down(
     port: Annotated[
-        int | None, typer.Option(help="Stop only the `weir up` of this port. Default: all.")
+        int | None,
+        typer.Option(metavar="PORT", help="Stop only the `weir up` of this port. Default: all."),
     ] = None,
 ) -> None:
     """Drain and stop what `weir up` serves; wait until it has ended."""
@@ -143,7 +156,7 @@ def down(
 
 @app.command()
 def render(files: Files) -> None:
-    """Print the Kubernetes objects the operator would make of the files, as YAML."""
+    """Print what the operator would make of the files, as YAML."""
     found = documents.load(files)
     manifests = [
         item

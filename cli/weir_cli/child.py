@@ -26,6 +26,10 @@ from weir_cli.backoff import Backoff
 from weir_cli.pods import Probe, ProcessPlan
 from weir_cli.records import ProcessRecord, kill_group, record_of
 
+GIVE_UP_AFTER = 3
+"""Crashes in a row before the first success after which `weir up` stops trying and says so."""
+EXIT_UNUSABLE = 2
+"""How Weir's programs and vLLM end when something has to be edited before they can start."""
 TAIL_LINES = 15
 TAIL_BYTES = 64 * 1024
 STARTUP_POLL_S = 0.5
@@ -59,6 +63,7 @@ class Child:
         self.restarts = 0
         self.crashes_before_healthy = 0
         """Crashes in a row without ever having been healthy."""
+        self._hopeless = False
         self._address = address
         self._directory = directory
         self._around = around
@@ -99,19 +104,25 @@ class Child:
         """The running process for the state file."""
         return self._record if self.running else None
 
+    @property
+    def failure(self) -> str | None:
+        """Why the process will not come up by trying again, or None."""
+        if self._hopeless:
+            return f"{self.name} cannot start: {self._last_words()}; its log: {self.log}"
+        if self.crashes_before_healthy >= GIVE_UP_AFTER:
+            return (
+                f"{self.name} failed {GIVE_UP_AFTER} times in a row: {self._last_words()}; "
+                f"its log: {self.log}"
+            )
+        return None
+
     async def supervise(self) -> None:
         """Keep the process running until `end` is called."""
         while not self._retired.is_set():
             code = await self._run_once()
             if self._retired.is_set():
                 return
-            wait_s = self._backoff.after_crash(was_healthy=self.healthy)
-            self.crashes_before_healthy += 0 if self.healthy else 1
-            self._up.clear()
-            self._report_crash(code, wait_s)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._retired.wait(), wait_s)
-            self.restarts += 1
+            await self._after_crash(code)
 
     async def run_to_completion(self) -> bool:
         """Run once, as an init container; tell whether it succeeded."""
@@ -119,13 +130,20 @@ class Child:
         if code == 0:
             return True
         if not self._retired.is_set():
-            wait_s = self._backoff.after_crash(was_healthy=False)
-            self.crashes_before_healthy += 1
-            self._report_crash(code, wait_s)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._retired.wait(), wait_s)
-            self.restarts += 1
+            await self._after_crash(code)
         return False
+
+    async def _after_crash(self, code: int) -> None:
+        """Count and tell of a crash, and wait as long as the next start has to."""
+        wait_s = self._backoff.after_crash(was_healthy=self.healthy)
+        if not self.healthy:
+            self.crashes_before_healthy += 1
+            self._hopeless = code == EXIT_UNUSABLE
+        self._up.clear()
+        self._report_crash(code, wait_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._retired.wait(), wait_s)
+        self.restarts += 1
 
     async def _run_once(self) -> int:
         """Run the process to its end; leave nothing of its group behind."""
@@ -229,10 +247,24 @@ class Child:
 
     def _report_crash(self, code: int, wait_s: float) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        lines = "".join(f"    {line}\n" for line in tail(self.log, TAIL_LINES, self._log_start))
-        self._around.report(
-            f"{self.name} {how}; starting it again in {wait_s:g} s\n{lines}    log: {self.log}"
-        )
+        again = "" if self._hopeless else f"; starting it again in {wait_s:g} s"
+        lines = "".join(f"    {line}\n" for line in self._tail())
+        self._around.report(f"{self.name} {how}{again}\n{lines}    log: {self.log}")
+
+    def _tail(self) -> list[str]:
+        """Return the end of what the latest process wrote."""
+        return tail(self.log, TAIL_LINES, self._log_start)
+
+    def _last_words(self) -> str:
+        """Return the last line the process wrote, without its own name in front."""
+        said = next(filter(str.strip, reversed(self._tail())), "it said nothing")
+        return said.strip().removeprefix(f"{_program(self.plan.argv)}: ")
+
+
+def _program(argv: Sequence[str]) -> str:
+    """Return the name that one of Weir's programs, run as a module, calls itself by."""
+    module = argv[argv.index("-m") + 1] if "-m" in argv else ""
+    return module.replace("_", "-")
 
 
 async def succeeds(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool:

@@ -81,7 +81,7 @@ class Display:
             self._shown[row.name] = (row.phase, row.seconds)
             return f"{row.name}: still {row.phase.value} ({row.seconds:.0f} s)"
         self._shown[row.name] = (row.phase, row.seconds)
-        return f"{row.name}: {row.phase.value}"
+        return None if row.phase is Phase.WAITING else f"{row.name}: {row.phase.value}"
 
 
 def _table(rows: Sequence[Row]) -> Table:

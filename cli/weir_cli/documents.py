@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from weir_cli.complaints import complaint, yaml_complaint
 from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.labels import API_VERSION
@@ -45,6 +46,11 @@ class Documents:
     secrets: Mapping[Object, Mapping[str, str]]
     where: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """File and document of each object, by kind, namespace and name."""
+
+    @property
+    def origin(self) -> str:
+        """The files' names."""
+        return ", ".join(dict.fromkeys(each.rpartition(":")[0] for each in self.where.values()))
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def _documents(paths: Iterable[Path]) -> Iterator[_Document]:
         except OSError as error:
             raise InvalidSpec(str(path), f"cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InvalidSpec(str(path), f"is not YAML: {_one_line(error)}") from error
+            raise InvalidSpec(str(path), f"is not YAML: {yaml_complaint(error)}") from error
         for number, body in enumerate(parsed, start=1):
             if body is None:  # what a trailing `---` or a file of comments leaves
                 continue
@@ -124,25 +130,11 @@ def _resource(document: _Document) -> Model:
 
 
 def _named(document: _Document, error: ValidationError) -> InvalidSpec:
-    """Turn pydantic's first complaint into one that names the field as the user wrote it."""
-    first = error.errors(include_url=False)[0]
-    path = field_path(first["loc"]) or "spec"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown field; check its spelling and where it belongs"
-    more = error.error_count() - 1
-    suffix = f" (and {more} more)" if more else ""
+    """Return pydantic's complaints as one that names the field as the user wrote it."""
+    path, message = complaint(WEIR_KINDS[document.kind], error)
     name = document.body.get("metadata", {})
     name = f" {name['name']}" if isinstance(name, dict) and name.get("name") else ""
-    return InvalidSpec(f"{document.where} ({document.kind}{name}): {path}", message + suffix)
-
-
-def field_path(location: Iterable[str | int]) -> str:
-    """Return a location such as `("spec", "pools", 1, "name")` as `spec.pools[1].name`."""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")
+    return InvalidSpec(f"{document.where} ({document.kind}{name}): {path}", message)
 
 
 def _object_of(document: _Document) -> Object:
@@ -174,10 +166,6 @@ def _decoded(document: _Document, key: str, value: str) -> str:
         raise InvalidSpec(
             f"{document.where}: data.{key}", "is not base64 text; write it under stringData"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -85,7 +85,9 @@ def plan_services(documents: Documents, ground: Ground) -> list[ServicePlan]:
         MachineUnfit: This machine cannot run it.
     """
     if not documents.services:
-        raise InvalidSpec("files", "declare no InferenceService; there is nothing to serve")
+        raise InvalidSpec(
+            documents.origin, "no InferenceService in it, so there is nothing to serve"
+        )
     told = [policies.compiled_whole(documents, service) for service in documents.services]
     for service, document in zip(documents.services, told, strict=True):
         policies.check_reachable(service.metadata.name, document, ground.host)

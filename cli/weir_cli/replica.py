@@ -19,9 +19,6 @@ from weir_cli.pods import Probe, ReplicaPlan
 from weir_cli.records import ReplicaRecord
 from weir_core.api import labels
 
-GIVE_UP_AFTER = 3
-"""Crashes in a row before the first success after which `weir up` stops trying and says so."""
-
 READINESS = Probe(
     path="/readyz", port=labels.ADMIN_PORT, period_s=0.5, timeout_s=2.0, failure_threshold=1
 )
@@ -144,10 +141,7 @@ class Replica:
         """Why it will not become ready by trying again, or None."""
         if self._run is not None and self._run.done() and not self._run.cancelled():
             self._run.result()  # ends only with an error, which is ours to hear of
-        for child in self._children:
-            if child.crashes_before_healthy >= GIVE_UP_AFTER:
-                return f"{child.name} failed {GIVE_UP_AFTER} times in a row; its log: {child.log}"
-        return None
+        return next(filter(None, (child.failure for child in self._children)), None)
 
     @property
     def logs(self) -> list[Path]:

@@ -224,7 +224,7 @@ class _Session:
         finally:
             self._display.end()
         if failure:
-            self._display.notice("giving up; ending what runs")
+            self._display.notice("giving up")
         return failure, await self._end()
 
     async def _watch_until_stopped(self) -> str | None:
@@ -242,7 +242,7 @@ class _Session:
         if self._announced.is_set():
             return None
         failures = [replica.failure for replica in self._replicas]
-        failures += [front_failure(served.front) for served in self._served]
+        failures += [served.front.failure for served in self._served]
         return next(filter(None, failures), None)
 
     @property
@@ -304,7 +304,9 @@ class _Session:
 
     async def _drain(self) -> None:
         """Fronts first, so that nothing new comes; then the replicas in their pods' order."""
-        self._display.notice("draining: running requests finish first (Ctrl-C again kills)")
+        served = self._announced.is_set()
+        what = "draining: running requests finish first" if served else "ending what was started"
+        self._display.notice(f"{what} (Ctrl-C again kills)")
         deadline = time.monotonic() + self._grace_s
         await asyncio.gather(*(s.front.end(self._grace_s) for s in self._served))
         await asyncio.gather(*(replica.end(deadline) for replica in self._replicas))
@@ -349,13 +351,6 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
         },
         startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
     )
-
-
-def front_failure(front: Child) -> str | None:
-    """Return why a front will not come up by trying again, or None."""
-    if front.crashes_before_healthy < 3:
-        return None
-    return f"{front.name} failed 3 times in a row; its log: {front.log}"
 
 
 def curl(plan: ServicePlan) -> str:

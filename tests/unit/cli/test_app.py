@@ -96,7 +96,7 @@ def test_render_says_what_only_a_cluster_can_have(weir: Weir, tmp_path: Path) ->
     ("text", "arguments", "code", "message"),
     [
         pytest.param("kind: Pod", [], 2, "'Pod' is not a kind Weir knows", id="unknown kind"),
-        pytest.param("# empty", [], 2, "declare no InferenceService", id="nothing to serve"),
+        pytest.param("# empty", [], 2, "no InferenceService in it", id="nothing to serve"),
         pytest.param(
             SERVICE.replace("{count: 0}", "{count: 1}"),
             [],

@@ -34,7 +34,6 @@ def test_without_a_terminal_each_change_is_a_line_and_long_waits_say_so() -> Non
     display.notice("engine [1] exited")
     display.end()
     assert out.getvalue().splitlines() == [
-        "chat-1: waiting",
         "chat-1: fetching the model",
         "chat-1: loading the engine",
         "chat-1: still loading the engine (16 s)",

@@ -71,7 +71,7 @@ def test_the_examples_work_together() -> None:
         ),
         pytest.param(
             SERVICE.replace("model: {name: tiny, ", "model: {").replace("  model", "  model"),
-            "weir.yaml: document 1 (InferenceService chat): spec.model.name: Field required",
+            "weir.yaml: document 1 (InferenceService chat): spec.model.name: is missing",
             id="a missing field",
         ),
         pytest.param(

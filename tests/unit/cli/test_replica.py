@@ -145,7 +145,8 @@ async def test_gives_up_a_fetch_that_keeps_failing(started: Started) -> None:
     assert started.replica.failure is None
     await started.until(lambda: started.replica.failure is not None, "given up")
     assert started.replica.failure is not None
-    assert "chat-1/model failed 3 times in a row; its log:" in started.replica.failure
+    want = "chat-1/model failed 3 times in a row: fetch cannot start: no such thing; its log: "
+    assert started.replica.failure.startswith(want)
     assert started.replica.phase is Phase.FETCHING
     await started.end()
     assert started.events == []
