@@ -99,10 +99,10 @@ def up(
 ) -> None:
     """Serve the files' InferenceServices on this machine.
 
-    The pods a cluster would run become local processes: engines, sidecars, and one public address per service. Edits of classes,
-    tenants, keys and engine modes in the files take effect while it runs. Ctrl-C drains and stops;
-    a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2 the files or options are wrong,
-    130 killed by a second Ctrl-C.
+    The pods a cluster would run become local processes: engines, sidecars, and one public address
+    per service. Edits of classes, tenants, keys and engine modes in the files take effect while it
+    runs. Ctrl-C drains and stops; a second one kills. Exit codes: 0 stopped as asked, 1 failed, 2
+    the files or options are wrong, 130 killed by a second Ctrl-C.
     """
     found = read(files, replicas)
     cache = cache_dir(os.environ)

@@ -50,7 +50,8 @@ class Documents:
     @property
     def origin(self) -> str:
         """The files' names."""
-        return ", ".join(dict.fromkeys(each.rpartition(":")[0] for each in self.where.values()))
+        names = dict.fromkeys(each.rpartition(":")[0] for each in self.where.values())
+        return ", ".join(names) or "the files"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     python stub_pod.py ROLE FOLDER [ADDRESS]
 
 ROLE is fetch, sidecar, engine or drain. The engine is up while FOLDER/engine-up exists, and the
-sidecar's /readyz says so. `fail-ROLE` in FOLDER makes that role exit with 7 at once.
+sidecar's /readyz says so. `fail-ROLE` in FOLDER makes that role exit with 7 at once, `refuse-ROLE`
+with 2.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def main() -> None:
     if (FOLDER / f"fail-{ROLE}").exists():
         print(f"{ROLE} cannot start: no such thing")  # noqa: T201
         sys.exit(7)
+    if (FOLDER / f"refuse-{ROLE}").exists():
+        print("source.uri: no such model")  # noqa: T201
+        sys.exit(2)
     if ROLE == "sidecar":
         server = ThreadingHTTPServer((sys.argv[3], 8001), Admin)
         threading.Thread(target=server.serve_forever, daemon=True).start()

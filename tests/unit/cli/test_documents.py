@@ -53,15 +53,44 @@ def test_the_examples_work_together() -> None:
     [
         pytest.param(
             SERVICE + "  pools: [{name: a}, {name: b, replicas: -1}]",
-            "weir.yaml: document 1 (InferenceService chat): spec.pools[1].replicas: Input should "
+            "weir.yaml: document 1 (InferenceService chat): spec.pools[1].replicas: must "
             "be greater than or equal to 0",
             id="a value out of range, by its path",
         ),
         pytest.param(
             "---\n" + SERVICE + "---\n" + SERVICE.replace("chat", "two") + "  replica: 2",
-            "weir.yaml: document 2 (InferenceService two): spec.replica: unknown field; check its "
-            "spelling and where it belongs",
+            "weir.yaml: document 2 (InferenceService two): spec.replica: unknown field; did you "
+            "mean replicas?",
             id="an unknown field in the second document",
+        ),
+        pytest.param(
+            SERVICE + "  tolerations: []",
+            "weir.yaml: document 1 (InferenceService chat): spec.tolerations: unknown field; check "
+            "its spelling and where it belongs",
+            id="a field that belongs elsewhere",
+        ),
+        pytest.param(
+            SERVICE.replace("model:", "modle:") + "  pools: [{name: a, accelerator: {cuont: 0}}]",
+            "weir.yaml: document 1 (InferenceService chat): spec.pools[0].accelerator.cuont: "
+            "unknown field; did you mean count? (also: spec.modle: unknown field; did you mean "
+            "model?)",
+            id="misspelt fields, of which none is called missing",
+        ),
+        pytest.param(
+            SERVICE + "  a: 1\n  b: 2\n  c: 3\n  d: 4\n  replicas: two",
+            "weir.yaml: document 1 (InferenceService chat): spec.a: unknown field; check its "
+            "spelling and where it belongs (also: spec.b: unknown field; check its spelling and "
+            "where it belongs; spec.c: unknown field; check its spelling and where it belongs; and "
+            "2 more)",
+            id="many mistakes, of which three are told",
+        ),
+        pytest.param(
+            SERVICE.replace("tiny://", "ftp://x"),
+            "weir.yaml: document 1 (InferenceService chat): spec.model.source.uri: 'ftp://x' does "
+            "not fit. Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
+            "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the "
+            "node), or tiny:// for a small generated model that needs no download",
+            id="a source that nothing can read",
         ),
         pytest.param(
             SERVICE + "  replicas: 1\n  scaling: {maxReplicas: 2}",
@@ -112,7 +141,7 @@ def test_refuses(text: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("a: [", "is not YAML", id="broken YAML"),
+        pytest.param("a: [", "is not YAML: line 1, column 5: ", id="broken YAML"),
         pytest.param("a: 1\na: 2", "key 'a' is written twice", id="a key written twice"),
     ],
 )

@@ -152,6 +152,18 @@ async def test_gives_up_a_fetch_that_keeps_failing(started: Started) -> None:
     assert started.events == []
 
 
+async def test_gives_up_at_once_what_has_to_be_edited_first(started: Started) -> None:
+    (started.folder / "refuse-fetch").touch()
+    started.replica.start()
+    await started.until(lambda: started.replica.failure is not None, "given up")
+    log = f"{started.folder}/logs/chat-1.model.log"
+    want = f"chat-1/model cannot start: source.uri: no such model; its log: {log}"
+    assert started.replica.failure == want
+    assert started.told[0].splitlines()[0] == "chat-1/model exited with 2"
+    await started.end()
+    assert len(started.told) == 1
+
+
 async def test_ends_at_once_while_it_still_starts(started: Started) -> None:
     (started.folder / "fail-sidecar").touch()
     started.replica.start()
