@@ -41,7 +41,7 @@ app.add_typer(simulate.app)
 Files = Annotated[
     list[Path],
     typer.Argument(
-        metavar="FILE...",
+        metavar="FILE",
         help="YAML files, as for kubectl apply: InferenceService and what goes with it.",
     ),
 ]

@@ -95,7 +95,7 @@ def facts_of(state: Any) -> Facts | None:
         scheduling = msgspec.convert(state, SidecarState).scheduling
     except ValueError:
         return None
-    return scheduling and scheduling.engine
+    return scheduling.engine if scheduling else None
 
 
 def scheduler_note(replica: str, facts: Facts | None) -> str:

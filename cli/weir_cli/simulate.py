@@ -59,7 +59,7 @@ from weir_sim.sweep import Job
 
 app = typer.Typer(
     name="simulate",
-    help="Run workloads through Weir's own scheduler and a model of vLLM, in simulated time.",
+    help="Run workloads through Weir's scheduler in simulated time. Engines are a model of vLLM's.",
     no_args_is_help=True,
 )
 
@@ -103,7 +103,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option
     as_json: AsJson = False,
     report_dir: ReportDir = None,
 ) -> None:
-    """Put systems side by side on the same requests, at one load or (--loads) several."""
+    """Put systems side by side on the same requests. At one load or (--loads) several."""
     spec = workload(mix, turns, burstiness)
     engine = profile_named(profile)
     jobs = [
@@ -118,7 +118,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one per option
 @app.command()
 def ablation(  # noqa: PLR0913, PLR0917 - one per option
     base: Annotated[
-        str, typer.Option("--system", help="One of weir, weir-priority, weir-fcfs.")
+        str, typer.Option("--system", metavar="NAME", help="One of weir, weir-priority, weir-fcfs.")
     ] = "weir",
     profile: ProfileName = "h100-8b",
     load: Load = 2.0,
@@ -129,7 +129,7 @@ def ablation(  # noqa: PLR0913, PLR0917 - one per option
     as_json: AsJson = False,
     report_dir: ReportDir = None,
 ) -> None:
-    """Replace one rule of Weir's scheduler at a time, and see what it was worth."""
+    """Replace one rule of Weir's scheduler at a time. That tells what each is worth."""
     scenario = Scenario(profile_named(profile), load, 1, duration_s, workload(mix))
     systems = list(ablations(system_named(base).name).values())
     jobs = [Job(scenario, system, seed) for seed in range(seeds) for system in systems]
@@ -140,11 +140,11 @@ def ablation(  # noqa: PLR0913, PLR0917 - one per option
 def fairness_command(
     systems: SystemNames = "weir,fcfs",
     profile: ProfileName = "h100-8b",
-    tenants: Annotated[int, typer.Option(help="Equal tenants.", min=2)] = 5,
+    tenants: Annotated[int, typer.Option(metavar="N", help="Equal tenants.", min=2)] = 5,
     seeds: Seeds = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Let one of several equal tenants send ten times as much, and see who is served."""
+    """Let one of several equal tenants send ten times as much. Who is served?"""
     table = Table("system", "seed", "Jain index", "part served of each", "part offered of each")
     for system in systems_named(systems):
         for seed in range(seeds):
@@ -166,12 +166,17 @@ def fairness_command(
 def capacity(  # noqa: PLR0913, PLR0917 - one per option
     trace: TraceFile,
     attainment: Annotated[
-        float, typer.Option(help="Part of the requests that must meet their targets.", max=1.0)
+        float,
+        typer.Option(
+            metavar="X", help="Part of the requests that must meet their targets.", max=1.0
+        ),
     ] = 0.99,
     system: SystemName = "weir",
     profile: ProfileName = "h100-8b",
     speed: Speed = 1.0,
-    most: Annotated[int, typer.Option(help="Give up above so many replicas.", min=1)] = 64,
+    most: Annotated[
+        int, typer.Option(metavar="N", help="Give up above so many replicas.", min=1)
+    ] = 64,
     mix: Mix = DEFAULT_MIX,
     columns: ColumnNames = None,
     as_json: AsJson = False,
@@ -221,17 +226,23 @@ def calibrate(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Where the profile goes; --profile of other commands takes it.")
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where the profile goes; --profile of other commands takes it."
+        ),
     ],
     facts: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="The engine's own engine.json, for slots, step size and KV room.",
         ),
     ] = None,
-    block_tokens: Annotated[int, typer.Option(help="Tokens in a KV block.", min=1)] = 16,
+    block_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Tokens in a KV block.", min=1)
+    ] = 16,
 ) -> None:
-    """Fit a profile to the step log of an engine, and say how wrong it is on steps kept aside."""
+    """Fit a profile to the step log of an engine. Says how wrong it is on steps kept aside."""
     from weir_sim import calibrate as calibration
 
     said = Facts("fcfs", 256, 2048, 396_000)

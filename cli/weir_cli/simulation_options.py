@@ -23,58 +23,84 @@ from weir_sim.workload import (
 DEFAULT_MIX = "interactive=20,standard=50,batch=30"
 _CLASSES = {stream.class_name for stream in STANDARD_MIX}
 
-SystemName = Annotated[str, typer.Option("--system", help=f"One of {', '.join(SYSTEMS)}.")]
+SystemName = Annotated[
+    str, typer.Option("--system", metavar="NAME", help=f"One of {', '.join(SYSTEMS)}.")
+]
 SystemNames = Annotated[
     str,
-    typer.Option("--systems", help=f"Several of {', '.join(SYSTEMS)}, separated by commas."),
+    typer.Option(
+        "--systems", metavar="NAMES", help=f"Several of {', '.join(SYSTEMS)}, separated by commas."
+    ),
 ]
 ProfileName = Annotated[
     str,
     typer.Option(
         "--profile",
+        metavar="NAME",
         help=f"Engine to simulate: {', '.join(PROFILES)}, or a file `calibrate` wrote.",
     ),
 ]
 Load = Annotated[
     float,
-    typer.Option(help="Offered rate over what saturated plain engines complete.", min=0.01),
+    typer.Option(
+        metavar="X", help="Offered rate over what saturated plain engines complete.", min=0.01
+    ),
 ]
-Loads = Annotated[str, typer.Option("--loads", help="Several loads, separated by commas.")]
-Replicas = Annotated[int, typer.Option(help="Engines.", min=1, max=512)]
+Loads = Annotated[
+    str, typer.Option("--loads", metavar="X,X,...", help="Several loads, separated by commas.")
+]
+Replicas = Annotated[int, typer.Option(metavar="N", help="Engines.", min=1, max=512)]
 Duration = Annotated[
-    float, typer.Option("--duration", help="Simulated seconds of arrivals.", min=1.0)
+    float, typer.Option("--duration", metavar="X", help="Simulated seconds of arrivals.", min=1.0)
 ]
-Seeds = Annotated[int, typer.Option(help="Repeat with seeds 0, 1, ... so many times.", min=1)]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result, byte for byte.")]
+Seeds = Annotated[
+    int, typer.Option(metavar="N", help="Repeat with seeds 0, 1, ... so many times.", min=1)
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="The same seed gives the same result, byte for byte.")
+]
 Mix = Annotated[
     str,
     typer.Option(
+        metavar="PARTS",
         help="Parts of the classes, such as interactive=20,standard=50,batch=30; or "
         "`adversarial`: these, with a greedy tenant and book-length batch prompts; for a trace "
-        "also `trace`, its own classes and tenants."
+        "also `trace`, its own classes and tenants.",
     ),
 ]
-Turns = Annotated[int, typer.Option(help="Turns per conversation, with a shared prefix.", min=1)]
+Turns = Annotated[
+    int, typer.Option(metavar="N", help="Turns per conversation, with a shared prefix.", min=1)
+]
 Burstiness = Annotated[
     float,
-    typer.Option(help="Variation of the time between arrivals; 1 is Poisson.", min=0.1, max=20.0),
+    typer.Option(
+        metavar="X", help="Variation of the time between arrivals; 1 is Poisson.", min=0.1, max=20.0
+    ),
 ]
 Retries = Annotated[
     int,
-    typer.Option(help="How often clients come back, each time after their Retry-After.", min=0),
+    typer.Option(
+        metavar="N", help="How often clients come back, each time after their Retry-After.", min=0
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 ReportDir = Annotated[
     Path | None,
-    typer.Option("--report", help="Write figures and one HTML file here.", file_okay=False),
+    typer.Option(
+        "--report", metavar="FOLDER", help="Write figures and one HTML file here.", file_okay=False
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes; one for each core if not given.", min=1)
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", help="Processes; one for each core if not given.", min=1
+    ),
 ]
 TraceFile = Annotated[
     Path,
     typer.Option(
         "--trace",
+        metavar="FILE",
         help="Trace to replay: .csv with TIMESTAMP, ContextTokens, GeneratedTokens, or .jsonl "
         "with timestamp (ms), input_length, output_length; see --columns for others.",
     ),
@@ -83,11 +109,12 @@ ColumnNames = Annotated[
     str | None,
     typer.Option(
         "--columns",
+        metavar="NAMES",
         help="What the trace calls things: arrival=NAME,prompt=NAME,output=NAME, and optionally "
         "unit=s|ms|us, class=NAME, tenant=NAME, hash_ids=NAME.",
     ),
 ]
-Speed = Annotated[float, typer.Option(help="Replay so many times as fast.", min=0.01)]
+Speed = Annotated[float, typer.Option(metavar="X", help="Replay so many times as fast.", min=0.01)]
 
 
 def system_named(name: str) -> System:
