@@ -359,11 +359,12 @@ def curl(plan: ServicePlan) -> str:
         f'{{"model": "{plan.model}", "max_tokens": 32, '
         '"messages": [{"role": "user", "content": "Hello"}]}'
     )
-    tenants = [entry.policy.name for entry in plan.policies.tenants]
+    names = [entry.policy.name for entry in plan.policies.tenants]
+    tenants = " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
     words = [f"curl {plan.url}/v1/chat/completions", "-H 'Content-Type: application/json'"]
     lines = []
     if tenants and plan.policies.anonymous_class is None:
-        lines.append(f"  KEY=...  # an API key of {' or '.join(tenants)}")
+        lines.append(f"  KEY=...  # an API key of {tenants}")
         words.append('-H "Authorization: Bearer $KEY"')
     return "\n".join([*lines, "  " + " ".join([*words, f"-d '{body}'"])])
 
