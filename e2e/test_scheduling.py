@@ -46,6 +46,16 @@ def test_an_engine_with_weirs_scheduler_is_asked_again_when_it_starts_again(
     assert scheduling(quickstart, "True")["reason"] == "Weir"
 
 
+def test_an_operator_that_starts_again_finds_out_again(
+    weir: Installation, quickstart: Service
+) -> None:
+    before = scheduling(quickstart, "True")
+    weir.kill()
+    weir.ready()
+    weir.acts_on(quickstart)
+    assert scheduling(quickstart, "True") == before
+
+
 def test_an_engine_without_weirs_scheduler_is_named_with_its_reason_and_serves(
     plain: Service,
 ) -> None:
