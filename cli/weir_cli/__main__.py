@@ -115,7 +115,8 @@ def up(
 def _detach(cache: Path, port: int) -> int:
     """Run the same command in the background, and wait until it is ready."""
     instance = Instance(cache, port)
-    instance.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with instance.held():  # or say at once who holds it, and leave that one's output alone
+        pass
     output = instance.directory / "up.log"
     arguments = [word for word in sys.argv[1:] if word not in {"-d", "--detach"}]
     with output.open("wb") as log:

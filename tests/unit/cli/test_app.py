@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from weir_cli.__main__ import main
+from weir_cli.records import Instance
 
 SERVICE = """\
 apiVersion: serving.weir.dev/v1alpha1
@@ -133,3 +134,17 @@ def test_up_refuses_before_it_starts_anything(
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert weir("status").code == 3
+
+
+@pytest.mark.parametrize("how", [[], ["--detach"]], ids=["in front", "in the background"])
+def test_a_second_up_of_a_port_is_refused_and_leaves_the_firsts_output(
+    how: list[str], weir: Weir, tmp_path: Path
+) -> None:
+    first = Instance(tmp_path / "cache", 18973)
+    with first.held():
+        output = first.directory / "up.log"
+        output.write_text("the first one's\n")
+        refused = weir("up", written(tmp_path, SERVICE), "--port", "18973", *how)
+        assert output.read_text() == "the first one's\n"
+    assert refused.code == 1
+    assert "`weir up` already runs for port 18973; see `weir status`" in refused.stderr
