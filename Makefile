@@ -63,7 +63,12 @@ images: ## Build the container images with docker or podman
 
 .PHONY: bench-relay
 bench-relay: install ## Cost of the sidecar's relay beside other routers
-	$(BIN)/python -m bench.relay
+	PYTHONPATH="$$(scripts/compiled)" $(BIN)/python -m bench.relay
+
+.PHONY: bench-decisions
+bench-decisions: install ## Cost of a scheduling decision, compiled as in the image and as written
+	PYTHONPATH="$$(scripts/compiled)" $(BIN)/python -m weir_sim.decision_cost
+	$(BIN)/python -m weir_sim.decision_cost
 
 .PHONY: bench-overload
 bench-overload: install ## Twice what a real engine can do, for three minutes, with and without Weir

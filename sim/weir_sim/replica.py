@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.types import (
     Action,
     ClassPolicy,
@@ -26,14 +25,6 @@ from weir_sim.workload import SimRequest
 
 _TOKEN_REPORT_STEPS = 32
 """Tokens are reported to the front in lots of this many steps, and at the end of each answer."""
-
-
-class WeirFront(Scheduler):
-    """The scheduler that ships, with the one question the simulator asks in addition."""
-
-    def backlog(self) -> int:
-        """Return how many requests wait."""
-        return len(self.pool)
 
 
 @dataclass(slots=True, eq=False)

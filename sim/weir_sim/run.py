@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weir_core.sched.policies import RuleNames
-from weir_core.sched.scheduler import SchedulerSettings
+from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
     Action,
@@ -30,7 +30,7 @@ from weir_sim.baselines import (
 from weir_sim.engine_model import EngineModel
 from weir_sim.events import EventLoop
 from weir_sim.profiles import EngineProfile
-from weir_sim.replica import Replica, Trip, WeirFront
+from weir_sim.replica import Replica, Trip
 from weir_sim.workload import SimRequest
 
 ROUTERS: Mapping[str, Callable[[random.Random], Router]] = {
@@ -288,7 +288,7 @@ def make_front(config: SimConfig) -> Front:
     )
     if config.system.front == "weir":
         settings = SchedulerSettings(facts, rules=config.system.rules)
-        return WeirFront(settings, config.classes, config.tenants)
+        return Scheduler(settings, config.classes, config.tenants)
     if config.system.front == "class-slots":
         return ClassSlots(config.classes, facts, config.slot_shares)
     return PassThrough({policy.name: policy.rank for policy in config.classes})

@@ -89,6 +89,10 @@ class Scheduler:
         """Every request that waits or runs, by id; for looking, not for changing."""
         return self._tickets
 
+    def backlog(self) -> int:
+        """Return how many requests wait."""
+        return self.pool.requests
+
     # ---- configuration
 
     def configure(
