@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import (
     Action,
     Dispatch,
@@ -26,9 +27,7 @@ from weir_core.sched.types import (
     Reject,
     Request,
     Requeue,
-    State,
     StepRecord,
-    Ticket,
 )
 from weir_core.wire.openai import Usage
 from weir_core.wire.policies import PolicyDocument

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from weir_core.sched.policies import POLICIES, RuleNames
-from weir_core.sched.types import OUTPUT_WEIGHT, TenantPolicy
+from weir_core.sched.tickets import OUTPUT_WEIGHT
+from weir_core.sched.types import TenantPolicy
 from weir_sim.profiles import EngineProfile
 from weir_sim.report import Report, jain, met_targets, report
 from weir_sim.run import SYSTEMS, SimConfig, SimResult, System, simulate

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from weir_core.sched.scheduler import Scheduler
-from weir_core.sched.types import Action, Dispatch, Requeue, State, Ticket
+from weir_core.sched.tickets import State, Ticket
+from weir_core.sched.types import Action, Dispatch, Requeue
 
 
 def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> list[str]:

@@ -18,7 +18,8 @@ from weir_core.sched.ledger import Ledger
 from weir_core.sched.limits import TenantLimits, who_must_leave
 from weir_core.sched.policies import Rules
 from weir_core.sched.pool import Pool
-from weir_core.sched.types import PoolLimits, Reason, Reject, Ticket
+from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import PoolLimits, Reason, Reject
 
 _RETRY_AFTER_S = (1.0, 120.0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.rates import DrainRate, FadingRate
-from weir_core.sched.types import Ticket
+from weir_core.sched.tickets import Ticket
 
 _LEAST_SHARE = 0.02
 """A class without a minimum share is still taken to get this much: forecasts stay finite."""

@@ -27,7 +27,8 @@ from typing import Protocol
 
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.types import EngineFacts, EngineKind, Ticket
+from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import EngineFacts, EngineKind
 
 
 class Block(Enum):

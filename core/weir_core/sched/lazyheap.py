@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 
-from weir_core.sched.types import Ticket
+from weir_core.sched.tickets import Ticket
 
 _SLACK = 64
 """Dead entries tolerated in a small heap, in addition to as many as there are living ones."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from weir_core.sched.types import EngineKind, State, Ticket
+from weir_core.sched.tickets import State, Ticket
+from weir_core.sched.types import EngineKind
 
 _GROWTH = 1.25
 """Room is enlarged by this factor when a request outgrows its expected output."""

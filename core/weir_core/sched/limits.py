@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from weir_core.sched.pool import Pool
-from weir_core.sched.types import PoolLimits, Reason, TenantPolicy, Ticket
+from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import PoolLimits, Reason, TenantPolicy
 
 
 class TokenBudget:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from weir_core.sched.types import Ticket
+from weir_core.sched.tickets import Ticket
 
 _TIGHT_TARGET_S = 2.0
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from weir_core.sched.pool import ClassQueue, Pool
-from weir_core.sched.types import Ticket
+from weir_core.sched.tickets import Ticket
 
 _BURST_S = 1.0
 """Least time between two interruptions of a higher rank that has only just begun to wait."""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from weir_core.sched.fairness import Fairness, VirtualTokenCounter
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.order import Order
-from weir_core.sched.types import ClassPolicy, State, Ticket
+from weir_core.sched.tickets import State, Ticket
+from weir_core.sched.types import ClassPolicy
 
 
 class TenantQueue:

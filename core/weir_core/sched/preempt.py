@@ -16,7 +16,8 @@ from typing import Protocol
 
 from weir_core.sched.gate import Block
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.types import EngineKind, Ticket
+from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import EngineKind
 
 
 class Preempt(Protocol):

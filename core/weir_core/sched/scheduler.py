@@ -27,10 +27,9 @@ from weir_core.sched.ledger import Ledger
 from weir_core.sched.policies import RuleNames, make_rules
 from weir_core.sched.pool import Pool
 from weir_core.sched.tally import Tally
-from weir_core.sched.tickets import TicketOffice, set_instants
+from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketOffice, set_instants
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
-    OUTPUT_WEIGHT,
     Action,
     ClassPolicy,
     Dispatch,
@@ -39,10 +38,8 @@ from weir_core.sched.types import (
     Reason,
     Request,
     Requeue,
-    State,
     StepRecord,
     TenantPolicy,
-    Ticket,
 )
 
 
@@ -321,7 +318,7 @@ class Scheduler:
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
         self._charge(ticket, ticket.new_tokens, now)
-        ticket.charged = ticket.new_tokens
+        ticket.charged = float(ticket.new_tokens)
         self.tally.dispatched += 1
         self.tally.dispatched_by_min_share += ticket.by_min_share
         request = ticket.request

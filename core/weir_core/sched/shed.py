@@ -14,7 +14,7 @@ from weir_core.sched.estimate import Estimator
 from weir_core.sched.forecast import Forecast
 from weir_core.sched.ledger import Ledger
 from weir_core.sched.pool import Pool
-from weir_core.sched.types import Ticket
+from weir_core.sched.tickets import Ticket
 
 
 class Shed(Protocol):

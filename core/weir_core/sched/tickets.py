@@ -7,9 +7,68 @@ gone keeps the promises it came with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 
 from weir_core.sched.estimate import Estimator
-from weir_core.sched.types import ClassPolicy, Request, State, Ticket
+from weir_core.sched.types import ClassPolicy, Request
+
+OUTPUT_WEIGHT = 2.0
+"""An output token counts as two prompt tokens, as in the VTC paper (arXiv 2401.00588)."""
+
+
+class State(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The scheduler's own record of one request, from arrival to outcome.
+
+    Attributes:
+        seq: Order of arrival at this scheduler; breaks every tie, so that replays agree.
+        prompt_tokens: Exact or estimated.
+        new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
+        output_estimate: Expected output tokens.
+        epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
+        engine_rank: The rank it has, or will have, inside the engine.
+        late: It can no longer be on time and lets those that can go first.
+        due_s: When its first token is due; infinity without a target.
+        kv_tokens: KV room set aside for it, while it runs.
+        charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+        account: The name under which it queues in its class; its tenant's, while that rule holds.
+        cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
+    """
+
+    request: Request
+    policy: ClassPolicy
+    seq: int
+    prompt_tokens: int
+    new_tokens: int
+    output_estimate: int
+    due_s: float
+    expires_s: float
+    engine_rank: int = 0
+    state: State = State.WAITING
+    epoch: int = 0
+    late: bool = False
+    started: bool = False
+    by_min_share: bool = False
+    dispatched_s: float = 0.0
+    first_token_expected_s: float = 0.0
+    kv_tokens: int = 0
+    output_tokens: int = 0
+    charged: float = 0.0
+    requeues: int = 0
+    account: str = ""
+    cost: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cost = self.new_tokens + OUTPUT_WEIGHT * self.output_estimate
 
 
 class TicketOffice:

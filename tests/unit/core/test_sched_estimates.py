@@ -15,7 +15,8 @@ from weir_core.sched.limits import TokenBudget
 from weir_core.sched.quantiles import StreamingQuantile
 from weir_core.sched.rates import DrainRate, FadingRate
 from weir_core.sched.steptime import StepTimeModel
-from weir_core.sched.types import BUILT_IN_CLASSES, Request, StepRecord, Ticket
+from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import BUILT_IN_CLASSES, Request, StepRecord
 
 
 def ask(tenant: str = "t", body_bytes: int = 4000, most: int | None = None) -> Request:

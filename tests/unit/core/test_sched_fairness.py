@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from weir_core.sched.fairness import OneQueue, VirtualTokenCounter
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.tickets import OUTPUT_WEIGHT
 from weir_core.sched.types import (
-    OUTPUT_WEIGHT,
     ClassPolicy,
     Dispatch,
     EngineFacts,
