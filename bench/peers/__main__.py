@@ -19,7 +19,7 @@ from rich.table import Table
 
 from bench.peers import report
 from bench.peers.load import Answers, Ask, Order
-from bench.peers.plan import FULL, PROFILE, QUICK, Load, Plan, capacity, requests
+from bench.peers.plan import FULL, LONG, PROFILE, QUICK, Load, Plan, capacity, requests
 from bench.peers.targets import SMG_SLOTS, TARGETS, Site
 from bench.relay.processes import Processes
 from bench.relay.targets import Target, file_name
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     # A stop from outside unwinds too, so that no gateway is left behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    plan = QUICK if chosen.quick else FULL
+    plan = QUICK if chosen.quick else LONG if chosen.long else FULL
     console = Console(stderr=True)
     rate = capacity()
     console.print(f"capacity {rate:.1f} requests/s, {PROFILE}")
@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, two loads, 3 minutes")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="one seed, two loads, 3 minutes")
+    length.add_argument("--long", action="store_true", help="2x alone, 60 s each, 20 minutes")
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--smg-slots", type=int, default=SMG_SLOTS, help="concurrent requests")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
