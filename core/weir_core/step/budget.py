@@ -107,6 +107,7 @@ class Budgeter:
         self._tried = FIRST_TOKENS / 2
         self._prefill_steps = 0
         self._last_cut = 0
+        self._token_s = self._context_s = 0.0
 
     def budget(self, allowance_s: float, decode_tokens: int, decode_context: int) -> Budget:
         """Return what a step has for prefills beside these decodes.
@@ -122,16 +123,12 @@ class Budgeter:
         least = min(room, LEAST_TOKENS)
         if not self.model.trained or self._prefill_steps < 8:
             return Budget(min(room, FIRST_TOKENS), least=least)
-        beside = StepRecord(0.0, 0, decode_tokens, 0, decode_context)
-        plain_s = self.model.unbiased_s(beside)
-        margin_s = max(0.0, self.model.predict_s(beside) - plain_s)
-        seconds = max(0.0, TARGET_SHARE * allowance_s - max(0.0, plain_s) - margin_s)
-        zero_s = self.model.unbiased_s(_ZERO)
+        beside_s = self.model.decodes_s(decode_tokens, decode_context)
         return Budget(
             tokens=min(room, max(least, int(2 * self._tried))),
-            seconds=seconds,
-            token_s=max(1e-9, (self.model.unbiased_s(_THOUSAND_TOKENS) - zero_s) / 1e3),
-            context_s=max(0.0, (self.model.unbiased_s(_MILLION_CONTEXT) - zero_s) / 1e6),
+            seconds=max(0.0, TARGET_SHARE * allowance_s - beside_s),
+            token_s=self._token_s,
+            context_s=self._context_s,
             last_cut=self._last_cut,
             least=least,
         )
@@ -139,6 +136,10 @@ class Budgeter:
     def learn(self, record: StepRecord) -> None:
         """Take in a step that ended."""
         self.model.update(record)
+        # What one token more costs: kept, because it is asked more often than it changes.
+        zero_s = self.model.unbiased_s(_ZERO)
+        self._token_s = max(1e-9, (self.model.unbiased_s(_THOUSAND_TOKENS) - zero_s) / 1e3)
+        self._context_s = max(0.0, (self.model.unbiased_s(_MILLION_CONTEXT) - zero_s) / 1e6)
         if record.prefill_tokens:
             self._prefill_steps += 1
             self._tried = max(float(record.prefill_tokens), self._tried * 0.99, FIRST_TOKENS / 2.0)

@@ -22,6 +22,9 @@ SHORTEST: float = 0.5
 """Shortest a step is planned for late decodes, in targets: below that prefills starve and the
 decodes win little."""
 
+_SPARE = 64
+"""Entries of a heap that may be out of date in any case."""
+
 
 class Pace:
     """The decodes of one engine and their targets.
@@ -72,9 +75,13 @@ class Pace:
 
     def _push(self, request_id: str) -> None:
         rank = self._decodes[request_id][0]
-        if rank in self._tpot_s:
-            entry = (self._origin_s(request_id), request_id)
-            heapq.heappush(self._heaps.setdefault(rank, []), entry)
+        if rank not in self._tpot_s:
+            return
+        heap = self._heaps.setdefault(rank, [])
+        heapq.heappush(heap, (self._origin_s(request_id), request_id))
+        # Those that are gone leave when they come to the top, which some modes never look at.
+        if len(heap) > 2 * len(self._decodes) + _SPARE:
+            heap[:] = sorted(entry for entry in heap if self._is_current(rank, entry))
 
     def _origin_s(self, request_id: str) -> float:
         """Return when the engine's step 0 would have been, at this decode's target pace."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from weir_core.sched.types import StepRecord
 from weir_core.step.budget import Budget, Budgeter
@@ -17,6 +18,10 @@ from weir_core.step.mode import Mode
 from weir_core.step.order import Prompt, divide, give_back, serve
 from weir_core.step.pace import Pace
 from weir_core.step.shares import Shares
+
+STEPS_PER_LESSON: Final = 4
+"""Of steps that only decode, and of all once many were seen, one in so many is learned from."""
+MANY_STEPS: Final = 256
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Planner:
         self.pace = Pace(self.mode.tpot_s)
         self._shares = Shares(self.mode.shares)
         self._last: Plan | None = None
+        self._steps = 0
 
     def change(self, mode: Mode) -> None:
         """Divide steps by another mode from the next one on."""
@@ -86,9 +92,21 @@ class Planner:
             self._last = Plan(divide(prompts, budget), budget)
         return self._last
 
-    def learn(self, record: StepRecord) -> None:
-        """Take in a step that ended."""
-        self.budgeter.learn(record)
+    def stepped(self, record: StepRecord, decoding: Iterable[tuple[str, int]], now: float) -> None:
+        """Take in a step that ended.
+
+        Args:
+            record: What it computed and how long it took.
+            decoding: Requests that decode from now on, with their ranks.
+            now: When it ended, in seconds, on the clock of `pace`.
+        """
+        self.pace.stepped()
+        for request_id, rank in decoding:
+            self.pace.joined(request_id, rank, now)
+        self._steps += 1
+        is_new = record.prefill_tokens and self._steps < MANY_STEPS
+        if is_new or self._steps % STEPS_PER_LESSON == 0:
+            self.budgeter.learn(record)
 
     def _allowance_s(self, now: float) -> float:
         if self.mode.kind == "throughput":

@@ -17,6 +17,8 @@ RECOMPUTE_SHARE: float = 0.05
 """Tokens that may be computed twice, as a part of all computed ones."""
 MAX_TIMES: int = 3
 """Preemptions of one request for the sake of others."""
+PATIENCE_STEPS: int = 8
+"""Steps until it is looked again who might go, when nobody could for the same request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Preemptions:
         self._burst = float(burst_tokens)
         self._credit = self._burst
         self._lost: dict[str, tuple[int, int]] = {}
+        self._refused = ""
+        self._patience = 0
 
     def earn(self, computed_tokens: int) -> None:
         """Take in what a step computed."""
@@ -67,6 +71,18 @@ class Preemptions:
     def forget(self, request_id: str) -> None:
         """Note that a request ended."""
         self._lost.pop(request_id, None)
+
+    def is_worth_a_look(self, request_id: str) -> bool:
+        """Return whether to look who might go for a request; not in each step after a no."""
+        self._patience -= 1
+        if request_id == self._refused and self._patience > 0:
+            return False
+        self._patience = PATIENCE_STEPS
+        return True
+
+    def looked(self, request_id: str, victims: list[Holder]) -> None:
+        """Note whether anybody could go for a request."""
+        self._refused = "" if victims else request_id
 
     def choose(self, need: Need, holders: Iterable[Holder]) -> list[Holder]:
         """Return who goes for `need`, and charge for it; nobody if it would not be enough."""

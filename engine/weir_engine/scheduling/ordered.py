@@ -31,9 +31,6 @@ LOOKED_AT: Final = 4
 """Waiting requests that a plan reckons with, in each class: more are rarely admitted at once."""
 NOT_RECKONED_STEPS: Final = 8
 """Steps for which waiting requests are left out of plans after one that vLLM did not admit."""
-STEPS_PER_LESSON: Final = 4
-"""Of steps that only decode, and of all once many were seen, one in so many is learned from."""
-MANY_STEPS: Final = 256
 
 
 class StepOrder(StepLog):
@@ -49,7 +46,6 @@ class StepOrder(StepLog):
         self._decode_tokens = 1 + self.num_spec_tokens
         self._plan: Plan | None = None
         self._not_reckoned = 0
-        self._steps = 0
         # Drafters of several tokens want the end of a prompt in one chunk; others want nothing.
         self._reserves_nothing = self.num_prefill_lookahead <= 1
 
@@ -79,20 +75,12 @@ class StepOrder(StepLog):
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Learn from a step that ended."""
-        now = time.monotonic()
-        self.planner.pace.stepped()
-        for request_id, rank in formed.decoding:
-            self.planner.pace.joined(request_id, rank, now)
+        record = StepRecord(
+            duration_s, formed.prefill_tokens, formed.decodes,
+            formed.prefill_context, formed.decode_context,
+        )  # fmt: skip
+        self.planner.stepped(record, formed.decoding, time.monotonic())
         self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
-        self._steps += 1
-        is_new = formed.prefill_tokens and self._steps < MANY_STEPS
-        if is_new or self._steps % STEPS_PER_LESSON == 0:
-            self.planner.learn(
-                StepRecord(
-                    duration_s, formed.prefill_tokens, formed.decodes,
-                    formed.prefill_context, formed.decode_context,
-                )
-            )  # fmt: skip
 
     def _reserve_prefill_lookahead(
         self, request: Any, num_computed_tokens: int, num_new_tokens: int

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from weir_core.step.victim import Holder, Need, Preemptions
 from weir_core.wire.priority import rank_of
 
 if TYPE_CHECKING:
     from weir_engine.scheduling.stock import Stock
-
-PATIENCE_STEPS: Final = 8
-"""Steps until it is looked again who might go, when nobody could for the same request."""
 
 
 class Room:
@@ -22,8 +19,6 @@ class Room:
     def __init__(self, scheduler: Stock, preemptions: Preemptions) -> None:
         self._scheduler = scheduler
         self.preemptions = preemptions
-        self._refused = ""
-        self._patience = 0
 
     def free_slots(self) -> int:
         """Return how many requests could be admitted."""
@@ -59,18 +54,13 @@ class Room:
         )
         if (need.slots or need.blocks) and self._is_worth_a_look(head):
             victims = self.preemptions.choose(need, self._holders(need))
-            self._refused = "" if victims else head.request_id
+            self.preemptions.looked(head.request_id, victims)
             for victim in victims:
                 self._preempt(stock.requests[victim.request_id])
 
     def _is_worth_a_look(self, head: Any) -> bool:
-        if head.status.name not in {"WAITING", "PREEMPTED"}:
-            return False
-        self._patience -= 1
-        if head.request_id == self._refused and self._patience > 0:
-            return False
-        self._patience = PATIENCE_STEPS
-        return True
+        is_ready = head.status.name in {"WAITING", "PREEMPTED"}
+        return is_ready and self.preemptions.is_worth_a_look(head.request_id)
 
     def _holders(self, need: Need) -> list[Holder]:
         stock = self._scheduler

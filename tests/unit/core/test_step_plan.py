@@ -191,8 +191,7 @@ def test_custom_shares_hold_while_time_bounds_the_steps_and_prompts_come_and_go(
                 del left[key]
                 begun.discard(key)
         duration_s = 0.004 + 1.1e-4 * sum(chunks.values()) + 5e-8 * context
-        planner.learn(StepRecord(duration_s, sum(chunks.values()), 4, context, 2000))
-        planner.pace.stepped()
+        planner.stepped(StepRecord(duration_s, sum(chunks.values()), 4, context, 2000), (), now)
         now += duration_s
     parts = [got[rank] / sum(got.values()) for rank in ranks]
     assert parts == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
