@@ -23,7 +23,7 @@ import aiohttp
 from rich.console import Console
 
 from bench.overload.load import Arrival, Client, Hears, Result, poisson
-from bench.overload.report import growth, report_of, table
+from bench.overload.report import growth, markdown, report_of, table
 from bench.relay.processes import Processes
 from weir_core.wire.engine import EngineConfig
 from weir_engine import launch, machine
@@ -48,6 +48,7 @@ class Options:
     seeds: tuple[int, ...]
     model_dir: Path
     json: Path | None
+    markdown: Path | None
     steps: Path | None
     trace: Path | None
     beside: tuple[Policy, ...]
@@ -90,7 +91,8 @@ def _options() -> Options:
         default=["fcfs"],
         help="schedulers of vLLM's own to measure after Weir (default: fcfs)",
     )
-    parser.add_argument("--json", type=Path, default=None, help="write every result here")
+    parser.add_argument("--json", type=Path, help="write every result here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here")
     parser.add_argument(
         "--steps", type=Path, help="keep the engine's steps here, for `weir simulate calibrate`"
     )
@@ -106,6 +108,7 @@ def _options() -> Options:
         tuple(range(chosen.first_seed, chosen.first_seed + chosen.seeds)),
         chosen.model_dir,
         chosen.json,
+        chosen.markdown,
         chosen.steps,
         chosen.trace,
         tuple(chosen.beside),
@@ -121,10 +124,11 @@ class _Run:
     async def all_seeds(self) -> list[str]:
         """Measure with each seed; return what was missed."""
         failures: list[str] = []
-        records = []
+        records, tables = [], []
         for seed in self._options.seeds:
             stages = await self._one(seed)
             self._console.print(table(stages))
+            tables.append(f"Seed {seed}:\n\n{markdown(stages)}")
             failures += [f"seed {seed}: {why}" for why in missed(stages)]
             records += [
                 {"seed": seed, "stage": name, "results": [dataclasses.asdict(r) for r in results]}
@@ -132,6 +136,8 @@ class _Run:
             ]
         if self._options.json:
             self._options.json.write_text(json.dumps(records))
+        if self._options.markdown:
+            self._options.markdown.write_text("\n".join(tables))
         return failures
 
     async def _one(self, seed: int) -> list[tuple[str, list[Result], float]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rich.table import Table
 
@@ -55,18 +56,36 @@ def growth(results: Sequence[Result], duration_s: float) -> float | None:
     return percentile(sorted(thirds[2]), 0.5) / percentile(sorted(thirds[0]), 0.5)
 
 
-def table(stages: Sequence[tuple[str, list[Result], float]]) -> Table:
+Stages = Sequence[tuple[str, list[Result], float]]
+"""Name, what came of its requests, and for how many seconds they arrived."""
+COLUMNS: Final = (
+    "stage", "class", "sent", "whole", "refused", "failed", "TTFT p50", "TTFT p99", "on time",
+    "goodput/s", "growth",
+)  # fmt: skip
+
+
+def table(stages: Stages) -> Table:
     """Return one table of all stages."""
     shown = Table(title="overload on real vLLM, by class")
-    for column in ("stage", "class", "sent", "whole", "refused", "failed"):
-        shown.add_column(column)
-    for column in ("TTFT p50", "TTFT p99", "on time", "goodput/s", "growth"):
-        shown.add_column(column, justify="right")
+    for column in COLUMNS:
+        shown.add_column(column, justify="left" if column in ("stage", "class") else "right")
+    for line in _lines(stages):
+        shown.add_row(*line)
+    return shown
+
+
+def markdown(stages: Stages) -> str:
+    """Return the table for a document."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *_lines(stages)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _lines(stages: Stages) -> Iterator[tuple[str, ...]]:
     for name, results, duration_s in stages:
         for shape in MIX:
             own = report_of(results, shape.name, duration_s)
             mine = [r for r in results if r.class_name == shape.name]
-            shown.add_row(
+            yield (
                 name,
                 shape.name,
                 *(str(n) for n in (own.sent, own.whole, own.refused, own.failed)),
@@ -75,7 +94,6 @@ def table(stages: Sequence[tuple[str, list[Result], float]]) -> Table:
                 f"{own.goodput:.2f}",
                 _times(growth(mine, duration_s)),
             )
-    return shown
 
 
 def _seconds(value: float | None) -> str:
