@@ -1,15 +1,14 @@
 """vLLM's step loop: which tokens each step computes, and how long it takes.
 
 Each step gives one token to every decode and spends what is left of the token budget on prefill
-chunks. Three engines differ in the order of prefills (`EngineKind`):
+chunks. Two of the three engines (`EngineKind`) are here:
 
 - `FCFS`: prefills that run go on, then the queue in order of arrival; when the KV cache is full
   the request admitted last is preempted and later computed anew.
 - `PRIORITY`: the same, but the queue is in order of rank and arrival, and the lowest rank is
   preempted first (`--scheduling-policy priority`).
-- `WEIR`: prefills and queue together in order of rank; a waiting request of a strictly higher
-  rank takes a slot or KV room from a lower one; the budget is what the tightest decode's TPOT
-  target leaves.
+
+The third, Weir's own, is `weir_engine_model`: this one with the core's step decisions in it.
 
 Decodes are not visited one by one: all lengths grow by one per step, so the sums follow by
 arithmetic and the ends from a heap. A step costs microseconds whatever the batch's size.
@@ -26,11 +25,6 @@ from weir_core.sched.types import EngineKind, StepRecord
 from weir_sim.kv import KvCache
 from weir_sim.profiles import EngineProfile
 
-_TPOT_SHARE = 0.85
-"""Part of a TPOT target that a step may take; the rest absorbs what the model does not know."""
-_LEAST_PREFILL = 128
-"""Prompt tokens that every step of the Weir engine may hold, or prefills would starve."""
-
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -38,6 +32,7 @@ class Job:
 
     Attributes:
         output_tokens: How many it will generate; the engine does not look at it before.
+        due_s: When its first token is due; only Weir's engine is told.
         hash_ids: Whole shared blocks of its prompt.
         target: Tokens to have in the KV cache before it decodes: the prompt, and after a
             preemption what it had generated.
@@ -50,7 +45,7 @@ class Job:
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
-    tpot_target_s: float | None = None
+    due_s: float = math.inf
     hash_ids: Sequence[int] = ()
     seq: int = 0
     epoch: int = 0
@@ -60,11 +55,6 @@ class Job:
     decoding_since: int = -1
     private_blocks: int = 0
     has_answered: bool = False
-
-    @property
-    def key(self) -> tuple[int, float, int]:
-        """Return its place among requests in order of priority."""
-        return (-self.rank, self.arrival_s, self.seq)
 
 
 @dataclass(slots=True)
@@ -108,7 +98,6 @@ class EngineModel:
         self._growing = [0] * profile.block_tokens
         # The last step whose blocks were taken.
         self._grown_step = -1
-        self._targets: dict[float, int] = {}
         self._chunks: list[tuple[Job, int]] = []
         self._pending: StepRecord | None = None
 
@@ -155,13 +144,8 @@ class EngineModel:
 
     def begin(self) -> float | None:
         """Form the next step and return how long it takes, or None with nothing to do."""
-        budget = self._prefill_budget()
-        self._grow_decodes()
         self._chunks = []
-        if self._kind is EngineKind.WEIR:
-            self._fill_by_rank(budget)
-        else:
-            self._fill_stock(budget)
+        self._form()
         prefill = sum(tokens for _, tokens in self._chunks)
         decodes = len(self._decoding)
         if not prefill and not decodes:
@@ -193,14 +177,14 @@ class EngineModel:
 
     # ---- forming a step
 
-    def _prefill_budget(self) -> int:
+    def _form(self) -> None:
+        """Choose the step's chunks, by the rules of vLLM."""
         budget = self.profile.max_num_batched_tokens - len(self._decoding)
-        if self._kind is not EngineKind.WEIR or not self._targets:
-            return budget
-        fitting = self.profile.budget_for(
-            _TPOT_SHARE * min(self._targets), len(self._decoding), self._context
-        )
-        return max(min(_LEAST_PREFILL, budget), min(budget, fitting))
+        self._grow_decodes()
+        for job in self._prefilling:
+            budget -= self._chunk(job, budget)
+        while budget > 0 and (head := self._head()) is not None and self._admit(head):
+            budget -= self._chunk(head, budget)
 
     def _grow_decodes(self) -> None:
         slot = self.step % self.profile.block_tokens
@@ -211,51 +195,12 @@ class EngineModel:
             self._preempt(victim)
         self._grown_step = self.step
 
-    def _fill_stock(self, budget: int) -> None:
-        for job in self._prefilling:
-            budget = self._chunk(job, budget)
-        while budget > 0 and (head := self._head()) is not None and self._admit(head):
-            budget = self._chunk(head, budget)
-
-    def _fill_by_rank(self, budget: int) -> None:
-        self._prefilling.sort(key=lambda job: job.key)
-        running = list(self._prefilling)
-        position = 0
-        while budget > 0:
-            partial = running[position] if position < len(running) else None
-            head = self._head()
-            if head is not None and (partial is None or head.key < partial.key):
-                if not self._admit_by_rank(head):
-                    break
-                budget = self._chunk(head, budget)
-            elif partial is not None:
-                position += 1
-                if partial in self._prefilling:
-                    budget = self._chunk(partial, budget)
-            else:
-                return
-        for job in running[position:]:
-            if job in self._prefilling:
-                budget = self._chunk(job, budget)
-
-    def _chunk(self, job: Job, budget: int) -> int:
-        # In a long prompt every token also attends to all before it, which takes its own time.
-        weight = 1.0
-        if self._kind is EngineKind.WEIR and self._targets:
-            weight += self.profile.prefill_context_s * job.computed / self.profile.token_s
-        tokens = min(int(budget / weight), job.target - job.computed)
-        if tokens <= 0:
-            return 0
-        self._chunks.append((job, tokens))
-        return budget - math.ceil(tokens * weight)
-
-    def _admit_by_rank(self, job: Job) -> bool:
-        while not self._admit(job):
-            victim = self._victim()
-            if victim is None or victim.rank >= job.rank:
-                return False
-            self._preempt(victim)
-        return True
+    def _chunk(self, job: Job, most: int) -> int:
+        """Compute up to `most` tokens of a prompt in this step, and return how many it is."""
+        tokens = min(most, job.target - job.computed)
+        if tokens > 0:
+            self._chunks.append((job, tokens))
+        return max(0, tokens)
 
     def _admit(self, job: Job) -> bool:
         if self.running >= self.profile.max_num_seqs:
@@ -280,16 +225,19 @@ class EngineModel:
         return None
 
     def _enqueue(self, job: Job) -> None:
-        key = (0, 0.0, job.seq) if self._kind is EngineKind.FCFS else job.key
-        heapq.heappush(self._waiting, (key, job.epoch, job))
+        heapq.heappush(self._waiting, (self._key(job), job.epoch, job))
+
+    def _key(self, job: Job) -> tuple[int, float, int]:
+        """Return the place of a request in the queue; the last one is preempted first."""
+        if self._kind is EngineKind.FCFS:
+            return (0, 0.0, job.seq)
+        return (-job.rank, job.arrival_s, job.seq)
 
     # ---- preemption
 
     def _victim(self) -> Job | None:
         running = [*self._decoding.values(), *self._prefilling]
-        if self._kind is EngineKind.FCFS:
-            return max(running, key=lambda job: job.seq, default=None)
-        return max(running, key=lambda job: job.key, default=None)
+        return max(running, key=self._key, default=None)
 
     def _preempt(self, job: Job) -> None:
         self.counts.preemptions += 1
@@ -323,8 +271,6 @@ class EngineModel:
         self._decoding[job.request_id] = job
         self._context += job.target + 1
         self._growing[self._grows_at(job, self.step)] += 1
-        if job.tpot_target_s is not None:
-            self._targets[job.tpot_target_s] = self._targets.get(job.tpot_target_s, 0) + 1
         if not job.has_answered:
             job.has_answered = True
             result.first_tokens.append(job)
@@ -352,10 +298,6 @@ class EngineModel:
         # The block for the newest token is taken when the step that computes it begins.
         stored = length if self._grown_step == self.step else length - 1
         self.kv.release(job.hash_ids, self.kv.private_blocks(job.hash_ids, stored))
-        if job.tpot_target_s is not None:
-            self._targets[job.tpot_target_s] -= 1
-            if not self._targets[job.tpot_target_s]:
-                del self._targets[job.tpot_target_s]
         return length
 
     def _grows_at(self, job: Job, since: int) -> int:

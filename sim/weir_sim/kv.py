@@ -54,10 +54,14 @@ class KvCache:
         """Return the blocks beside the shared ones that a request of `tokens` needs."""
         return -(-(tokens - len(hash_ids) * SHARED_TOKENS) // self._block_tokens)
 
+    def needed(self, hash_ids: Sequence[int], private_blocks: int) -> int:
+        """Return the blocks that a request would take from the available ones."""
+        new = sum(1 for hash_id in hash_ids if hash_id not in self._references)
+        return private_blocks + new * self._per_id
+
     def admit(self, hash_ids: Sequence[int], private_blocks: int) -> bool:
         """Take the blocks of a request, all or none."""
-        new = sum(1 for hash_id in hash_ids if hash_id not in self._references)
-        if self.available < private_blocks + new * self._per_id:
+        if self.available < self.needed(hash_ids, private_blocks):
             return False
         for hash_id in hash_ids:
             self._references[hash_id] = self._references.get(hash_id, 0) + 1

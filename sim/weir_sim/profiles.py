@@ -61,11 +61,6 @@ class EngineProfile:
             + self.decode_context_s * decode_context
         )
 
-    def budget_for(self, target_s: float, decodes: int, decode_context: int) -> int:
-        """Return the prompt tokens that fit into a step of `target_s` beside the decodes."""
-        fixed = self.base_s + self.sequence_s * decodes + self.decode_context_s * decode_context
-        return int((target_s - fixed) / self.token_s) - decodes
-
 
 def _gpu(name: str, compute: float, bandwidth: float, kv_tokens: int) -> EngineProfile:
     """Return an 8B model in bf16 on a GPU, relative to an H100."""

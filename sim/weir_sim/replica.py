@@ -7,6 +7,7 @@ requeue can cross a first token on that way; what the old attempt still sends is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -129,7 +130,7 @@ class Replica:
             arrival_s=request.arrival_s,
             prompt_tokens=request.prompt_tokens,
             output_tokens=request.output_tokens,
-            tpot_target_s=policy.tpot_target_s if policy else None,
+            due_s=request.arrival_s + (policy.ttft_target_s or math.inf if policy else math.inf),
             hash_ids=request.hash_ids,
         )
         self._loop.at(self._loop.now + self._link_s, self._enter, trip.job)

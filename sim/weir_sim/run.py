@@ -16,6 +16,7 @@ from weir_core.sched.types import (
     EngineKind,
     TenantPolicy,
 )
+from weir_core.step.mode import Mode
 from weir_sim.baselines import (
     ClassSlots,
     Front,
@@ -27,10 +28,10 @@ from weir_sim.baselines import (
     Router,
     WeightedScores,
 )
-from weir_sim.engine_model import EngineModel
 from weir_sim.events import EventLoop
 from weir_sim.profiles import EngineProfile
 from weir_sim.replica import Replica, Trip
+from weir_sim.weir_engine_model import make_engine_model
 from weir_sim.workload import SimRequest
 
 ROUTERS: Mapping[str, Callable[[random.Random], Router]] = {
@@ -198,10 +199,17 @@ class _Simulation:
         self._ended = 0
         self._timeline: list[Sample] = []
         policies = {policy.name: policy for policy in config.classes}
+        mode = Mode(
+            tpot_s={
+                policy.rank: policy.tpot_target_s
+                for policy in config.classes
+                if policy.tpot_target_s is not None
+            }
+        )
         self._replicas = [
             Replica(
                 make_front(config),
-                EngineModel(engine_profile(config), config.system.engine),
+                make_engine_model(engine_profile(config), config.system.engine, mode),
                 self._loop,
                 policies,
                 config.link_s,

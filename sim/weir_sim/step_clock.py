@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from weir_core.api import labels
-from weir_core.sched.types import BUILT_IN_CLASSES, EngineKind
+from weir_core.sched.types import EngineKind
 from weir_core.wire.priority import due_s_of, rank_of
 from weir_core.wire.steps import Facts, Step, encode_step
 from weir_sim.engine_model import EngineModel, Job, StepEnd
 from weir_sim.profiles import EngineProfile
-
-_TPOT_TARGETS: Final = {policy.rank: policy.tpot_target_s for policy in BUILT_IN_CLASSES}
+from weir_sim.weir_engine_model import make_engine_model
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +66,7 @@ class StepClock:
     """
 
     def __init__(self, profile: EngineProfile, kind: EngineKind, run_dir: Path | None) -> None:
-        self.model = EngineModel(profile, kind)
+        self.model = make_engine_model(profile, kind)
         self.behind_s = 0.0
         self._kind = kind
         self._streams: dict[str, Stream] = {}
@@ -86,17 +85,17 @@ class StepClock:
     def submit(self, prompt_tokens: int, output_tokens: int, priority: int, wire_id: str) -> Stream:
         """Queue a request; `priority` is vLLM's, lower first."""
         self._serial += 1
-        rank, arrival_s = -priority, float(self._serial)
+        rank, due_s = -priority, math.inf
         if self._kind is EngineKind.WEIR:
             rank = rank_of(priority)
-            arrival_s = due_s_of(priority) or 1e12 + self._serial
+            due_s = due_s_of(priority) or math.inf
         job = Job(
             request_id=f"j{self._serial}",
             rank=rank,
-            arrival_s=arrival_s,
+            arrival_s=float(self._serial),
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
-            tpot_target_s=_TPOT_TARGETS.get(rank),
+            due_s=due_s,
         )
         stream = self._streams[job.request_id] = Stream(job, wire_id)
         self.model.add(job)

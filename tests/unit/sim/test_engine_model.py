@@ -7,9 +7,11 @@ import random
 import pytest
 
 from weir_core.sched.types import EngineKind
+from weir_core.step.mode import Mode
 from weir_sim.engine_model import EngineModel, Job
 from weir_sim.kv import KvCache
 from weir_sim.profiles import PROFILES, EngineProfile
+from weir_sim.weir_engine_model import make_engine_model
 
 
 def profile(slots: int = 8, budget: int = 100, blocks: int = 1000) -> EngineProfile:
@@ -41,26 +43,26 @@ def step(engine: EngineModel) -> tuple[list[str], list[str]]:
 
 
 def test_a_prompt_is_computed_in_chunks_of_the_budget() -> None:
-    engine = EngineModel(profile(budget=100), EngineKind.FCFS)
+    engine = make_engine_model(profile(budget=100), EngineKind.FCFS)
     engine.add(job("a", prompt=250))
     assert [step(engine)[0] for _ in range(3)] == [[], [], ["a"]]
 
 
 def test_a_request_ends_with_its_last_token() -> None:
-    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine = make_engine_model(profile(), EngineKind.FCFS)
     engine.add(job("a", output=3))
     assert [step(engine) for _ in range(3)] == [(["a"], []), ([], []), ([], ["a"])]
     assert engine.begin() is None
 
 
 def test_a_single_token_ends_with_the_prefill() -> None:
-    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine = make_engine_model(profile(), EngineKind.FCFS)
     engine.add(job("a", output=1))
     assert step(engine) == (["a"], ["a"])
 
 
 def test_a_step_takes_what_its_tokens_take() -> None:
-    engine = EngineModel(profile(), EngineKind.FCFS)
+    engine = make_engine_model(profile(), EngineKind.FCFS)
     engine.add(job("a", prompt=50))
     assert engine.begin() == pytest.approx(0.001 + 0.050)
     engine.end()
@@ -76,7 +78,7 @@ def test_a_step_takes_what_its_tokens_take() -> None:
     ],
 )
 def test_who_goes_on_when_a_prefill_has_begun(kind: EngineKind, want: str) -> None:
-    engine = EngineModel(profile(budget=100), kind)
+    engine = make_engine_model(profile(budget=100), kind)
     engine.add(job("low", prompt=150, rank=0, arrival_s=0.0))
     step(engine)
     engine.add(job("high", prompt=100, rank=1, arrival_s=1.0))
@@ -84,14 +86,14 @@ def test_who_goes_on_when_a_prefill_has_begun(kind: EngineKind, want: str) -> No
 
 
 def test_stock_priority_orders_its_queue_by_rank() -> None:
-    engine = EngineModel(profile(slots=1), EngineKind.PRIORITY)
+    engine = make_engine_model(profile(slots=1), EngineKind.PRIORITY)
     engine.add(job("low", rank=0))
     engine.add(job("high", rank=1, arrival_s=5.0))
     assert step(engine)[0] == ["high"]
 
 
 def test_weir_takes_a_slot_from_a_lower_rank_and_gives_it_back() -> None:
-    engine = EngineModel(profile(slots=1), EngineKind.WEIR)
+    engine = make_engine_model(profile(slots=1), EngineKind.WEIR)
     engine.add(job("low", output=5))
     step(engine)
     engine.add(job("high", rank=1, output=1))
@@ -101,20 +103,34 @@ def test_weir_takes_a_slot_from_a_lower_rank_and_gives_it_back() -> None:
     assert ended == [[], [], [], ["low"]]
 
 
-def test_weir_leaves_the_decodes_what_their_target_needs() -> None:
-    engine = EngineModel(profile(budget=1000), EngineKind.WEIR)
-    chat = job("chat", output=50)
-    chat.tpot_target_s = 0.2
-    engine.add(chat)
+def test_weir_gives_every_token_to_prefills_in_mode_throughput() -> None:
+    engine = make_engine_model(profile(budget=1000), EngineKind.WEIR, Mode("throughput"))
+    engine.add(job("chat", output=200))
     step(engine)
     engine.add(job("book", prompt=5000))
-    duration_s = engine.begin()
-    assert duration_s is not None
-    assert duration_s <= 0.2
+    engine.begin()
+    assert engine.end().record.prefill_tokens == 999
+
+
+def test_weir_leaves_the_decodes_what_their_target_needs() -> None:
+    mode = Mode(tpot_s={0: 0.2})
+    engine = make_engine_model(profile(budget=1000), EngineKind.WEIR, mode)
+    for serial in range(40):  # from which it learns how long steps take
+        engine.add(job(f"r{serial}", prompt=20 + 15 * serial))
+        while engine.begin() is not None:
+            engine.end()
+    engine.add(job("chat", output=200))
+    step(engine)
+    engine.add(job("book", prompt=5000))
+    for _ in range(10):
+        duration_s = engine.begin()
+        assert duration_s is not None
+        assert 0.05 < duration_s <= 0.2
+        engine.end()
 
 
 def test_a_full_cache_preempts_and_recomputes_but_loses_nobody() -> None:
-    engine = EngineModel(profile(slots=8, blocks=12), EngineKind.FCFS)
+    engine = make_engine_model(profile(slots=8, blocks=12), EngineKind.FCFS)
     for serial in range(6):
         engine.add(job(f"r{serial}", prompt=30, output=40))
     ended: list[str] = []
@@ -129,7 +145,7 @@ def test_a_full_cache_preempts_and_recomputes_but_loses_nobody() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_blocks_are_conserved_whatever_happens(kind: EngineKind, seed: int) -> None:
     rng = random.Random(seed)
-    engine = EngineModel(profile(slots=6, budget=64, blocks=60), kind)
+    engine = make_engine_model(profile(slots=6, budget=64, blocks=60), kind)
     jobs: list[Job] = []
     ended: set[str] = set()
     for serial in range(200):
@@ -155,7 +171,7 @@ def test_blocks_are_conserved_whatever_happens(kind: EngineKind, seed: int) -> N
 
 
 def test_a_shared_prefix_is_computed_once() -> None:
-    engine = EngineModel(profile(budget=4096), EngineKind.FCFS)
+    engine = make_engine_model(profile(budget=4096), EngineKind.FCFS)
     first, second = job("first", prompt=1100), job("second", prompt=1100)
     first.hash_ids = second.hash_ids = (1, 2)
     engine.add(first)
