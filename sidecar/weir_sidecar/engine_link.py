@@ -50,7 +50,7 @@ def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[None]:
         reader.bind(str(path))
         os.chmod(path, 0o660)
         loop = asyncio.get_running_loop()
-        loop.add_reader(reader.fileno(), _read, reader, on_step)
+        loop.add_reader(reader.fileno(), _read, reader, OneCount(), on_step)
         try:
             yield
         finally:
@@ -58,7 +58,26 @@ def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _read(reader: socket.socket, on_step: Callable[[Step], None]) -> None:
+class OneCount:
+    """Counts the steps of all data-parallel ranks in one line, in which a gap is a lost record."""
+
+    def __init__(self) -> None:
+        self._seq = 0
+        self._of_rank: dict[int, int] = {}
+
+    def counted(self, step: Step) -> Step:
+        """Return the step with its place in the one line."""
+        before = self._of_rank.get(step.engine)
+        self._of_rank[step.engine] = step.seq
+        if before is None and not self._seq:
+            self._seq = step.seq
+        else:
+            # A rank that is new, or began anew, has lost nothing that could be known.
+            self._seq += max(1, step.seq - before) if before is not None else 1
+        return step if step.seq == self._seq else msgspec.structs.replace(step, seq=self._seq)
+
+
+def _read(reader: socket.socket, count: OneCount, on_step: Callable[[Step], None]) -> None:
     for _ in range(_AT_ONCE):
         try:
             datagram = reader.recv(_MAX_DATAGRAM_BYTES)
@@ -69,7 +88,7 @@ def _read(reader: socket.socket, on_step: Callable[[Step], None]) -> None:
         except ValueError as error:
             log.warning("a step record cannot be read", extra={"error": str(error)})
         else:
-            on_step(step)
+            on_step(count.counted(step))
 
 
 class StepFile:

@@ -49,7 +49,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     """One step of the engine; one datagram.
 
     Attributes:
-        seq: Counts the steps of this engine process, from 1; a gap is a lost datagram.
+        seq: Counts the steps of this data-parallel rank, from 1; a gap is a lost datagram.
         duration_s: From the start of scheduling to the sampled tokens.
         schedule_s: The part of it that scheduling took.
         prefill_tokens: Prompt tokens the step computed.
@@ -62,6 +62,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         prefill_left: Prompt tokens still to compute by rank.
         started: The `x-request-id` of requests whose prompt this step completed.
         preempted: Sequences that lost their KV in this step.
+        engine: The data-parallel rank that computed it.
     """
 
     seq: int
@@ -77,6 +78,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     prefill_left: dict[int, int] = {}
     started: tuple[str, ...] = ()
     preempted: int = 0
+    engine: int = 0
 
 
 _ENCODER = msgspec.msgpack.Encoder()

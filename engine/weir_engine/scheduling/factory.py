@@ -117,6 +117,7 @@ def _connect(scheduler: Any, run_dir: Path, facts: Facts) -> None:
         write_facts(facts, run_dir / FACTS_FILE)
     if isinstance(scheduler, StepLog):
         scheduler.sender = StepSender(run_dir / STEPS_SOCKET)
+        scheduler.engine_index = rank
     if isinstance(scheduler, StepOrder):
         paths = [run_dir / MODE_SOCKET]
         paths += [run_dir / f"{MODE_SOCKET}.{one}" for one in range(1, parallel.data_parallel_size)]

@@ -49,6 +49,7 @@ class StepLog(Stock):
     """A mixin over vLLM's scheduler; `sender` set to None keeps the steps to itself."""
 
     sender: StepSender | None = None
+    engine_index = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -149,6 +150,7 @@ class StepLog(Stock):
             prefill_left=self._prefill_left(),
             started=tuple(dict.fromkeys(map(sent_id, formed.started))),
             preempted=formed.preempted,
+            engine=self.engine_index,
         )
 
     def _prefill_left(self) -> dict[int, int]:

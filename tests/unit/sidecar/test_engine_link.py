@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from weir_core.wire.steps import Facts, Step
-from weir_sidecar.engine_link import StepFile, read_facts, send_mode
+from weir_sidecar.engine_link import OneCount, StepFile, read_facts, send_mode
 
 
 def test_steps_are_kept_as_json_lines_up_to_a_size(tmp_path: Path) -> None:
@@ -34,3 +36,20 @@ def test_facts_that_are_missing_or_broken_are_none(tmp_path: Path) -> None:
 
 def test_a_mode_for_which_nobody_listens_is_not_sent(tmp_path: Path) -> None:
     assert not send_mode(tmp_path / "mode.sock", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("ranks_and_counts", "want"),
+    [
+        pytest.param([(0, 7), (0, 8), (0, 11)], [7, 8, 11], id="one rank keeps its own count"),
+        pytest.param([(0, 5), (1, 3), (0, 6), (1, 4)], [5, 6, 7, 8], id="two ranks, none lost"),
+        pytest.param([(0, 5), (1, 3), (1, 6), (0, 6)], [5, 6, 9, 10], id="two of the second lost"),
+        pytest.param([(0, 5), (0, 6), (0, 1), (0, 2)], [5, 6, 7, 8], id="an engine began anew"),
+    ],
+)
+def test_steps_of_all_ranks_are_counted_in_one_line(
+    ranks_and_counts: list[tuple[int, int]], want: list[int]
+) -> None:
+    count = OneCount()
+    steps = [Step(seq, 0.01, engine=rank) for rank, seq in ranks_and_counts]
+    assert [count.counted(step).seq for step in steps] == want
