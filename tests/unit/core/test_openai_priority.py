@@ -12,12 +12,13 @@ from weir_core.wire.priority import due_s_of, engine_priority, rank_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
 )
 SPACE = st.text(" \t\r\n", max_size=3)
 
 
-@given(st.dictionaries(st.text(), JSON), st.integers(-(2**60), 2**60), SPACE)
+@given(st.dictionaries(st.text(), JSON, max_size=3), st.integers(-(2**60), 2**60), SPACE)
 def test_an_object_gets_it_and_keeps_the_rest(
     value: dict[str, object], priority: int, space: str
 ) -> None:
