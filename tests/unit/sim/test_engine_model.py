@@ -103,6 +103,50 @@ def test_weir_takes_a_slot_from_a_lower_rank_and_gives_it_back() -> None:
     assert ended == [[], [], [], ["low"]]
 
 
+def test_weir_lets_a_lower_prompt_keep_what_it_has_computed() -> None:
+    engine = make_engine_model(profile(budget=100), EngineKind.WEIR)
+    low = job("low", prompt=150, rank=0)
+    engine.add(low)
+    step(engine)
+    engine.add(job("high", prompt=200, rank=1))
+    assert step(engine)[0] == []
+    assert low.computed == 100
+    assert step(engine)[0] == ["high"]
+    assert step(engine)[0] == ["low"]
+    assert engine.counts.preemptions == engine.counts.recomputed_tokens == 0
+
+
+def test_weir_takes_no_slot_from_an_equal() -> None:
+    engine = make_engine_model(profile(slots=1), EngineKind.WEIR)
+    engine.add(job("first", output=5))
+    step(engine)
+    engine.add(job("second", output=1))
+    assert [step(engine)[1] for _ in range(4)] == [[], [], [], ["first"]]
+    assert engine.counts.preemptions == 0
+
+
+def test_weir_preempts_nobody_in_vain() -> None:
+    engine = make_engine_model(profile(blocks=20), EngineKind.WEIR)
+    engine.add(job("low", prompt=60, output=5, rank=0))
+    engine.add(job("equal", prompt=150, output=5, rank=1))
+    for _ in range(3):
+        step(engine)
+    # Even all that the lower one holds would not be enough.
+    engine.add(job("high", prompt=200, output=1, rank=1))
+    ended = [step(engine)[1] for _ in range(3)]
+    assert ["high"] not in ended
+    assert engine.counts.preemptions == 0
+
+
+def test_of_one_rank_weir_serves_first_whose_answer_is_due_first() -> None:
+    engine = make_engine_model(profile(slots=1), EngineKind.WEIR)
+    for name, due_s in (("later", 9.0), ("sooner", 2.0)):
+        one = job(name, output=1)
+        one.due_s = due_s
+        engine.add(one)
+    assert step(engine)[0] == ["sooner"]
+
+
 def test_weir_gives_every_token_to_prefills_in_mode_throughput() -> None:
     engine = make_engine_model(profile(budget=1000), EngineKind.WEIR, Mode("throughput"))
     engine.add(job("chat", output=200))
