@@ -11,6 +11,7 @@ is told: a first byte and a recall of the same request cannot cross.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ UNKNOWN_ENGINE = Facts("fcfs", max_num_seqs=128, max_num_batched_tokens=2048, kv
 _NO_KV_BOUND = 1 << 40
 _PATIENCE = 1.5
 """Times the expected time to first token after which a silent prompt counts as done."""
+_PATIENCE_GRID_S = 0.01
+"""Prompts that are done within so much of each other are taken together: a timer is not free."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,8 @@ class Admission:
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
+        # When a plain answer's prompt counts as done, by _expect_prefilled: (instant, number, ...).
+        self._silent: list[tuple[float, int, Turn, Dispatch]] = []
         self._starved_since: float | None = None
         self._steps_heard = False
 
@@ -268,7 +273,7 @@ class Admission:
                     self._note_dispatch(turn, action)
                     turn.give(action, now)
                     if not turn.streams and not self._steps_heard:
-                        self._expect_prefilled(turn)
+                        self._expect_prefilled(turn, action, now)
                 case Reject():
                     self._forget(turn)
                     self._metrics.of_class(turn.request.class_name).rejections(action.reason).inc()
@@ -284,6 +289,11 @@ class Admission:
         """Set the timer to the next instant at which time alone changes something."""
         assert self.scheduler is not None
         due = self.scheduler.next_tick(now)
+        silent = self._silent
+        while silent and not self._is_silent(silent[0][2], silent[0][3]):
+            heapq.heappop(silent)
+        if silent and (due is None or silent[0][0] < due):
+            due = silent[0][0]
         timer = self._timer
         if timer is not None:
             # One that fires too early costs less than a new one at each event.
@@ -297,11 +307,17 @@ class Admission:
 
     def _tick(self) -> None:
         self._timer = None
-        if self.scheduler is not None:
-            now = self._clock()
-            self._perform(self.scheduler.on_tick(now), now)
+        if self.scheduler is None:
+            return
+        now = self._clock()
+        actions = self.scheduler.on_tick(now)
+        while self._silent and self._silent[0][0] <= now + _PATIENCE_GRID_S:
+            *_, turn, dispatch = heapq.heappop(self._silent)
+            if self._is_silent(turn, dispatch):
+                actions += self.scheduler.on_prefilled(turn.request.request_id, now)
+        self._perform(actions, now)
 
-    def _expect_prefilled(self, turn: Turn) -> None:
+    def _expect_prefilled(self, turn: Turn, dispatch: Dispatch, now: float) -> None:
         """Take a silent answer's prompt to be done once that was to be expected.
 
         Without this, a few long plain answers of an engine without a step log would count as
@@ -309,13 +325,12 @@ class Admission:
         """
         ticket = self._ticket(turn)
         if ticket is not None:
-            delay_s = _PATIENCE * ticket.first_token_expected_s
-            asyncio.get_running_loop().call_later(delay_s, self._assume, turn, turn.dispatch)
+            due = now + _PATIENCE * ticket.first_token_expected_s + _PATIENCE_GRID_S
+            heapq.heappush(self._silent, (due, next(self._numbers), turn, dispatch))
 
-    def _assume(self, turn: Turn, dispatch: Dispatch | None) -> None:
-        if self.scheduler is not None and turn.dispatch is dispatch:
-            now = self._clock()
-            self._perform(self.scheduler.on_prefilled(turn.request.request_id, now), now)
+    def _is_silent(self, turn: Turn, dispatch: Dispatch) -> bool:
+        """Tell whether a request is still where that dispatch put it, without an answer."""
+        return turn.dispatch is dispatch and turn.request.request_id in self._turns
 
     def _forget(self, turn: Turn) -> None:
         self._turns.pop(turn.request.request_id, None)
