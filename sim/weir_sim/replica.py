@@ -127,10 +127,10 @@ class Replica:
         trip.job = Job(
             request_id=request.request_id,
             rank=action.rank,
-            arrival_s=request.arrival_s,
+            arrival_s=trip.submitted_s,
             prompt_tokens=request.prompt_tokens,
             output_tokens=request.output_tokens,
-            due_s=request.arrival_s + (policy.ttft_target_s or math.inf if policy else math.inf),
+            due_s=trip.submitted_s + (policy.ttft_target_s or math.inf if policy else math.inf),
             hash_ids=request.hash_ids,
         )
         self._loop.at(self._loop.now + self._link_s, self._enter, trip.job)

@@ -90,10 +90,13 @@ class Estimator:
         self._step_shape = None
 
     def decode_step_s(self, decodes: int, context: int) -> float | None:
-        """Return the time of a step without prefill, or None before the model is trained."""
+        """Return the most likely time of a step without prefill; None before one is known.
+
+        It is compared with a threshold, where a bias would only be a stricter threshold.
+        """
         if not self.steps.trained:
             return None
-        return self.steps.decodes_s(decodes, context)
+        return self.steps.likely_decodes_s(decodes, context)
 
     def first_token_s(self, tokens: int) -> float:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""

@@ -89,9 +89,13 @@ class StepTimeModel:
         return self._biased(self._model.predict(_features(record)))
 
     def decodes_s(self, decodes: int, context: int) -> float:
-        """Return the same for a step without prefill; it is asked at every decision."""
+        """Return the same for a step without prefill."""
+        return self._biased(self.likely_decodes_s(decodes, context))
+
+    def likely_decodes_s(self, decodes: int, context: int) -> float:
+        """Return the most likely time of a step without prefill; asked at every decision."""
         fixed, _, per_decode, _, per_context = self._model.coefficients
-        return self._biased(fixed + per_decode * decodes / 1e2 + per_context * context / 1e5)
+        return fixed + per_decode * decodes / 1e2 + per_context * context / 1e5
 
     def _biased(self, plain_s: float) -> float:
         margin_s = max(self._bias * self._mean_error_s, self._floor_bias_ratio * plain_s)

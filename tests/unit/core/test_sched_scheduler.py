@@ -243,6 +243,20 @@ def test_kv_room_is_made_only_when_what_is_freed_suffices() -> None:
     assert s.tally.requeued == 1
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+@pytest.mark.parametrize(("decode_s", "enters"), [(0.010, True), (0.020, False)])
+def test_batch_waits_while_decodes_take_over_a_quarter_of_the_tightest_target(
+    decode_s: float, enters: bool, spread: float
+) -> None:
+    """Interactive wants a token each 50 ms; steps that vary much do not make the rule stricter."""
+    s = scheduler(slots=100, step_tokens=1000)
+    fill(s, ["chat"], "interactive")
+    for step in range(600):
+        duration_s = decode_s * (1 + (spread if step % 2 else -spread))
+        s.on_step(StepRecord(duration_s, 0, 1, 0, 150), 0.01 * step)
+    assert dispatched(s.on_arrival(request("report", "batch", 6.0), 6.0)) == ["report"] * enters
+
+
 def test_a_slot_is_held_for_a_higher_rank_that_used_it_lately_and_lent_when_it_did_not() -> None:
     s = scheduler(slots=10)
     for serial in range(9):
