@@ -253,6 +253,14 @@ def _scheduling(seen: Observed) -> Verdict:
     if silent:
         count = f"{_count(silent)} of {len(engines)} sidecars do not tell how their engine runs"
         return Verdict("Unknown", "Unreachable", _by_pods(count, silent))
+    return _ordered(engines)
+
+
+def _ordered(engines: Mapping[str, Said]) -> Verdict:
+    passing = sum(1 for said in engines.values() if isinstance(said, Facts) and said.kind != "weir")
+    if passing:
+        count = f"{passing} of {len(engines)} engines have no decodes to protect"
+        return Verdict("True", "NotNeeded", f"{count}: they compute embeddings")
     return Verdict("True", "Weir", f"Weir's scheduler orders the steps of {len(engines)} engines")
 
 

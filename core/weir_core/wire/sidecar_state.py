@@ -38,7 +38,7 @@ class SidecarState(msgspec.Struct, frozen=True):
 
 
 def shortfall(facts: Facts) -> str:
-    """Return why an engine does not order requests by Weir's scheduler; empty where it does."""
-    if facts.kind == "weir":
-        return ""
-    return facts.fallback or "it says nothing of itself; is its image a Weir engine?"
+    """Return why an engine lacks Weir's scheduler; empty where it has it or needs none."""
+    if facts.kind == "fcfs" and not facts.fallback:
+        return "it says nothing of itself; is its image a Weir engine?"
+    return facts.fallback

@@ -32,7 +32,9 @@ def make_scheduler(**arguments: Any) -> Any:
     by_priority = config.scheduler_config.policy == "priority"
     kind: EngineKind = "priority" if by_priority else "fcfs"
     fallback = contract.objection(version, _missing_methods(stock)) or _unfit(config)
-    scheduler = _scheduler_class(stock, by_priority and not fallback)(**arguments)
+    # An embeddings engine has no decodes to protect, so vLLM's own order is all that is wanted.
+    wanted = by_priority and config.model_config.runner_type != "pooling"
+    scheduler = _scheduler_class(stock, wanted and not fallback)(**arguments)
     if isinstance(scheduler, StepOrder):
         missing = contract.missing_attributes(
             scheduler, contract.LOG_ATTRIBUTES + contract.ORDER_ATTRIBUTES
@@ -92,8 +94,6 @@ def _missing_methods(stock: type) -> list[str]:
 
 def _unfit(config: Any) -> str:
     """Return why this configuration leaves nothing to order, or an empty text."""
-    if config.model_config.runner_type == "pooling":
-        return "an embeddings engine has no decodes to protect"
     if config.model_config.is_diffusion:
         return "a diffusion model is not computed in prefill chunks"
     if not config.scheduler_config.enable_chunked_prefill:

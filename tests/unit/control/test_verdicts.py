@@ -207,6 +207,11 @@ PLAIN = replace(facts(), kind="fcfs")
         pytest.param({}, ("Unknown", "Waiting", "no replica takes requests"), id="none is loaded"),
         pytest.param({"a": facts(), "b": facts()}, ("True", "Weir", "2 engines"), id="all do"),
         pytest.param(
+            {"a": replace(facts(), kind="priority"), "b": facts()},
+            ("True", "NotNeeded", "1 of 2 engines have no decodes to protect"),
+            id="embeddings need none",
+        ),
+        pytest.param(
             {"a": facts(), "b": facts("chunked prefill is off")},
             (
                 *("False", "Fallback"),

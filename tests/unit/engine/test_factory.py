@@ -94,7 +94,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
         pytest.param(WithoutLogHooks, config(), "0.32.9", "priority", "update_from", id="no log"),
         pytest.param(Aligned, config(), "0.32.0", "priority", "fixed places", id="aligned"),
         pytest.param(
-            Known, config(runner="pooling"), "0.32.0", "priority", "embeddings", id="embeddings"
+            Known, config(runner="pooling"), "0.32.0", "priority", "", id="embeddings pass through"
         ),
         pytest.param(
             Known, config(chunked=False), "0.32.0", "priority", "chunked", id="whole prompts"
