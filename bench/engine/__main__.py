@@ -19,6 +19,7 @@ from rich.table import Table
 
 from bench.engine import effects, modes, overhead, proofs
 from bench.engine.engines import Engine, model_path
+from weir_core.step.mode import Mode
 
 FUZZ_KV_BLOCKS: Final = 130
 FUZZ_SLOTS: Final = 6
@@ -43,6 +44,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", help="effects modes overhead same fuzz; all by default")
     parser.add_argument("--model", default="", help="size of the generated model: '' or 5m")
     parser.add_argument("--runs", type=int, default=3, help="runs of each scene; medians count")
+    parser.add_argument(
+        "--tpot-floor-ms", type=float, default=0.0, help="of `effects`: tpotFloorMs for Weir"
+    )
     parser.add_argument("--prompts", type=int, default=200, help="of `same`")
     parser.add_argument("--schedules", type=int, default=1000, help="of `fuzz`, without a model")
     parser.add_argument("--real-schedules", type=int, default=20, help="of `fuzz`, with the model")
@@ -59,6 +63,7 @@ def _effects(options: argparse.Namespace) -> dict[str, Any]:
     pair = _pair(options)
     for engine in pair:
         engine.warm_up()
+        engine.set_mode(Mode(tpot_floor_s=options.tpot_floor_ms / 1e3))
     runs: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.runs):
         for scene in (effects.inversion, effects.slot, effects.gap):
