@@ -85,7 +85,7 @@ class ClassAwareGate:
         estimator: Estimator,
         reserve_share: float = 0.1,
         kv_share: float = 0.95,
-        decode_share: float = 0.27,
+        decode_share: float = 0.28,
         memory_s: float = 10.0,
     ) -> None:
         self._estimator = estimator
