@@ -63,11 +63,11 @@ images: ## Build the container images with docker or podman
 
 .PHONY: bench-relay
 bench-relay: install ## Cost of the sidecar's relay beside other routers
-	PYTHONPATH="$$(scripts/compiled)" $(BIN)/python -m bench.relay
+	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m bench.relay
 
 .PHONY: bench-decisions
 bench-decisions: install ## Cost of a scheduling decision, compiled as in the image and as written
-	PYTHONPATH="$$(scripts/compiled)" $(BIN)/python -m weir_sim.decision_cost
+	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m weir_sim.decision_cost
 	$(BIN)/python -m weir_sim.decision_cost
 
 .PHONY: bench-overload

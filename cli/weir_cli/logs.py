@@ -45,16 +45,22 @@ def _logs(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.log"))
 
 
-async def keep_bounded(folder: Path, every_s: float = 10.0) -> None:
+async def keep_bounded(folder: Path, tell: Callable[[str], None], every_s: float = 10.0) -> None:
     """Start over each log that has grown too large, until cancelled.
+
+    One whose end cannot be kept, because the disk is full, starts over all the same.
 
     The processes have their files open for appending, so emptying the file is enough for them to
     go on at its new end.
     """
     while True:
         for path in _logs(folder):
-            if path.stat().st_size > LARGEST_BYTES:
+            if path.stat().st_size <= LARGEST_BYTES:
+                continue
+            try:
                 await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
-                with path.open("r+b") as log:
-                    log.truncate()
+            except OSError as error:
+                tell(f"{path.name} starts over, and its past is lost: {error}")
+            with path.open("r+b") as log:
+                log.truncate()
         await asyncio.sleep(every_s)

@@ -35,8 +35,6 @@ from weir_core.errors import EngineUnavailable
 
 TICK_S = 0.25
 EDITS_EVERY_S = 1.0
-GOODBYE_S = 15.0
-"""What ending may take beyond the grace period of the pods."""
 EXIT_KILLED = 130
 
 
@@ -145,6 +143,7 @@ class _Session:
         self._announced = asyncio.Event()
         grace = [replica.grace_period_s for plan in plans for replica in plan.replicas]
         self._grace_s = max(grace, default=0.0)
+        self._written: InstanceRecord | None = None
 
     async def run(self) -> int:
         """Serve until stopped, and return the exit code.
@@ -158,7 +157,8 @@ class _Session:
             )
             self._served = [self._serve(plan, around) for plan in self._plans]
             background = [tasks.create_task(served.front.supervise()) for served in self._served]
-            background.append(tasks.create_task(logs.keep_bounded(around.logs)))
+            bounded = logs.keep_bounded(around.logs, self._display.notice)
+            background.append(tasks.create_task(bounded))
             background.append(tasks.create_task(self._follow_edits()))
             background.append(tasks.create_task(self._tell_of_schedulers()))
             if self._options.show_logs:
@@ -192,9 +192,13 @@ class _Session:
         """Give every sidecar what is new for it; say what there is to say."""
         for plan in self._plans:
             document = edit.fresh.get((plan.namespace, plan.name))
-            if document is not None:
-                for path in filter(None, (replica.policies_file for replica in plan.replicas)):
+            if document is None:
+                continue
+            for path in filter(None, (replica.policies_file for replica in plan.replicas)):
+                try:
                     replace_file(path, document.encode().decode())
+                except OSError as error:  # no reason to end what serves
+                    self._display.notice(f"the edit did not reach {path.parent.name}: {error}")
         for notice in edit.notices:
             self._display.notice(notice)
 
@@ -252,7 +256,7 @@ class _Session:
     def _observe(self) -> None:
         """Show where everything stands and write it down."""
         self._display.update([_row(replica, time.monotonic()) for replica in self._replicas])
-        self._instance.write(self._record())
+        self._write_down()
         fronts = all(served.front.healthy for served in self._served)
         if (
             not self._announced.is_set()
@@ -262,6 +266,17 @@ class _Session:
             self._announced.set()
             self._display.end()
             self._announce()
+
+    def _write_down(self) -> None:
+        """Record what runs, where it changed; what serves goes on without it."""
+        record = self._record()
+        if record == self._written:
+            return
+        self._written = record
+        try:
+            self._instance.write(record)
+        except OSError as error:
+            self._display.notice(f"`weir status` cannot know of this change: {error}")
 
     def _announce(self) -> None:
         for served in self._served:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from weir_cli.show import facts_of, load_of, scheduler_note
+from weir_cli.show import facts_of, load_of, scheduler_note, state_of
+from weir_core.api import labels
 
 
 def state(**waiting: int) -> dict[str, Any]:
@@ -58,3 +61,24 @@ def engine(kind: str, fallback: str = "") -> dict[str, Any]:
 )
 def test_says_why_weirs_scheduler_is_not_in_use(said: Any, want: str) -> None:
     assert scheduler_note("chat-1", facts_of(said)) == want
+
+
+class _State(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"pod": "chat-0"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_replicas_are_asked_past_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _State) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(labels, "ADMIN_PORT", server.server_port)
+        assert state_of("127.0.0.1") == {"pod": "chat-0"}
+        server.shutdown()
