@@ -61,6 +61,7 @@ class Ask:
     endpoint: str
     body_bytes: int
     wire_id: str
+    payer: str = ""
     max_output_tokens: int | None = None
     prompt_tokens: int | None = None
     ttft_target_s: float | None = None
@@ -145,6 +146,7 @@ class Admission:
         request = Request(
             request_id=str(next(self._numbers)),
             tenant=ask.tenant,
+            payer=ask.payer,
             class_name=ask.class_name,
             arrival_s=now,
             body_bytes=ask.body_bytes,
@@ -172,13 +174,20 @@ class Admission:
         ticket = self._ticket(turn)
         return engine_priority(turn.dispatch.rank, float("inf") if ticket is None else ticket.due_s)
 
-    def begun(self, turn: Turn) -> None:
-        """Hear that an answer's first byte is about to go to its client."""
-        if self.scheduler is not None:
-            now = self._clock()
+    def begun(self, turn: Turn, *, learn: bool = True) -> None:
+        """Hear that an answer's first byte is about to go to its client.
+
+        It is a first token, from which there is something to `learn`, or a whole answer.
+        """
+        if self.scheduler is None:
+            return
+        now, request_id = self._clock(), turn.request.request_id
+        if learn:
             self._note_first_token(turn, now)
-            self._perform(self.scheduler.on_first_token(turn.request.request_id, now), now)
+            self._perform(self.scheduler.on_first_token(request_id, now), now)
             turn.counted_tokens = max(turn.counted_tokens, 1)
+        else:
+            self._perform(self.scheduler.on_prefilled(request_id, now), now)
 
     def finish(self, turn: Turn, usage: Usage | None) -> None:
         """Hear that an answer is complete."""
@@ -198,12 +207,16 @@ class Admission:
             now,
         )
 
-    def leave(self, turn: Turn) -> None:
-        """Hear that a request is over in any other way; one that was refused is gone already."""
+    def leave(self, turn: Turn, *, ran: bool = True) -> None:
+        """Hear that a request is over in any other way; one that was refused is gone already.
+
+        Where no engine was there to take it, it never `ran`.
+        """
         self._forget(turn)
         if self.scheduler is not None:
             now = self._clock()
-            self._perform(self.scheduler.on_abort(turn.request.request_id, now), now)
+            request_id = turn.request.request_id
+            self._perform(self.scheduler.on_abort(request_id, now, ran=ran), now)
 
     # ---- the engine's steps
 

@@ -12,7 +12,8 @@ import msgspec
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
-from weir_core.wire.openai import RequestFields, Usage, token_count_in
+from weir_core.wire.openai import RequestFields, Usage, is_utf8, token_count_in
+from weir_sidecar import outcomes
 from weir_sidecar.admission import Admission, Ask
 from weir_sidecar.callers import (
     EXPLAIN_HEADER,
@@ -74,7 +75,8 @@ class Desk:
         """Take a request into the pool; None is one that needs no turn.
 
         Raises:
-            Refusal: Its class is not there or not for this caller, or no engine was ever ready.
+            Refusal: Its class is not there or not for this caller, its body is in no encoding that
+                can be looked into, or no engine was ever ready.
         """
         directory = self._admission.directory
         class_name = directory.class_of(caller, intake.said, fields)
@@ -85,9 +87,13 @@ class Desk:
         path = request.path
         if request.method != "POST" or path in _UNSCHEDULED:
             return None
+        if not is_utf8(body):
+            # The engine would read it, with a priority in it that nobody here has seen.
+            raise outcomes.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
         ask = Ask(
             class_name=class_name,
             tenant=tenant,
+            payer=caller.tenant,
             endpoint=path,
             body_bytes=len(body),
             wire_id=intake.request_id,
@@ -120,10 +126,13 @@ class Desk:
 
     def begun(self, turn: Turn, explain: bool, answer: Exchange) -> bytes:
         """Hear that an answer begins; return the header lines to add to it."""
-        # A plain answer's first byte is its last: its end tells everything, and nothing is to be
-        # learned from when it began.
-        if turn.streams and answer.status < 400:
-            self._admission.begun(turn)
+        # From here on nobody may take its place. A plain answer's first byte is its last, so there
+        # is nothing to be learned from when it came; and after an error the engine has nothing left
+        # to do.
+        if answer.status < 400:
+            self._admission.begun(turn, learn=turn.streams)
+        else:
+            self._admission.leave(turn)
         if not explain:
             return b""
         return b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explain(turn, "dispatched"))
@@ -133,7 +142,8 @@ class Desk:
         if entry.outcome is Outcome.OK:
             self._admission.finish(turn, usage)
         else:
-            self._admission.leave(turn)
+            ran = entry.outcome is not Outcome.REJECTED_NO_ENDPOINTS
+            self._admission.leave(turn, ran=ran)
 
     def _explain(self, turn: Turn, reason: str) -> bytes:
         dispatch = turn.dispatch

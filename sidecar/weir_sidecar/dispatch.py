@@ -109,7 +109,8 @@ class Dispatcher:
                 self._upstream.done(pool)
             if exchange.begun or exchange.ending is not Ending.LOST:
                 return exchange
-            self._upstream.lost(pool)
+            if not exchange.held:  # one that answered, with a refusal, is there
+                self._upstream.lost(pool)
 
     async def _attempts(
         self, tried: Sequence[Pool], call: Call, entry: Entry, client: Client

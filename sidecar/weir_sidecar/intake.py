@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -85,9 +85,17 @@ def read_headers(request: web.BaseRequest, secret: Collection[bytes] = ()) -> In
 
 
 async def read_body(
-    request: web.BaseRequest, intake: Intake, *, limit_bytes: int, timeout_s: float
+    request: web.BaseRequest,
+    intake: Intake,
+    *,
+    limit_bytes: int,
+    timeout_s: float,
+    hold: Callable[[int], None],
 ) -> bytes:
-    """Return the whole body; raise a `Refusal` where it is too large, too slow or broken."""
+    """Return the whole body; raise a `Refusal` where it is too large, too slow or broken.
+
+    `hold` is told of its size so far, before more is read, and may raise a `Refusal`, too.
+    """
     if (request.content_length or 0) > limit_bytes:
         raise outcomes.too_large(limit_bytes)
     content = request.content
@@ -95,24 +103,26 @@ async def read_body(
         body = content.read_nowait()
         if len(body) > limit_bytes:
             raise outcomes.too_large(limit_bytes)
+        hold(len(body))
         return body
     if intake.expects_continue and request.transport is not None:
         request.transport.write(_CONTINUE)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _gather(request, limit_bytes)
+            return await _gather(request, limit_bytes, hold)
     except TimeoutError:
         raise outcomes.slow_upload(timeout_s) from None
     except (web.RequestPayloadError, ValueError) as error:
         raise outcomes.bad_request(f"The request body cannot be read: {error}") from error
 
 
-async def _gather(request: web.BaseRequest, limit_bytes: int) -> bytes:
+async def _gather(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
     parts: list[bytes] = []
     size_bytes = 0
     while part := await request.content.readany():
         size_bytes += len(part)
         if size_bytes > limit_bytes:
             raise outcomes.too_large(limit_bytes)
+        hold(size_bytes)
         parts.append(part)
     return b"".join(parts)

@@ -37,7 +37,8 @@ class Entry:
     """Ends its waiting for the engine; None where nothing makes it wait."""
     recalled: bool = False
     """Its place at the engine was taken back."""
-    # The watch: what was seen of the exchange, and when it was new.
+    # The watch: what was seen of which exchange, and when it was new.
+    _seen: Exchange | None = None
     _seen_bytes: int = -1
     _seen_at: float = 0.0
 
@@ -46,8 +47,9 @@ class Entry:
         exchange = self.exchange
         if exchange is None:
             return False
-        if exchange.received_bytes != self._seen_bytes or exchange.paused or exchange.held:
-            self._seen_bytes, self._seen_at = exchange.received_bytes, now
+        moved = exchange is not self._seen or exchange.received_bytes != self._seen_bytes
+        if moved or exchange.paused or exchange.held:
+            self._seen, self._seen_bytes, self._seen_at = exchange, exchange.received_bytes, now
             return False
         return now - self._seen_at > (progress_s if exchange.begun else first_byte_s)
 

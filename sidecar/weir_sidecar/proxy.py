@@ -140,8 +140,9 @@ class Proxy:
             intake,
             limit_bytes=self._limits.max_body_bytes,
             timeout_s=self._timeouts.upload_s,
+            hold=partial(self._hold, entry),
         )
-        self._ledger.hold(entry, len(body))
+        self._ledger.hold(entry, len(body))  # where less came than was announced
         self._metrics.body_bytes.observe(len(body))
         visit = _Visit(request, target, intake, body, entry, client)
         fields = read_request(body) if desk or entry.trace else None
@@ -185,9 +186,16 @@ class Proxy:
         ledger = self._ledger
         if ledger.full:
             raise outcomes.rejected(Reason.QUEUE_FULL, 1)
-        if ledger.held_bytes + body_bytes > self._limits.max_held_bytes:
+        self._hold(entry, min(body_bytes, self._limits.max_body_bytes))
+
+    def _hold(self, entry: Entry, size_bytes: int) -> None:
+        """Account for a body that is announced, or has grown beyond what was; refuse the 503."""
+        more_bytes = size_bytes - entry.body_bytes
+        if more_bytes <= 0:
+            return
+        if self._ledger.held_bytes + more_bytes > self._limits.max_held_bytes:
             raise outcomes.rejected(Reason.MEMORY_FULL, 1)
-        ledger.hold(entry, min(body_bytes, self._limits.max_body_bytes))
+        self._ledger.hold(entry, size_bytes)
 
     def _settle(self, exchange: Exchange, entry: Entry, client: Client) -> None:
         """Name the outcome of an exchange, and end what broke off."""

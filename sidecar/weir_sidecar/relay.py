@@ -192,7 +192,9 @@ class Exchange:
             self._transport.resume_reading()
 
     def release(self) -> None:
-        """Send what was held back, and go on."""
+        """Send what was held back, and go on; nothing of an exchange that has ended meanwhile."""
+        if self.ending is not None:
+            return
         held, self._held = self._held or [], None
         for piece in held:
             Exchange._forward(self, piece)  # bodies already, where a subclass takes framing off

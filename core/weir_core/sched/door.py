@@ -1,8 +1,8 @@
 """Admission: who is refused on arrival, and who is refused in a newcomer's place.
 
-In this order: a replica that drains takes nobody; a tenant over its limits is told to come back;
-what the engine could take at once is never refused; what would be late behind those who wait is
-refused now rather than later; and a full pool refuses the newest of the lowest rank.
+In this order: a tenant over its limits is told to come back; what the engine could take at once
+is never refused; what would be late behind those who wait is refused now rather than later; and a
+full pool refuses the newest of the lowest rank.
 
 Every refusal says when to come back: when the tenant's budget has refilled, or when the measured
 drain rate will have worked off what is ahead.
@@ -52,14 +52,12 @@ class Door:
 
     Attributes:
         tenants: What each tenant has in flight and has used.
-        draining: Whether newcomers are refused, all of them.
     """
 
     def __init__(
         self, rules: Rules, pool: Pool, ledger: Ledger, forecast: Forecast, limits: PoolLimits
     ) -> None:
         self.tenants = TenantLimits()
-        self.draining = False
         self._rules = rules
         self._pool = pool
         self._ledger = ledger
@@ -71,9 +69,7 @@ class Door:
 
         Ask again after one that makes way has left: there may be several.
         """
-        if self.draining:
-            return Refusal(newcomer, Reason.SHUTTING_DOWN, 1.0)
-        if (wait_s := self.tenants.wait_s(newcomer.request.tenant, now)) > 0:
+        if (wait_s := self.tenants.wait_s(newcomer.payer, now)) > 0:
             return Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)
         if not self._must_wait(newcomer, now):
             return None

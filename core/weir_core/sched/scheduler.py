@@ -115,10 +115,6 @@ class Scheduler:
         self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
-    def drain(self) -> None:
-        """Refuse newcomers from here on; what waits and runs is finished."""
-        self._door.draining = True
-
     # ---- events
 
     def on_arrival(self, request: Request, now: float) -> list[Action]:
@@ -138,7 +134,7 @@ class Scheduler:
                 return actions
             self._refuse_waiting(refusal, actions)
         self._tickets[request.request_id] = ticket
-        self._tenants.enter(request.tenant)
+        self._tenants.enter(ticket.payer)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -157,9 +153,9 @@ class Scheduler:
         return self._pump(now)
 
     def on_prefilled(self, request_id: str, now: float) -> list[Action]:
-        """Note that a prompt is taken to be done though nobody saw a token; nothing is learned.
+        """Note that a prompt is done, or taken to be, though nobody saw a token.
 
-        For plain answers of an engine without a step log: until they end, they are silent.
+        For plain answers, which are silent until they are whole; nothing is learned.
         """
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
@@ -198,8 +194,11 @@ class Scheduler:
         self._forget(ticket)
         return self._pump(now)
 
-    def on_abort(self, request_id: str, now: float) -> list[Action]:
-        """Note that a client left, or that a running request failed for good."""
+    def on_abort(self, request_id: str, now: float, *, ran: bool = True) -> list[Action]:
+        """Note that a client left, or that a running request failed for good.
+
+        Its tenant stays charged for what the engine may have computed, unless it never `ran`.
+        """
         ticket = self._tickets.get(request_id)
         if ticket is None:
             return []
@@ -208,16 +207,9 @@ class Scheduler:
             self._unqueue(ticket)
         else:
             self._leave_engine(ticket)
+            if not ran and not ticket.started:
+                self._charge(ticket, -ticket.charged, now)
         self._forget(ticket)
-        return self._pump(now)
-
-    def on_returned(self, request_id: str, now: float) -> list[Action]:
-        """Note that the engine lost a request before its first byte: it waits again."""
-        ticket = self._running(request_id)
-        if ticket is None or ticket.started:
-            return []
-        self.tally.returned += 1
-        self._back_to_pool(ticket, now)
         return self._pump(now)
 
     def on_step(self, record: StepRecord, now: float) -> list[Action]:
@@ -387,19 +379,19 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self._tenants.leave(ticket.request.tenant)
+        self._tenants.leave(ticket.payer)
 
     # ---- accounts
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)
-        self._tenants.spend(ticket.request.tenant, tokens, now)
+        self._tenants.spend(ticket.payer, tokens, now)
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
         work = OUTPUT_WEIGHT * count
         self.ledger.tokens(ticket, count)
         self.pool.charge(ticket, work)
-        self._tenants.spend(ticket.request.tenant, count, now)
+        self._tenants.spend(ticket.payer, count, now)
         self._drain.served(work)
 
     def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:

@@ -18,7 +18,6 @@ class Tally:
     dispatched: int = 0
     dispatched_by_min_share: int = 0
     requeued: int = 0
-    returned: int = 0
 
     @property
     def rejected_in_all(self) -> int:

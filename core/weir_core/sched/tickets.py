@@ -40,6 +40,7 @@ class Ticket:
         due_s: When its first token is due; infinity without a target.
         kv_tokens: KV room set aside for it, while it runs.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+        payer: The tenant whose limits it counts against.
         account: The name under which it queues in its class; its tenant's, while that rule holds.
         cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
     """
@@ -52,6 +53,7 @@ class Ticket:
     output_estimate: int
     due_s: float
     expires_s: float
+    payer: str = ""
     engine_rank: int = 0
     state: State = State.WAITING
     epoch: int = 0
@@ -109,6 +111,7 @@ class TicketOffice:
             output_estimate=self._estimator.output_tokens(request),
             due_s=0.0,
             expires_s=0.0,
+            payer=request.payer or request.tenant,
             engine_rank=policy.rank,
         )
         set_instants(ticket)

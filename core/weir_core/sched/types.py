@@ -120,6 +120,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         max_output_tokens: The client's bound, where it gave one.
         endpoint: The API path; answers of different endpoints differ in length.
         ttft_target_s: The client's own target, which replaces its class's.
+        payer: The tenant whose limits it counts against, where that is another one than `tenant`.
     """
 
     request_id: str
@@ -132,6 +133,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     max_output_tokens: int | None = None
     endpoint: str = "/v1/chat/completions"
     ttft_target_s: float | None = None
+    payer: str = ""
 
 
 class StepRecord(msgspec.Struct, frozen=True, gc=False):

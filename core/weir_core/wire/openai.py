@@ -8,6 +8,7 @@ parsed at all: token counts are picked out of their last bytes.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 
@@ -69,6 +70,14 @@ def read_request(body: bytes) -> RequestFields:
         return _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return UNREADABLE
+
+
+def is_utf8(body: bytes) -> bool:
+    """Tell whether a JSON reader takes a body for UTF-8.
+
+    Python's own, which the engine uses, also reads UTF-16 and UTF-32, where nothing here can look.
+    """
+    return json.detect_encoding(body).startswith("utf-8")
 
 
 def with_priority(body: bytes, priority: int) -> tuple[bytes | memoryview, ...]:

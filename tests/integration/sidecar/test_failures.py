@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import aiohttp
@@ -314,6 +315,25 @@ async def test_more_body_bytes_than_may_be_held_are_503(house: House) -> None:
     assert_says_when_to_retry(answer, "rejected-memory-full")
     held.cancel()
     await asyncio.gather(held, return_exceptions=True)
+    await eventually(lambda: running.sidecar.ledger.held_bytes == 0)
+
+
+async def test_a_body_that_tells_no_size_is_counted_while_it_comes(house: House) -> None:
+    await house.raw_engine(silence)
+    running = await house.sidecar(replace(PATIENT, limits=Limits(max_held_bytes=1500)))
+    go_on = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        await go_on.wait()
+        yield b"x" * 1000
+
+    task = asyncio.create_task(running.post(data=pieces()))
+    await eventually(lambda: running.sidecar.ledger.held_bytes == 1000)
+    go_on.set()
+    answer = await task
+    assert answer.status == 503
+    assert_says_when_to_retry(answer, "rejected-memory-full")
     await eventually(lambda: running.sidecar.ledger.held_bytes == 0)
 
 

@@ -76,6 +76,13 @@ async def test_a_draining_replica_hands_its_request_on(street: Street) -> None:
     assert street.served() == [0, 6]
 
 
+async def test_a_replica_that_refuses_one_request_stays_in_for_the_next(street: Street) -> None:
+    street.replicas[0].sidecar.proxy.refusing = True
+    assert [(await street.post()).status for _ in range(2)] == [200] * 2
+    assert len(street.front.replicas.ready) == 2
+    assert street.served() == [0, 2]
+
+
 async def test_a_replica_without_an_engine_hands_its_request_on(street: Street) -> None:
     street.engines[0].healthy = False
     await eventually(lambda: not street.replicas[0].sidecar.monitor.up)

@@ -141,6 +141,31 @@ async def test_a_request_loses_its_place_to_a_higher_class_and_its_client_does_n
     assert value("weir_preemptions_total", {"class": "batch"}) == 1
 
 
+async def test_a_plain_answer_that_has_begun_keeps_its_place(house: House) -> None:
+    """Nor is it sent twice: what its client has seen of it cannot be taken back."""
+    go = asyncio.Event()
+    asked: list[str] = []
+
+    async def script(wire: Wire) -> None:
+        asked.append(json.loads(wire.request.split(b"\r\n\r\n", 1)[1])["model"])
+        await wire.send(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a"')
+        await go.wait()
+        await wire.send(b": 1}")
+
+    house.facts(slots=1)
+    await house.raw_engine(script)
+    running = await house.sidecar()
+    metrics = running.sidecar.metrics
+    batch = send(running, "b", "batch")
+    await eventually(lambda: running.sidecar.ledger.engine_bytes > 0)
+    urgent = send(running, "i", "interactive")
+    await eventually(lambda: waiting(running) == 1)
+    go.set()
+    assert [(await task).body for task in (batch, urgent)] == [b'{"a": 1}'] * 2
+    assert asked == ["b", "i"]
+    assert metrics.registry.get_sample_value("weir_preemptions_total", {"class": "batch"}) == 0
+
+
 async def test_who_leaves_while_waiting_is_forgotten_at_once(house: House) -> None:
     running, engine = await crowded(house)
     first = send(running, "first", "interactive")
@@ -204,6 +229,19 @@ async def test_the_engine_is_told_the_rank(house: House, kind: str) -> None:
     await running.post(json={"model": "m"}, headers=asking("interactive"))
     assert [rank_of(body["priority"]) for body in seen] == [-100, 100]
     assert [body["model"] for body in seen] == ["m", "m"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+async def test_a_body_that_only_the_engine_could_read_raises_no_priority(
+    house: House, encoding: str
+) -> None:
+    house.facts()
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar()
+    answer = await running.post(data=json.dumps(chat(priority=-(2**62))).encode(encoding))
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["code"] == "bad_encoding"
+    assert (engine.finished, engine.aborted) == (0, 0)
 
 
 async def test_a_first_come_engine_gets_bodies_as_they_are(house: House) -> None:

@@ -15,6 +15,7 @@ from weir_core.wire.openai import (
     error_body,
     error_event,
     has_stream_error,
+    is_utf8,
     read_request,
     usage_in,
 )
@@ -112,3 +113,13 @@ def test_errors_have_openais_shape() -> None:
     event = error_event("no", kind="server_error", code="c")
     assert event.startswith(b'data: {"error":{"message":"no"')
     assert event.endswith(b"}}\n\n")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_what_only_pythons_json_could_read_is_told_apart(encoding: str) -> None:
+    assert not is_utf8('{"priority": -9}'.encode(encoding))
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'\xef\xbb\xbf{"a": 1}', b"--boundary\r\n\x00"])
+def test_other_bodies_pass_as_utf8(body: bytes) -> None:
+    assert is_utf8(body)

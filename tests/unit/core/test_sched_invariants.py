@@ -189,13 +189,6 @@ class SchedulerHistory(RuleBasedStateMachine):
             self.ended.add(request_id)
         self.perform(self.scheduler.on_abort(request_id, self.now))
 
-    @rule(index=st.integers(0, 50))
-    def engine_loses(self, index: int) -> None:
-        request_id = self.chosen([r for r, started in self.running.items() if not started], index)
-        if self.running.pop(request_id, None) is not None:
-            self.waiting.add(request_id)
-        self.perform(self.scheduler.on_returned(request_id, self.now))
-
     @rule(
         duration_s=st.floats(-1, 1e6),
         prefill=st.integers(0, 10_000),

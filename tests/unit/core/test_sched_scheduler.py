@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from msgspec import structs
 
 from weir_core.sched.audit import violations
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
@@ -359,6 +360,22 @@ def test_a_tenant_has_no_more_in_flight_than_it_may() -> None:
     assert dispatched(s.on_arrival(request("c"), 0.3)) == ["c"]
 
 
+def test_a_delegates_requests_count_against_its_own_limits_whomever_it_names() -> None:
+    s = scheduler(slots=10, tenants=[TenantPolicy("gateway", max_requests=1)])
+    s.on_arrival(structs.replace(request("a", tenant="ann"), payer="gateway"), 0.0)
+    actions = s.on_arrival(structs.replace(request("b", tenant="bob"), payer="gateway"), 0.0)
+    assert rejected(actions) == [("b", Reason.TENANT_LIMIT)]
+    assert dispatched(s.on_arrival(request("c", tenant="ann"), 0.0)) == ["c"]
+
+
+@pytest.mark.parametrize(("ran", "next_one"), [(True, []), (False, ["b"])])
+def test_what_no_engine_took_is_not_charged(ran: bool, next_one: list[str]) -> None:
+    s = scheduler(slots=10, tenants=[TenantPolicy("t", tokens_per_minute=600)])
+    s.on_arrival(request("a", tokens=700), 0.0)
+    s.on_abort("a", 0.1, ran=ran)
+    assert dispatched(s.on_arrival(request("b"), 0.2)) == next_one
+
+
 def test_a_tenant_that_used_its_minute_is_told_when_to_come_back() -> None:
     s = scheduler(slots=10, tenants=[TenantPolicy("t", tokens_per_minute=600)])
     s.on_arrival(request("a", tokens=300), 0.0)
@@ -386,24 +403,6 @@ def test_a_silent_prompt_taken_to_be_done_makes_room_for_the_next() -> None:
     assert dispatched(s.on_arrival(request("next"), 0.0)) == []
     assert dispatched(s.on_prefilled("silent", 0.5)) == ["next"]
     assert s.on_prefilled("silent", 0.6) == []
-
-
-def test_a_request_that_the_engine_lost_waits_again_with_its_old_arrival() -> None:
-    s = scheduler(slots=1)
-    s.on_arrival(request("a", "batch", 0.0), 0.0)
-    s.on_arrival(request("b", "batch", 1.0), 1.0)
-    actions = s.on_returned("a", 2.0)
-    assert actions == [Dispatch("a", rank=-100, waited_s=2.0)]
-
-
-def test_a_draining_replica_refuses_newcomers_and_finishes_the_rest() -> None:
-    s = scheduler(slots=1)
-    s.on_arrival(request("running"), 0.0)
-    s.on_arrival(request("waiting"), 0.0)
-    s.drain()
-    assert rejected(s.on_arrival(request("new"), 0.1)) == [("new", Reason.SHUTTING_DOWN)]
-    s.on_first_token("running", 0.2)
-    assert dispatched(s.on_finish("running", 0.3)) == ["waiting"]
 
 
 def test_a_class_can_change_while_its_requests_wait() -> None:
@@ -454,7 +453,6 @@ def test_events_about_requests_that_are_gone_change_nothing() -> None:
     assert s.on_tokens("ghost", 5, 0.0) == []
     assert s.on_finish("ghost", 0.0) == []
     assert s.on_abort("ghost", 0.0) == []
-    assert s.on_returned("ghost", 0.0) == []
     assert s.on_prefilled("ghost", 0.0) == []
     assert s.tally.outcomes == 0
 

@@ -150,6 +150,15 @@ def test_a_suspect_answer_is_held_until_it_is_released() -> None:
     assert exchange.ending is Ending.COMPLETE
 
 
+def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
+    buffer = Buffer()
+    exchange = Exchange(buffer, lambda: 1.0, screen=lambda _answer, _piece: True)
+    exchange.feed(PLAIN)
+    exchange.end(Ending.RECALLED)
+    exchange.release()
+    assert (buffer.written, exchange.ending) == (b"", Ending.RECALLED)
+
+
 @pytest.mark.parametrize("kind", [Exchange, Unframed])
 def test_a_whole_answer_can_be_held_even_when_its_connection_closes(kind: type[Exchange]) -> None:
     buffer = Buffer()

@@ -40,6 +40,19 @@ def test_one_more_than_the_limit_is_too_many() -> None:
     assert seen == [False, False, True]
 
 
+def test_a_second_attempt_has_all_the_time_for_its_first_byte() -> None:
+    scene = Scene()
+    first = scene.exchange()
+    entry = next(iter(scene.ledger._entries))
+    scene.watch_at(1.0)
+    first.end(Ending.RECALLED)
+    entry.exchange = second = Exchange(Buffer(), lambda: scene.now)
+    scene.watch_at(102.0)
+    assert second.ending is None
+    scene.watch_at(203.0)
+    assert second.ending is Ending.TIMED_OUT
+
+
 def test_a_request_that_leaves_is_counted_with_its_times_and_tokens() -> None:
     scene = Scene()
     exchange = scene.exchange()
