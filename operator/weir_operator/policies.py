@@ -14,14 +14,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from weir_core.api.inferenceservice import InferenceService
-from weir_core.errors import ClusterRefuses
+from weir_core.errors import ClusterRefuses, InvalidSpec
 from weir_core.wire.compiler import Declared, compile_policies
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Problem
 from weir_core.wire.tenant_entries import Secrets, secret_of
 from weir_operator.cluster import SECRET, Cluster
 from weir_operator.interests import Interests
+from weir_operator.parse import parse_governed
 from weir_operator.render import (
     POLICIES_ANNOTATION,
     Manifest,
@@ -42,16 +42,24 @@ class Told(NamedTuple):
 
 
 async def compiled(
-    service: InferenceService,
+    body: Manifest,
     cluster: Cluster,
     interests: Interests[tuple[str, str]],
     before: Manifest | None,
 ) -> Told:
     """Return the document for a service, given the Secret with the one before.
 
+    Args:
+        body: The service as the API server holds it; most of its spec may be wrong.
+        cluster: The API server.
+        interests: Where to note which objects the document comes from.
+        before: The Secret as it is now, or None.
+
     Raises:
         ClusterUnavailable: The API server cannot serve now.
     """
+    held = document_in(before)
+    service, wrong = parse_governed(body, held)
     namespace, name = service.metadata.namespace, service.metadata.name
     classes = await _allowed(cluster.classes)
     tenants = await _allowed(lambda: cluster.tenants(namespace))
@@ -59,8 +67,8 @@ async def compiled(
     # Noted before they are read: a change during this pass must ask for another.
     interests.note((namespace, name), named | {policies_name(service)})
     secrets = await _secrets(cluster, namespace, named)
-    declared = Declared(service, classes, tenants, secrets)
-    return Told(*compile_policies(declared, document_in(before)))
+    document, problems = compile_policies(Declared(service, classes, tenants, secrets), held)
+    return Told(document, [*wrong, *problems])
 
 
 async def tell(cluster: Cluster, pods: Sequence[Manifest], document: PolicyDocument) -> None:
@@ -76,7 +84,8 @@ async def tell(cluster: Cluster, pods: Sequence[Manifest], document: PolicyDocum
             continue
         try:
             await cluster.annotate_pod(pod, POLICIES_ANNOTATION, digest)
-        except ClusterRefuses as error:  # it comes all the same, when the kubelet next looks
+        except (ClusterRefuses, InvalidSpec) as error:
+            # It comes all the same, when the kubelet next looks.
             log.warning("%s: told of its classes a minute late: %s", pod["metadata"]["name"], error)
 
 

@@ -1,15 +1,16 @@
 """One pass: read all that is needed, compute, write. Whatever event asked for it.
 
-A pass does not know why it runs. It reads the service, what the service owns and its pods, the
-classes and tenants its sidecars are told of, and what its engines say of themselves; it renders
-what should be; it applies that, deletes what should not be, and publishes what it saw. So it may
-run twice, or after a crash in the middle of an earlier one, and the world ends up the same.
+A pass does not know why it runs. It reads the service with the classes and tenants its sidecars
+are told of, and tells them; it reads what the service owns, its pods, and what its engines say of
+themselves; it renders what should be; it applies that, deletes what should not be, and publishes
+what it saw. So it may run twice, or after a crash in the middle of an earlier one, and the world
+ends up the same.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -23,7 +24,7 @@ from weir_operator.cluster import SECRET, SERVICE, Cluster
 from weir_operator.engines import Engines
 from weir_operator.events import event
 from weir_operator.interests import Interests
-from weir_operator.parse import parse
+from weir_operator.parse import owner_in, parse
 from weir_operator.render import (
     Images,
     Manifest,
@@ -91,17 +92,22 @@ class Reconciler:
             self.interests.forget(key)
             self._engines.forget(key)
             return Outcome.GONE
+        told: Observed | None = None
         try:
+            told = await self._tell(body)
             service = parse(body)
-            seen = await self._write(service)
+            seen = await self._write(service, told)
         except InvalidSpec as error:
-            await self._publish(body, status.rejected(error, body, self._now()))
+            await self._publish(body, status.rejected(error, told, body, self._now()))
             return Outcome.REJECTED
         except PredecessorLeaving as error:
-            await self._publish(body, status.waiting(error, body, self._now()))
+            await self._publish(body, status.waiting(error, told, body, self._now()))
             return Outcome.WAITING
         except ClusterRefuses as error:
-            await self._publish(body, status.refused(error, body, self._now()))
+            await self._publish(body, status.refused(error, told, body, self._now()))
+            raise
+        except Exception:  # whatever it was, sidecars may have been told before it
+            await self._publish(body, status.interrupted(told, body, self._now()))
             raise
         after = status.observed(service, seen, body, self._now())
         await self._publish(body, after)
@@ -110,10 +116,27 @@ class Reconciler:
         )
         return Outcome.SETTLED if settled else Outcome.PROGRESSING
 
-    async def _write(self, service: InferenceService) -> Observed:
+    async def _tell(self, body: Manifest) -> Observed:
+        """Tell the sidecars of classes, tenants and modes; return the pods and what was told.
+
+        It comes before all else, and asks for no more of the spec than it needs: pods that serve
+        what is left of an earlier spec must not go on taking a key that was revoked.
+        """
+        owner = owner_in(body)
+        meta = owner.metadata
+        before = await self._cluster.find(SECRET, meta.namespace, policies_name(owner))
+        if before is not None and not _belongs_to(before, owner):
+            raise _in_the_way(before, owner)
+        told = await policies.compiled(body, self._cluster, self.interests, before)
+        await self._cluster.apply(policies_secret(owner, told.document))
+        # Listed after that: a pod that is made later starts with this document.
+        pods = await self._cluster.pods(meta.namespace, meta.name)
+        await policies.tell(self._cluster, pods, told.document)
+        return Observed({}, pods, told.document, told.problems)
+
+    async def _write(self, service: InferenceService, told: Observed) -> Observed:
         """Apply what should be, delete what should not, and return what is there now."""
         name, namespace = service.metadata.name, service.metadata.namespace
-        told = await self._write_policies(service)
         owned = await self._cluster.owned(namespace, name)
         mine = [each for each in owned if _belongs_to(each, service)]
         templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
@@ -121,29 +144,16 @@ class Reconciler:
         # Revisions come last: a template the API server refused must not be kept.
         desired = [*desired_state(service, self._images, templates, replicas), *revisions]
         await self._refuse_to_take_over(desired, mine, service)
-        applied = [await self._cluster.apply(manifest) for manifest in desired]
-        for manifest in [*expired, *_superfluous(mine, desired, service)]:
+        applied = _deployments([await self._cluster.apply(manifest) for manifest in desired])
+        leaving = still_needed(_deployments(mine), applied)
+        for manifest in [*expired, *_superfluous(mine, desired, applied, leaving)]:
             await self._cluster.delete(manifest)
-        deployments = {
-            each["metadata"]["labels"][labels.POOL]: each
-            for each in applied
-            if each["kind"] == "Deployment"
-        }
+        # Listed anew, and after the Deployments: with pods older than what those say, a pass could
+        # settle while it shows a replica that is not ready.
         pods = await self._cluster.pods(namespace, name)
-        await policies.tell(self._cluster, pods, told.document)
-        seen = Observed(deployments, pods, told.document, told.problems)
+        seen = replace(told, deployments=applied, leaving=leaving, pods=pods)
         engines = await self._engines.said((namespace, name), seen.staying)
         return replace(seen, engines=engines)
-
-    async def _write_policies(self, service: InferenceService) -> policies.Told:
-        """Apply the document for the sidecars: before the pods that mount it."""
-        meta = service.metadata
-        before = await self._cluster.find(SECRET, meta.namespace, policies_name(service))
-        if before is not None and not _belongs_to(before, service):
-            raise _in_the_way(before, service)
-        told = await policies.compiled(service, self._cluster, self.interests, before)
-        await self._cluster.apply(policies_secret(service, told.document))
-        return told
 
     async def _refuse_to_take_over(
         self, desired: list[Manifest], mine: list[Manifest], service: InferenceService
@@ -161,7 +171,7 @@ class Reconciler:
 
     async def _publish(self, body: Manifest, after: Manifest) -> None:
         """Write the status if it differs, and an Event for each condition that turned."""
-        before = body.get("status")
+        before = body.get("status", {})
         if before == after:
             return
         meta = body["metadata"]
@@ -185,11 +195,7 @@ def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> d
     scaling = service.spec.scaling
     if scaling is None:
         return {}
-    deployments = {
-        each["metadata"]["labels"].get(labels.POOL): each
-        for each in mine
-        if each["kind"] == "Deployment"
-    }
+    deployments = _deployments(mine)
     return {
         pool.name: min(
             max(deployments[pool.name]["spec"].get("replicas", 1), scaling.min_replicas, 1),
@@ -198,6 +204,48 @@ def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> d
         for pool in service.spec.hardware_pools
         if pool.replicas is None and pool.name in deployments
     }
+
+
+def still_needed(
+    mine: Mapping[str, Manifest], wanted: Mapping[str, Manifest]
+) -> dict[str, Manifest]:
+    """Return the Deployments of pools that left the spec but have to serve on for now.
+
+    A pool that gets another name is another pool. Were the one deleted when the other is made,
+    nobody would serve until its weights are loaded. So it stays until every pool of the spec has
+    its replicas, unless it serves nobody itself.
+
+    Args:
+        mine: The service's Deployments by pool.
+        wanted: Those of them that the spec asks for, as they are now.
+    """
+    if all(_available(each) >= _replicas(each) for each in wanted.values()):
+        return {}
+    return {
+        pool: each
+        for pool, each in mine.items()
+        if pool not in wanted
+        and "deletionTimestamp" not in each["metadata"]
+        and _replicas(each)
+        and each.get("status", {}).get("readyReplicas", 0)
+    }
+
+
+def _available(deployment: Manifest) -> int:
+    return int(deployment.get("status", {}).get("availableReplicas", 0))
+
+
+def _replicas(deployment: Manifest) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def _deployments(manifests: Iterable[Manifest]) -> dict[str, Manifest]:
+    """Return the Deployments among these by their pool."""
+    return {_pool(each): each for each in manifests if each["kind"] == "Deployment"}
+
+
+def _pool(manifest: Manifest) -> str:
+    return str(manifest["metadata"]["labels"].get(labels.POOL, ""))
 
 
 def _in_the_way(found: Manifest, service: InferenceService) -> ClusterUnavailable:
@@ -230,21 +278,23 @@ def _belongs_to(manifest: Manifest, service: InferenceService) -> bool:
 
 
 def _superfluous(
-    mine: list[Manifest], desired: list[Manifest], service: InferenceService
+    mine: list[Manifest],
+    desired: list[Manifest],
+    wanted: Mapping[str, Manifest],
+    leaving: Mapping[str, Manifest],
 ) -> list[Manifest]:
-    """Return what an earlier spec asked for and this one does not.
+    """Return what an earlier spec asked for, this one does not, and nothing needs for now.
 
-    Revisions of pools that are still there stay: `revisions.choose` decides about those.
+    Revisions of pools that are still there stay: `revisions.choose` decides about those, and a
+    pool that comes back into the spec finds its own.
     """
-    wanted = {_identity(each) for each in desired}
-    pools = {pool.name for pool in service.spec.hardware_pools}
+    asked_for = {_identity(each) for each in desired}
+    stays = {("Deployment", pool) for pool in leaving}
+    stays |= {("ControllerRevision", pool) for pool in (*wanted, *leaving)}
     return [
         each
         for each in mine
-        if _identity(each) not in wanted
+        if _identity(each) not in asked_for
         and "deletionTimestamp" not in each["metadata"]
-        and not (
-            each["kind"] == "ControllerRevision"
-            and each["metadata"]["labels"].get(labels.POOL) in pools
-        )
+        and (each["kind"], _pool(each)) not in stays
     ]

@@ -13,7 +13,16 @@ from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
 from weir_operator.render import Manifest, service_url
 from weir_operator.render.naming import selector
-from weir_operator.verdicts import READY, UNDER_WAY, WORKLOADS, Observed, Verdict, verdicts
+from weir_operator.verdicts import (
+    POLICIES,
+    READY,
+    UNDER_WAY,
+    WORKLOADS,
+    Observed,
+    Verdict,
+    policies_verdict,
+    verdicts,
+)
 
 
 def observed(service: InferenceService, seen: Observed, body: Manifest, now: str) -> Manifest:
@@ -25,7 +34,9 @@ def observed(service: InferenceService, seen: Observed, body: Manifest, now: str
         body: The service as the API server holds it, with the status written last.
         now: RFC 3339 time for conditions that changed.
     """
-    pools = [_pool_status(pool.name, seen.deployments) for pool in service.spec.hardware_pools]
+    deployments = {**seen.leaving, **seen.deployments}
+    names = [*(pool.name for pool in service.spec.hardware_pools), *sorted(seen.leaving)]
+    pools = [_pool_status(name, deployments) for name in names]
     return {
         "observedGeneration": service.metadata.generation,
         "conditions": _dated(verdicts(service, seen), body, now),
@@ -37,33 +48,54 @@ def observed(service: InferenceService, seen: Observed, body: Manifest, now: str
     }
 
 
-def rejected(error: InvalidSpec, body: Manifest, now: str) -> Manifest:
+def rejected(error: InvalidSpec, told: Observed | None, body: Manifest, now: str) -> Manifest:
     """Return the status of a service whose spec only its author can repair.
 
     What runs from an earlier spec goes on running; the numbers stay as they were last seen.
+
+    Args:
+        error: What is wrong.
+        told: What its sidecars were told in this pass; None where that is what failed.
+        body: The service as the API server holds it.
+        now: RFC 3339 time for conditions that changed.
     """
-    return _amended({READY: Verdict("False", "InvalidSpec", str(error))}, body, now)
+    verdict = Verdict("False", "InvalidSpec", str(error))
+    return _acted({READY: verdict, POLICIES: _told(body, told, verdict)}, body, now)
 
 
-def refused(error: ClusterRefuses, body: Manifest, now: str) -> Manifest:
+def refused(error: ClusterRefuses, told: Observed | None, body: Manifest, now: str) -> Manifest:
     """Return the status of a service whose objects the API server does not take for now.
 
     A service that is Ready stays so: what runs goes on answering.
     """
-    return _unwritten(Verdict("False", "Refused", str(error)), body, now)
+    return _unwritten(Verdict("False", "Refused", str(error)), told, body, now)
 
 
-def waiting(error: PredecessorLeaving, body: Manifest, now: str) -> Manifest:
+def waiting(error: PredecessorLeaving, told: Observed | None, body: Manifest, now: str) -> Manifest:
     """Return the status of a service whose objects' names are about to be free."""
-    return _unwritten(Verdict("False", "WaitingForPredecessor", str(error)), body, now)
+    return _unwritten(Verdict("False", "WaitingForPredecessor", str(error)), told, body, now)
 
 
-def _unwritten(verdict: Verdict, body: Manifest, now: str) -> Manifest:
+def interrupted(told: Observed | None, body: Manifest, now: str) -> Manifest:
+    """Return the status of a service whose pass ended early, for the API server's sake.
+
+    It says no more than what sidecars were told, if they were: the rest was not acted upon.
+    """
+    if told is None:
+        return dict(body.get("status", {}))
+    return _amended({POLICIES: policies_verdict(body["metadata"]["name"], told)}, body, now)
+
+
+def _unwritten(verdict: Verdict, told: Observed | None, body: Manifest, now: str) -> Manifest:
     ready = _conditions(body.get("status")).get(READY, {})
-    spoken = {WORKLOADS: verdict}
+    spoken = {WORKLOADS: verdict, POLICIES: _told(body, told, verdict)}
     if ready.get("status") != "True":
         spoken[READY] = verdict
-    return _amended(spoken, body, now)
+    return _acted(spoken, body, now)
+
+
+def _told(body: Manifest, told: Observed | None, failure: Verdict) -> Verdict:
+    return failure if told is None else policies_verdict(body["metadata"]["name"], told)
 
 
 def transitions(before: Manifest | None, after: Manifest) -> list[Mapping[str, str]]:
@@ -95,11 +127,12 @@ def _amended(spoken: Mapping[str, Verdict], body: Manifest, now: str) -> Manifes
     """Return the status as it was, but for these conditions."""
     before = body.get("status") or {}
     fresh = {each["type"]: each for each in _dated(spoken, body, now)}
-    return {
-        **before,
-        "conditions": list({**_conditions(before), **fresh}.values()),
-        "observedGeneration": _generation(body),
-    }
+    return {**before, "conditions": list({**_conditions(before), **fresh}.values())}
+
+
+def _acted(spoken: Mapping[str, Verdict], body: Manifest, now: str) -> Manifest:
+    """Return the same, with the generation that this says was acted upon."""
+    return {**_amended(spoken, body, now), "observedGeneration": _generation(body)}
 
 
 def _selector(service: InferenceService) -> str:

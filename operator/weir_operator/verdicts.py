@@ -95,11 +95,23 @@ class Observed:
     """What is not in it as it was written."""
     engines: Mapping[str, Said] = field(default_factory=dict)
     """By the name of each pod that takes requests."""
+    leaving: Mapping[str, Manifest] = field(default_factory=dict)
+    """Deployments of pools the spec no longer names; they serve until those it names do."""
 
     @property
     def staying(self) -> list[Manifest]:
         """The pods that are not on their way out."""
         return [pod for pod in self.pods if "deletionTimestamp" not in pod["metadata"]]
+
+    @property
+    def of_the_spec(self) -> list[Manifest]:
+        """Those of them whose pool the spec names."""
+        return [pod for pod in self.staying if _pool(pod) in {None, *self.deployments}]
+
+    @property
+    def left_over(self) -> list[Manifest]:
+        """Those of them that serve though the spec no longer names their pool."""
+        return [pod for pod in self.staying if _pool(pod) in self.leaving]
 
     @property
     def wanted(self) -> int:
@@ -114,7 +126,7 @@ def verdicts(service: InferenceService, seen: Observed) -> dict[str, Verdict]:
         MODEL: _model(service, seen),
         ROUTER: _router(seen),
         SCALING: _scaling(service, seen),
-        POLICIES: _policies(service, seen),
+        POLICIES: policies_verdict(service.metadata.name, seen),
         SCHEDULING: _scheduling(seen),
     }
     return {READY: _ready(seen, others), **others}
@@ -132,7 +144,16 @@ def _ready(seen: Observed, others: Mapping[str, Verdict]) -> Verdict:
 
 
 def _workloads(seen: Observed) -> Verdict:
-    found = _stuck_pod(seen.staying) or _stuck_deployment(seen.deployments)
+    found = _rollout(seen)
+    if not seen.leaving:
+        return found
+    names = ", ".join(sorted(seen.leaving))
+    what = f"no longer in the spec, but serving until all of its pools are available: {names}"
+    return found._replace(message=f"{found.message}; {what}")
+
+
+def _rollout(seen: Observed) -> Verdict:
+    found = _stuck_pod(seen.of_the_spec) or _stuck_deployment(seen.deployments)
     if found is not None:
         return found
     for pool, deployment in seen.deployments.items():
@@ -197,9 +218,11 @@ def _model(service: InferenceService, seen: Observed) -> Verdict:
 def _router(seen: Observed) -> Verdict:
     if seen.wanted == 0:
         return Verdict("False", "ScaledToZero", "no sidecar runs")
-    ready = sum(map(is_ready, seen.staying))
-    if ready:
-        return Verdict("True", "Serving", f"{ready} of {seen.wanted} replicas take requests")
+    ready, left_over = sum(map(is_ready, seen.of_the_spec)), sum(map(is_ready, seen.left_over))
+    if ready or left_over:
+        said = f"{ready} of {seen.wanted} replicas take requests"
+        more = f", and {left_over} of pools no longer in the spec" if left_over else ""
+        return Verdict("True", "Serving", said + more)
     return Verdict("False", "NoReadyReplica", "no replica takes requests")
 
 
@@ -215,7 +238,8 @@ def _scaling(service: InferenceService, seen: Observed) -> Verdict:
     )
 
 
-def _policies(service: InferenceService, seen: Observed) -> Verdict:
+def policies_verdict(service: str, seen: Observed) -> Verdict:
+    """Return what to say of classes, tenants and modes; no Deployments need be known for it."""
     if seen.problems:
         said = "; ".join(str(problem) for problem in seen.problems)
         return Verdict("False", seen.problems[0].reason, said[:_LONGEST_MESSAGE])
@@ -225,7 +249,7 @@ def _policies(service: InferenceService, seen: Observed) -> Verdict:
             "False",
             "RestartNeeded",
             f"{len(deaf)} of {len(seen.staying)} pods are of an older Weir and know of no classes "
-            f"or tenants; to replace them: kubectl annotate infs {service.metadata.name} "
+            f"or tenants; to replace them: kubectl annotate infs {service} "
             f'{labels.RESTARTED_AT}="$(date -u +%FT%TZ)" --overwrite',
         )
     classes, tenants = len(seen.policies.classes), len(seen.policies.tenants)
@@ -292,6 +316,11 @@ def is_told(pod: Manifest) -> bool:
     """Tell whether a pod mounts the document of classes and tenants."""
     volumes = pod.get("spec", {}).get("volumes", ())
     return any(volume["name"] == labels.POLICIES_VOLUME for volume in volumes)
+
+
+def _pool(pod: Manifest) -> str | None:
+    pool: str | None = pod["metadata"].get("labels", {}).get(labels.POOL)
+    return pool
 
 
 def _wrong(reason: str, where: str, words: str) -> Verdict:

@@ -64,13 +64,14 @@ def pod(
     leaving: bool = False,
     unschedulable: str = "",
     volumes: tuple[str, ...] = ("run", "policies"),
+    pool: str = "cpu",
 ) -> Manifest:
     """Return a pod."""
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
     if unschedulable:
         scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
         conditions.append({**scheduled, "message": unschedulable})
-    meta: Manifest = {"name": "chat-cpu-1"}
+    meta: Manifest = {"name": f"chat-{pool}-1", "labels": {"serving.weir.dev/pool": pool}}
     if leaving:
         meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return {
@@ -84,9 +85,9 @@ def pod(
     }
 
 
-def serving_pod() -> Manifest:
+def serving_pod(pool: str = "cpu") -> Manifest:
     """Return a pod that takes requests."""
-    return pod(container("engine", started=True), ready=True)
+    return pod(container("engine", started=True), ready=True, pool=pool)
 
 
 def facts(fallback: str = "") -> Facts:

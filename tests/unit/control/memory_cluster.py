@@ -30,6 +30,8 @@ class MemoryCluster:
         self.no_events = False
         self.forbidden: set[str] = set()
         """Kinds the operator has no right to read, or in the case of pods to write."""
+        self.unwritable: dict[str, Exception] = {}
+        """What applying an object of a kind raises."""
         for one in objects:
             self.put(one)
 
@@ -89,6 +91,8 @@ class MemoryCluster:
 
     async def apply(self, manifest: Manifest) -> Manifest:
         self._answer()
+        if manifest["kind"] in self.unwritable:
+            raise self.unwritable[manifest["kind"]]
         before = self.objects.get(_place(manifest))
         after = deepcopy(manifest)
         kept = {} if before is None else before["metadata"]

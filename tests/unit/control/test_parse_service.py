@@ -8,7 +8,8 @@ import pytest
 
 from tests.unit.control.builders import body, service
 from weir_core.errors import InvalidSpec
-from weir_operator.parse import parse
+from weir_core.wire.policies import EngineMode, PolicyDocument
+from weir_operator.parse import parse, parse_governed
 
 
 def test_a_status_of_another_version_is_not_read() -> None:
@@ -44,3 +45,41 @@ def test_names_the_field(spec: dict[str, Any], field: str, said: str) -> None:
         service(spec)
     assert caught.value.field == field
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param({"engine": {"args": ["--por=1"]}}, id="an argument only we refuse"),
+        pytest.param({"pools": "many"}, id="nonsense"),
+        pytest.param({"fieldOfANewerWeir": {}}, id="a field this version does not know"),
+    ],
+)
+def test_what_sidecars_are_told_of_is_read_whatever_the_rest_says(rest: dict[str, Any]) -> None:
+    admission = {"admission": {"anonymousClass": "batch"}}
+    found = parse_governed(body({**rest, **admission}, generation=2), None)
+    assert found.service.metadata == service(generation=2).metadata
+    assert found.service.spec.admission == service(admission).spec.admission
+    assert found.problems == []
+
+
+def test_a_section_that_is_wrong_stays_as_it_was_last_told() -> None:
+    engine = EngineMode("custom", class_shares={"gold": 0.5}, tpot_floor_s=0.015)
+    before = PolicyDocument((), (), "gold", ("gold", "batch"), "batch", engine)
+    wrong = {"admission": {"classs": []}, "engine": {"scheduling": {"mode": "fast"}}}
+    spec = parse_governed(body(wrong), before).service.spec
+    admission, scheduling = spec.admission, spec.engine.scheduling
+    assert (admission.default_class, admission.classes) == ("gold", ("gold", "batch"))
+    assert admission.anonymous_class == "batch"
+    assert (scheduling.mode, scheduling.class_shares) == ("custom", {"gold": 0.5})
+    assert scheduling.tpot_floor_ms == 15
+
+
+def test_a_section_that_is_wrong_is_said_with_its_field() -> None:
+    wrong = {"admission": {"classs": []}, "engine": {"scheduling": {"mode": "fast"}}}
+    found = parse_governed(body(wrong), None)
+    assert [(each.reason, each.field) for each in found.problems] == [
+        ("InvalidAdmission", "spec.admission.classs"),
+        ("InvalidScheduling", "spec.engine.scheduling.mode"),
+    ]
+    assert found.service.spec.admission.anonymous_class is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,10 +13,11 @@ import pytest
 from tests.unit.control.builders import NAME, NAMESPACE, body, serving_pod
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import KEY, conditions, edit, reconciler, templates
-from weir_core.errors import ClusterRefuses
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Reason
 from weir_operator.interests import Change, Interests
+from weir_operator.reconcile import Outcome
 from weir_operator.render import POLICIES_ANNOTATION, document_in
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
@@ -136,6 +138,78 @@ async def test_a_secret_that_is_gone_leaves_the_tenant_its_keys() -> None:
     await reconciler(cluster).run(KEY)
     assert document(cluster) == before
     assert conditions(cluster)["PoliciesReady"]["reason"] == "SecretMissing"
+
+
+async def test_a_key_is_revoked_while_the_spec_is_refused() -> None:
+    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    first = annotation(cluster)
+    edit(cluster, {"engine": {"args": ["--por=1"]}})
+    operator = reconciler(cluster)  # one that never saw the spec before
+    assert await operator.run(KEY) is Outcome.REJECTED
+    assert operator.interests.concerned(Change("secrets", NAMESPACE, "app-keys")) == [KEY]
+
+    cluster.put({**keys(b""), "data": {}})
+    assert await operator.run(KEY) is Outcome.REJECTED
+    assert document(cluster).tenants[0].key_hashes == ()
+    assert annotation(cluster) not in (None, first)
+    assert conditions(cluster)["Ready"]["reason"] == "InvalidSpec"
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "Applied"
+
+
+async def test_a_refused_spec_hides_no_broken_tenant() -> None:
+    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    edit(cluster, {"engine": {"args": ["--por=1"]}})
+    cluster.put({**TENANT, "spec": {**TENANT["spec"], "weight": 0}})
+    await reconciler(cluster).run(KEY)
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "InvalidTenant"
+
+
+async def test_admission_that_cannot_be_read_stays_as_it_was_and_says_so() -> None:
+    cluster = cluster_with(GOLD)
+    edit(cluster, {"admission": {"anonymousClass": "standard"}})
+    await reconciler(cluster).run(KEY)
+    before = document(cluster)
+    edit(cluster, {"admission": {"fieldOfANewerWeir": 1}})
+    assert await reconciler(cluster).run(KEY) is Outcome.REJECTED
+    assert document(cluster) == before
+    found = conditions(cluster)["PoliciesReady"]
+    assert found["reason"] == "InvalidAdmission"
+    assert "spec.admission.fieldOfANewerWeir" in found["message"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(InvalidSpec("spec", "is refused"), id="the API server calls it invalid"),
+        pytest.param(ClusterRefuses("exceeded quota"), id="the API server refuses"),
+        pytest.param(ClusterUnavailable("a webhook is down"), id="the API server cannot serve"),
+        pytest.param(RuntimeError("a mistake of ours"), id="the operator fails"),
+    ],
+)
+async def test_sidecars_are_told_whatever_becomes_of_the_workloads(error: Exception) -> None:
+    cluster = cluster_with(GOLD)
+    await reconciler(cluster).run(KEY)
+    first = annotation(cluster)
+    cluster.put({**GOLD, "spec": {"rank": 8}})
+    cluster.put({**TENANT, "spec": {"weight": 0}})
+    cluster.unwritable["Deployment"] = error
+    with nullcontext() if isinstance(error, InvalidSpec) else pytest.raises(type(error)):
+        await reconciler(cluster).run(KEY)
+    assert document(cluster).classes[0].rank == 8
+    assert annotation(cluster) not in (None, first)
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "InvalidTenant"
+
+
+async def test_a_document_that_cannot_be_written_is_said() -> None:
+    cluster = cluster_with(GOLD)
+    cluster.unwritable["Secret"] = ClusterRefuses("exceeded quota: secrets")
+    with pytest.raises(ClusterRefuses):
+        await reconciler(cluster).run(KEY)
+    found = conditions(cluster)["PoliciesReady"]
+    assert (found["status"], found["reason"]) == ("False", "Refused")
+    assert "exceeded quota: secrets" in found["message"]
 
 
 async def test_without_the_right_to_classes_the_rest_works_and_says_so() -> None:

@@ -15,6 +15,7 @@ from weir_operator.render import Images
 
 KEY = Key(NAMESPACE, NAME)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+POOL = "serving.weir.dev/pool"
 FIRST_DIGEST = "c592753dd2015020"
 OWNED_KINDS = {
     "ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment",
@@ -57,7 +58,8 @@ def finish_rollouts(cluster: MemoryCluster) -> None:
         counts = ("replicas", "readyReplicas", "updatedReplicas", "availableReplicas")
         status: dict[str, Any] = dict.fromkeys(counts, wanted)
         one["status"] = {**status, "observedGeneration": one["metadata"]["generation"]}
-    cluster.all_pods = {KEY: [serving_pod()]}
+    pools = [one["metadata"]["labels"][POOL] for one in cluster.of("Deployment").values()]
+    cluster.all_pods = {KEY: [serving_pod(pool) for pool in pools]}
 
 
 async def test_makes_everything_a_service_owns() -> None:
@@ -128,6 +130,65 @@ async def test_deletes_a_pool_that_the_spec_no_longer_names() -> None:
     await reconciler(cluster).run(KEY)
     assert list(cluster.of("Deployment")) == ["chat-a"]
     assert [name.rpartition("-")[0] for name in cluster.of("ControllerRevision")] == ["chat-a"]
+
+
+@pytest.mark.parametrize(
+    "old", [{"pools": [{"name": "a"}]}, {"pools": []}], ids=["another name", "no name before"]
+)
+async def test_a_renamed_pool_serves_until_its_successor_does(old: dict[str, Any]) -> None:
+    cluster = MemoryCluster(body(old))
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    before = cluster.of("Deployment")
+    (name,) = before
+    edit(cluster, {"pools": [{"name": "b"}]})
+    for _ in range(2):
+        assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
+        assert set(cluster.of("Deployment")) == {name, "chat-b"}
+        assert len(cluster.of("ControllerRevision")) == 2
+    assert cluster.of("Deployment")[name] == before[name]
+    assert conditions(cluster)["Ready"]["status"] == "True"
+    workloads = conditions(cluster)["WorkloadsReady"]
+    assert (workloads["status"], workloads["reason"]) == ("False", "Progressing")
+    assert workloads["message"].endswith(f": {name.removeprefix('chat-')}")
+
+    finish_rollouts(cluster)
+    assert await reconciler(cluster).run(KEY) is Outcome.SETTLED
+    assert list(cluster.of("Deployment")) == ["chat-b"]
+    assert [each.rpartition("-")[0] for each in cluster.of("ControllerRevision")] == ["chat-b"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "status"),
+    [
+        pytest.param({"replicas": 1}, {"readyReplicas": 0}, id="none of it is ready"),
+        pytest.param({"replicas": 0}, {"readyReplicas": 1}, id="it is scaled to zero"),
+    ],
+)
+async def test_a_pool_that_serves_nobody_waits_for_no_successor(
+    spec: Manifest, status: Manifest
+) -> None:
+    cluster = MemoryCluster(body({"pools": [{"name": "a"}]}))
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    cluster.of("Deployment")["chat-a"]["spec"].update(spec)
+    cluster.of("Deployment")["chat-a"]["status"].update(status)
+    edit(cluster, {"pools": [{"name": "b"}]})
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-b"]
+
+
+async def test_a_pool_that_comes_back_in_time_keeps_its_pods() -> None:
+    pools = {"pools": [{"name": "a"}]}
+    cluster = MemoryCluster(body(pools))
+    await reconciler(cluster, "1").run(KEY)
+    finish_rollouts(cluster)
+    before = templates(cluster)
+    edit(cluster, {"pools": [{"name": "b"}]})
+    await reconciler(cluster, "2").run(KEY)
+    edit(cluster, pools)
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
 
 
 async def test_deletes_nothing_that_is_not_its_own() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.control.builders import body, deployment, service, serving_pod
 from weir_core.errors import ClusterRefuses, InvalidSpec
+from weir_core.wire.problems import Problem
 from weir_operator import status
 from weir_operator.verdicts import Observed
 
@@ -74,10 +75,21 @@ def test_counts_add_up_over_pools() -> None:
     assert (whole["replicas"], whole["readyReplicas"]) == (5, 3)
 
 
+def test_a_pool_that_left_the_spec_counts_as_long_as_it_serves() -> None:
+    loading = deployment(replicas=1, updatedReplicas=1, readyReplicas=0, availableReplicas=0)
+    seen = Observed({"cpu": loading}, [serving_pod("old")], leaving={"old": deployment()})
+    whole = status.observed(service(), seen, body(), "t1")
+    assert (whole["replicas"], whole["readyReplicas"]) == (2, 1)
+    assert [(pool["name"], pool["readyReplicas"]) for pool in whole["pools"]] == [
+        ("cpu", 0),
+        ("old", 1),
+    ]
+
+
 def test_a_wrong_spec_keeps_what_was_seen() -> None:
     before = observed(SERVING, None, "t1")
     held = {**body(generation=2), "status": before}
-    after = status.rejected(InvalidSpec("spec.pools[0].name", "is wrong"), held, "t2")
+    after = status.rejected(InvalidSpec("spec.pools[0].name", "is wrong"), SERVING, held, "t2")
     assert condition(after)["reason"] == "InvalidSpec"
     assert condition(after)["message"] == "spec.pools[0].name: is wrong"
     assert condition(after, "RouterReady") == condition(before, "RouterReady")
@@ -93,9 +105,20 @@ def test_a_wrong_spec_keeps_what_was_seen() -> None:
 )
 def test_a_refused_write_is_said(before: Observed, ready: tuple[str, str]) -> None:
     held = {**body(), "status": observed(before, None, "t1")}
-    after = status.refused(ClusterRefuses("exceeded quota"), held, "t2")
+    after = status.refused(ClusterRefuses("exceeded quota"), before, held, "t2")
     assert (condition(after)["status"], condition(after)["reason"]) == ready
     assert condition(after, "WorkloadsReady")["message"] == "exceeded quota"
+
+
+def test_a_pass_that_broke_off_says_what_was_told_and_nothing_of_the_spec() -> None:
+    before = observed(SERVING, None, "t1")
+    held = {**body(generation=2), "status": before}
+    wrong = Problem("InvalidTenant", "InferenceTenant", "app", "spec.weight", "is wrong")
+    after = status.interrupted(Observed({}, [], problems=[wrong]), held, "t2")
+    assert condition(after, "PoliciesReady")["reason"] == "InvalidTenant"
+    assert condition(after) == condition(before)
+    assert after["observedGeneration"] == 1
+    assert status.interrupted(None, held, "t2") == before
 
 
 def test_events_tell_when_ready_turns_and_when_something_is_wrong() -> None:

@@ -34,6 +34,43 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
     }
 
 
+def loading_beside_the_old_pool(*pods: Manifest) -> dict[str, Verdict]:
+    """Return what is said while the only pool has got another name, and its pods come up."""
+    new = deployment(updatedReplicas=1, readyReplicas=0, availableReplicas=0)
+    seen = Observed({"cpu": new}, [serving_pod("old"), *pods], leaving={"old": deployment()})
+    return verdicts(service(), seen)
+
+
+def test_a_pool_that_left_the_spec_serves_and_is_counted_apart() -> None:
+    seen = loading_beside_the_old_pool(pod(container("engine")))
+    assert seen["Ready"] == Verdict(
+        "True", "Serving", "0 of 1 replicas take requests, and 1 of pools no longer in the spec"
+    )
+    assert seen["WorkloadsReady"] == Verdict(
+        "False",
+        "Progressing",
+        "pool cpu: 0 of 1 replicas available, 1 of the newest template; no longer in the spec, but "
+        "serving until all of its pools are available: old",
+    )
+
+
+def test_what_keeps_the_new_pool_back_is_said_with_the_old_one_that_stays() -> None:
+    verdict = loading_beside_the_old_pool(pod(unschedulable="0/1 nodes"))["WorkloadsReady"]
+    assert verdict.reason == "Unschedulable"
+    assert verdict.message.startswith("pod chat-cpu-1: 0/1 nodes; ")
+    assert verdict.message.endswith(": old")
+
+
+def test_a_broken_pod_of_a_pool_that_left_the_spec_is_nobodys_trouble() -> None:
+    broken = pod(container("engine", "waiting", reason="CrashLoopBackOff"), pool="old")
+    assert loading_beside_the_old_pool(broken)["WorkloadsReady"].reason == "Progressing"
+
+
+def test_pods_of_a_pool_that_was_just_deleted_are_no_replicas() -> None:
+    seen = told(serving_pod(), serving_pod("old"))
+    assert seen["Ready"].message == "1 of 1 replicas take requests"
+
+
 def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
     seen = told(wanted=0)
     assert (seen["Ready"].status, seen["Ready"].reason) == ("False", "ScaledToZero")
