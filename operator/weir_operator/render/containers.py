@@ -83,11 +83,7 @@ def model_container(owner: InferenceService, config: EngineConfig, image: str) -
 
     It gets the engine's variables, too: a proxy or a mirror of the hub is set there.
     """
-    secrets = dict.fromkeys(
-        source.secret_ref.name
-        for source in config.sources
-        if source.secret_ref is not None and fetches(source)
-    )
+    secrets = _secrets(config)
     container: Manifest = {
         "name": labels.MODEL_CONTAINER,
         "image": image,
@@ -100,6 +96,34 @@ def model_container(owner: InferenceService, config: EngineConfig, image: str) -
     if secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
     return container
+
+
+def _secrets(config: EngineConfig) -> list[str]:
+    """Return the Secrets with the credentials of the download, each once.
+
+    Their keys become variables of one container, and all sources of a scheme read the same
+    variables: of two Secrets with an HF_TOKEN the last would count for every source.
+
+    Raises:
+        InvalidSpec: Two sources of one scheme name different Secrets.
+    """
+    fields = ["spec.model.source"]
+    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
+    first: dict[str, tuple[str, str]] = {}
+    names = []
+    for field, source in zip(fields, config.sources, strict=True):
+        if source.secret_ref is None or not fetches(source):
+            continue
+        scheme, name = locate(source).scheme, source.secret_ref.name
+        there, other = first.setdefault(scheme, (field, name))
+        if name != other:
+            raise InvalidSpec(
+                f"{field}.secretRef",
+                f"{name} is not {other}, which {there}.secretRef names: one download fetches all "
+                f"{scheme}:// sources, with one Secret's credentials",
+            )
+        names.append(name)
+    return list(dict.fromkeys(names))
 
 
 def engine_container(
@@ -183,8 +207,9 @@ def _home() -> list[Manifest]:
 
 def _engine_config(config: EngineConfig) -> Manifest:
     text = config.model_dump_json(by_alias=True, exclude_defaults=True)
-    # The kubelet expands $(NAME) in values; what a user wrote must arrive as it is.
-    return _env(labels.ENV_ENGINE_CONFIG, text.replace("$(", "$$("))
+    # The kubelet expands $(NAME) in values, after it made $ of $$; what a user wrote must arrive as
+    # it is.
+    return _env(labels.ENV_ENGINE_CONFIG, text.replace("$", "$$"))
 
 
 def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:

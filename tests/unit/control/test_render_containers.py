@@ -1,0 +1,74 @@
+"""What a container is given arrives as the user wrote it, and nobody gets another's credentials."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.unit.control.builders import service
+from weir_core.errors import InvalidSpec
+from weir_core.wire.engine import EngineConfig
+from weir_operator.render import pod_templates
+
+Manifest = dict[str, Any]
+
+
+def containers(spec: Manifest) -> dict[str, Manifest]:
+    """Return the containers of the pods of a service, by name."""
+    (template,) = pod_templates(service(spec)).values()
+    pod = template["spec"]
+    return {each["name"]: each for each in (*pod["initContainers"], *pod["containers"])}
+
+
+def as_the_kubelet_expands(text: str, env: dict[str, str]) -> str:
+    """Return a variable's value in the container (k8s.io/kubernetes, forked/golang/expansion)."""
+    return re.sub(
+        r"\$(\$|\(([^)]*)\))",
+        lambda found: "$" if found[1] == "$" else env.get(found[2], found[0]),
+        text,
+    )
+
+
+@pytest.mark.parametrize(
+    "argument", ["$(HOME)", "$$(HOME)", "$$$(HOME)", "$$", "$", "$HOME", "a$b$", "$(", "plain"]
+)
+def test_an_argument_reaches_the_engine_as_it_is_written(argument: str) -> None:
+    engine = containers({"engine": {"args": [argument]}})["engine"]
+    env = {each["name"]: each.get("value", "") for each in engine["env"]}
+    told = as_the_kubelet_expands(env["WEIR_ENGINE_CONFIG"], env)
+    assert EngineConfig.model_validate_json(told).args == (argument,)
+
+
+def sources(*uris_and_secrets: tuple[str, str | None]) -> Manifest:
+    """Return a spec with a model and adapters from these sources."""
+    written = [
+        {"uri": uri, **({"secretRef": {"name": secret}} if secret else {})}
+        for uri, secret in uris_and_secrets
+    ]
+    adapters = [{"name": f"a{i}", "source": source} for i, source in enumerate(written[1:])]
+    return {"model": {"name": "m", "source": written[0], "adapters": adapters}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "secrets"),
+    [
+        pytest.param(sources(("hf://o/m", "a"), ("hf://o/l", "a")), ["a"], id="one for all"),
+        pytest.param(
+            sources(("s3://b/m", "b"), ("hf://o/l", "a")), ["b", "a"], id="one for each scheme"
+        ),
+        pytest.param(sources(("hf://o/m", None), ("hf://o/l", "a")), ["a"], id="one that needs it"),
+    ],
+)
+def test_the_download_gets_the_secrets_of_its_sources(spec: Manifest, secrets: list[str]) -> None:
+    given = containers(spec)["model"]["envFrom"]
+    assert [each["secretRef"]["name"] for each in given] == secrets
+
+
+def test_two_secrets_that_would_replace_each_others_keys_are_refused() -> None:
+    spec = sources(("hf://o/m", "a"), ("s3://b/l", "b"), ("hf://o/l", "c"))
+    with pytest.raises(InvalidSpec) as caught:
+        containers(spec)
+    assert caught.value.field == "spec.model.adapters[1].source.secretRef"
+    assert "c is not a, which spec.model.source.secretRef names" in caught.value.message
