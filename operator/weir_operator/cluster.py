@@ -6,15 +6,17 @@ stays and what they change of ours comes back.
 
 Of Secrets it reads two kinds, each by its name: the ones it writes itself, and those that an
 InferenceTenant names. They are watched by their metadata alone, so that no other Secret's values
-ever reach this process (`weir_operator.watches`). Pods are patched for one thing: an annotation
-that makes the kubelet look at their Secret again at once.
+ever reach this process (`weir_operator.watches`). The right to watch would give it the values, too:
+that is a habit of this client and no bound. Pods are patched for one thing: an annotation that
+makes the kubelet look at their Secret again at once.
 
 Rights it needs, beside `get list watch` on inferenceservices for kopf:
 
 | group | resources | verbs |
 |---|---|---|
 | serving.weir.dev | inferenceservices/status | patch |
-| apps | deployments, controllerrevisions | get list watch create patch delete |
+| apps | deployments | get list watch create patch delete |
+| apps | controllerrevisions | get list create patch delete |
 | (core) | services, serviceaccounts | get list watch create patch delete |
 | policy | poddisruptionbudgets | get list watch create patch delete |
 | networking.k8s.io | networkpolicies | get list watch create patch delete |

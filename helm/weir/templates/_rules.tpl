@@ -1,7 +1,7 @@
 {{/*
 What the operator may do in a namespace it watches. Written out verb by verb: no wildcard, no exec,
-no list of Secrets, and of pods only metadata is patched. weir_operator.cluster says what each is
-for; a test holds the two equal.
+and of pods only metadata is patched. weir_operator.cluster says what each is for; a test holds the
+two equal.
 */}}
 {{- define "weir.namespaceRules" -}}
 - apiGroups: [serving.weir.dev]
@@ -15,8 +15,11 @@ for; a test holds the two equal.
   resources: [inferenceservices/finalizers]
   verbs: [update]
 - apiGroups: [apps]
-  resources: [deployments, controllerrevisions]
+  resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [get, list, create, patch, delete]
 - apiGroups: [""]
   resources: [services, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
@@ -31,8 +34,10 @@ for; a test holds the two equal.
   resources: [pods]
   verbs: [list, patch]
 # One Secret a service tells its sidecars of classes and tenants. Those with the hashes of tenants'
-# API keys are read by name; watches ask for names alone. RBAC cannot say "only these", so whoever
-# is the operator can read Secrets of these namespaces whose names it knows.
+# API keys are read by name, and watched for changes; the operator asks its watches for metadata
+# alone. RBAC can say neither "only these" nor "only metadata": a watch that asks for whole objects
+# begins with every Secret there is, so whoever has the operator's token can read all Secrets of
+# these namespaces.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, watch, create, patch]
