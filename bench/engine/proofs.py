@@ -119,5 +119,6 @@ def _check(engine: Engine, names: list[str], free: int) -> None:
     assert not scheduler.waiting, "still in the queue"
     assert not scheduler.requests, "still known"
     assert not scheduler._inflight_prefills, "still a partial prefill"
+    assert not len(scheduler.planner.pace), "still a decode that bounds steps"
     left = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     assert left == free, f"{free - left} blocks leaked"

@@ -39,6 +39,10 @@ class Pace:
         self._decodes: dict[str, tuple[int, float, int]] = {}
         self._heaps: dict[int, list[tuple[float, str]]] = {}
 
+    def __len__(self) -> int:
+        """Return how many requests decode."""
+        return len(self._decodes)
+
     def retarget(self, tpot_s: Mapping[int, float]) -> None:
         """Change the targets; decodes keep what they banked."""
         self._tpot_s = dict(tpot_s)

@@ -79,8 +79,19 @@ class StepOrder(StepLog):
             duration_s, formed.prefill_tokens, formed.decodes,
             formed.prefill_context, formed.decode_context,
         )  # fmt: skip
-        self.planner.stepped(record, formed.decoding, time.monotonic())
+        decoding = [one for one in formed.decoding if self._decodes(one[0])]
+        self.planner.stepped(record, decoding, time.monotonic())
         self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
+
+    def _decodes(self, request_id: str) -> bool:
+        """Return whether a request whose prompt a step completed is still in the batch with it.
+
+        Where steps overlap, the next one is formed by now: it told of who was aborted or
+        preempted meanwhile, and nobody will tell of them again.
+        """
+        request = self.requests.get(request_id)
+        is_running = request is not None and request.status.name == "RUNNING"
+        return is_running and request not in self._inflight_prefills
 
     def _reserve_prefill_lookahead(
         self, request: Any, num_computed_tokens: int, num_new_tokens: int

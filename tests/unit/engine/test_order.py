@@ -113,6 +113,42 @@ def test_a_mode_from_the_sidecar_holds_from_the_next_step_on(tmp_path: Path) -> 
     engine.modes.close()
 
 
+def test_one_that_is_aborted_while_its_first_token_is_computed_never_decodes() -> None:
+    engine = Ordered()
+    engine.add("left", STANDARD, 60)
+    last_chunk = engine.schedule()
+    engine.abort("left")
+    engine.schedule()  # steps overlap: this one tells of the abort before the tokens come
+    engine.update_from_output(last_chunk, None)
+    assert len(engine.planner.pace) == 0
+
+
+def test_one_that_is_preempted_while_its_first_token_is_computed_does_not_decode_yet() -> None:
+    engine = Ordered(slots=1)
+    engine.add("low", BATCH, 60, output=50)
+    last_chunk = engine.schedule()
+    engine.add("high", INTERACTIVE, 50)
+    engine.schedule()
+    engine.update_from_output(last_chunk, None)
+    assert engine.requests["low"].status.name == "PREEMPTED"
+    assert len(engine.planner.pace) == 0
+
+
+def test_one_that_is_computed_anew_at_once_decodes_when_its_prompt_is_done() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("long", BATCH, 600, output=50)
+    last_chunk = engine.schedule()
+    (long,) = engine.running
+    engine.add("other", INTERACTIVE, 500)
+    engine.running.remove(long)
+    engine._preempt_request(long, 0.0)
+    assert engine.schedule().num_scheduled_tokens == {"other": 500, "long": 500}
+    engine.update_from_output(last_chunk, None)
+    assert len(engine.planner.pace) == 0
+    engine.step()
+    assert len(engine.planner.pace) == 1
+
+
 def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:
     engine = Ordered(tokens=1000, slots=1)
     engine.orders = False

@@ -162,13 +162,20 @@ class Scheduler:
     def update_from_output(self, scheduler_output: Output, model_runner_output: Any) -> None:
         assert model_runner_output is None
         for name in scheduler_output.num_scheduled_tokens:
-            request = self.requests[name]
-            if not request.is_prefill_chunk:
+            request = self.requests.get(name)
+            if request is not None and not request.is_prefill_chunk:
                 request.num_output_tokens += 1
                 if request.num_output_tokens >= request.max_tokens:
                     self.running.remove(request)
                     self.finished.add(name)
                     del self.requests[name]
+
+    def abort(self, name: str) -> None:
+        """End a running request from outside."""
+        request = self.requests.pop(name)
+        self.running.remove(request)
+        self._inflight_prefills.discard(request)
+        self.finished.add(name)
 
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int
