@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
+
+MOST_IDLE: Final = 1024
+"""Counters of names that do not wait which outlast a trim."""
 
 
 class Fairness(Protocol):
@@ -61,6 +64,8 @@ class VirtualTokenCounter:
         self._heap: list[tuple[float, str, int]] = []
         self._serial = 0
         self._floor = 0.0
+        self.trims = 0
+        """How often counters were dropped; each time, all of them are looked at."""
 
     def key(self, tenant: str) -> str:
         """Return `tenant`: each one queues alone."""
@@ -142,14 +147,22 @@ class VirtualTokenCounter:
         return None
 
     def _forget_idle(self) -> None:
-        """Drop counters below the floor: a return would be lifted above them anyway."""
-        if len(self._counters) <= 2 * len(self._valid) + 256:
+        """Drop counters of those who do not wait, once there are twice as many as may stay.
+
+        Those below the floor go: a return would be lifted above them anyway. Of the others those
+        nearest to it go first, who gain least by starting from it again. At least half go, so
+        that however many names come, a trim is paid for by the leaves since the last one.
+        """
+        if len(self._counters) <= 2 * (len(self._valid) + MOST_IDLE):
             return
-        self._counters = {
-            name: counter
+        self.trims += 1
+        idle = [
+            (counter, name)
             for name, counter in self._counters.items()
-            if name in self._valid or counter > self._floor
-        }
+            if name not in self._valid and counter > self._floor
+        ]
+        largest = {name: counter for counter, name in sorted(idle)[-MOST_IDLE:]}
+        self._counters = {name: self._counters[name] for name in self._valid} | largest
 
 
 class OneQueue(VirtualTokenCounter):

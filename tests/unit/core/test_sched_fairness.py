@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir_core.sched.fairness import OneQueue, VirtualTokenCounter
+from weir_core.sched.fairness import MOST_IDLE, OneQueue, VirtualTokenCounter
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.tickets import OUTPUT_WEIGHT
 from weir_core.sched.types import (
@@ -119,7 +120,94 @@ def test_counters_of_tenants_that_left_are_forgotten() -> None:
         turns.enter(f"t{serial}")
         turns.charge(f"t{serial}", 1.0)
         turns.leave(f"t{serial}")
-    assert turns.remembered() < 600
+    assert turns.remembered() <= 2 * MOST_IDLE
+
+
+NEW_NAMES = 100_000
+
+
+@pytest.mark.parametrize("others", [[], ["backlogged"]], ids=["alone", "beside one that waits"])
+def test_ever_new_names_cost_neither_memory_nor_time(others: list[str]) -> None:
+    # Each is charged after it left the queue, as it is when it never had to wait.
+    turns = VirtualTokenCounter()
+    for name in others:
+        turns.enter(name)
+    most = 0
+    for serial in range(NEW_NAMES):
+        name = f"t{serial}"
+        turns.enter(name)
+        turns.leave(name)
+        turns.charge(name, 100.0)
+        most = max(most, turns.remembered())
+    assert most <= 2 * (MOST_IDLE + 1) + 1
+    assert turns.trims * most <= 4 * NEW_NAMES  # counters that were looked at, all in all
+
+
+def test_a_crowd_that_leaves_is_forgotten_at_a_constant_cost_for_each() -> None:
+    turns = VirtualTokenCounter()
+    crowd = [f"t{serial}" for serial in range(NEW_NAMES)]
+    for name in crowd:
+        turns.enter(name)
+        turns.charge(name, 100.0)
+    turns.enter("free")  # keeps the floor low, so that none is forgotten for being below it
+    for name in crowd:
+        turns.leave(name)
+        turns.charge(name, 100.0)
+        assert turns.remembered() <= 2 * (NEW_NAMES + MOST_IDLE)
+    assert turns.remembered() <= 2 * (MOST_IDLE + 1) + 1
+    assert turns.trims <= 20  # half as many are left each time
+
+
+def test_who_was_served_most_and_who_waits_are_remembered_longest() -> None:
+    turns = VirtualTokenCounter()
+    turns.enter("waits")
+    turns.charge("waits", 1.0)
+    turns.enter("greedy")
+    turns.leave("greedy")
+    turns.charge("greedy", 1e9)
+    for serial in range(4 * MOST_IDLE):
+        turns.enter(f"t{serial}")
+        turns.leave(f"t{serial}")
+        turns.charge(f"t{serial}", 100.0 + serial)
+    assert turns.trims > 0
+    assert turns.counter("waits") == 1.0
+    assert turns.counter("greedy") >= 1e9
+    assert turns.counter("t0") == 0.0
+    turns.enter("t0")
+    assert turns.counter("t0") == 1.0  # forgotten, and yet not before one that waits
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    stretches=st.lists(
+        st.lists(st.integers(1, 500), min_size=1, max_size=12), min_size=2, max_size=5
+    )
+)
+def test_the_bound_holds_for_one_that_was_forgotten_while_it_was_away(
+    stretches: list[list[int]],
+) -> None:
+    # One request at a time, of at most 500 tokens: what each got since "c" came back differs by
+    # at most twice that, though thousands came and went while it was away.
+    turns = VirtualTokenCounter()
+    turns.enter("a")
+    turns.enter("b")
+    serial = 0
+    for stretch in stretches:
+        turns.enter("c")
+        served = dict.fromkeys("abc", 0)
+        for tokens in stretch:
+            name = turns.next()
+            assert name is not None
+            turns.charge(name, tokens)
+            served[name] += tokens
+            assert max(served.values()) - min(served.values()) <= 2 * 500
+        turns.leave("c")
+        trims = turns.trims
+        while turns.trims == trims:
+            serial += 1
+            turns.enter(f"t{serial}")
+            turns.leave(f"t{serial}")
+            turns.charge(f"t{serial}", 500.0)
 
 
 def test_without_fairness_all_tenants_share_one_queue() -> None:
