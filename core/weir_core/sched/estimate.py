@@ -1,8 +1,9 @@
 """What a request will cost, before it has cost anything. Wrong answers waste, they never break.
 
-Prompt tokens come from the body's size with a ratio learned per tenant; output tokens from what
-the tenant's earlier answers on the same endpoint needed; the time to the first token from the
-step-time model (or a plain rate before it is trained), corrected by how wrong it has been lately.
+Prompt tokens come from the body's size with a ratio learned per tenant, or, for a body too large
+for a text, from what the tenant's earlier ones held; output tokens from what the tenant's earlier
+answers on the same endpoint needed; the time to the first token from the step-time model (or a
+plain rate before it is trained), corrected by how wrong it has been lately.
 """
 
 from __future__ import annotations
@@ -28,12 +29,26 @@ class Estimator:
         output_quantile: Which quantile of earlier answers is expected of the next one. Above the
             median, because KV room planned too small costs recomputation.
         step_tokens: Prompt tokens that the engine computes in one step at most.
+        longest_guess_tokens: Most that is guessed by the size of a body. One that would be longer
+            as a text is rather images or audio, whose tokens are few and have little to do with
+            their bytes. The default is 128 KiB of text, twice the size from which the sidecar has
+            the engine count; an engine with a small KV cache wants less. A longer text that
+            nobody counted is given too little KV room, which may cost a preemption; an image
+            taken for a text would have to wait for an empty engine, and be charged for it.
     """
 
-    def __init__(self, step_tokens: int, output_quantile: float = 0.6) -> None:
+    def __init__(
+        self,
+        step_tokens: int,
+        output_quantile: float = 0.6,
+        longest_guess_tokens: int = 32_768,
+    ) -> None:
         self._output_quantile = output_quantile
         self._step_tokens = max(1, step_tokens)
+        self._longest_guess_tokens = longest_guess_tokens
         self._bytes_per_token: dict[str, float] = {}
+        # Tenant -> mean tokens of its bodies that are too large for a text.
+        self._large_prompts: dict[str, float] = {}
         self._outputs: dict[tuple[str, str], StreamingQuantile] = {}
         self._all_outputs = StreamingQuantile(output_quantile)
         self._correction = 1.0
@@ -47,8 +62,10 @@ class Estimator:
         """Return the exact count where it is known, else one from the body's size."""
         if request.prompt_tokens is not None:
             return _sane(request.prompt_tokens)
+        if self._is_large(request):
+            return _sane(self._large_prompts.get(request.tenant, self._longest_guess_tokens))
         ratio = self._bytes_per_token.get(request.tenant, _BYTES_PER_TOKEN)
-        return _sane(request.body_bytes / ratio)
+        return _sane(min(request.body_bytes / ratio, self._longest_guess_tokens))
 
     def output_tokens(self, request: Request) -> int:
         """Return the expected length of the answer, never above the client's bound."""
@@ -63,11 +80,11 @@ class Estimator:
         """Note the exact length of a prompt that was estimated by its size."""
         if prompt_tokens <= 0 or request.body_bytes <= 0:
             return
-        seen = min(100.0, max(0.1, request.body_bytes / prompt_tokens))
-        known = self._bytes_per_token.get(request.tenant)
-        if known is None and len(self._bytes_per_token) >= _MAX_TENANTS:
-            return
-        self._bytes_per_token[request.tenant] = seen if known is None else known * 0.9 + seen * 0.1
+        if self._is_large(request):
+            _follow(self._large_prompts, request.tenant, _sane(prompt_tokens))
+        else:
+            seen = min(100.0, max(0.1, request.body_bytes / prompt_tokens))
+            _follow(self._bytes_per_token, request.tenant, seen)
 
     def learn_output(self, request: Request, output_tokens: int) -> None:
         """Note the length of a finished answer."""
@@ -116,11 +133,23 @@ class Estimator:
         rate = 0.1 if ratio > 1.0 else 0.02
         self._correction = min(10.0, max(0.2, self._correction * ratio**rate))
 
+    def _is_large(self, request: Request) -> bool:
+        return request.body_bytes > self._longest_guess_tokens * _BYTES_PER_TOKEN
+
     def _shape_of(self, like: StepRecord) -> tuple[float, float]:
         decodes, context = like.decodes, like.decode_context
         fixed_s = self.steps.decodes_s(decodes, context)
         full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
         return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
+
+
+def _follow(means: dict[str, float], tenant: str, seen: float) -> None:
+    """Move a tenant's mean towards what was seen."""
+    known = means.get(tenant)
+    if known is not None:
+        means[tenant] = known * 0.9 + seen * 0.1
+    elif len(means) < _MAX_TENANTS:
+        means[tenant] = seen
 
 
 def _sane(tokens: float) -> int:

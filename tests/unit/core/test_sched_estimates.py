@@ -92,6 +92,48 @@ def test_bytes_per_token_are_learned_per_tenant() -> None:
     assert estimator.prompt_tokens(ask("other")) == 1000
 
 
+IMAGE_BYTES = 5_000_000
+
+
+def test_an_image_is_not_taken_for_a_text_of_its_size() -> None:
+    assert Estimator(2048).prompt_tokens(ask(body_bytes=IMAGE_BYTES)) == 32_768
+    small = Estimator(2048, longest_guess_tokens=1000)
+    assert small.prompt_tokens(ask(body_bytes=IMAGE_BYTES)) == 1000
+    assert small.prompt_tokens(ask(body_bytes=3200)) == 800
+
+
+def test_a_count_is_believed_however_long_the_prompt() -> None:
+    exact = Request("r", "t", "standard", 0.0, IMAGE_BYTES, prompt_tokens=1_250_000)
+    assert Estimator(2048).prompt_tokens(exact) == 1_250_000
+
+
+def test_bodies_too_large_for_a_text_hold_what_the_tenants_earlier_ones_did() -> None:
+    estimator = Estimator(2048)
+    for size in (IMAGE_BYTES, 500_000, 20_000_000):
+        estimator.learn_prompt(ask("images", size), 1200)
+        estimator.learn_prompt(ask("books", size), 250_000)
+    assert estimator.prompt_tokens(ask("images", IMAGE_BYTES)) == pytest.approx(1200)
+    assert estimator.prompt_tokens(ask("books", IMAGE_BYTES)) == pytest.approx(250_000)
+    assert estimator.prompt_tokens(ask("images", 4000)) == 1000
+
+
+def test_short_bodies_with_long_templates_do_not_make_the_next_one_endless() -> None:
+    estimator = Estimator(2048)
+    estimator.learn_prompt(ask(body_bytes=200), 2000)
+    assert estimator.prompt_tokens(ask(body_bytes=200)) == 2000
+    assert estimator.prompt_tokens(ask(body_bytes=100_000)) == 32_768
+
+
+def test_ever_new_tenants_do_not_fill_the_memory() -> None:
+    estimator = Estimator(2048)
+    for serial in range(3000):
+        estimator.learn_prompt(ask(f"t{serial}", IMAGE_BYTES), 1200)
+        estimator.learn_prompt(ask(f"t{serial}"), 2000)
+    assert estimator.prompt_tokens(ask("t0", IMAGE_BYTES)) == 1200
+    assert estimator.prompt_tokens(ask("t2999", IMAGE_BYTES)) == 32_768
+    assert estimator.prompt_tokens(ask("t2999")) == 1000
+
+
 def test_answers_are_expected_as_long_as_the_tenants_earlier_ones() -> None:
     estimator = Estimator(2048)
     for _ in range(100):
