@@ -41,7 +41,8 @@ class Source(Model):
     secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret whose keys become environment variables of the download, for example "
-        "HF_TOKEN or AWS_ACCESS_KEY_ID. Default: anonymous.",
+        "HF_TOKEN or AWS_ACCESS_KEY_ID. All sources of one scheme that name a Secret name the same "
+        "one. Default: anonymous.",
     )
 
 
