@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from weir_core.sched.types import (
     Action,
@@ -26,6 +27,9 @@ from weir_sim.workload import SimRequest
 
 _TOKEN_REPORT_STEPS = 32
 """Tokens are reported to the front in lots of this many steps, and at the end of each answer."""
+_BYTES_PER_TOKEN: Final = 4
+_COUNTED_BYTES: Final = 64 << 10
+"""A sidecar has bodies from this size on counted by its engine, and guesses the others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +83,7 @@ class Replica:
     def submit(self, trip: Trip) -> None:
         """Take in a request now."""
         request = trip.request
+        body_bytes = _BYTES_PER_TOKEN * request.prompt_tokens
         trip.submitted_s = self._loop.now
         self._trips[request.request_id] = trip
         self._perform(
@@ -88,7 +93,8 @@ class Replica:
                     tenant=request.tenant,
                     class_name=request.class_name,
                     arrival_s=trip.submitted_s,
-                    body_bytes=4 * request.prompt_tokens,
+                    body_bytes=body_bytes,
+                    prompt_tokens=request.prompt_tokens if body_bytes >= _COUNTED_BYTES else None,
                 ),
                 self._loop.now,
             )
