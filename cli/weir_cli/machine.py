@@ -15,7 +15,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from weir_core.api import labels
@@ -64,8 +64,11 @@ def private_dir(path: Path) -> Iterator[None]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def free_addresses(count: int) -> list[str]:
-    """Return `count` loopback addresses whose sidecar ports are free: 127.0.1.1, 127.0.1.2, ...
+def claim_addresses(count: int, claims: ExitStack) -> list[str]:
+    """Return `count` loopback addresses for replicas: 127.0.1.1, 127.0.1.2, ...
+
+    Each is this process's until `claims` closes: another `weir up` cannot see on the ports that an
+    address is spoken for before a sidecar listens there, seconds later.
 
     Raises:
         MachineUnfit: There are not enough; usually something listens on port 8000 of every
@@ -75,7 +78,8 @@ def free_addresses(count: int) -> list[str]:
     for address in _loopback_addresses():
         if len(found) == count:
             break
-        if all(listen_error(address, port) is None for port in SIDECAR_PORTS):
+        free = all(listen_error(address, port) is None for port in SIDECAR_PORTS)
+        if free and _claim(address, claims):
             found.append(address)
     if len(found) < count:
         ports = " and ".join(map(str, SIDECAR_PORTS))
@@ -85,6 +89,24 @@ def free_addresses(count: int) -> list[str]:
             f"ports of every address: see `ss -ltnp sport = :{SIDECAR_PORTS[0]}`"
         )
     return found
+
+
+def _claim(address: str, claims: ExitStack) -> bool:
+    """Take an address unless it is taken; tell whether it is ours.
+
+    A claim is a name in the kernel's list of Unix sockets. Like the address it belongs to this
+    network and to no folder or user, and it goes with the process, however that ends.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0weir/{address}")
+    except OSError as error:
+        claim.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    claims.enter_context(claim)
+    return True
 
 
 def _loopback_addresses() -> Iterator[str]:

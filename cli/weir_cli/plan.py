@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,8 +78,13 @@ class _Seat:
     name: str
 
 
-def plan_services(documents: Documents, ground: Ground) -> list[ServicePlan]:
+def plan_services(documents: Documents, ground: Ground, claims: ExitStack) -> list[ServicePlan]:
     """Return the plan of every InferenceService in the files.
+
+    Args:
+        documents: What the files say.
+        ground: Where on this machine it is to stand.
+        claims: The replicas' addresses are theirs until it closes.
 
     Raises:
         InvalidSpec: There is none, or the renderer refuses one.
@@ -95,7 +101,7 @@ def plan_services(documents: Documents, ground: Ground) -> list[ServicePlan]:
     seats = [_seats(service) for service in documents.services]
     every_seat = [seat for row in seats for seat in row]
     gpus = machine.assign_gpus([_gpus_wanted(seat.pool) for seat in every_seat], ground.gpus)
-    addresses = machine.free_addresses(len(every_seat))
+    addresses = machine.claim_addresses(len(every_seat), claims)
     given = zip(addresses, gpus, itertools.count(1), strict=False)
     return [
         ServicePlan(

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,13 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
         WeirError: The files, the machine or an engine make it impossible.
     """
     instance = Instance(cache, options.port)
-    with instance.held():
+    with instance.held(), ExitStack() as claims:
         tidy(instance, display)
         scratch = machine.scratch_path(instance.directory)
         ground = Ground(
             options.host, options.port, scratch, cache, machine.visible_gpus(os.environ)
         )
-        plans = plan_services(documents, ground)
+        plans = plan_services(documents, ground, claims)
         check_ground(plans)
         edits = Edits(
             options.files,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,27 @@ def test_refuses_gpus_that_are_not_there(wanted: list[int], gpus: list[str], mes
 )
 def test_heeds_the_gpus_the_user_chose(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
     assert machine.visible_gpus(environ) == gpus
+
+
+def test_two_that_start_at_once_get_different_addresses() -> None:
+    with ExitStack() as first, ExitStack() as second:
+        addresses = [*machine.claim_addresses(2, first), *machine.claim_addresses(2, second)]
+    assert len(set(addresses)) == 4
+
+
+def test_an_address_is_free_again_when_its_owner_is_killed() -> None:
+    claims = "from contextlib import ExitStack; from weir_cli.machine import claim_addresses"
+    claim = f"{claims}; s = ExitStack(); print(*claim_addresses(1, s), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", claim], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        address = owner.stdout.readline().strip()
+        with ExitStack() as claims_meanwhile:
+            assert address not in machine.claim_addresses(3, claims_meanwhile)
+        owner.kill()
+    with ExitStack() as claims_after:
+        assert address in machine.claim_addresses(3, claims_after)
 
 
 def test_says_what_to_do_when_the_public_port_is_taken() -> None:

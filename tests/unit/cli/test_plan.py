@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,8 @@ def documents(folder: Path, *services: tuple[str, str]) -> Documents:
 
 def planned(found: Documents, *gpus: str) -> list[ServicePlan]:
     ground = Ground("127.0.0.1", 8000, Path("/scratch"), Path("/cache"), gpus)
-    return plan_services(found, ground)
+    with ExitStack() as claims:
+        return plan_services(found, ground, claims)
 
 
 def test_each_service_gets_a_port_and_each_replica_an_address(tmp_path: Path) -> None:

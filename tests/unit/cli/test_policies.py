@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,8 @@ def written(folder: Path, *parts: str) -> Path:
 
 def planned(found: Documents, host: str = "127.0.0.1") -> ServicePlan:
     ground = Ground(host, 8080, Path("/scratch"), Path("/cache"), ())
-    (plan,) = plan_services(found, ground)
+    with ExitStack() as claims:
+        (plan,) = plan_services(found, ground, claims)
     return plan
 
 
