@@ -23,11 +23,10 @@ from weir_core.sched.types import (
 from weir_sim.baselines import Front
 from weir_sim.engine_model import EngineModel, Job, StepEnd
 from weir_sim.events import EventLoop
-from weir_sim.workload import SimRequest
+from weir_sim.workload import BYTES_PER_TOKEN, SimRequest
 
 _TOKEN_REPORT_STEPS = 32
 """Tokens are reported to the front in lots of this many steps, and at the end of each answer."""
-_BYTES_PER_TOKEN: Final = 4
 _COUNTED_BYTES: Final = 64 << 10
 """A sidecar has bodies from this size on counted by its engine, and guesses the others."""
 
@@ -83,7 +82,7 @@ class Replica:
     def submit(self, trip: Trip) -> None:
         """Take in a request now."""
         request = trip.request
-        body_bytes = _BYTES_PER_TOKEN * request.prompt_tokens
+        body_bytes = BYTES_PER_TOKEN * request.prompt_tokens
         trip.submitted_s = self._loop.now
         self._trips[request.request_id] = trip
         self._perform(

@@ -39,9 +39,9 @@ from weir_sim.mock_wire import (
 from weir_sim.profiles import PROFILES
 from weir_sim.run import LATENCY_MODE_BUDGET
 from weir_sim.step_clock import StepClock, Stream
+from weir_sim.workload import BYTES_PER_TOKEN
 
 _LENGTH: Final = re.compile(rb"\[\[(\d{1,6})\]\]")
-_BYTES_PER_TOKEN: Final = 4
 _MAX_BODY_BYTES: Final = 64 << 20
 _MAX_MODEL_LEN: Final = 131_072
 _SSE_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -74,7 +74,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Wanted:
     length = _LENGTH.search(body)
     return Wanted(
         endpoint=endpoint,
-        prompt_tokens=max(1, len(body) // _BYTES_PER_TOKEN),
+        prompt_tokens=max(1, len(body) // BYTES_PER_TOKEN),
         output_tokens=min(int(limit), int(length[1])) if length else int(limit),
         priority=int(fields.get("priority") or 0),
         stream=bool(fields.get("stream")),
@@ -127,7 +127,7 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _tokenize(request: web.Request) -> web.Response:
-    count = len(await request.read()) // _BYTES_PER_TOKEN
+    count = len(await request.read()) // BYTES_PER_TOKEN
     return _json(json.dumps({"count": count, "max_model_len": _MAX_MODEL_LEN}).encode())
 
 

@@ -13,8 +13,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Final
 
 from weir_sim.kv import SHARED_TOKENS
+
+BYTES_PER_TOKEN: Final = 4
+"""Of every simulated prompt; an estimator begins with the same guess."""
 
 
 @dataclass(frozen=True, slots=True)
