@@ -33,6 +33,7 @@ from weir_operator.render import (
     policies_name,
     policies_secret,
 )
+from weir_operator.render.naming import pool_of
 from weir_operator.revisions import choose
 from weir_operator.verdicts import WORKLOADS, Observed
 
@@ -241,11 +242,7 @@ def _replicas(deployment: Manifest) -> int:
 
 def _deployments(manifests: Iterable[Manifest]) -> dict[str, Manifest]:
     """Return the Deployments among these by their pool."""
-    return {_pool(each): each for each in manifests if each["kind"] == "Deployment"}
-
-
-def _pool(manifest: Manifest) -> str:
-    return str(manifest["metadata"]["labels"].get(labels.POOL, ""))
+    return {pool_of(each): each for each in manifests if each["kind"] == "Deployment"}
 
 
 def _in_the_way(found: Manifest, service: InferenceService) -> ClusterUnavailable:
@@ -296,5 +293,5 @@ def _superfluous(
         for each in mine
         if _identity(each) not in asked_for
         and "deletionTimestamp" not in each["metadata"]
-        and (each["kind"], _pool(each)) not in stays
+        and (each["kind"], pool_of(each)) not in stays
     ]

@@ -17,7 +17,7 @@ from typing import Any
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_operator.render import Manifest, deployment_name
-from weir_operator.render.naming import metadata
+from weir_operator.render.naming import metadata, pool_of
 
 KEPT = 3
 """Revisions that stay per pool, the newest first: to look at what a pod ran before."""
@@ -97,7 +97,7 @@ def choose(
 
 
 def _newest_first(revisions: Sequence[Manifest], pool: Pool) -> list[Manifest]:
-    of_pool = [each for each in revisions if each["metadata"]["labels"][labels.POOL] == pool.name]
+    of_pool = [each for each in revisions if pool_of(each) == pool.name]
     return sorted(of_pool, key=lambda each: each["revision"], reverse=True)
 
 

@@ -26,6 +26,7 @@ from weir_core.wire.problems import Problem
 from weir_core.wire.sidecar_state import shortfall
 from weir_core.wire.steps import Facts
 from weir_operator.render import Manifest
+from weir_operator.render.naming import pool_of
 
 READY: Final = "Ready"
 WORKLOADS: Final = "WorkloadsReady"
@@ -106,12 +107,12 @@ class Observed:
     @property
     def of_the_spec(self) -> list[Manifest]:
         """Those of them whose pool the spec names."""
-        return [pod for pod in self.staying if _pool(pod) in {None, *self.deployments}]
+        return [pod for pod in self.staying if pool_of(pod) in {"", *self.deployments}]
 
     @property
     def left_over(self) -> list[Manifest]:
         """Those of them that serve though the spec no longer names their pool."""
-        return [pod for pod in self.staying if _pool(pod) in self.leaving]
+        return [pod for pod in self.staying if pool_of(pod) in self.leaving]
 
     @property
     def wanted(self) -> int:
@@ -316,11 +317,6 @@ def is_told(pod: Manifest) -> bool:
     """Tell whether a pod mounts the document of classes and tenants."""
     volumes = pod.get("spec", {}).get("volumes", ())
     return any(volume["name"] == labels.POLICIES_VOLUME for volume in volumes)
-
-
-def _pool(pod: Manifest) -> str | None:
-    pool: str | None = pod["metadata"].get("labels", {}).get(labels.POOL)
-    return pool
 
 
 def _wrong(reason: str, where: str, words: str) -> Verdict:

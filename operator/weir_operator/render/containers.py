@@ -196,7 +196,7 @@ def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
         _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", protocol),
         _env("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
         _env("OTEL_TRACES_SAMPLER_ARG", str(tracing.sampling_ratio)),
-        _env("OTEL_RESOURCE_ATTRIBUTES", ",".join(resource)),
+        {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": ",".join(resource)},  # to be expanded
     ]
 
 
@@ -207,9 +207,7 @@ def _home() -> list[Manifest]:
 
 def _engine_config(config: EngineConfig) -> Manifest:
     text = config.model_dump_json(by_alias=True, exclude_defaults=True)
-    # The kubelet expands $(NAME) in values, after it made $ of $$; what a user wrote must arrive as
-    # it is.
-    return _env(labels.ENV_ENGINE_CONFIG, text.replace("$", "$$"))
+    return _env(labels.ENV_ENGINE_CONFIG, text)
 
 
 def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
@@ -225,7 +223,11 @@ def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manif
 
 
 def _env(name: str, value: str) -> Manifest:
-    return {"name": name, "value": value}
+    """Return a variable whose value arrives as it is given here.
+
+    The kubelet makes $ of $$ and expands $(NAME), wherever a user may have written that.
+    """
+    return {"name": name, "value": value.replace("$", "$$")}
 
 
 def _field(name: str, path: str) -> Manifest:

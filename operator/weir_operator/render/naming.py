@@ -47,6 +47,11 @@ def selector(owner: InferenceService, pool: Pool | None = None) -> dict[str, str
     return chosen if pool is None else {**chosen, labels.POOL: pool.name}
 
 
+def pool_of(manifest: Manifest) -> str:
+    """Return the pool that a Deployment, a revision or a pod belongs to; empty where to none."""
+    return str(manifest["metadata"].get("labels", {}).get(labels.POOL, ""))
+
+
 def common_labels(owner: InferenceService, component: str) -> dict[str, str]:
     """Return the labels every owned object carries."""
     return {

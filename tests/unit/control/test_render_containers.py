@@ -31,14 +31,28 @@ def as_the_kubelet_expands(text: str, env: dict[str, str]) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    "argument", ["$(HOME)", "$$(HOME)", "$$$(HOME)", "$$", "$", "$HOME", "a$b$", "$(", "plain"]
-)
+DOLLARS = ["$(HOME)", "$$(HOME)", "$$$(HOME)", "$$", "$", "$HOME", "a$b$", "$(", "plain"]
+
+
+@pytest.mark.parametrize("argument", DOLLARS)
 def test_an_argument_reaches_the_engine_as_it_is_written(argument: str) -> None:
     engine = containers({"engine": {"args": [argument]}})["engine"]
     env = {each["name"]: each.get("value", "") for each in engine["env"]}
     told = as_the_kubelet_expands(env["WEIR_ENGINE_CONFIG"], env)
     assert EngineConfig.model_validate_json(told).args == (argument,)
+
+
+@pytest.mark.parametrize("part", ["sidecar", "engine"])
+@pytest.mark.parametrize("word", DOLLARS)
+def test_the_collectors_address_is_as_it_is_written(word: str, part: str) -> None:
+    endpoint = f"http://collector/{word}"
+    variables = containers({"tracing": {"endpoint": endpoint}})[part]["env"]
+    env = {each["name"]: each.get("value", "") for each in variables}
+    assert as_the_kubelet_expands(env["OTEL_EXPORTER_OTLP_ENDPOINT"], env) == endpoint
+    resource = as_the_kubelet_expands(
+        env["OTEL_RESOURCE_ATTRIBUTES"], {**env, "OTEL_POD_NAME": "chat-1"}
+    )
+    assert "k8s.pod.name=chat-1," in resource
 
 
 def sources(*uris_and_secrets: tuple[str, str | None]) -> Manifest:
