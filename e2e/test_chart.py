@@ -117,6 +117,21 @@ def test_watching_some_namespaces_needs_nothing_of_the_whole_cluster_but_its_cla
     assert of_kind("ClusterRole", without) == []
 
 
+@pytest.mark.parametrize("where", [(), (SOME,)], ids=["cluster", "namespaces"])
+def test_without_a_watch_no_secret_can_be_read_but_by_its_name(
+    run_helm: RunHelm, where: tuple[str, ...]
+) -> None:
+    manifests = template(run_helm, "--set=rbac.watchSecrets=false", *where)
+    granted = {
+        verb
+        for role in (*of_kind("ClusterRole", manifests), *of_kind("Role", manifests))
+        for rule in role["rules"]
+        if "secrets" in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {"get", "create", "patch"}
+
+
 def test_rights_are_the_same_in_a_namespace_and_in_the_cluster(run_helm: RunHelm) -> None:
     (whole,) = of_kind("ClusterRole", template(run_helm))
     some = template(run_helm, "--set=watchNamespaces={chat}")

@@ -33,20 +33,28 @@ two equal.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, patch]
-# One Secret a service tells its sidecars of classes and tenants. Those with the hashes of tenants'
-# API keys are read by name, and watched for changes; the operator asks its watches for metadata
-# alone. RBAC can say neither "only these" nor "only metadata": a watch that asks for whole objects
-# begins with every Secret there is, so whoever has the operator's token can read all Secrets of
-# these namespaces.
+# One Secret a service tells its sidecars of classes and tenants; those with the hashes of tenants'
+# API keys are read by name. RBAC cannot say "only these".
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, watch, create, patch]
+  verbs: [get, create, patch]
 - apiGroups: [serving.weir.dev]
   resources: [inferencetenants]
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
+{{- end -}}
+
+{{/*
+So that an edited Secret counts within seconds. The operator asks for metadata alone, which RBAC
+cannot demand: a watch of whole objects begins with every Secret there is, so with this right whoever
+has the operator's token can read all Secrets of these namespaces without knowing their names.
+*/}}
+{{- define "weir.secretWatchRules" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [watch]
 {{- end -}}
 
 {{/*
