@@ -152,6 +152,8 @@ class Reconciler:
         # Listed anew, and after the Deployments: with pods older than what those say, a pass could
         # settle while it shows a replica that is not ready.
         pods = await self._cluster.pods(namespace, name)
+        # Those of a Deployment that was just deleted may not know yet, and no event will tell when.
+        pods = [pod for pod in pods if pool_of(pod) in {"", *applied, *leaving}]
         seen = replace(told, deployments=applied, leaving=leaving, pods=pods)
         engines = await self._engines.said((namespace, name), seen.staying)
         return replace(seen, engines=engines)
@@ -188,22 +190,22 @@ class Reconciler:
 
 
 def replicas_within_bounds(service: InferenceService, mine: list[Manifest]) -> dict[str, int]:
-    """Return what an autoscaler made of the pool that scales, held within the spec's bounds.
+    """Return how many replicas the pool that scales has, held within the spec's bounds.
 
     With `spec.scaling` the number is not the spec's to say: writing a fixed one at each pass would
-    fight whatever scales the Deployment.
+    fight whatever scales the Deployment. A pool that has none yet begins with as many as those have
+    that left the spec: it may be one of them by another name, and replaces their capacity.
     """
     scaling = service.spec.scaling
     if scaling is None:
         return {}
-    deployments = _deployments(mine)
+    now = {pool: _replicas(each) for pool, each in _deployments(mine).items()}
+    pools = service.spec.hardware_pools
+    left = sum(now[pool] for pool in now.keys() - {pool.name for pool in pools})
     return {
-        pool.name: min(
-            max(deployments[pool.name]["spec"].get("replicas", 1), scaling.min_replicas, 1),
-            scaling.max_replicas,
-        )
-        for pool in service.spec.hardware_pools
-        if pool.replicas is None and pool.name in deployments
+        pool.name: min(max(now.get(pool.name, left), scaling.min_replicas, 1), scaling.max_replicas)
+        for pool in pools
+        if pool.replicas is None
     }
 
 

@@ -219,12 +219,25 @@ def _model(service: InferenceService, seen: Observed) -> Verdict:
 def _router(seen: Observed) -> Verdict:
     if seen.wanted == 0:
         return Verdict("False", "ScaledToZero", "no sidecar runs")
-    ready, left_over = sum(map(is_ready, seen.of_the_spec)), sum(map(is_ready, seen.left_over))
+    ready = _ready_replicas(seen.of_the_spec, seen.deployments)
+    left_over = _ready_replicas(seen.left_over, seen.leaving)
     if ready or left_over:
         said = f"{ready} of {seen.wanted} replicas take requests"
         more = f", and {left_over} of pools no longer in the spec" if left_over else ""
         return Verdict("True", "Serving", said + more)
     return Verdict("False", "NoReadyReplica", "no replica takes requests")
+
+
+def _ready_replicas(pods: Sequence[Manifest], deployments: Mapping[str, Manifest]) -> int:
+    """Return how many of these Deployments' pods take requests.
+
+    A Deployment counts its own alone: pods of an earlier service of this name, which are about to
+    go, have the same labels. The pods are the newer news.
+    """
+    counted: int = sum(
+        each.get("status", {}).get("readyReplicas", 0) for each in deployments.values()
+    )
+    return min(counted, sum(map(is_ready, pods)))
 
 
 def _scaling(service: InferenceService, seen: Observed) -> Verdict:

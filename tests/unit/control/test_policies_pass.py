@@ -12,7 +12,14 @@ import pytest
 
 from tests.unit.control.builders import NAME, NAMESPACE, body, serving_pod
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
-from tests.unit.control.test_reconcile_pass import KEY, conditions, edit, reconciler, templates
+from tests.unit.control.test_reconcile_pass import (
+    KEY,
+    conditions,
+    edit,
+    finish_rollouts,
+    reconciler,
+    templates,
+)
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Reason
@@ -119,6 +126,7 @@ async def test_what_is_broken_is_said_and_the_last_good_version_stays(
 ) -> None:
     cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
     await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
     before = document(cluster)
     for one in broken:
         cluster.put(one)
@@ -215,6 +223,8 @@ async def test_a_document_that_cannot_be_written_is_said() -> None:
 async def test_without_the_right_to_classes_the_rest_works_and_says_so() -> None:
     cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
     cluster.forbidden = {"InferencePriorityClass", "Pod"}
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
     await reconciler(cluster).run(KEY)
     assert document(cluster).classes == ()
     assert len(document(cluster).tenants) == 1

@@ -156,6 +156,9 @@ async def test_a_renamed_pool_serves_until_its_successor_does(old: dict[str, Any
     assert await reconciler(cluster).run(KEY) is Outcome.SETTLED
     assert list(cluster.of("Deployment")) == ["chat-b"]
     assert [each.rpartition("-")[0] for each in cluster.of("ControllerRevision")] == ["chat-b"]
+    # Its pods are still there, and are not spoken of.
+    assert len(cluster.all_pods[KEY]) == 2
+    assert conditions(cluster)["ModelReady"]["message"] == "loaded by 1 of 1 engines"
 
 
 @pytest.mark.parametrize(
@@ -391,6 +394,33 @@ async def test_an_autoscalers_number_stays_within_the_bounds(
     cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] = set_by_autoscaler
     await reconciler(cluster).run(KEY)
     assert cluster.of("Deployment")["chat-cpu"]["spec"]["replicas"] == want
+
+
+@pytest.mark.parametrize(
+    ("before", "want"),
+    [
+        pytest.param({"a": 3}, 3, id="one that was renamed"),
+        pytest.param({"a": 1}, 2, id="one below the least"),
+        pytest.param({"a": 9}, 4, id="one above the most"),
+        pytest.param({"a": 1, "old": 2}, 3, id="two for one"),
+        pytest.param({}, 2, id="none before"),
+    ],
+)
+async def test_a_new_pool_that_scales_begins_with_what_the_spec_no_longer_names(
+    before: dict[str, int], want: int
+) -> None:
+    fixed = {"name": "fixed", "replicas": 1}
+    pools = [fixed, *({"name": pool, "replicas": count} for pool, count in before.items())]
+    cluster = MemoryCluster(body({"pools": pools}))
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    scaling = {"minReplicas": 2, "maxReplicas": 4}
+    edit(cluster, {"pools": [fixed, {"name": "b"}], "scaling": scaling})
+    for _ in range(2):
+        await reconciler(cluster).run(KEY)
+        assert cluster.of("Deployment")["chat-b"]["spec"]["replicas"] == want
+    assert cluster.of("Deployment")["chat-fixed"]["spec"]["replicas"] == 1
+    assert cluster.of("Deployment").keys() == {f"chat-{pool}" for pool in (*before, "fixed", "b")}
 
 
 async def test_a_number_in_the_spec_is_restored() -> None:

@@ -71,6 +71,11 @@ def test_pods_of_a_pool_that_was_just_deleted_are_no_replicas() -> None:
     assert seen["Ready"].message == "1 of 1 replicas take requests"
 
 
+def test_pods_of_an_earlier_service_of_this_name_do_not_make_it_ready() -> None:
+    seen = told(serving_pod(), readyReplicas=0, availableReplicas=0)
+    assert (seen["Ready"].status, seen["RouterReady"].reason) == ("False", "NoReadyReplica")
+
+
 def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
     seen = told(wanted=0)
     assert (seen["Ready"].status, seen["Ready"].reason) == ("False", "ScaledToZero")
