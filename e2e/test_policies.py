@@ -17,7 +17,13 @@ from e2e.installation import Installation
 from e2e.kube import Kubectl, Manifest, conditions
 from e2e.service import MODEL, NAMESPACE, Service
 from e2e.traffic import chatting
-from weir_core.api.labels import API_VERSION, POLICIES_DIR, POLICIES_FILE, SIDECAR_CONTAINER
+from weir_core.api.labels import (
+    API_VERSION,
+    POLICIES_DIR,
+    POLICIES_FILE,
+    POOL,
+    SIDECAR_CONTAINER,
+)
 
 WITHIN_S = 10.0
 """A kubelet by itself takes a minute or more; with its pod touched, a second or two."""
@@ -65,6 +71,21 @@ def tenanted(quickstart: Service) -> Iterator[Service]:
     kubectl("delete", "itn/e2e-app", f"--namespace={NAMESPACE}", "--ignore-not-found")
     kubectl("delete", "secret/e2e-app-keys", f"--namespace={NAMESPACE}", "--ignore-not-found")
     kubectl("delete", "ipc/e2e-gold", "--ignore-not-found")
+
+
+@pytest.fixture
+def refused(tenanted: Service) -> Iterator[Service]:
+    """The same service with a spec that the operator refuses; it is put right afterwards."""
+    tenanted.patch({"podTemplate": {"metadata": {"labels": {POOL: "another"}}}})
+
+    def said() -> None:
+        ready = conditions(tenanted.object())["Ready"]
+        assert (ready["status"], ready["reason"]) == ("False", "InvalidSpec"), ready
+
+    eventually(said, within_s=WITHIN_S)
+    yield tenanted
+    tenanted.patch({"podTemplate": {"metadata": None}})
+    tenanted.wait_ready(replicas=1)
 
 
 def document(service: Service) -> Manifest:
@@ -137,6 +158,16 @@ def test_a_rotated_key_works_within_seconds_and_the_old_one_does_not(tenanted: S
     tenanted.target.kubectl.apply(keys(second="sk-second"))
     expect(tenanted, "sk-second", 200)
     expect(tenanted, "sk-first", 401)
+
+
+def test_a_key_is_revoked_although_the_spec_is_refused(refused: Service) -> None:
+    pod = refused.pod()["metadata"]["uid"]
+    expect(refused, "sk-first", 200)
+    refused.target.kubectl.apply(keys(second="sk-second"))
+    expect(refused, "sk-second", 200)
+    expect(refused, "sk-first", 401)
+    assert conditions(refused.object())["Ready"]["reason"] == "InvalidSpec"
+    assert refused.pod()["metadata"]["uid"] == pod
 
 
 def expect(service: Service, key: str, status: int) -> None:

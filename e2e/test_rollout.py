@@ -1,4 +1,4 @@
-"""A new pod template rolls out under traffic, and no client notices."""
+"""Pods are replaced under traffic, by a new template or a new pool, and no client notices."""
 
 from __future__ import annotations
 
@@ -14,5 +14,19 @@ def test_a_rolling_update_under_traffic_fails_no_request(quickstart: Service) ->
         quickstart.wait_replaced(before)
         quickstart.wait_ready(replicas=1)
         quickstart.wait_gone(replicas=1)
+    assert traffic.answered > 0
+    assert traffic.failures == []
+
+
+def test_renaming_a_pool_under_traffic_fails_no_request(quickstart: Service) -> None:
+    (pool,) = quickstart.object()["spec"]["pools"]
+    before = quickstart.pod()["metadata"]["uid"]
+    with chatting(quickstart.url(), MODEL) as traffic:
+        quickstart.patch({"pools": [{**pool, "name": "renamed"}]})
+        quickstart.observed()
+        quickstart.wait_replaced(before)
+        quickstart.wait_ready(replicas=1)
+        quickstart.wait_gone(replicas=1)
+    assert list(quickstart.templates()) == [f"{quickstart.name}-renamed"]
     assert traffic.answered > 0
     assert traffic.failures == []
