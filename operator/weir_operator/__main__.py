@@ -59,7 +59,8 @@ async def run(settings: Settings, cluster: Kubernetes) -> int:
     stop = asyncio.Event()
     _on_signal(stop)
     metrics = Metrics(CollectorRegistry())
-    elector = Elector(cluster, settings.leadership, time.monotonic)
+    # By a client of its own: a renewal must not wait behind the calls of passes.
+    elector = Elector(Kubernetes(()), settings.leadership, time.monotonic)
     async with serving(metrics.registry, settings.port), asking() as ask:
         await _first(stop.wait(), elector.acquire())
         if not elector.leading:

@@ -33,7 +33,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from kubernetes import client, config
@@ -41,6 +43,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
@@ -68,8 +71,17 @@ OWNED: tuple[Kind, ...] = (
 )
 """Every kind an InferenceService can own several of; its one Secret is found by name."""
 
-_TIMEOUT_S = (5.0, 20.0)
-"""To connect, and to read an answer."""
+Timeouts = tuple[float, float]
+"""In seconds: to connect, and to read an answer."""
+
+_TIMEOUTS: Timeouts = (5.0, 20.0)
+
+_RETRIES = Retry(2, respect_retry_after_header=False)
+"""Of reads whose connection broke. A wait that the server asks for would hold a thread: the queue
+repeats the pass instead, later each time."""
+
+_AT_ONCE = 32
+"""Calls of one client that may be under way, each in a thread."""
 
 _WATCH_S = 300
 """How long the API server keeps a watch."""
@@ -111,8 +123,8 @@ class Cluster(Protocol):
     async def delete(self, manifest: Manifest) -> None:
         """Delete one object; it is well if it is gone already."""
 
-    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
-        """Replace the service's status."""
+    async def write_status(self, service: Manifest, status: Manifest) -> None:
+        """Replace the status of this very service; it is well if it is gone."""
 
     async def record(self, event: Manifest) -> None:
         """Create an Event."""
@@ -138,19 +150,32 @@ def connect(namespaces: tuple[str, ...]) -> Kubernetes:
 
 
 class Kubernetes:
-    """The real API server, asked from threads: the official client blocks."""
+    """The real API server, asked from threads of this client's own: the official one blocks.
 
-    def __init__(self, namespaces: tuple[str, ...]) -> None:
+    Args:
+        namespaces: Those to list services in; empty for all.
+        server: Where it is and who asks. Default: what `connect` found.
+        timeouts: Of each call.
+    """
+
+    def __init__(
+        self,
+        namespaces: tuple[str, ...],
+        server: client.Configuration | None = None,
+        timeouts: Timeouts = _TIMEOUTS,
+    ) -> None:
         self._namespaces = namespaces
+        self._server = server or client.Configuration.get_default_copy()
+        self._server.retries = _RETRIES
+        self._server.connection_pool_maxsize = _AT_ONCE
+        self._timeouts = timeouts
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="api-server")
         self._api: DynamicClient | None = None
+        self._discovery = threading.Lock()
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return one object, or None."""
-        return await self._ask(
-            lambda: self._resource(kind).get(
-                name=name, namespace=namespace, _request_timeout=_TIMEOUT_S
-            )
-        )
+        return await self._ask(lambda: self._resource(kind).get(name=name, namespace=namespace))
 
     async def services(self) -> list[Manifest]:
         """Return every InferenceService of the watched namespaces."""
@@ -187,7 +212,6 @@ class Kubernetes:
                 namespace=meta["namespace"],
                 content_type="application/merge-patch+json",
                 field_manager=labels.FIELD_MANAGER,
-                _request_timeout=_TIMEOUT_S,
             ),
             about=f"an annotation of pod {meta['name']}",
             conflict_is_none=True,
@@ -203,7 +227,6 @@ class Kubernetes:
                 force_conflicts=True,
                 # A misspelt field of spec.podTemplate is refused, not dropped.
                 query_params=[("fieldValidation", "Strict")],
-                _request_timeout=_TIMEOUT_S,
             ),
             about=f"{manifest['kind']} {manifest['metadata']['name']}",
         )
@@ -219,20 +242,22 @@ class Kubernetes:
                 name=meta["name"],
                 namespace=meta["namespace"],
                 body={"propagationPolicy": "Background", "preconditions": {"uid": meta["uid"]}},
-                _request_timeout=_TIMEOUT_S,
             )
         )
 
-    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
-        """Replace the service's status."""
+    async def write_status(self, service: Manifest, status: Manifest) -> None:
+        """Replace the status of this very service: one of its name may have followed it."""
+        meta = service["metadata"]
         await self._ask(
             lambda: self._resource(SERVICE).status.patch(
-                body=[{"op": "add", "path": "/status", "value": status}],
-                name=name,
-                namespace=namespace,
+                body=[
+                    {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
+                    {"op": "add", "path": "/status", "value": status},
+                ],
+                name=meta["name"],
+                namespace=meta["namespace"],
                 content_type="application/json-patch+json",
                 field_manager=labels.FIELD_MANAGER,
-                _request_timeout=_TIMEOUT_S,
             )
         )
 
@@ -242,7 +267,6 @@ class Kubernetes:
             lambda: self._resource(_kind(event)).create(
                 body=event,
                 namespace=event["metadata"]["namespace"],
-                _request_timeout=_TIMEOUT_S,
             )
         )
 
@@ -252,7 +276,7 @@ class Kubernetes:
         verb = "replace" if meta.get("resourceVersion") else "create"
         return await self._ask(
             lambda: getattr(self._resource(_kind(lease)), verb)(
-                body=lease, namespace=meta["namespace"], _request_timeout=_TIMEOUT_S
+                body=lease, namespace=meta["namespace"]
             ),
             conflict_is_none=True,
         )
@@ -261,7 +285,7 @@ class Kubernetes:
         """Yield every object there is and then each that changes, for a while; blocks."""
         group = "/api/v1" if resource == "secrets" else f"/apis/{labels.API_VERSION}"
         where = f"/namespaces/{namespace}" if namespace else ""
-        api = client.ApiClient()
+        api = client.ApiClient(self._server)
         try:
             request = api.param_serialize(
                 "GET",
@@ -270,7 +294,7 @@ class Kubernetes:
                 header_params={"Accept": _METADATA_ONLY},
                 auth_settings=["BearerToken"],
             )
-            answer = api.call_api(*request, _request_timeout=(_TIMEOUT_S[0], _WATCH_S + 30))
+            answer = api.call_api(*request, _request_timeout=(self._timeouts[0], _WATCH_S + 30))
             if answer.status != 200:
                 answer.read()
                 api.response_deserialize(answer, {})
@@ -289,20 +313,22 @@ class Kubernetes:
             lambda: self._resource(kind).get(
                 namespace=namespace,
                 label_selector=selector or None,
-                _request_timeout=_TIMEOUT_S,
             ),
             about=f"a list of {kind[1]}" if kind in (CLASS, TENANT) else "",
         )
-        items: list[Manifest] = (listed or {}).get("items", [])
+        if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
+            raise ClusterUnavailable(f"there is no {kind[1]}: are Weir's CRDs installed?")
+        items: list[Manifest] = listed.get("items", [])
         for item in items:  # lists leave out what all their items have in common
             item.setdefault("apiVersion", kind[0])
             item.setdefault("kind", kind[1])
         return items
 
     def _resource(self, kind: Kind) -> Any:
-        if self._api is None:
-            self._api = DynamicClient(client.ApiClient())
-        return self._api.resources.get(api_version=kind[0], kind=kind[1])
+        with self._discovery:  # which is not made for threads
+            if self._api is None:
+                self._api = DynamicClient(_Bounded(self._server, self._timeouts))
+            return self._api.resources.get(api_version=kind[0], kind=kind[1])
 
     async def _ask(
         self,
@@ -313,7 +339,7 @@ class Kubernetes:
     ) -> Manifest | None:
         """Make one call in a thread; None is "not found" (or "conflict", where asked for)."""
         try:
-            answer = await asyncio.to_thread(call)
+            answer = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except ApiException as error:
             if error.status == 404 or (conflict_is_none and error.status == 409):
                 return None
@@ -324,6 +350,18 @@ class Kubernetes:
             raise ClusterUnavailable(f"the API server does not answer: {error}") from error
         result: Manifest = answer.to_dict() if hasattr(answer, "to_dict") else {}
         return result
+
+
+class _Bounded(client.ApiClient):  # type: ignore[misc]
+    """The official client with a bound on every call; those that discover kinds have none."""
+
+    def __init__(self, server: client.Configuration, timeouts: Timeouts) -> None:
+        super().__init__(server)
+        self._timeouts = timeouts
+
+    def call_api(self, *request: Any, **options: Any) -> Any:
+        """Make a call."""
+        return super().call_api(*request, **{**options, "_request_timeout": self._timeouts})
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

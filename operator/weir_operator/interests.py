@@ -6,6 +6,7 @@ nothing has to be known of a Secret beforehand, and one that no tenant names con
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Set
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -26,26 +27,28 @@ class Interests(Generic[K]):
 
     def __init__(self) -> None:
         self._secrets: dict[K, frozenset[str]] = {}
+        self._readers: defaultdict[tuple[str, str], set[K]] = defaultdict(set)
+        """By namespace and name of a Secret: a watch begins with every one of a cluster."""
 
     def note(self, service: K, secrets: Set[str]) -> None:
         """Keep which Secrets a service depends on, beside all classes and its tenants."""
+        self.forget(service)
         self._secrets[service] = frozenset(secrets)
+        for secret in secrets:
+            self._readers[service[0], secret].add(service)
 
     def forget(self, service: K) -> None:
         """Forget a service that is gone."""
-        self._secrets.pop(service, None)
+        for secret in self._secrets.pop(service, ()):
+            readers = self._readers[service[0], secret]
+            readers.discard(service)
+            if not readers:
+                del self._readers[service[0], secret]
 
     def concerned(self, change: Change) -> list[K]:
         """Return the services that deserve a pass after a change."""
-        return [
-            service
-            for service, secrets in self._secrets.items()
-            if _reads(service, secrets, change)
-        ]
-
-
-def _reads(service: tuple[str, str], secrets: frozenset[str], change: Change) -> bool:
-    if change.resource == "inferencepriorityclasses":
-        return True
-    same = service[0] == change.namespace
-    return same and (change.resource == "inferencetenants" or change.name in secrets)
+        if change.resource == "secrets":
+            return list(self._readers.get((change.namespace, change.name), ()))
+        if change.resource == "inferencetenants":
+            return [each for each in self._secrets if each[0] == change.namespace]
+        return list(self._secrets)

@@ -177,8 +177,8 @@ class Reconciler:
         before = body.get("status", {})
         if before == after:
             return
+        await self._cluster.write_status(body, after)
         meta = body["metadata"]
-        await self._cluster.write_status(meta["namespace"], meta["name"], after)
         for condition in status.transitions(before, after):
             try:
                 await self._cluster.record(event(body, condition, self._clock()))

@@ -80,7 +80,7 @@ class Watches:
         """Tell the changes of one watch; return how long to wait for the next."""
         try:
             for change in self._cluster.changes(resource, namespace):
-                if self._stop.is_set():
+                if self._stop.is_set() or loop.is_closed():
                     break
                 loop.call_soon_threadsafe(self._tell, change)
         except ClusterRefuses as error:
@@ -88,6 +88,6 @@ class Watches:
             return AGAIN_FORBIDDEN
         except ClusterUnavailable as error:
             log.warning("watching %s: %s", resource, error)
-        except RuntimeError:  # the loop is closed: the operator ends
-            self._stop.set()
+        except Exception:  # whatever it was, nobody would begin this watch anew
+            log.exception("watching %s failed", resource)
         return AGAIN

@@ -110,10 +110,13 @@ class MemoryCluster:
         self.writes += 1
         self.objects.pop(_place(manifest), None)
 
-    async def write_status(self, namespace: str, name: str, status: Manifest) -> None:
+    async def write_status(self, service: Manifest, status: Manifest) -> None:
         self._answer()
         self.writes += 1
-        self.objects[SERVICE, namespace, name]["status"] = deepcopy(status)
+        found = self.objects[_place(service)]
+        if found["metadata"]["uid"] != service["metadata"]["uid"]:
+            raise ClusterUnavailable("422: the uid is another")
+        found["status"] = deepcopy(status)
 
     async def record(self, event: Manifest) -> None:
         if self.no_events:

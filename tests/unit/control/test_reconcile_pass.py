@@ -301,6 +301,18 @@ async def test_an_outage_ends_the_pass_and_a_later_one_makes_it_good() -> None:
     assert list(cluster.of("Deployment")) == ["chat-cpu"]
 
 
+async def test_what_was_seen_of_a_service_is_not_said_of_the_next_one_of_its_name() -> None:
+    class Replaced(MemoryCluster):
+        async def pods(self, namespace: str, service: str) -> list[Manifest]:
+            self.put(body(uid="uid-2"))
+            return await super().pods(namespace, service)
+
+    cluster = Replaced(body())
+    with pytest.raises(ClusterUnavailable):
+        await reconciler(cluster).run(KEY)
+    assert "status" not in cluster.of("InferenceService")[NAME]
+
+
 async def test_an_event_that_cannot_be_written_does_not_fail_the_pass() -> None:
     cluster = MemoryCluster(body())
     cluster.no_events = True

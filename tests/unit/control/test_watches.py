@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.cluster import _lines
 from weir_operator.interests import Change
@@ -73,10 +75,15 @@ async def test_what_is_forbidden_keeps_nothing_else_from_being_told() -> None:
     assert {change.resource for change in told} == {"inferencetenants", "secrets"}
 
 
-async def test_a_watch_that_broke_begins_anew() -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [ClusterUnavailable("connection reset"), KeyError("object")],
+    ids=["a connection", "an answer that nobody expected"],
+)
+async def test_a_watch_that_broke_begins_anew(failure: Exception) -> None:
     def answer(resource: Resource, namespace: str | None, time: int) -> Iterator[Change]:
         if resource == "secrets" and time == 1:
-            raise ClusterUnavailable("connection reset")
+            raise failure
         if resource == "secrets":
             yield from each_once(resource, namespace, time)
 
