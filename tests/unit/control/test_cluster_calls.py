@@ -28,6 +28,8 @@ RESOURCES: Final = {
 class ApiServer(ThreadingHTTPServer):
     """Discovers two kinds, and answers everything else with a status of the test's choice."""
 
+    request_queue_size = 64
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.statuses: dict[str, int] = {}
