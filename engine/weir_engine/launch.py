@@ -106,8 +106,6 @@ def _check(config: EngineConfig, machine: Machine) -> None:
             f"needs {config.parallelism.size} accelerators per replica, the pool gives "
             f"{config.accelerators}",
         )
-    if machine.device == "cpu" and config.parallelism.pipeline > 1:
-        raise MachineUnfit("vLLM cannot do pipeline parallelism on CPUs; use tensor")
     for adapter in config.adapters:
         if locate(adapter.source).scheme == "tiny":
             raise InvalidSpec(f"model.adapters[{adapter.name}]", "tiny:// is a whole model")
@@ -158,8 +156,10 @@ def _tiny() -> Iterator[Flag]:
 
 def _on_cpu(config: EngineConfig, machine: Machine) -> Iterator[Flag]:
     """Yield what vLLM's CPU build needs to start soon and to leave room for its neighbours."""
-    # Compiling takes a C++ compiler and minutes.
-    yield ("--enforce-eager",)
+    # Compiling takes a C++ compiler and minutes. Stages of a pipeline need the warm-up that vLLM
+    # leaves out with this flag: it makes the buffers in which they hear of each other.
+    if config.parallelism.pipeline == 1:
+        yield ("--enforce-eager",)
     if _lean(config, machine):
         yield "--distributed-executor-backend", "uni"
     if locate(config.source).scheme != "tiny":
@@ -172,6 +172,8 @@ def _cpu_environment(config: EngineConfig, machine: Machine) -> dict[str, str]:
     settings = {
         # Eager mode leaves small functions to the compiler: seconds in the first request.
         "TORCHDYNAMO_DISABLE": "1",
+        # What is not compiled cannot be compiled ahead either; vLLM would refuse to start.
+        "VLLM_USE_AOT_COMPILE": "0",
     }
     if _lean(config, machine):
         settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -5,7 +5,8 @@ leaving the target (Andes and Niyama schedule by the same thought). A decode tha
 less than a target's time left. Both change how long the next step may take.
 
 Every decode gets one token per step, so of two decodes with one target the same one stays closer
-to it. That order is kept in a heap when a decode joins; a step costs nothing but a counter.
+to it. That order is kept in a heap when a decode joins; a step costs nothing but a counter. In a
+pipeline each step serves a part of the decodes, and counts for that part of a token.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Pace:
 
     def __init__(self, tpot_s: Mapping[int, float]) -> None:
         self._tpot_s = dict(tpot_s)
-        self._step = 0
-        self._decodes: dict[str, tuple[int, float, int]] = {}
+        self._step = 0.0
+        self._decodes: dict[str, tuple[int, float, float]] = {}
         self._heaps: dict[int, list[tuple[float, str]]] = {}
 
     def __len__(self) -> int:
@@ -59,9 +60,9 @@ class Pace:
         """Note that a request decodes no more; unknown ones are ignored."""
         self._decodes.pop(request_id, None)
 
-    def stepped(self) -> None:
-        """Note that every decode got a token."""
-        self._step += 1
+    def stepped(self, part: float = 1.0) -> None:
+        """Note that this part of the decodes, 0 to 1, got a token."""
+        self._step += part
 
     def allowance_s(self, now: float) -> float:
         """Return how long the next step may take by its tightest decode; infinity for any time."""

@@ -55,10 +55,13 @@ class Planner:
 
     Args:
         max_tokens: Most tokens one step may hold.
+        stages: Steps that compute at a time, each in one stage of a pipeline. A decode waits for
+            all of them between two of its tokens, so each gets its part of that time.
     """
 
-    def __init__(self, max_tokens: int, mode: Mode | None = None) -> None:
+    def __init__(self, max_tokens: int, mode: Mode | None = None, stages: int = 1) -> None:
         self.mode = mode or Mode()
+        self._stages = stages
         self.budgeter = Budgeter(max_tokens)
         self.pace = Pace(self.mode.tpot_s)
         self._shares = Shares(self.mode.shares)
@@ -72,7 +75,12 @@ class Planner:
         self._shares = Shares(mode.shares)
 
     def plan(
-        self, now: float, decode_tokens: int, decode_context: int, prompts: Iterable[Prompt]
+        self,
+        now: float,
+        decode_tokens: int,
+        decode_context: int,
+        prompts: Iterable[Prompt],
+        others: int = 0,
     ) -> Plan:
         """Return the next step's plan.
 
@@ -81,10 +89,11 @@ class Planner:
             decode_tokens: Tokens its decodes take.
             decode_context: Tokens they attend to, all together.
             prompts: Those with slots, and the waiting ones that could be admitted now.
+            others: Decodes that are not in this step because an earlier one still computes them.
         """
         if self._last is not None:
             self.budgeter.cut(self._last.budget)
-        allowance_s = self._allowance_s(now) if decode_tokens else math.inf
+        allowance_s = self._allowance_s(now) if decode_tokens or others else math.inf
         budget = self.budgeter.budget(allowance_s, decode_tokens, decode_context)
         if self.mode.kind == "custom":
             self._last = self._by_shares(list(prompts), budget)
@@ -92,15 +101,22 @@ class Planner:
             self._last = Plan(divide(prompts, budget), budget)
         return self._last
 
-    def stepped(self, record: StepRecord, decoding: Iterable[tuple[str, int]], now: float) -> None:
+    def stepped(
+        self,
+        record: StepRecord,
+        decoding: Iterable[tuple[str, int]],
+        now: float,
+        part: float = 1.0,
+    ) -> None:
         """Take in a step that ended.
 
         Args:
-            record: What it computed and how long it took.
+            record: What it computed and how long it took; its decodes as `plan` counts them.
             decoding: Requests that decode from now on, with their ranks.
             now: When it ended, in seconds, on the clock of `pace`.
+            part: The part of all decodes that it served, 0 to 1.
         """
-        self.pace.stepped()
+        self.pace.stepped(part)
         for request_id, rank in decoding:
             self.pace.joined(request_id, rank, now)
         self._steps += 1
@@ -111,7 +127,7 @@ class Planner:
     def _allowance_s(self, now: float) -> float:
         if self.mode.kind == "throughput":
             return math.inf
-        return max(self.pace.allowance_s(now), self.mode.tpot_floor_s)
+        return max(self.pace.allowance_s(now), self.mode.tpot_floor_s) / self._stages
 
     def _by_shares(self, prompts: list[Prompt], budget: Budget) -> Plan:
         left: dict[int, int] = {}

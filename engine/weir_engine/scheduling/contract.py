@@ -33,15 +33,15 @@ ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 LOG_ATTRIBUTES: Final = (
     "block_size", "cache_config", "kv_cache_config", "kv_cache_manager.block_pool",
     "kv_holding_waiting", "max_num_running_reqs", "requests", "running", "scheduler_config",
-    "vllm_config", "waiting", "_inflight_prefills",
+    "use_pp", "vllm_config.parallel_config", "waiting", "_inflight_prefills",
 )  # fmt: skip
 """What the step log reads of a scheduler that was made."""
 
 ORDER_ATTRIBUTES: Final = (
-    "is_encoder_decoder", "kv_cache_manager.get_blocks", "kv_cache_manager.get_computed_blocks",
-    "kv_cache_manager.watermark_blocks", "max_num_active_reqs", "max_num_scheduled_tokens",
-    "need_mamba_block_aligned_split", "num_prefill_lookahead", "num_spec_tokens",
-    "num_waiting_for_streaming_input",
+    "current_step", "is_encoder_decoder", "kv_cache_manager.get_blocks",
+    "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks",
+    "max_num_active_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split",
+    "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
     "prev_step_scheduled_req_ids", "requires_kv_delivery", "waiting._heap",
     "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
 )  # fmt: skip

@@ -13,7 +13,14 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
+from weir_core.api.labels import (
+    ENV_ENGINE_CONFIG,
+    ENV_RUN_DIR,
+    FACTS_FILE,
+    MODE_SOCKET,
+    STEPS_SOCKET,
+)
+from weir_core.wire.engine import EngineConfig
 from weir_core.wire.steps import Facts
 from weir_engine.scheduling import contract
 from weir_engine.scheduling.log import StepLog
@@ -52,7 +59,7 @@ def make_scheduler(**arguments: Any) -> Any:
 
 def facts_of(scheduler: Any, kind: EngineKind, version: str, fallback: str) -> Facts:
     """Return what the sidecar is told of this engine, all of its data-parallel ranks together."""
-    ranks = scheduler.vllm_config.parallel_config.data_parallel_size
+    ranks = _ranks(scheduler.vllm_config.parallel_config)
     groups = max(1, len(scheduler.kv_cache_config.kv_cache_groups))
     # One block holds nothing: vLLM points to it where a table has no block.
     blocks = max(0, scheduler.cache_config.num_gpu_blocks - 1)
@@ -120,9 +127,20 @@ def _connect(scheduler: Any, run_dir: Path, facts: Facts) -> None:
         scheduler.engine_index = rank
     if isinstance(scheduler, StepOrder):
         paths = [run_dir / MODE_SOCKET]
-        paths += [run_dir / f"{MODE_SOCKET}.{one}" for one in range(1, parallel.data_parallel_size)]
+        paths += [run_dir / f"{MODE_SOCKET}.{one}" for one in range(1, _ranks(parallel))]
         # The sidecar knows the first rank's socket; that rank tells the others.
         scheduler.modes = ModeReader(paths[rank], tuple(paths[1:]) if rank == 0 else ())
+
+
+def _ranks(parallel: Any) -> int:
+    """Return the schedulers of this engine, one for each data-parallel rank.
+
+    vLLM tells the ranks of a model without experts that each is the only one, and keeps nothing
+    of the others but its own number: how many there are is known from what we asked for.
+    """
+    text = os.environ.get(ENV_ENGINE_CONFIG)
+    asked_for = EngineConfig.model_validate_json(text).parallelism.data if text else 1
+    return max(asked_for, int(parallel.data_parallel_size))
 
 
 def _vllm_version() -> str:

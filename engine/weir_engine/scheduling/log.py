@@ -30,6 +30,7 @@ class FormedStep:
 
     Attributes:
         begin_s: When scheduling began, on the clock of `time.perf_counter`.
+        decode_tokens: Tokens of its decodes: with speculation each has its drafts besides.
         started: vLLM's names of the requests whose prompt it completes.
         decoding: Those that decode from now on, with their ranks: also after a preemption.
     """
@@ -39,6 +40,7 @@ class FormedStep:
     prefill_tokens: int
     prefill_context: int
     decodes: int
+    decode_tokens: int
     decode_context: int
     started: tuple[str, ...]
     decoding: tuple[tuple[str, int], ...]
@@ -118,12 +120,23 @@ class StepLog(Stock):
         preempted = len(output.preempted_req_ids or ())
         self._queue_changes += preempted
         held = self.held_tokens = sum([request.num_computed_tokens for request in self.running])
-        idle = sum(r.num_computed_tokens for r in self._inflight_prefills
-                   if r.request_id not in scheduled)  # fmt: skip
+        held -= sum(r.num_computed_tokens for r in self._outside(scheduled))
         return FormedStep(
             begin, 0.0, tokens, context, len(scheduled) - len(prefills),
-            max(0, held - done - idle), tuple(started), tuple(decoding), preempted,
+            output.total_num_scheduled_tokens - tokens, max(0, held - done),
+            tuple(started), tuple(decoding), preempted,
         )  # fmt: skip
+
+    def _outside(self, scheduled: dict[str, int]) -> list[Any]:
+        """Return what is in the batch but not in the step that was formed."""
+        if len(scheduled) == len(self.running):
+            return []
+        # Without a pipeline only prompts sit a step out, and of them there are few.
+        among = self.running if self.use_pp else self._inflight_prefills
+        return [
+            request for request in among
+            if request.request_id not in scheduled and request.status.name == "RUNNING"
+        ]  # fmt: skip
 
     def _prefills(self, output: Any, partial: Iterable[Any]) -> list[Any]:
         """Return the requests of which this step computes prompt tokens."""

@@ -41,9 +41,12 @@ class StepOrder(StepLog):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.planner = Planner(self.max_num_scheduled_tokens)
+        stages = self.vllm_config.parallel_config.pipeline_parallel_size
+        self.planner = Planner(self.max_num_scheduled_tokens, stages=stages)
         self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
-        self._decode_tokens = 1 + self.num_spec_tokens
+        self._most_decode_tokens = 1 + self.num_spec_tokens
+        # Sessions that decode, which stop to wait for input without ending.
+        self._sessions: set[str] = set()
         self._plan: Plan | None = None
         self._not_reckoned = 0
         # Drafters of several tokens want the end of a prompt in one chunk; others want nothing.
@@ -58,13 +61,9 @@ class StepOrder(StepLog):
         prompts = list(self._begun())
         candidates = self._candidates(prompts)
         prompts += map(self._waiting_prompt, candidates)
-        begun = len(prompts) - len(candidates)
-        self._plan = plan = self.planner.plan(
-            time.monotonic(),
-            (len(self.running) - begun) * self._decode_tokens,
-            max(0, self.held_tokens - sum(prompt.done for prompt in prompts[:begun])),
-            prompts,
-        )
+        begun = prompts[: len(prompts) - len(candidates)]
+        tokens, context, others = self._next_decodes(begun)
+        self._plan = plan = self.planner.plan(time.monotonic(), tokens, context, prompts, others)
         try:
             output = self._form_planned(throttle_prefills, plan, candidates)
         finally:
@@ -76,12 +75,48 @@ class StepOrder(StepLog):
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Learn from a step that ended."""
         record = StepRecord(
-            duration_s, formed.prefill_tokens, formed.decodes,
+            duration_s, formed.prefill_tokens, formed.decode_tokens,
             formed.prefill_context, formed.decode_context,
         )  # fmt: skip
         decoding = [one for one in formed.decoding if self._decodes(one[0])]
-        self.planner.stepped(record, decoding, time.monotonic())
+        known = len(self.planner.pace)
+        part = min(1.0, formed.decodes / known) if self.use_pp and known else 1.0
+        self.planner.stepped(record, decoding, time.monotonic(), part)
         self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
+        self._note_sessions(decoding)
+
+    def _note_sessions(self, decoding: list[tuple[str, int]]) -> None:
+        """Note the sessions that decode no more because they wait for input, or for a slot."""
+        self._sessions.update(name for name, _ in decoding if self.requests[name].resumable)
+        for name in [name for name in self._sessions if not self._decodes(name)]:
+            self._sessions.discard(name)
+            self.planner.pace.gone(name)
+
+    def _next_decodes(self, begun: list[Prompt]) -> tuple[int, int, int]:
+        """Return the next step's decode tokens, the tokens they attend to, and the other decodes.
+
+        Only with drafts or in a pipeline do decodes differ, so that each is looked at.
+        """
+        if not (self.num_spec_tokens or self.use_pp):
+            held = self.held_tokens - sum(prompt.done for prompt in begun)
+            return len(self.running) - len(begun), max(0, held), 0
+        tokens = context = others = 0
+        for request in self.running:
+            if request.is_prefill_chunk:
+                continue
+            if wanted := self._decode_tokens(request):
+                tokens += wanted
+                context += request.num_computed_tokens
+            else:
+                others += 1
+        return tokens, context, others
+
+    def _decode_tokens(self, request: Any) -> int:
+        """Return what a decode gets in the next step: one token and its drafts, or nothing yet."""
+        if self.current_step + 1 < request.next_decode_eligible_step:
+            return 0
+        known = request.num_tokens_with_spec + request.num_output_placeholders
+        return max(0, int(known - request.num_computed_tokens))
 
     def _decodes(self, request_id: str) -> bool:
         """Return whether a request whose prompt a step completed is still in the batch with it.
@@ -99,7 +134,7 @@ class StepOrder(StepLog):
         if num_new_tokens == 1 and self._reserves_nothing:
             return 1  # a decode, mostly: hundreds in each step
         plan = self._plan
-        if plan is not None and num_new_tokens > self._decode_tokens:
+        if plan is not None and num_new_tokens > self._most_decode_tokens:
             planned = self._planned(plan, request, num_computed_tokens)
             if planned < num_new_tokens:
                 # Images are not to be cut in two: such a prompt gets its chunk whole, or none.

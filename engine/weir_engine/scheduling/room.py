@@ -44,7 +44,9 @@ class Room:
     def make(self) -> None:
         """Preempt for the most urgent waiting request what it lacks, if lower classes have it."""
         stock = self._scheduler
-        if not stock.waiting or stock.kv_holding_waiting:
+        # Who holds KV blocks already goes first, unless it is a session that waits for input.
+        before = len(stock.kv_holding_waiting) - stock.num_waiting_for_streaming_input
+        if not stock.waiting or before > 0:
             return
         head = stock.waiting.peek_request()
         need = Need(

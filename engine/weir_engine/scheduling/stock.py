@@ -26,6 +26,10 @@ class Stock:
     num_spec_tokens: int
     num_prefill_lookahead: int
     num_waiting_for_streaming_input: int
+    current_step: int
+    """Counts calls of `schedule`."""
+    use_pp: bool
+    """Whether stages of a pipeline compute several steps at a time."""
     block_size: int
     """Tokens of a KV block."""
     is_encoder_decoder: bool

@@ -126,6 +126,14 @@ def test_early_tokens_are_slack_and_late_ones_are_debt() -> None:
     assert pace.allowance_s(now=9.0) == pytest.approx(0.05)  # and however late
 
 
+def test_a_step_that_serves_a_part_of_the_decodes_counts_for_that_part_of_a_token() -> None:
+    pace = Pace({0: 0.1})
+    pace.joined("a", 0, now=0.0)
+    for _ in range(4):
+        pace.stepped(0.5)
+    assert pace.allowance_s(now=0.2) == pytest.approx(0.1)
+
+
 def test_a_class_without_a_target_bounds_nothing() -> None:
     pace = Pace({100: 0.05})
     pace.joined("batch", -100, now=0.0)

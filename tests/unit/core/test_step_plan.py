@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -195,3 +197,26 @@ def test_custom_shares_hold_while_time_bounds_the_steps_and_prompts_come_and_go(
         now += duration_s
     parts = [got[rank] / sum(got.values()) for rank in ranks]
     assert parts == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_a_decodes_target_holds_over_all_the_steps_that_a_pipeline_computes_at_a_time(
+    stages: int,
+) -> None:
+    planner = Planner(2048, Mode("latency", {INTERACTIVE: 0.2}), stages)
+    planner.pace.joined("decode", INTERACTIVE, 0.0)
+    now, tokens_at = 0.0, [0.0]
+    for number in range(stages * 200):
+        decodes = 0 if number % stages else 4
+        plan = planner.plan(
+            now, decodes, 500 * decodes, [prompt("low", BATCH, 9000)], others=4 - decodes
+        )
+        prefill = plan.chunks["low"]
+        record = StepRecord(0.004 + 1e-4 * prefill, prefill, decodes, 0, 500 * decodes)
+        now += record.duration_s
+        planner.stepped(record, (), now, part=decodes / 4)
+        if decodes:
+            tokens_at.append(now)
+    gaps = [late - early for early, late in pairwise(tokens_at[50:])]
+    assert sum(gaps) / len(gaps) == pytest.approx(0.2, rel=0.15)
+    assert max(gaps) < 1.3 * 0.2

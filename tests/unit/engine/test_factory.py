@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 
 from tests.unit.engine.vllm_outline import Scheduler
+from weir_core.api.engine import Parallelism
+from weir_core.api.model import Source
+from weir_core.wire.engine import EngineConfig
+from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import Facts
 from weir_engine.scheduling import factory
 from weir_engine.scheduling.log import StepLog
@@ -47,14 +52,18 @@ class WithoutLogHooks(Known):
         """Take other parameters than the ones we know."""
 
 
-def config(policy: str = "priority", runner: str = "generate", chunked: bool = True) -> Any:
+def config(
+    policy: str = "priority", runner: str = "generate", chunked: bool = True, rank: int = 0
+) -> Any:
     return SimpleNamespace(
         scheduler_config=SimpleNamespace(
             policy=policy, enable_chunked_prefill=chunked, max_num_seqs=8,
             max_num_batched_tokens=1000,
         ),
         model_config=SimpleNamespace(runner_type=runner, is_diffusion=False),
-        parallel_config=SimpleNamespace(data_parallel_size=1, data_parallel_index=0),
+        parallel_config=SimpleNamespace(
+            pipeline_parallel_size=1, data_parallel_size=1, data_parallel_index=rank
+        ),
         cache=SimpleNamespace(num_gpu_blocks=101),
     )  # fmt: skip
 
@@ -110,6 +119,23 @@ def test_what_it_became_is_written_down(
     assert (facts.max_num_seqs, facts.kv_capacity_tokens) == (8, 1600)
     assert (isinstance(scheduler, StepOrder) and scheduler.orders) == (kind == "weir")
     assert isinstance(scheduler, StepLog) == (stock is not WithoutLogHooks)
+
+
+def test_ranks_that_vllm_tells_nothing_of_each_other_are_told_as_one_engine(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wishes = EngineConfig(
+        name="m", source=Source(uri="tiny://"), parallelism=Parallelism(data=2)
+    )  # fmt: skip
+    monkeypatch.setenv("WEIR_ENGINE_CONFIG", wishes.model_dump_json(by_alias=True))
+    first, facts = make(Known, config(), "0.32.0")
+    second, same = make(Known, config(rank=1), "0.32.0")
+    assert facts == same
+    assert (facts.max_num_seqs, facts.kv_capacity_tokens) == (16, 3200)
+    assert (first.engine_index, second.engine_index) == (0, 1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.sendto(b'{"mode": "throughput"}', str(tmp_path / "mode.sock"))
+    assert first.modes.newest() == second.modes.newest() == EngineMode("throughput")
 
 
 def test_without_a_run_directory_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

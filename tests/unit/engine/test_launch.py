@@ -103,6 +103,13 @@ def lora(name: str, uri: str) -> Adapter:
             id="tensor parallel on a CPU needs vLLM's own executor",
         ),
         pytest.param(
+            config("tiny://", parallelism=Parallelism(pipeline=2)),
+            SMALL_CPU,
+            f"serve /models/tiny --pipeline-parallel-size 2 --served-model-name chat {CONTRACT} "
+            "--kv-cache-memory-bytes 67108864 --max-model-len 8192",
+            id="stages of a pipeline need vLLM's warm-up",
+        ),
+        pytest.param(
             config(),
             BIG_CPU,
             f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} --enforce-eager "
@@ -182,13 +189,6 @@ def test_every_kind_of_source_is_served_from_the_model_directory(uri: str, want:
             id="more ranks than accelerators",
         ),
         pytest.param(
-            config(parallelism=Parallelism(pipeline=2)),
-            BIG_CPU,
-            MachineUnfit,
-            "use tensor",
-            id="pipelines on a CPU",
-        ),
-        pytest.param(
             config(adapters=(lora("x", "tiny://"),)),
             BIG_CPU,
             InvalidSpec,
@@ -218,6 +218,11 @@ def test_a_small_cpu_engine_runs_its_model_in_one_thread() -> None:
     assert settings["OMP_NUM_THREADS"] == "1"
     assert settings["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert settings["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+
+
+def test_nothing_is_compiled_on_a_cpu() -> None:
+    settings = environment(config("tiny://"), SMALL_CPU, {})
+    assert (settings["TORCHDYNAMO_DISABLE"], settings["VLLM_USE_AOT_COMPILE"]) == ("1", "0")
 
 
 def test_two_processes_on_a_cpu_keep_vllms_executor() -> None:

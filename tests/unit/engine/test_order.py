@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.unit.engine.vllm_outline import Output, Scheduler, request
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
@@ -147,6 +149,84 @@ def test_one_that_is_computed_anew_at_once_decodes_when_its_prompt_is_done() -> 
     assert len(engine.planner.pace) == 0
     engine.step()
     assert len(engine.planner.pace) == 1
+
+
+def test_in_a_pipeline_a_step_counts_for_the_decodes_it_served() -> None:
+    engine = Ordered(stages=2)
+    parts: list[float] = []
+    engine.planner.pace.stepped = parts.append  # type: ignore[assignment, method-assign]
+    for name in ("a", "b"):
+        engine.add(name, STANDARD, 60)
+    engine.step()
+    first = engine.schedule()
+    engine.add("c", STANDARD, 60)
+    second = engine.schedule()
+    engine.update_from_output(first, None)
+    first = engine.schedule()
+    engine.update_from_output(second, None)
+    second = engine.schedule()
+    assert first.num_scheduled_tokens == {"a": 1, "b": 1}
+    assert second.num_scheduled_tokens == {"c": 1}
+    engine.update_from_output(first, None)
+    engine.update_from_output(second, None)
+    assert parts == pytest.approx([1, 1, 0, 2 / 3, 1 / 3])
+
+
+def test_in_a_pipeline_a_prompt_is_cut_for_decodes_that_are_under_way() -> None:
+    engine = Ordered(tokens=1000, stages=2)
+    engine.add("decode", INTERACTIVE, 60, output=50)
+    engine.step()
+    under_way = engine.schedule()
+    engine.add("low", BATCH, 5000)
+    # Unbounded it would be 1000, and the decode's next token would wait for all of them.
+    assert engine.schedule().num_scheduled_tokens == {"low": 512}
+    engine.update_from_output(under_way, None)
+
+
+def test_a_step_has_room_for_the_drafts_there_are() -> None:
+    engine = Ordered(tokens=100, drafts=3)
+    engine.change(Mode("throughput"))
+    for name in ("lucky", "plain"):
+        engine.add(name, INTERACTIVE, 16, output=50)
+    engine.step()
+    engine.requests["lucky"].drafts = 3
+    engine.add("low", BATCH, 500)
+    assert engine.step() == {"lucky": 4, "plain": 1, "low": 95}
+    assert engine.requests["lucky"].num_tokens == 16 + 2
+
+
+def test_what_decodes_cost_is_learned_for_each_token_with_its_drafts() -> None:
+    engine = Ordered(drafts=3)
+    engine.add("lucky", INTERACTIVE, 16, output=50)
+    engine.step()
+    engine.requests["lucky"].drafts = 3
+    formed = engine._observe(engine.schedule(), (), 0.0)
+    assert (formed.decodes, formed.decode_tokens) == (1, 4)
+
+
+def test_a_session_that_waits_for_input_bounds_no_step() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("session", INTERACTIVE, 60, output=50)
+    engine.requests["session"].resumable = True
+    engine.add("other", INTERACTIVE, 60, output=50)
+    engine.step()
+    assert len(engine.planner.pace) == 2
+    engine.wait_for_input("session")
+    engine.step()
+    assert len(engine.planner.pace) == 1
+
+
+def test_a_session_that_waits_for_input_stands_in_nobodys_way() -> None:
+    engine = Ordered(slots=1)
+    engine.add("session", STANDARD, 60, output=50)
+    engine.requests["session"].resumable = True
+    engine.step()
+    engine.wait_for_input("session")
+    engine.add("low", BATCH, 60, output=50)
+    engine.step()
+    engine.add("high", INTERACTIVE, 50)
+    assert engine.step() == {"high": 50}
+    assert engine.requests["low"].status.name == "PREEMPTED"
 
 
 def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:

@@ -22,6 +22,7 @@ class Status(Enum):
     WAITING = 1
     RUNNING = 2
     PREEMPTED = 3
+    WAITING_FOR_STREAMING_REQ = 4
 
 
 @dataclass(eq=False)
@@ -38,10 +39,17 @@ class Request:
     status: Status = Status.WAITING
     resumable: bool = False
     has_encoder_inputs: bool = False
+    drafts: int = 0
+    num_output_placeholders: int = 0
+    next_decode_eligible_step: int = 0
 
     @property
     def num_tokens(self) -> int:
         return self.num_prompt_tokens + self.num_output_tokens
+
+    @property
+    def num_tokens_with_spec(self) -> int:
+        return self.num_tokens + self.drafts
 
     @property
     def blocks(self) -> int:
@@ -94,9 +102,23 @@ class Output:
 
 
 class Scheduler:
-    """vLLM's scheduler, in outline; `blocks` is the size of its KV cache."""
+    """vLLM's scheduler, in outline.
 
-    def __init__(self, tokens: int = 1000, slots: int = 8, blocks: int = 10_000) -> None:
+    Args:
+        tokens: Most tokens of a step.
+        blocks: Size of the KV cache.
+        stages: Of the pipeline: steps that are formed before the first of them has ended.
+        drafts: Most drafts of a decode.
+    """
+
+    def __init__(
+        self, tokens: int = 1000, slots: int = 8, blocks: int = 10_000, stages: int = 1,
+        drafts: int = 0,
+    ) -> None:  # fmt: skip
+        parallel = SimpleNamespace(pipeline_parallel_size=stages)
+        self.vllm_config: Any = SimpleNamespace(parallel_config=parallel)
+        self.use_pp = stages > 1
+        self.current_step = 0
         self.max_num_scheduled_tokens = tokens
         self.max_num_running_reqs = self.max_num_active_reqs = slots
         self.block_size, self._blocks = BLOCK, blocks
@@ -107,7 +129,7 @@ class Scheduler:
         self.prev_step_scheduled_req_ids: set[str] = set()
         self.finished: set[str] = set()
         self.preempted: set[str] = set()
-        self.num_spec_tokens = self.num_waiting_for_streaming_input = 0
+        self.num_spec_tokens, self.num_waiting_for_streaming_input = drafts, 0
         self.num_prefill_lookahead = 0
         self.requires_kv_delivery = False
         self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
@@ -125,9 +147,10 @@ class Scheduler:
 
     def schedule(self, throttle_prefills: bool = False) -> Output:
         assert not throttle_prefills
+        self.current_step += 1
         budget, chunks, new, resumed = self.max_num_scheduled_tokens, {}, [], set()
         for request in self.running:
-            wanted = min(request.num_tokens - request.num_computed_tokens, budget)
+            wanted = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
             chunk = self._reserve_prefill_lookahead(request, request.num_computed_tokens, wanted)
             if chunk:
                 chunks[request.request_id] = chunk
@@ -164,11 +187,21 @@ class Scheduler:
         for name in scheduler_output.num_scheduled_tokens:
             request = self.requests.get(name)
             if request is not None and not request.is_prefill_chunk:
+                if request.num_output_tokens:  # drafts are always wrong here
+                    request.num_computed_tokens -= request.drafts
                 request.num_output_tokens += 1
                 if request.num_output_tokens >= request.max_tokens:
                     self.running.remove(request)
                     self.finished.add(name)
                     del self.requests[name]
+
+    def wait_for_input(self, name: str) -> None:
+        """Have a session wait for the next turn, with its KV blocks."""
+        request = self.requests[name]
+        self.running.remove(request)
+        request.status = Status.WAITING_FOR_STREAMING_REQ
+        self.num_waiting_for_streaming_input += 1
+        self.kv_holding_waiting.prepend_requests([request])
 
     def abort(self, name: str) -> None:
         """End a running request from outside."""
