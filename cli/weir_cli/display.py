@@ -2,13 +2,16 @@
 
 On a terminal the replicas are a small table that stays in place while engines load; elsewhere,
 and once everything is ready, each change is one line. Notices (a crash with the end of its log)
-come in between and are never drawn over.
+come in between and are never drawn over. What serves does not depend on being shown: a terminal may
+be closed, a disk full.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -38,6 +41,7 @@ class Display:
     """Draws rows and notices on a console."""
 
     def __init__(self, console: Console) -> None:
+        console.file = cast(IO[str], _Unfailing(console.file))
         self.console = console
         self._live: Live | None = None
         self._shown: dict[str, tuple[Phase, float]] = {}
@@ -82,6 +86,25 @@ class Display:
             return f"{row.name}: still {row.phase.value} ({row.seconds:.0f} s)"
         self._shown[row.name] = (row.phase, row.seconds)
         return None if row.phase is Phase.WAITING else f"{row.name}: {row.phase.value}"
+
+
+class _Unfailing:
+    """A file that takes everything, and loses what cannot be written."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
+import pytest
 from rich.console import Console
 
 from weir_cli.display import Display, Row
@@ -55,3 +60,29 @@ def test_on_a_terminal_the_table_shows_each_replica_and_how_long_it_has_been_at_
     assert "loading the engine" in shown
     assert "12 s" in shown
     assert "(2 restarts)" in shown
+
+
+def closed_terminal() -> int:
+    ours, theirs = pty.openpty()
+    os.close(ours)
+    return theirs
+
+
+def pipe_without_a_reader() -> int:
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    return ours
+
+
+@pytest.mark.parametrize("gone", [closed_terminal, pipe_without_a_reader])
+@pytest.mark.parametrize("live", [True, False])
+def test_what_nobody_can_read_any_more_ends_nothing(gone: Callable[[], int], live: bool) -> None:
+    out = os.fdopen(gone(), "w")
+    display = Display(Console(file=out, force_terminal=live))
+    display.begin()
+    display.update([row(Phase.LOADING, 1)])
+    display.notice("draining")
+    display.line("[bold]done[/]")
+    display.end()
+    with suppress(OSError):  # it still holds what it could not write
+        out.close()
