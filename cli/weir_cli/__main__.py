@@ -192,6 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except WeirError as error:
         typer.echo(f"weir: {error}", err=True)
         sys.exit(EXIT_FAILED)
+    except OSError as error:  # the cache or the scratch folder: no room, no right
+        typer.echo(f"weir: {error}", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from weir_cli.records import ProcessRecord, kill_group, record_of
 
 GIVE_UP_AFTER = 3
 """Crashes in a row before the first success after which `weir up` stops trying and says so."""
+EXIT_NOT_STARTED = 127
+"""As shells say it; `weir_cli.leash` does, too."""
 EXIT_UNUSABLE = 2
 """How Weir's programs and vLLM end when something has to be edited before they can start."""
 TAIL_LINES = 15
@@ -148,7 +150,11 @@ class Child:
     async def _run_once(self) -> int:
         """Run the process to its end; leave nothing of its group behind."""
         self._log_start = size_of(self.log)
-        process = await self._spawn(self.plan.argv)
+        try:
+            process = await self._spawn(self.plan.argv)
+        except OSError as error:  # a crash as any other: this machine may have room again later
+            self._around.report(f"{self.name} cannot be started: {error}")
+            return EXIT_NOT_STARTED
         self._process = process
         self._record = record_of(self.name, process.pid)
         probing = asyncio.create_task(self._probe_for_life())
@@ -160,6 +166,7 @@ class Child:
             await asyncio.gather(probing, return_exceptions=True)
 
     async def _spawn(self, argv: Sequence[str]) -> Process:
+        self.log.parent.mkdir(parents=True, exist_ok=True)  # someone may have cleaned up
         with self.log.open("ab") as log:
             # -I: the leash must not import anything from the folder it runs in.
             return await asyncio.create_subprocess_exec(
@@ -176,7 +183,11 @@ class Child:
         """Run the container's preStop command, if it has one, at most `limit_s`."""
         if self.plan.pre_stop is None or not self.running:
             return
-        hook = await self._spawn(self.plan.pre_stop)
+        try:
+            hook = await self._spawn(self.plan.pre_stop)
+        except OSError as error:
+            self._around.report(f"{self.name} ends without a drain: {error}")
+            return
         try:
             await asyncio.wait_for(hook.wait(), max(limit_s, 0))
         except TimeoutError:
@@ -289,6 +300,9 @@ def tail(path: Path, lines: int, start: int) -> list[str]:
     """Return the last lines of what a log holds from `start` on, without reading a long one."""
     size = size_of(path)
     begin = start if start <= size else 0  # it was started over meanwhile
-    with path.open("rb") as log:
-        log.seek(max(begin, size - TAIL_BYTES))
-        return log.read().decode(errors="replace").splitlines()[-lines:]
+    try:
+        with path.open("rb") as log:
+            log.seek(max(begin, size - TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:  # someone cleaned up
+        return []

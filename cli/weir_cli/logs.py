@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 FOLLOW_POLL_S = 0.2
@@ -22,7 +23,8 @@ async def follow(folder: Path, show: Callable[[str], None]) -> None:
     positions: dict[Path, int] = {}
     while True:
         for path in _logs(folder):
-            positions[path] = _show_new_lines(path, positions.get(path, 0), show)
+            with suppress(FileNotFoundError):  # someone cleans up
+                positions[path] = _show_new_lines(path, positions.get(path, 0), show)
         await asyncio.sleep(FOLLOW_POLL_S)
 
 
@@ -54,13 +56,22 @@ async def keep_bounded(folder: Path, tell: Callable[[str], None], every_s: float
     go on at its new end.
     """
     while True:
-        for path in _logs(folder):
-            if path.stat().st_size <= LARGEST_BYTES:
-                continue
-            try:
-                await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
-            except OSError as error:
-                tell(f"{path.name} starts over, and its past is lost: {error}")
-            with path.open("r+b") as log:
-                log.truncate()
+        for path in _too_large(folder):
+            await _start_over(path, tell)
         await asyncio.sleep(every_s)
+
+
+def _too_large(folder: Path) -> Iterator[Path]:
+    for path in _logs(folder):
+        with suppress(FileNotFoundError):  # someone cleans up
+            if path.stat().st_size > LARGEST_BYTES:
+                yield path
+
+
+async def _start_over(path: Path, tell: Callable[[str], None]) -> None:
+    try:
+        await asyncio.to_thread(shutil.copyfile, path, path.with_suffix(".log.1"))
+    except OSError as error:
+        tell(f"{path.name} starts over, and its past is lost: {error}")
+    with suppress(FileNotFoundError), path.open("r+b") as log:
+        log.truncate()

@@ -15,7 +15,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from weir_core.api import labels
@@ -24,8 +24,9 @@ from weir_core.errors import MachineUnfit
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket, in bytes; Linux refuses longer ones."""
 
-LONGEST_SOCKET = "/99/run/engine.sock"
+LAST_PORT = 65535
 LAST_REPLICA = 254
+LONGEST_SOCKET = f"/{LAST_REPLICA}/run/engine.sock"
 SIDECAR_PORTS = (labels.API_PORT, labels.ADMIN_PORT)
 
 
@@ -54,7 +55,8 @@ def private_dir(path: Path) -> Iterator[None]:
     Raises:
         MachineUnfit: There is something else of that name, perhaps somebody else's.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MachineUnfit(f"{path} is not a private directory of yours; remove it and try again")
@@ -136,6 +138,11 @@ def check_public(address: str, port: int) -> None:
         raise MachineUnfit(
             f"{address}:{port} would cover the replicas' own loopback addresses, which use port "
             f"{port} too; choose another port: --port 8080"
+        )
+    if port > LAST_PORT:
+        raise MachineUnfit(
+            f"there is no port {port}, which a further service of the files would get; choose a "
+            "lower --port"
         )
     error = listen_error(address, port)
     if error is None:

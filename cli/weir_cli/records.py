@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from weir_core.api.base import Model
 from weir_core.errors import MachineUnfit
@@ -30,7 +30,13 @@ LEFTOVER_GRACE_S = 10.0
 """How long a process that lost its `weir up` may take to end by itself."""
 
 
-class ProcessRecord(Model):
+class _Record(Model):
+    """What is written down; another version of Weir may have written more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ProcessRecord(_Record):
     """A process, named so that it can be recognised later."""
 
     name: str
@@ -39,7 +45,7 @@ class ProcessRecord(Model):
     """Start time since boot, in clock ticks, as /proc tells it."""
 
 
-class ReplicaRecord(Model):
+class ReplicaRecord(_Record):
     """One replica as it was last seen."""
 
     name: str
@@ -55,7 +61,7 @@ class ReplicaRecord(Model):
         return next((p.pid for p in self.processes if p.name.endswith("/engine")), None)
 
 
-class ServiceRecord(Model):
+class ServiceRecord(_Record):
     """One InferenceService and its public address."""
 
     name: str
@@ -65,7 +71,7 @@ class ServiceRecord(Model):
     replicas: tuple[ReplicaRecord, ...] = ()
 
 
-class InstanceRecord(Model):
+class InstanceRecord(_Record):
     """One running `weir up`."""
 
     up: ProcessRecord
@@ -113,7 +119,7 @@ class Instance:
     def read(self) -> InstanceRecord | None:
         """Return what was last written, or None."""
         try:
-            return InstanceRecord.model_validate_json(self._state.read_text())
+            return InstanceRecord.model_validate_json(self._state.read_bytes())
         except (FileNotFoundError, ValidationError):  # ValidationError: of another version of Weir
             return None
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from weir_cli import records
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_core.api import labels
+from weir_core.errors import MachineUnfit
 from weir_core.wire.sidecar_state import SidecarState, shortfall
 from weir_core.wire.steps import Facts
 
@@ -134,16 +135,23 @@ def _running(cache: Path) -> Iterable[tuple[Instance, InstanceRecord]]:
 def _end(instance: Instance, console: Console) -> bool:
     """End one instance and what it left; tell whether there was anything."""
     record = instance.read()
-    if record is None:
-        instance.forget()
-        return False
-    alive = records.is_alive(record.up)
-    if alive:
+    alive = record is not None and records.is_alive(record.up)
+    if record is not None and alive:
         console.print(f"draining what `weir up` serves at port {record.port}", highlight=False)
         _end_up(record)
-    left = records.end_leftovers(instance.read() or record)
-    instance.forget()
-    console.print(f"stopped port {record.port}", highlight=False)
+    try:
+        with instance.held():  # or another has begun, and what is written down is that one's
+            left = records.end_leftovers(record) if record is not None else 0
+            instance.forget()
+    except MachineUnfit:
+        if record is None:
+            raise MachineUnfit(
+                f"the `weir up` of port {instance.port} wrote down nothing that this version of "
+                "Weir can read; stop it where it was started"
+            ) from None
+        return alive
+    if record is not None:
+        console.print(f"stopped port {record.port}", highlight=False)
     return alive or left > 0
 
 

@@ -151,11 +151,16 @@ class _Session:
         Raises:
             EngineUnavailable: Something failed so often that trying again cannot help.
         """
-        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
+        async with aiohttp.ClientSession() as http:
             around = Surroundings(
                 http, self._instance.fresh_logs(), _base_env(os.environ), self._display.notice
             )
             self._served = [self._serve(plan, around) for plan in self._plans]
+            return await self._until_stopped(around)
+
+    async def _until_stopped(self, around: Surroundings) -> int:
+        """Supervise, watch and drain what was started; return the exit code."""
+        async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(served.front.supervise()) for served in self._served]
             bounded = logs.keep_bounded(around.logs, self._display.notice)
             background.append(tasks.create_task(bounded))

@@ -136,6 +136,13 @@ def test_up_refuses_before_it_starts_anything(
     assert weir("status").code == 3
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(weir: Weir, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    refused = weir("up", written(tmp_path, SERVICE))
+    assert refused.code == 1
+    assert refused.stderr == f"weir: [Errno 20] Not a directory: '{tmp_path}/cache/up/8000'\n"
+
+
 @pytest.mark.parametrize("how", [[], ["--detach"]], ids=["in front", "in the background"])
 def test_a_second_up_of_a_port_is_refused_and_leaves_the_firsts_output(
     how: list[str], weir: Weir, tmp_path: Path

@@ -44,3 +44,18 @@ async def test_a_full_disk_costs_the_past_and_no_more(
     assert await _bounded_once(tmp_path) == [
         "a.engine.log starts over, and its past is lost: no space left"
     ]
+
+
+async def test_logs_that_someone_removes_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(path: Path, _: Path) -> None:
+        path.unlink()
+
+    monkeypatch.setattr(logs, "LARGEST_BYTES", 10)
+    monkeypatch.setattr(shutil, "copyfile", removed)
+    (tmp_path / "a.engine.log").write_text("x" * 11)
+    told: list[str] = []
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(logs.keep_bounded(tmp_path, told.append, every_s=0.01), 0.1)
+    assert told == []

@@ -89,6 +89,11 @@ def test_refuses_a_public_address_that_covers_the_replicas() -> None:
         machine.check_public("0.0.0.0", 8000)
 
 
+def test_refuses_a_port_that_does_not_exist() -> None:
+    with pytest.raises(MachineUnfit, match=r"no port 65540.*choose a lower --port"):
+        machine.check_public("127.0.0.1", 65540)
+
+
 def test_refuses_an_address_the_front_cannot_read() -> None:
     with pytest.raises(MachineUnfit, match="give an IPv4 address"):
         machine.check_public("::1", 8000)
@@ -123,6 +128,15 @@ def test_refuses_a_scratch_folder_that_others_can_enter(tmp_path: Path) -> None:
     ):
         pass
     assert tmp_path.exists()
+
+
+def test_refuses_a_scratch_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "scratch").touch()
+    with (
+        pytest.raises(MachineUnfit, match="is not a private directory of yours"),
+        machine.private_dir(tmp_path / "scratch"),
+    ):
+        pass
 
 
 def test_refuses_weights_that_are_not_there(tmp_path: Path) -> None:

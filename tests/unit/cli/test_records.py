@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,6 +54,25 @@ def test_ignores_the_record_of_another_version(tmp_path: Path) -> None:
     instance = Instance(tmp_path, 8000)
     instance.directory.mkdir(parents=True)
     (instance.directory / "state.json").write_text('{"who": "knows"}')
+    assert instance.read() is None
+
+
+def test_reads_the_record_of_a_later_version_that_writes_more(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, 8000)
+    record = instance_record(tmp_path / "scratch", own_record())
+    with instance.held():
+        instance.write(record)
+    state = instance.directory / "state.json"
+    written = json.loads(state.read_text())
+    written["services"][0]["replicas"][0]["news"] = 1
+    state.write_text(json.dumps({**written, "news": 1}))
+    assert instance.read() == record
+
+
+def test_ignores_a_record_that_a_power_cut_left(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, 8000)
+    instance.directory.mkdir(parents=True)
+    (instance.directory / "state.json").write_bytes(b"\xff\x00\x00")
     assert instance.read() is None
 
 

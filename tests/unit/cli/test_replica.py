@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -136,6 +137,34 @@ async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: 
         ]
         for wait_s in (1, 2)
     ]
+    await started.end()
+
+
+async def test_an_engine_that_cannot_be_started_again_for_now_ends_nothing(
+    started: Started,
+) -> None:
+    started.replica.start()
+    await started.until_ready()
+    log = started.folder / "logs" / "chat-1.engine.log"
+    log.unlink()
+    log.mkdir()  # stands for a disk or a process table that is full
+    (started.folder / "engine-up").unlink()
+    os.kill(started.replica.record.processes[1].pid, signal.SIGKILL)
+    await started.until(lambda: any("cannot be started" in t for t in started.told), "told")
+    assert started.replica.failure is None
+    log.rmdir()
+    await started.until_ready()
+    await started.end()
+
+
+async def test_an_engine_comes_back_although_someone_removed_the_logs(started: Started) -> None:
+    started.replica.start()
+    await started.until_ready()
+    shutil.rmtree(started.folder / "logs")
+    (started.folder / "engine-up").unlink()
+    os.kill(started.replica.record.processes[1].pid, signal.SIGKILL)
+    await started.until(lambda: started.replica.phase is Phase.RESTARTING, "restarting")
+    await started.until_ready()
     await started.end()
 
 

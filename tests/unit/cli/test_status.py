@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from weir_cli.show import facts_of, load_of, scheduler_note, state_of
+from weir_cli.records import Instance, InstanceRecord, ProcessRecord
+from weir_cli.show import down, facts_of, load_of, scheduler_note, state_of
 from weir_core.api import labels
+from weir_core.errors import MachineUnfit
 
 
 def state(**waiting: int) -> dict[str, Any]:
@@ -82,3 +87,25 @@ def test_replicas_are_asked_past_the_proxy_of_the_environment(
         monkeypatch.setattr(labels, "ADMIN_PORT", server.server_port)
         assert state_of("127.0.0.1") == {"pod": "chat-0"}
         server.shutdown()
+
+
+def test_down_leaves_the_record_of_an_up_that_it_cannot_read(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, 8000)
+    with instance.held():
+        state = instance.directory / "state.json"
+        state.write_text('{"of": "another version"}')
+        with pytest.raises(MachineUnfit, match="stop it where it was started"):
+            down(tmp_path, Console(file=io.StringIO()), None)
+        assert state.exists()
+    assert down(tmp_path, Console(file=io.StringIO()), None) == 0
+    assert not state.exists()
+
+
+def test_down_touches_nothing_of_an_up_that_began_meanwhile(tmp_path: Path) -> None:
+    ended = ProcessRecord(name="weir up", pid=2**22 + 1, started_ticks=1)
+    state = InstanceRecord(up=ended, port=8000, scratch=str(tmp_path / "s"), grace_period_s=1)
+    instance = Instance(tmp_path, 8000)
+    with instance.held():
+        instance.write(state)
+        assert down(tmp_path, Console(file=io.StringIO()), None) == 0
+        assert instance.read() == state
