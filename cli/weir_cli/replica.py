@@ -144,11 +144,6 @@ class Replica:
         return next(filter(None, (child.failure for child in self._children)), None)
 
     @property
-    def logs(self) -> list[Path]:
-        """The logs of its processes."""
-        return [child.log for child in self._children]
-
-    @property
     def record(self) -> ReplicaRecord:
         """What the state file says of it."""
         return ReplicaRecord(

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             namespaces=tuple(
                 name.strip() for name in env.get("WEIR_NAMESPACES", "").split(",") if name.strip()
             ),
-            workers=int(_number(env, "WEIR_WORKERS", defaults.workers)),
+            workers=math.ceil(_number(env, "WEIR_WORKERS", defaults.workers)),
             resync=Seconds(_number(env, "WEIR_RESYNC_S", defaults.resync)),
         ),
         leadership=Leadership(
@@ -106,6 +107,6 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if value <= 0:
+    if not 0 < value < math.inf:  # nor is nan
         raise InvalidSpec(name, f"{text!r} is not a number above 0")
     return value

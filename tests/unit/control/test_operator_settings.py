@@ -34,11 +34,15 @@ def test_what_the_chart_sets_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["soon", "-1", "0"])
+@pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])
 def test_a_number_that_is_none_is_refused_by_name(value: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         from_environment({"WEIR_RESYNC_S": value})
     assert caught.value.field == "WEIR_RESYNC_S"
+
+
+def test_less_than_a_worker_is_one() -> None:
+    assert from_environment({"WEIR_WORKERS": "0.5"}).watching.workers == 1
 
 
 def test_a_lease_is_renewed_several_times_before_it_runs_out() -> None:
