@@ -93,15 +93,15 @@ def claim_addresses(count: int, claims: ExitStack) -> list[str]:
     return found
 
 
-def _claim(address: str, claims: ExitStack) -> bool:
-    """Take an address unless it is taken; tell whether it is ours.
+def _claim(name: str, claims: ExitStack) -> bool:
+    """Take something of this machine's unless it is taken; tell whether it is ours.
 
-    A claim is a name in the kernel's list of Unix sockets. Like the address it belongs to this
+    A claim is a name in the kernel's list of Unix sockets. Like an address it belongs to this
     network and to no folder or user, and it goes with the process, however that ends.
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        claim.bind(f"\0weir/{address}")
+        claim.bind(f"\0weir/{name}")
     except OSError as error:
         claim.close()
         if error.errno != errno.EADDRINUSE:
@@ -177,6 +177,16 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     devices = Path("/dev").glob("nvidia[0-9]*")
     numbers = sorted(int(device.name.removeprefix("nvidia")) for device in devices)
     return tuple(str(number) for number in range(len(numbers)))
+
+
+def claim_gpus(count: int, gpus: Sequence[str], claims: ExitStack) -> list[str]:
+    """Return the GPUs with `count` in front that no other `weir up` gives out, if there are.
+
+    They are this process's until `claims` closes. Those that another one has come last, and are
+    not refused: engines can share one, if each is told how much of its memory to take.
+    """
+    free = list(itertools.islice((gpu for gpu in gpus if _claim(f"gpu/{gpu}", claims)), count))
+    return [*free, *(gpu for gpu in gpus if gpu not in free)]
 
 
 def assign_gpus(wanted: Sequence[int], gpus: Sequence[str]) -> list[tuple[str, ...]]:

@@ -84,7 +84,7 @@ def plan_services(documents: Documents, ground: Ground, claims: ExitStack) -> li
     Args:
         documents: What the files say.
         ground: Where on this machine it is to stand.
-        claims: The replicas' addresses are theirs until it closes.
+        claims: The replicas' addresses and GPUs are theirs until it closes.
 
     Raises:
         InvalidSpec: There is none, or the renderer refuses one.
@@ -100,7 +100,8 @@ def plan_services(documents: Documents, ground: Ground, claims: ExitStack) -> li
     secrets = {**documents.secrets, **_policy_secrets(documents.services, told)}
     seats = [_seats(service) for service in documents.services]
     every_seat = [seat for row in seats for seat in row]
-    gpus = machine.assign_gpus([_gpus_wanted(seat.pool) for seat in every_seat], ground.gpus)
+    wanted = [_gpus_wanted(seat.pool) for seat in every_seat]
+    gpus = machine.assign_gpus(wanted, machine.claim_gpus(sum(wanted), ground.gpus, claims))
     addresses = machine.claim_addresses(len(every_seat), claims)
     given = zip(addresses, gpus, itertools.count(1), strict=False)
     return [

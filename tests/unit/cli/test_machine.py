@@ -43,6 +43,15 @@ def test_refuses_gpus_that_are_not_there(wanted: list[int], gpus: list[str], mes
     assert "accelerator: {count: 0}" in str(caught.value)
 
 
+def test_a_second_one_is_given_the_gpus_that_are_left_and_shares_the_others() -> None:
+    gpus = [f"test-{number}" for number in range(3)]
+    with ExitStack() as first, ExitStack() as second:
+        assert machine.claim_gpus(2, gpus, first) == ["test-0", "test-1", "test-2"]
+        assert machine.claim_gpus(2, gpus, second) == ["test-2", "test-0", "test-1"]
+    with ExitStack() as third:
+        assert machine.claim_gpus(0, gpus, third) == gpus
+
+
 @pytest.mark.parametrize(
     ("environ", "gpus"),
     [
