@@ -31,7 +31,12 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": service.NAMESPACE}}
         )
         yield connected
-        # Before the cluster goes, or for the sake of the next run on the caller's.
+        # Before the cluster goes, or for the sake of the next run on the caller's. The services
+        # first: a namespace with pods is looked at again after half of their grace period, 1 min.
+        here = f"--namespace={service.NAMESPACE}"
+        connected.kubectl.attempt(
+            "delete", "infs", "--all", here, "--cascade=foreground", timeout_s=120
+        )
         connected.kubectl.attempt("delete", "namespace", service.NAMESPACE, timeout_s=120)
 
 
