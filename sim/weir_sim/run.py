@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from weir_core.sched.policies import RuleNames
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
@@ -50,6 +51,8 @@ class System:
         front: `weir`, `pass-through` or `class-slots`.
         engine: Order inside the engines.
         models: What this stands for, for the reader of a table.
+        mode: How Weir's engine divides its steps.
+        shares: With mode `custom`: rank to its part of the prefill tokens, 0 to 1.
     """
 
     name: str
@@ -58,12 +61,30 @@ class System:
     router: str = "least-request"
     rules: RuleNames = field(default_factory=RuleNames)
     models: str = ""
+    mode: Literal["latency", "throughput", "custom"] = "latency"
+    shares: Mapping[int, float] = field(default_factory=dict)
 
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
     for system in (
         System("weir", "weir", EngineKind.WEIR, models="Weir as it ships"),
+        System(
+            "weir-throughput",
+            "weir",
+            EngineKind.WEIR,
+            models="Weir with scheduling.mode throughput",
+            mode="throughput",
+        ),
+        System(
+            "weir-custom",
+            "weir",
+            EngineKind.WEIR,
+            models="Weir with scheduling.mode custom, half of each step for interactive prompts, "
+            "0.3 for standard, 0.2 for batch",
+            mode="custom",
+            shares={100: 0.5, 0: 0.3, -100: 0.2},
+        ),
         System(
             "weir-priority",
             "weir",
@@ -200,11 +221,13 @@ class _Simulation:
         self._timeline: list[Sample] = []
         policies = {policy.name: policy for policy in config.classes}
         mode = Mode(
+            config.system.mode,
             tpot_s={
                 policy.rank: policy.tpot_target_s
                 for policy in config.classes
                 if policy.tpot_target_s is not None
-            }
+            },
+            shares=config.system.shares,
         )
         self._replicas = [
             Replica(

@@ -13,14 +13,20 @@ import math
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from weir_core.api import labels
 from weir_core.sched.types import EngineKind
+from weir_core.wire.policies import EngineMode
 from weir_core.wire.priority import due_s_of, rank_of
 from weir_core.wire.steps import Facts, Step, encode_step
 from weir_sim.engine_model import EngineModel, Job, StepEnd
 from weir_sim.profiles import EngineProfile
-from weir_sim.weir_engine_model import make_engine_model
+from weir_sim.weir_engine_model import WeirEngineModel, make_engine_model
+
+_MAX_DATAGRAM_BYTES: Final = 1 << 16
 
 
 @dataclass(slots=True, eq=False)
@@ -61,8 +67,8 @@ class StepClock:
     Args:
         profile: How long steps take.
         kind: How requests are ordered.
-        run_dir: Where the facts are written and the step log's socket is looked for, as Weir's
-            plug-in for vLLM does it; None tells nobody.
+        run_dir: Where the facts are written, the step log's socket is looked for and that of
+            modes is bound, as Weir's plug-in for vLLM does it; None tells nobody.
     """
 
     def __init__(self, profile: EngineProfile, kind: EngineKind, run_dir: Path | None) -> None:
@@ -73,7 +79,9 @@ class StepClock:
         self._work = asyncio.Event()
         self._serial = 0
         self._log = _StepLog(run_dir / labels.STEPS_SOCKET) if run_dir else None
+        self._modes: _Modes | None = None
         if run_dir is not None:
+            self._modes = _Modes(run_dir / labels.MODE_SOCKET)
             facts = Facts(
                 kind=kind.value,
                 max_num_seqs=profile.max_num_seqs,
@@ -112,13 +120,20 @@ class StepClock:
         loop = asyncio.get_running_loop()
         while True:
             at = loop.time()
-            while (duration_s := self.model.begin()) is not None:
+            while (duration_s := self._begin()) is not None:
                 at += duration_s
                 await asyncio.sleep(max(0.0, at - loop.time()))
                 self.behind_s = max(self.behind_s, loop.time() - at)
                 self._deliver(self.model.end())
             self._work.clear()
             await self._work.wait()
+
+    def _begin(self) -> float | None:
+        if self._modes is not None and isinstance(self.model, WeirEngineModel):
+            mode = self._modes.newest()
+            if mode is not None:
+                self.model.change(mode.for_steps())
+        return self.model.begin()
 
     def _deliver(self, end: StepEnd) -> None:
         if self._log is not None:
@@ -132,6 +147,28 @@ class StepClock:
             self._streams[job.request_id].give(self.model.generated(job))
         for job in end.finished:
             self._streams.pop(job.request_id).give(job.output_tokens, done=True)
+
+
+class _Modes:
+    """Datagrams from the sidecar; the newest holds."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(str(path))
+
+    def newest(self) -> EngineMode | None:
+        newest = None
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                datagram = self._socket.recv(_MAX_DATAGRAM_BYTES)
+                with contextlib.suppress(msgspec.DecodeError):
+                    newest = msgspec.json.decode(datagram, type=EngineMode)
+        return newest
+
+    def __del__(self) -> None:
+        self._socket.close()
 
 
 class _StepLog:

@@ -3,12 +3,13 @@
 What `weir_engine.scheduling` does inside vLLM is done here in the same order: room is made for
 the most urgent waiting request, the step is planned, vLLM's own loop asks the plan what each
 prompt gets, and the step's time is learned from. Left out is what vLLM alone can refuse
-(adapters, KV connectors), and mode `custom`, for which no simulated system asks.
+(adapters, KV connectors).
 """
 
 from __future__ import annotations
 
 import heapq
+from itertools import groupby, zip_longest
 
 from weir_core.sched.types import EngineKind
 from weir_core.step.mode import Mode
@@ -20,7 +21,7 @@ from weir_sim.engine_model import EngineModel, Job, StepEnd
 from weir_sim.profiles import EngineProfile
 
 _LOOKED_AT = 4
-"""Waiting requests that a plan reckons with."""
+"""Waiting requests that a plan reckons with, in each class."""
 
 
 def make_engine_model(
@@ -40,6 +41,15 @@ class WeirEngineModel(EngineModel):
         most = profile.max_num_batched_tokens
         self._planner = Planner(most, mode)
         self._preemptions = Preemptions(2 * most)
+
+    @property
+    def mode(self) -> Mode:
+        """Return how steps are divided."""
+        return self._planner.mode
+
+    def change(self, mode: Mode) -> None:
+        """Divide steps by another mode from the next one on."""
+        self._planner.change(mode)
 
     def end(self) -> StepEnd:
         """Finish the step under way, and learn from it."""
@@ -62,45 +72,80 @@ class WeirEngineModel(EngineModel):
             return
         if head is not None:
             self._make_room(head)
-        plan = self._plan()
+        begun = [_prompt(job, job.computed) for job in self._prefilling]
+        candidates = self._candidates(begun)
+        plan = self._planner.plan(
+            self.counts.busy_s,
+            len(self._decoding),
+            self._context,
+            begun + [_prompt(job, self._cached(job), waits=True) for job in candidates],
+        )
         self._grow_decodes()
         for job in self._prefilling:
             self._chunk(job, plan.chunks.get(job.request_id, 0))
-        self._admit_by(plan)
+        self._admit_planned(plan, candidates)
 
-    def _plan(self) -> Plan:
-        begun = [_prompt(job, job.computed) for job in self._prefilling]
-        return self._planner.plan(
-            self.counts.busy_s, len(self._decoding), self._context, begun + self._candidates(begun)
-        )
+    def _admit_planned(self, plan: Plan, candidates: list[Job]) -> None:
+        if not candidates:
+            plan.grants = None  # what is left is for whoever is admitted
+        if plan.grants is None:
+            self._admit_by(plan)
+            return
+        # By shares a lower class may have its part while a higher one has had its own.
+        turn = {job.request_id for job in candidates if plan.chunks[job.request_id]}
+        everyone = self._waiting
+        rest = [entry for entry in everyone if entry[2].request_id not in turn]
+        self._waiting = [entry for entry in everyone if entry[2].request_id in turn]
+        heapq.heapify(self._waiting)
+        self._admit_by(plan)
+        self._waiting += rest
+        heapq.heapify(self._waiting)
 
     def _admit_by(self, plan: Plan) -> None:
         while (head := self._head()) is not None and self.running < self.profile.max_num_seqs:
-            done = self.kv.cached_tokens(head.hash_ids, head.prompt_tokens)
+            done = self._cached(head)
             tokens = plan.admit(head.rank, head.target - done, done)
             if not tokens or not self._admit(head):
                 return
             self._chunk(head, tokens)
 
-    def _candidates(self, begun: list[Prompt]) -> list[Prompt]:
-        """Return the waiting prompts that go before a begun one and would find room."""
-        slots = self.profile.max_num_seqs - self.running
-        last = max((prompt.urgency for prompt in begun), default=None)
-        found: list[Prompt] = []
-        free = self.kv.available
-        taken = []
-        while last is not None and len(found) < min(_LOOKED_AT, slots) and self._head() is not None:
-            taken.append(heapq.heappop(self._waiting))
-            job = taken[-1][2]
+    def _candidates(self, begun: list[Prompt]) -> list[Job]:
+        """Return the waiting requests to reckon with, as far as there is room for them."""
+        slots = min(_LOOKED_AT, self.profile.max_num_seqs - self.running)
+        if slots <= 0:
+            return []
+        if self._planner.mode.kind == "custom":
+            heads = self._heads_by_rank(slots)
+        else:
+            heads = self._heads_before(max((one.urgency for one in begun), default=None), slots)
+        free, found = self.kv.available, []
+        for job in heads:
             free -= self._blocks(job)
-            if _urgency(job) >= last or free < 0:
+            if free < 0:
                 break
-            found.append(
-                _prompt(job, self.kv.cached_tokens(job.hash_ids, job.prompt_tokens), waits=True)
-            )
+            found.append(job)
+        return found
+
+    def _heads_by_rank(self, count: int) -> list[Job]:
+        """Return the first of each class, then the second of each, and so on."""
+        entries = [entry for entry in self._waiting if entry[1] == entry[2].epoch]
+        by_rank = groupby(sorted(entries, key=_rank), key=_rank)
+        heads = [[entry[2] for entry in heapq.nsmallest(count, ones)] for _, ones in by_rank]
+        return [job for ones in zip_longest(*heads) for job in ones if job is not None]
+
+    def _heads_before(self, last: int | None, count: int) -> list[Job]:
+        """Return the first ones of all that go before a begun prompt of this urgency."""
+        taken: list[tuple[tuple[int, float, int], int, Job]] = []
+        while last is not None and len(taken) < count and (head := self._head()) is not None:
+            if _urgency(head) >= last:
+                break
+            taken.append(heapq.heappop(self._waiting))
         for entry in taken:
             heapq.heappush(self._waiting, entry)
-        return found
+        return [entry[2] for entry in taken]
+
+    def _cached(self, job: Job) -> int:
+        return self.kv.cached_tokens(job.hash_ids, job.prompt_tokens)
 
     def _make_room(self, head: Job) -> None:
         """Preempt for the most urgent waiting request what it lacks, if lower ranks have it."""
@@ -149,6 +194,10 @@ class WeirEngineModel(EngineModel):
     def _leave_decoding(self, job: Job) -> int:
         self._planner.pace.gone(job.request_id)
         return super()._leave_decoding(job)
+
+
+def _rank(entry: tuple[tuple[int, float, int], int, Job]) -> int:
+    return -entry[2].rank
 
 
 def _urgency(job: Job) -> int:

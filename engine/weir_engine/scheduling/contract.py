@@ -39,7 +39,7 @@ LOG_ATTRIBUTES: Final = (
 
 ORDER_ATTRIBUTES: Final = (
     "current_step", "is_encoder_decoder", "kv_cache_manager.get_blocks",
-    "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks",
+    "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks", "lora_config",
     "max_num_active_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split",
     "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
     "prev_step_scheduled_req_ids", "requires_kv_delivery", "waiting._heap",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from weir_core.sched.types import StepRecord
@@ -45,12 +46,14 @@ class StepOrder(StepLog):
         self.planner = Planner(self.max_num_scheduled_tokens, stages=stages)
         self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
         self._most_decode_tokens = 1 + self.num_spec_tokens
+        # Adapters of the requests in the batch, those that sit the step out included.
+        self._adapters: set[int] = set()
         # Sessions that decode, which stop to wait for input without ending.
         self._sessions: set[str] = set()
         self._plan: Plan | None = None
         self._not_reckoned = 0
         # Drafters of several tokens want the end of a prompt in one chunk; others want nothing.
-        self._reserves_nothing = self.num_prefill_lookahead <= 1
+        self._reserves_nothing = self.num_prefill_lookahead <= 1 and self.lora_config is None
 
     def form(self, throttle_prefills: bool) -> Any:
         """Form the next step by a plan, where prompts want to be computed."""
@@ -58,6 +61,7 @@ class StepOrder(StepLog):
         if not self.orders or not (self.waiting or self._inflight_prefills):
             return self._noted(super().form(throttle_prefills))
         self.room.make()
+        self._note_adapters()
         prompts = list(self._begun())
         candidates = self._candidates(prompts)
         prompts += map(self._waiting_prompt, candidates)
@@ -134,6 +138,8 @@ class StepOrder(StepLog):
         if num_new_tokens == 1 and self._reserves_nothing:
             return 1  # a decode, mostly: hundreds in each step
         plan = self._plan
+        if plan is not None and self.lora_config is not None and not self._take_place(request):
+            return 0
         if plan is not None and num_new_tokens > self._most_decode_tokens:
             planned = self._planned(plan, request, num_computed_tokens)
             if planned < num_new_tokens:
@@ -141,6 +147,31 @@ class StepOrder(StepLog):
                 whole = request.has_encoder_inputs and planned
                 num_new_tokens = num_new_tokens if whole else planned
         return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+
+    def _note_adapters(self) -> None:
+        if self.lora_config is not None:
+            self._adapters = {
+                request.lora_request.lora_int_id for request in self.running if request.lora_request
+            }
+
+    def _has_place(self, request: Any) -> bool:
+        """Return whether a request's adapter has a place beside those of the whole batch.
+
+        vLLM counts only adapters that this step computes. That of a prompt which sits it out
+        would be one too many when the prompt goes on.
+        """
+        if self.lora_config is None or request.lora_request is None:
+            return True
+        is_held = request.lora_request.lora_int_id in self._adapters
+        return is_held or len(self._adapters) < self.lora_config.max_loras
+
+    def _take_place(self, request: Any) -> bool:
+        """Return whether it has a place, and note that the adapter has it from now on."""
+        if not self._has_place(request):
+            return False
+        if request.lora_request is not None:
+            self._adapters.add(request.lora_request.lora_int_id)
+        return True
 
     def _planned(self, plan: Plan, request: Any, done: int) -> int:
         left: int = request.num_tokens - done
@@ -174,12 +205,17 @@ class StepOrder(StepLog):
         last = max((prompt.urgency for prompt in begun), default=None)
         if not custom and (last is None or self.waiting.peek_request().priority >= last):
             return []
-        heads: list[Any] = []
-        for queue in self._queues() if custom else [self.waiting._heap]:
-            heads += heapq.nsmallest(min(LOOKED_AT, slots), queue)
-        return [
-            one for one in self.room.fitting(heads) if custom or last is None or one.priority < last
-        ]
+        count = min(LOOKED_AT, slots)
+        if custom:
+            heads = [self._first(count, queue) for queue in self._queues()]
+            # The first of each class, then the second: none takes all the KV blocks in the plan.
+            in_turn = [one for ones in zip_longest(*heads) for one in ones if one is not None]
+            return self.room.fitting(in_turn)
+        first = self._first(count, self.waiting._heap)
+        return [one for one in self.room.fitting(first) if last is None or one.priority < last]
+
+    def _first(self, count: int, queue: list[Any]) -> list[Any]:
+        return [one for one in heapq.nsmallest(count, queue) if self._has_place(one)]
 
     def _queues(self) -> list[list[Any]]:
         """Return the waiting requests by rank."""

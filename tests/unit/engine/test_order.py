@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,6 +102,15 @@ def test_custom_shares_hold_between_waiting_classes() -> None:
     assert len(engine.waiting) == 0
 
 
+def test_custom_shares_hold_where_the_prompts_of_one_class_could_fill_the_cache() -> None:
+    engine = Ordered(tokens=1000, blocks=500)  # 8,000 tokens
+    engine.change(Mode("custom", shares={INTERACTIVE: 0.5, STANDARD: 0.3, BATCH: 0.2}))
+    for rank in (INTERACTIVE, STANDARD, BATCH):
+        for number in range(4):
+            engine.add(f"{rank}/{number}", rank, 2500)
+    assert engine.step() == {"100/0": 500, "0/0": 300, "-100/0": 200}
+
+
 def test_a_mode_from_the_sidecar_holds_from_the_next_step_on(tmp_path: Path) -> None:
     engine = Ordered(tokens=1000)
     engine.modes = ModeReader(tmp_path / "mode.sock")
@@ -181,6 +191,28 @@ def test_in_a_pipeline_a_prompt_is_cut_for_decodes_that_are_under_way() -> None:
     # Unbounded it would be 1000, and the decode's next token would wait for all of them.
     assert engine.schedule().num_scheduled_tokens == {"low": 512}
     engine.update_from_output(under_way, None)
+
+
+def test_an_adapter_keeps_its_place_until_its_last_prompt_has_left() -> None:
+    engine = Ordered(tokens=1000, adapters=1)
+    engine.change(Mode("throughput"))
+    for name, rank, tokens, adapter in (("low", BATCH, 1500, 1), ("high", INTERACTIVE, 1000, 2)):
+        engine.add(name, rank, tokens, output=1)
+        engine.requests[name].lora_request = SimpleNamespace(lora_int_id=adapter)
+        if name == "low":
+            engine.step()
+    # Did the higher one go first, vLLM would have two adapters and one place when both go on.
+    assert engine.step() == {"low": 500}
+    assert engine.step() == {"high": 1000}
+
+
+def test_two_that_are_admitted_at_once_do_not_take_one_place() -> None:
+    engine = Ordered(tokens=1000, adapters=1)
+    for name, adapter in (("one", 1), ("two", 2)):
+        engine.add(name, STANDARD, 100, output=1)
+        engine.requests[name].lora_request = SimpleNamespace(lora_int_id=adapter)
+    assert engine.step() == {"one": 100}
+    assert engine.step() == {"two": 100}
 
 
 def test_a_step_has_room_for_the_drafts_there_are() -> None:

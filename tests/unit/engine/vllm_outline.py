@@ -40,6 +40,7 @@ class Request:
     resumable: bool = False
     has_encoder_inputs: bool = False
     drafts: int = 0
+    lora_request: Any = None
     num_output_placeholders: int = 0
     next_decode_eligible_step: int = 0
 
@@ -109,15 +110,17 @@ class Scheduler:
         blocks: Size of the KV cache.
         stages: Of the pipeline: steps that are formed before the first of them has ended.
         drafts: Most drafts of a decode.
+        adapters: Places for adapters.
     """
 
     def __init__(
         self, tokens: int = 1000, slots: int = 8, blocks: int = 10_000, stages: int = 1,
-        drafts: int = 0,
+        drafts: int = 0, adapters: int = 0,
     ) -> None:  # fmt: skip
         parallel = SimpleNamespace(pipeline_parallel_size=stages)
         self.vllm_config: Any = SimpleNamespace(parallel_config=parallel)
         self.use_pp = stages > 1
+        self.lora_config = SimpleNamespace(max_loras=adapters) if adapters else None
         self.current_step = 0
         self.max_num_scheduled_tokens = tokens
         self.max_num_running_reqs = self.max_num_active_reqs = slots

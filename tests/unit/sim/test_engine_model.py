@@ -156,6 +156,30 @@ def test_weir_gives_every_token_to_prefills_in_mode_throughput() -> None:
     assert engine.end().record.prefill_tokens == 999
 
 
+def test_weir_divides_steps_by_shares_in_mode_custom() -> None:
+    mode = Mode("custom", tpot_s={}, shares={100: 0.5, 0: 0.3, -100: 0.2})
+    engine = make_engine_model(profile(budget=1000, blocks=10_000), EngineKind.WEIR, mode)
+    ranks = (100, 0, -100)
+    jobs = [job(f"{rank}/{n}", prompt=3000, rank=rank) for rank in ranks for n in range(8)]
+    for one in jobs:
+        engine.add(one)
+    for _ in range(20):
+        assert engine.begin() is not None
+        engine.end()
+    got = {rank: sum(min(one.target, one.computed) for one in jobs if one.rank == rank)
+           for rank in ranks}  # fmt: skip
+    parts = [got[rank] / sum(got.values()) for rank in ranks]
+    assert parts == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+
+
+def test_a_class_without_prompts_lends_its_share() -> None:
+    mode = Mode("custom", tpot_s={}, shares={100: 0.5, 0: 0.3, -100: 0.2})
+    engine = make_engine_model(profile(budget=1000), EngineKind.WEIR, mode)
+    engine.add(job("alone", prompt=5000, rank=-100))
+    engine.begin()
+    assert engine.end().record.prefill_tokens == 1000
+
+
 def test_weir_leaves_the_decodes_what_their_target_needs() -> None:
     mode = Mode(tpot_s={0: 0.2})
     engine = make_engine_model(profile(budget=1000), EngineKind.WEIR, mode)
@@ -185,11 +209,17 @@ def test_a_full_cache_preempts_and_recomputes_but_loses_nobody() -> None:
     assert engine.kv.held == 0
 
 
-@pytest.mark.parametrize("kind", list(EngineKind))
+KINDS = [
+    *((kind, Mode()) for kind in EngineKind),
+    (EngineKind.WEIR, Mode("custom", shares={2: 0.5, 1: 0.3, 0: 0.2})),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS, ids=lambda one: getattr(one, "kind", None))
 @pytest.mark.parametrize("seed", range(5))
-def test_blocks_are_conserved_whatever_happens(kind: EngineKind, seed: int) -> None:
+def test_blocks_are_conserved_whatever_happens(kind: EngineKind, mode: Mode, seed: int) -> None:
     rng = random.Random(seed)
-    engine = make_engine_model(profile(slots=6, budget=64, blocks=60), kind)
+    engine = make_engine_model(profile(slots=6, budget=64, blocks=60), kind, mode)
     jobs: list[Job] = []
     ended: set[str] = set()
     for serial in range(200):

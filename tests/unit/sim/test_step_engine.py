@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from weir_core.api import labels
 from weir_core.sched.types import EngineKind
+from weir_core.wire.policies import EngineMode
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, decode_step
 from weir_sim.profiles import PROFILES
 from weir_sim.step_clock import StepClock
 from weir_sim.step_engine import build_app
+from weir_sim.weir_engine_model import WeirEngineModel
 
 CHAT = "/v1/chat/completions"
 FAST = replace(PROFILES["h100-8b"], base_s=1e-3, weights_s=0.0, token_s=1e-6, max_num_seqs=1)
@@ -110,3 +113,18 @@ async def test_what_is_not_json_is_a_400(connect: Connect) -> None:
     client, _ = await connect(EngineKind.FCFS)
     async with client.post(CHAT, data=b"{") as response:
         assert response.status == 400
+
+
+async def test_a_mode_that_the_sidecar_sends_holds_from_the_next_step_on(
+    connect: Connect, tmp_path: Path
+) -> None:
+    _, clock = await connect(EngineKind.WEIR, tmp_path)
+    assert isinstance(clock.model, WeirEngineModel)
+    message = EngineMode("custom", {"interactive": 0.6, "batch": 0.4})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.sendto(b"no mode", str(tmp_path / labels.MODE_SOCKET))
+        sidecar.sendto(msgspec.json.encode(message), str(tmp_path / labels.MODE_SOCKET))
+    stream = clock.submit(100, 2, 0, "")
+    async with asyncio.timeout(5):
+        await stream.take()
+    assert clock.model.mode == message.for_steps()
