@@ -326,6 +326,7 @@ class Scheduler:
             self.tally.requeued += 1
             self._back_to_pool(victim, now)
             actions.append(Requeue(victim.request.request_id, winner.request.request_id))
+        self._expire(actions, now)  # who ran when its longest wait ended has no time left
 
     def _expire(self, actions: list[Action], now: float) -> None:
         """Refuse what waited too long; move behind the others what is late but may wait on."""
