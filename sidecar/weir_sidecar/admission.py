@@ -15,7 +15,6 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.tickets import State, Ticket
@@ -50,22 +49,6 @@ _PATIENCE = 1.5
 """Times the expected time to first token after which a silent prompt counts as done."""
 _PATIENCE_GRID_S = 0.01
 """Prompts that are done within so much of each other are taken together: a timer is not free."""
-
-
-@dataclass(slots=True)
-class Ask:
-    """What a request asks for, once its body is known."""
-
-    class_name: str
-    tenant: str
-    endpoint: str
-    body_bytes: int
-    wire_id: str
-    payer: str = ""
-    max_output_tokens: int | None = None
-    prompt_tokens: int | None = None
-    ttft_target_s: float | None = None
-    streams: bool = True
 
 
 class Admission:
@@ -134,33 +117,30 @@ class Admission:
 
     # ---- a request's way
 
-    def arrive(self, ask: Ask, entry: Entry) -> Turn:
-        """Take in a request; what becomes of it, its turn says.
+    def next_id(self) -> str:
+        """Return a new id for the scheduler; clients may repeat theirs."""
+        return str(next(self._numbers))
+
+    def now(self) -> float:
+        """Return the instant from which, and to which, waits are measured."""
+        return self._clock()
+
+    def arrive(self, request: Request, entry: Entry, *, wire_id: str, streams: bool) -> Turn:
+        """Take in a request that has arrived now; what becomes of it, its turn says.
 
         Raises:
             Refusal: No engine was ever here.
         """
         if self.scheduler is None:
             raise outcomes.no_engine("the engine is starting", 1)
-        now = self._clock()
-        request = Request(
-            request_id=str(next(self._numbers)),
-            tenant=ask.tenant,
-            payer=ask.payer,
-            class_name=ask.class_name,
-            arrival_s=now,
-            body_bytes=ask.body_bytes,
-            prompt_tokens=ask.prompt_tokens,
-            max_output_tokens=ask.max_output_tokens,
-            endpoint=ask.endpoint,
-            ttft_target_s=ask.ttft_target_s,
-        )
-        turn = Turn(request, ask.wire_id, entry, ask.streams)
+        now = request.arrival_s
+        turn = Turn(request, wire_id, entry, streams=streams)
         entry.refuse = turn.refuse
         self._turns[request.request_id] = turn
-        self._by_wire_id[ask.wire_id] = turn
+        self._by_wire_id[wire_id] = turn
         try:
-            self._perform(self.scheduler.on_arrival(request, now), now)
+            actions = self._note_silent(now)
+            self._perform(actions + self.scheduler.on_arrival(request, now), now)
         except BaseException:
             # A bug must cost this request and no other: a ghost in the engine's books would.
             self.leave(turn)
@@ -258,10 +238,6 @@ class Admission:
 
     # ---- for people
 
-    def now(self) -> float:
-        """Return the instant to which waits are measured."""
-        return self._clock()
-
     def waiting(self) -> list[Ticket]:
         """Return the tickets that wait, in order of rank and arrival."""
         if self.scheduler is None:
@@ -284,7 +260,7 @@ class Admission:
             match action:
                 case Dispatch():
                     self._note_dispatch(turn, action)
-                    turn.give(action, now)
+                    turn.give(action)
                     if not turn.streams and not self._steps_heard:
                         self._expect_prefilled(turn, action, now)
                 case Reject():
@@ -299,14 +275,16 @@ class Admission:
         self._arm(now)
 
     def _arm(self, now: float) -> None:
-        """Set the timer to the next instant at which time alone changes something."""
+        """Set the timer to the next instant at which time alone changes something for who waits."""
         assert self.scheduler is not None
-        due = self.scheduler.next_tick(now)
-        silent = self._silent
-        while silent and not self._is_silent(silent[0][2], silent[0][3]):
-            heapq.heappop(silent)
-        if silent and (due is None or silent[0][0] < due):
-            due = silent[0][0]
+        due = None
+        if self.scheduler.pool.requests:
+            due = self.scheduler.next_tick(now)
+            silent = self._silent
+            while silent and not self._is_silent(silent[0][2], silent[0][3]):
+                heapq.heappop(silent)
+            if silent and (due is None or silent[0][0] < due):
+                due = silent[0][0]
         timer = self._timer
         if timer is not None:
             # One that fires too early costs less than a new one at each event.
@@ -323,12 +301,17 @@ class Admission:
         if self.scheduler is None:
             return
         now = self._clock()
-        actions = self.scheduler.on_tick(now)
+        self._perform(self.scheduler.on_tick(now) + self._note_silent(now), now)
+
+    def _note_silent(self, now: float) -> list[Action]:
+        """Tell the scheduler of the prompts that are taken to be done by now."""
+        assert self.scheduler is not None
+        actions: list[Action] = []
         while self._silent and self._silent[0][0] <= now + _PATIENCE_GRID_S:
             *_, turn, dispatch = heapq.heappop(self._silent)
             if self._is_silent(turn, dispatch):
                 actions += self.scheduler.on_prefilled(turn.request.request_id, now)
-        self._perform(actions, now)
+        return actions
 
     def _expect_prefilled(self, turn: Turn, dispatch: Dispatch, now: float) -> None:
         """Take a silent answer's prompt to be done once that was to be expected.

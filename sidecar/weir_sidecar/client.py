@@ -45,6 +45,7 @@ class Client:
     """
 
     __slots__ = (
+        "_is_old",
         "_keep_alive",
         "_leaving",
         "_protocol",
@@ -59,6 +60,8 @@ class Client:
         self.transport = request.transport
         self._protocol = request.protocol
         self._leaving = leaving
+        self._is_old = request.version < HttpVersion11
+        """The client speaks HTTP/1.0, which knows no chunks."""
         self._keep_alive = False
         self.request_id = ""
         self.on_begin: Callable[[Exchange], bytes] | None = None
@@ -68,13 +71,12 @@ class Client:
 
     def open(self, answer: Exchange) -> bytes:
         """Return the engine's head as the client should see it."""
-        chunked_to_old = self._is_old
         lines = [b"HTTP/1.1 %d %b\r\n" % (answer.status, answer.reason)]
         framed = False
         for name, value in answer.headers:
             if name == b"transfer-encoding":
                 framed = True
-                if chunked_to_old:
+                if self._is_old:
                     continue
             framed = framed or name == b"content-length"
             if name not in _NOT_RETURNED:
@@ -108,15 +110,17 @@ class Client:
 
     # What the handler calls.
 
-    @property
-    def _is_old(self) -> bool:
-        """Whether the client speaks HTTP/1.0, which knows no chunks."""
-        return self._request.version < HttpVersion11
-
-    @property
-    def exchange_type(self) -> type[Exchange]:
-        """The kind of exchange this client can read."""
-        return Unframed if self._is_old else Exchange
+    def exchange(
+        self,
+        clock: Callable[[], float],
+        *,
+        screen: Callable[[Exchange, bytes], bool],
+        bodiless: bool,
+    ) -> Exchange:
+        """Return an exchange of the kind this client can read, with the client as its sink."""
+        if self._is_old:
+            return Unframed(self, clock, screen=screen, bodiless=bodiless)
+        return Exchange(self, clock, screen=screen, bodiless=bodiless)
 
     @property
     def response(self) -> Relayed:

@@ -12,9 +12,10 @@ import msgspec
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
-from weir_core.wire.openai import RequestFields, Usage, is_utf8, token_count_in
+from weir_core.sched.types import Request
+from weir_core.wire.openai import UNREADABLE, RequestFields, Usage, is_utf8, token_count_in
 from weir_sidecar import outcomes
-from weir_sidecar.admission import Admission, Ask
+from weir_sidecar.admission import Admission
 from weir_sidecar.callers import (
     EXPLAIN_HEADER,
     SECRET_HEADERS,
@@ -87,22 +88,26 @@ class Desk:
         path = request.path
         if request.method != "POST" or path in _UNSCHEDULED:
             return None
-        if not is_utf8(body):
+        if fields is UNREADABLE and not is_utf8(body):
             # The engine would read it, with a priority in it that nobody here has seen.
             raise outcomes.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
-        ask = Ask(
-            class_name=class_name,
+        target_s = ttft_target_s(intake.said)
+        prompt_tokens = await self._count(path, body)
+        asked = Request(
+            request_id=self._admission.next_id(),
             tenant=tenant,
             payer=caller.tenant,
-            endpoint=path,
+            class_name=class_name,
+            arrival_s=self._admission.now(),
             body_bytes=len(body),
-            wire_id=intake.request_id,
+            prompt_tokens=prompt_tokens,
             max_output_tokens=fields.output_limit_tokens,
-            prompt_tokens=await self._count(path, body),
-            ttft_target_s=ttft_target_s(intake.said),
-            streams=bool(fields.stream),
+            endpoint=path,
+            ttft_target_s=target_s,
         )
-        return self._admission.arrive(ask, entry)
+        return self._admission.arrive(
+            asked, entry, wire_id=intake.request_id, streams=bool(fields.stream)
+        )
 
     async def served(
         self,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -51,8 +50,7 @@ class Upstream(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A request as it is sent to an engine; only the trace headers differ between attempts."""
 
     head: bytes
@@ -99,17 +97,16 @@ class Dispatcher:
             if entry.trace is not None:
                 entry.trace.routed(asked, self._clock())
             tried.append(pool)
+            exchange = None
             try:
                 exchange = await self._attempts(tried, call, entry, client)
             except EngineUnavailable as error:
                 log.warning("engine unreachable", extra={"error": str(error)})
-                self._upstream.lost(pool)
-                continue
             finally:
                 self._upstream.done(pool)
-            if exchange.begun or exchange.ending is not Ending.LOST:
+            if exchange is not None and (exchange.begun or exchange.ending is not Ending.LOST):
                 return exchange
-            if not exchange.held:  # one that answered, with a refusal, is there
+            if exchange is None or not exchange.held:  # one that refused is there
                 self._upstream.lost(pool)
 
     async def _attempts(
@@ -127,11 +124,8 @@ class Dispatcher:
     ) -> tuple[Exchange, bool]:
         connection = await tried[-1].acquire(fresh=fresh)
         used = connection.used
-        exchange = entry.exchange = client.exchange_type(
-            client,
-            self._clock,
-            screen=self._upstream.suspects,
-            bodiless=not call.has_body_answer,
+        exchange = entry.exchange = client.exchange(
+            self._clock, screen=self._upstream.suspects, bodiless=not call.has_body_answer
         )
         tracing = None
         if entry.trace is not None:

@@ -6,7 +6,6 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -40,19 +39,21 @@ _TRACING: Final = frozenset({b"traceparent", b"tracestate"})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@dataclass(slots=True)
 class Intake:
     """What the headers of one request say."""
 
-    request_id: str = ""
-    lines: list[bytes] = field(default_factory=list)
-    """Header lines for the engine."""
-    tracing: dict[str, str] = field(default_factory=dict)
-    """The W3C trace headers."""
-    said: dict[bytes, str] = field(default_factory=dict)
-    """Who asks and for what: the headers in `READ_HEADERS`, by lower-case name."""
-    expects_continue: bool = False
-    websocket: bool = False
+    __slots__ = ("expects_continue", "lines", "request_id", "said", "tracing", "websocket")
+
+    def __init__(self) -> None:
+        self.request_id = ""
+        self.lines: list[bytes] = []
+        """Header lines for the engine."""
+        self.tracing: dict[str, str] = {}
+        """The W3C trace headers."""
+        self.said: dict[bytes, str] = {}
+        """Who asks and for what: the headers in `READ_HEADERS`, by lower-case name."""
+        self.expects_continue = False
+        self.websocket = False
 
     def note(self, key: bytes, value: bytes) -> None:
         """Note what a header that is not forwarded says to us."""

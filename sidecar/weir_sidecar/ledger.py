@@ -8,7 +8,6 @@ progress, and cuts what still runs when a drain's time is over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from weir_core.wire.openai import Usage
 from weir_sidecar import outcomes
@@ -18,29 +17,50 @@ from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.tracing import RequestTrace
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
-    """One request, from arrival to finish."""
+    """One request, from arrival to finish.
 
-    arrival: float
-    body_bytes: int = 0
-    outcome: Outcome | None = None
-    exchange: Exchange | None = None
-    usage: Usage | None = None
-    status: int = 0
-    """The HTTP status the client got, 0 before."""
-    trace: RequestTrace | None = None
-    class_name: str = NO_CLASS
-    """Its priority class, once that is known."""
-    tenant: str = ""
-    refuse: Callable[[Refusal], None] | None = None
-    """Ends its waiting for the engine; None where nothing makes it wait."""
-    recalled: bool = False
-    """Its place at the engine was taken back."""
-    # The watch: what was seen of which exchange, and when it was new.
-    _seen: Exchange | None = None
-    _seen_bytes: int = -1
-    _seen_at: float = 0.0
+    Args:
+        arrival: When it came.
+    """
+
+    __slots__ = (
+        "_seen",
+        "_seen_at",
+        "_seen_bytes",
+        "arrival",
+        "body_bytes",
+        "class_name",
+        "exchange",
+        "outcome",
+        "recalled",
+        "refuse",
+        "status",
+        "tenant",
+        "trace",
+        "usage",
+    )
+
+    def __init__(self, arrival: float) -> None:
+        self.arrival = arrival
+        self.body_bytes = 0
+        self.outcome: Outcome | None = None
+        self.exchange: Exchange | None = None
+        self.usage: Usage | None = None
+        self.status = 0
+        """The HTTP status the client got, 0 before."""
+        self.trace: RequestTrace | None = None
+        self.class_name = NO_CLASS
+        """Its priority class, once that is known."""
+        self.tenant = ""
+        self.refuse: Callable[[Refusal], None] | None = None
+        """Ends its waiting for the engine; None where nothing makes it wait."""
+        self.recalled = False
+        """Its place at the engine was taken back."""
+        # The watch: what was seen of which exchange, and when it was new.
+        self._seen: Exchange | None = None
+        self._seen_bytes = -1
+        self._seen_at = 0.0
 
     def overdue(self, now: float, *, first_byte_s: float, progress_s: float) -> bool:
         """Tell whether the engine sent nothing for too long; called again and again."""

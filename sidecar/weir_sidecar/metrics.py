@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from weir_core.sched.types import Reason
 from weir_core.wire.steps import Facts, Step
-from weir_sidecar.histogram import FastHistogram
+from weir_sidecar.instruments import Count, FastCounter, FastHistogram
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 
@@ -47,7 +47,7 @@ class ClassMetrics:
     def __init__(self, name: str, metrics: Metrics) -> None:
         self._name = name
         self._metrics = metrics
-        self._requests: dict[Outcome, Counter] = {}
+        self._requests: dict[Outcome, Count] = {}
         self._rejections: dict[Reason, Counter] = {}
         self.ttft = metrics.ttft.labels(name)
         self.duration = metrics.duration.labels(name)
@@ -55,7 +55,7 @@ class ClassMetrics:
         self.preemptions = metrics.preemptions.labels(name)
         self.min_share_dispatches = metrics.min_share_dispatches.labels(name)
 
-    def requests(self, outcome: Outcome) -> Counter:
+    def requests(self, outcome: Outcome) -> Count:
         """Return the counter of one outcome."""
         counter = self._requests.get(outcome)
         if counter is None:
@@ -80,7 +80,7 @@ class Metrics:
         self.registry = registry
         self._classes: dict[str, ClassMetrics] = {}
         self._tenants: set[str] = set()
-        self.requests = Counter(
+        self.requests = FastCounter(
             "weir_requests_total",
             "Requests that ended, by how.",
             ["class", "outcome"],
@@ -111,11 +111,11 @@ class Metrics:
             buckets=_SIZE_BUCKETS_BYTES,
             registry=registry,
         )
-        self.streamed_bytes = Counter(
+        self.streamed_bytes = FastCounter(
             "weir_streamed_bytes_total",
             "Bytes of answers received from the engine and relayed.",
             registry=registry,
-        )
+        ).labels()
         self._tokens(registry)
         self._scheduling(registry)
         self._engine(registry)
@@ -125,16 +125,16 @@ class Metrics:
             self.of_class(NO_CLASS).requests(outcome)
 
     def _tokens(self, registry: CollectorRegistry) -> None:
-        self.prompt_tokens = Counter(
+        self.prompt_tokens = FastCounter(
             "weir_prompt_tokens_total",
             "Prompt tokens of answers that reported usage.",
             registry=registry,
-        )
-        self.output_tokens = Counter(
+        ).labels()
+        self.output_tokens = FastCounter(
             "weir_output_tokens_total",
             "Output tokens of answers that reported usage.",
             registry=registry,
-        )
+        ).labels()
 
     def _scheduling(self, registry: CollectorRegistry) -> None:
         self.queue = Gauge(
@@ -313,10 +313,8 @@ class Metrics:
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended in each way so far."""
         found = {outcome.value: 0 for outcome in Outcome}
-        for metric in self.requests.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_total"):
-                    found[sample.labels["outcome"]] += int(sample.value)
+        for (_, outcome), count in self.requests.counts().items():
+            found[outcome] += int(count)
         return found
 
     def render(self) -> bytes:

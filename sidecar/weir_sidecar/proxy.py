@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -33,8 +33,7 @@ from weir_sidecar.turn import Turn
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Visit:
+class _Visit(NamedTuple):
     """A request that has been taken in."""
 
     request: web.BaseRequest

@@ -7,7 +7,6 @@ in a refusal. The handler awaits `given` and looks at nothing else.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 from weir_core.sched.types import Dispatch, Request
 from weir_sidecar.ledger import Entry
@@ -15,31 +14,44 @@ from weir_sidecar.outcomes import Refusal
 from weir_sidecar.relay import Ending
 
 
-@dataclass(slots=True, eq=False)
 class Turn:
     """A request that waits or runs.
 
-    Attributes:
+    Args:
         request: What the scheduler knows of it.
         wire_id: Its id on the engine's side, by which the step log speaks of it.
         entry: Its entry in the ledger, with the exchange while one runs.
         streams: Its answer comes token by token, so its first byte is its first token.
+
+    Attributes:
         dispatch: The scheduler's word, while it may be at the engine.
         refusal: The scheduler's other word.
         counted_tokens: Output tokens the scheduler was told of.
         returns: How often its place was taken back.
     """
 
-    request: Request
-    wire_id: str
-    entry: Entry
-    streams: bool = True
-    dispatch: Dispatch | None = None
-    refusal: Refusal | None = None
-    counted_tokens: int = 0
-    returns: int = 0
-    dispatched_s: float = 0.0
-    _wake: asyncio.Future[None] | None = field(default=None, repr=False)
+    __slots__ = (
+        "_wake",
+        "counted_tokens",
+        "dispatch",
+        "entry",
+        "refusal",
+        "request",
+        "returns",
+        "streams",
+        "wire_id",
+    )
+
+    def __init__(self, request: Request, wire_id: str, entry: Entry, *, streams: bool) -> None:
+        self.request = request
+        self.wire_id = wire_id
+        self.entry = entry
+        self.streams = streams
+        self.dispatch: Dispatch | None = None
+        self.refusal: Refusal | None = None
+        self.counted_tokens = 0
+        self.returns = 0
+        self._wake: asyncio.Future[None] | None = None
 
     async def given(self) -> Dispatch:
         """Wait for the engine's room; raise the `Refusal` when there will be none."""
@@ -53,10 +65,9 @@ class Turn:
                 self._wake = None
         raise self.refusal
 
-    def give(self, dispatch: Dispatch, now: float) -> None:
+    def give(self, dispatch: Dispatch) -> None:
         """Let it go to the engine."""
         self.dispatch = dispatch
-        self.dispatched_s = now
         self.entry.recalled = False
         self._call()
 

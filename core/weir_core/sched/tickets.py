@@ -7,7 +7,6 @@ gone keeps the promises it came with.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
 from weir_core.sched.estimate import Estimator
@@ -25,9 +24,10 @@ class State(Enum):
     GONE = "gone"
 
 
-@dataclass(slots=True, eq=False)
 class Ticket:
     """The scheduler's own record of one request, from arrival to outcome.
+
+    No dataclass: one is made for each request, and mypyc leaves a dataclass' `__init__` in Python.
 
     Attributes:
         seq: Order of arrival at this scheduler; breaks every tie, so that replays agree.
@@ -45,32 +45,35 @@ class Ticket:
         cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
     """
 
-    request: Request
-    policy: ClassPolicy
-    seq: int
-    prompt_tokens: int
-    new_tokens: int
-    output_estimate: int
-    due_s: float
-    expires_s: float
-    payer: str = ""
-    engine_rank: int = 0
-    state: State = State.WAITING
-    epoch: int = 0
-    late: bool = False
-    started: bool = False
-    by_min_share: bool = False
-    dispatched_s: float = 0.0
-    first_token_expected_s: float = 0.0
-    kv_tokens: int = 0
-    output_tokens: int = 0
-    charged: float = 0.0
-    requeues: int = 0
-    account: str = ""
-    cost: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cost = self.new_tokens + OUTPUT_WEIGHT * self.output_estimate
+    def __init__(
+        self,
+        request: Request,
+        policy: ClassPolicy,
+        seq: int,
+        *,
+        prompt_tokens: int,
+        new_tokens: int,
+        output_estimate: int,
+    ) -> None:
+        self.request = request
+        self.policy = policy
+        self.seq = seq
+        self.prompt_tokens = prompt_tokens
+        self.new_tokens = new_tokens
+        self.output_estimate = output_estimate
+        self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
+        self.payer = request.payer or request.tenant
+        self.account = ""
+        self.engine_rank = policy.rank
+        self.state = State.WAITING
+        self.epoch = 0
+        self.late = self.started = self.by_min_share = False
+        self.dispatched_s = self.first_token_expected_s = 0.0
+        self.kv_tokens = self.output_tokens = 0
+        self.charged = 0.0
+        self.requeues = 0
+        self.due_s = self.expires_s = 0.0
+        set_instants(self)
 
 
 class TicketOffice:
@@ -102,20 +105,14 @@ class TicketOffice:
         prompt_tokens = self._estimator.prompt_tokens(request)
         cached = min(max(0, request.cached_tokens), prompt_tokens - 1)
         self._issued += 1
-        ticket = Ticket(
-            request=request,
-            policy=policy,
-            seq=self._issued,
+        return Ticket(
+            request,
+            policy,
+            self._issued,
             prompt_tokens=prompt_tokens,
             new_tokens=prompt_tokens - cached,
             output_estimate=self._estimator.output_tokens(request),
-            due_s=0.0,
-            expires_s=0.0,
-            payer=request.payer or request.tenant,
-            engine_rank=policy.rank,
         )
-        set_instants(ticket)
-        return ticket
 
     def renew(self, ticket: Ticket) -> None:
         """Put a ticket under the present policy of its class; in the engine its rank stays."""

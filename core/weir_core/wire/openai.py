@@ -58,7 +58,7 @@ _CLOSING_BRACE: Final = 0x7D
 _DECODER: Final = msgspec.json.Decoder(RequestFields, strict=False)
 
 # A quote inside generated text is escaped in JSON, so no pattern here can match model output.
-_USAGE: Final = re.compile(rb'"usage":\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+_USAGE: Final = re.compile(rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 _OUTPUT_TOKENS: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 _STREAM_ERROR: Final = re.compile(rb'data:\s*\{"error":')
@@ -73,7 +73,7 @@ def read_request(body: bytes) -> RequestFields:
 
 
 def is_utf8(body: bytes) -> bool:
-    """Tell whether a JSON reader takes a body for UTF-8.
+    """Tell whether a JSON reader takes a body for UTF-8, as every body is that could be read here.
 
     Python's own, which the engine uses, also reads UTF-16 and UTF-32, where nothing here can look.
     """

@@ -1,12 +1,12 @@
-"""The request path's histogram exports what prometheus-client's own would."""
+"""The request path's instruments export what prometheus-client's own would."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from weir_sidecar.histogram import FastHistogram
+from weir_sidecar.instruments import FastCounter, FastHistogram
 
 BUCKETS = (0.1, 0.5, 1, 10)
 
@@ -30,6 +30,23 @@ def test_without_a_label_too(seen: list[float]) -> None:
     for value in seen:
         slow.observe(value)
         fast.observe(value)
+    assert _without_created(generate_latest(ours)) == _without_created(generate_latest(theirs))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(0, 9))))
+def test_a_counter_exports_what_the_librarys_counter_exports(
+    seen: list[tuple[str, str, int]],
+) -> None:
+    theirs, ours = CollectorRegistry(), CollectorRegistry()
+    slow = Counter("x_total", "X.", ["class", "outcome"], registry=theirs)
+    fast = FastCounter("x_total", "X.", ["class", "outcome"], registry=ours)
+    slow_sum = Counter("y_total", "Y.", registry=theirs)
+    fast_sum = FastCounter("y_total", "Y.", registry=ours).labels()
+    for name, outcome, amount in seen:
+        slow.labels(name, outcome).inc(amount)
+        fast.labels(name, outcome).inc(amount)
+        slow_sum.inc(amount)
+        fast_sum.inc(amount)
     assert _without_created(generate_latest(ours)) == _without_created(generate_latest(theirs))
 
 
