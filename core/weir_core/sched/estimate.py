@@ -18,6 +18,8 @@ _ENOUGH = 20
 """Answers of one tenant after which its own lengths are used."""
 _MAX_TENANTS = 1024
 _PREFILL_S_PER_TOKEN = 5e-5
+LONGEST_GUESS_TOKENS = 32_768
+"""128 KiB of text, twice the size from which the sidecar has the engine count."""
 _MAX_TOKENS = 10_000_000
 """No model has a longer context; larger claims are nonsense."""
 
@@ -31,17 +33,16 @@ class Estimator:
         step_tokens: Prompt tokens that the engine computes in one step at most.
         longest_guess_tokens: Most that is guessed by the size of a body. One that would be longer
             as a text is rather images or audio, whose tokens are few and have little to do with
-            their bytes. The default is 128 KiB of text, twice the size from which the sidecar has
-            the engine count; an engine with a small KV cache wants less. A longer text that
-            nobody counted is given too little KV room, which may cost a preemption; an image
-            taken for a text would have to wait for an empty engine, and be charged for it.
+            their bytes. A longer text that nobody counted is given too little KV room, which may
+            cost a preemption; an image taken for a text would have to wait for an empty engine,
+            and be charged for it.
     """
 
     def __init__(
         self,
         step_tokens: int,
         output_quantile: float = 0.6,
-        longest_guess_tokens: int = 32_768,
+        longest_guess_tokens: int = LONGEST_GUESS_TOKENS,
     ) -> None:
         self._output_quantile = output_quantile
         self._step_tokens = max(1, step_tokens)

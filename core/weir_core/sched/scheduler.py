@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weir_core.sched.door import Door, Refusal
-from weir_core.sched.estimate import Estimator
+from weir_core.sched.estimate import LONGEST_GUESS_TOKENS, Estimator
 from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
@@ -67,7 +67,13 @@ class Scheduler:
         tenants: Sequence[TenantPolicy] = (),
         estimator: Estimator | None = None,
     ) -> None:
-        self.estimator = estimator or Estimator(settings.engine.max_num_batched_tokens)
+        self.estimator = estimator or Estimator(
+            settings.engine.max_num_batched_tokens,
+            # What is only guessed never claims more than half of a small engine.
+            longest_guess_tokens=min(
+                LONGEST_GUESS_TOKENS, max(1, settings.engine.kv_capacity_tokens // 2)
+            ),
+        )
         self.forecast = Forecast()
         self.rules = make_rules(settings.rules, settings.engine, self.estimator, self.forecast)
         self.pool = Pool(self.rules.make_fairness, self.rules.order)

@@ -482,3 +482,11 @@ def test_the_same_events_give_the_same_actions() -> None:
         return actions
 
     assert history() == history()
+
+
+@pytest.mark.parametrize(("kv_tokens", "claimed"), [(131_072, 32_768), (16_384, 8_192), (0, 1)])
+def test_a_body_nobody_counted_claims_at_most_half_of_the_cache(
+    kv_tokens: int, claimed: int
+) -> None:
+    picture = structs.replace(request("picture", body_bytes=900_000), prompt_tokens=None)
+    assert scheduler(kv_tokens=kv_tokens).estimator.prompt_tokens(picture) == claimed
