@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from e2e.eventually import eventually
 from e2e.service import MODEL, NAMESPACE, Service
 from e2e.traffic import chatting
 
@@ -16,6 +17,23 @@ def test_scaling_up_and_down_serves_every_request(quickstart: Service) -> None:
         quickstart.wait_gone(replicas=1)
     assert traffic.answered > 0
     assert traffic.failures == []
+
+
+def test_a_replica_that_is_not_wanted_any_more_goes_while_its_engine_loads(
+    quickstart: Service,
+) -> None:
+    quickstart.patch({"replicas": 2})
+
+    def loading() -> None:
+        engines = [
+            pod["status"].get("containerStatuses", [{"state": {}}])[0] for pod in quickstart.pods()
+        ]
+        started = [engine.get("started") for engine in engines if "running" in engine["state"]]
+        assert sorted(started) == [False, True]
+
+    eventually(loading, within_s=60)
+    quickstart.patch({"replicas": 1})
+    quickstart.wait_gone(replicas=1)  # which is less patient than the pod's grace period
 
 
 def test_zero_replicas_stop_every_engine_and_say_so(empty_service: Service) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from weir_core.errors import InvalidSpec, MachineUnfit, WeirError
+from weir_engine.first_process import heed_sigterm
 
 USAGE = """\
 usage: weir-engine {serve,fetch,drain}
@@ -23,6 +24,7 @@ Configuration comes from the environment: WEIR_ENGINE_CONFIG, WEIR_RUN_DIR, WEIR
 
 def main() -> int:
     """Run one command."""
+    heed_sigterm()
     command = sys.argv[1] if len(sys.argv) == 2 else ""
     try:
         return _run(command)

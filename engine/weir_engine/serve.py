@@ -39,7 +39,7 @@ def serve(environment: Mapping[str, str]) -> None:
     )
     sys.stderr.write(f"weir-engine: {shlex.join(['vllm', *arguments])}\n")
     sys.stderr.flush()
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", *arguments]
+    command = [sys.executable, "-m", "weir_engine.first_process", *arguments]
     os.execve(sys.executable, command, engine_environment)
 
 
