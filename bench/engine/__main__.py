@@ -17,7 +17,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import effects, modes, overhead, proofs
+from bench.engine import effects, features, modes, overhead, proofs
 from bench.engine.engines import Engine, model_path
 from weir_core.step.mode import Mode
 
@@ -33,6 +33,8 @@ def main() -> None:
         "overhead": _overhead,
         "same": _same,
         "fuzz": _fuzz,
+        "features": _features,
+        "session": _session,
     }
     results = {name: parts[name](options) for name in options.parts or parts}
     if options.json is not None:
@@ -41,7 +43,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.engine", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="effects modes overhead same fuzz; all by default")
+    parser.add_argument(
+        "parts", nargs="*", help="effects modes overhead same fuzz features session; all by default"
+    )
     parser.add_argument("--model", default="", help="size of the generated model: '' or 5m")
     parser.add_argument("--runs", type=int, default=3, help="runs of each scene; medians count")
     parser.add_argument(
@@ -124,18 +128,44 @@ def _same(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def _features(options: argparse.Namespace) -> dict[str, Any]:
+    results = {name: asdict(one) for name, one in features.run_features(options.model).items()}
+    rows = {name: {**one, "different": len(one["different"])} for name, one in results.items()}
+    _print("features", rows)
+    return results
+
+
+def _session(options: argparse.Namespace) -> dict[str, Any]:
+    engine = Engine("weir", model_path(options.model), max_num_seqs=FUZZ_SLOTS)
+    engine.without_model()  # vLLM's model runner for CPUs answers only a session's first turn
+    result = asdict(proofs.session(engine))
+    _print("session", {"weir": result})
+    engine.close()
+    return result
+
+
 def _fuzz(options: argparse.Namespace) -> dict[str, Any]:
-    results = {}
-    engine = _fuzz_engine(options)
-    results["with the model"] = asdict(proofs.fuzz(engine, options.real_schedules, seed=1))
-    engine.without_model()
-    results["without"] = asdict(proofs.fuzz(engine, options.schedules))
-    engine.close()
-    engine = _fuzz_engine(options, scheduler_cls="bench.engine.engines.make_asynchronous")
-    engine.without_model()
-    engine.run_ahead()
-    results["without, steps overlapping"] = asdict(proofs.fuzz(engine, options.schedules, seed=2))
-    engine.close()
+    results: dict[str, Any] = {}
+    kinds: dict[str, dict[str, Any]] = {
+        "": {},
+        ", steps overlapping": {"scheduler_cls": "bench.engine.engines.make_asynchronous"},
+        ", in a pipeline": {"scheduler_cls": "bench.engine.engines.make_pipelined"},
+        ", speculating": {"speculative_config": features.NGRAM},
+        ", speculating, steps overlapping": {
+            "speculative_config": features.NGRAM,
+            "scheduler_cls": "bench.engine.engines.make_asynchronous",
+        },
+    }
+    for seed, (kind, arguments) in enumerate(kinds.items()):
+        engine = _fuzz_engine(options, **arguments)
+        if "scheduler_cls" not in arguments:
+            found = proofs.fuzz(engine, options.real_schedules, seed=10 + seed)
+            results[f"with the model{kind}"] = asdict(found)
+        engine.without_model()
+        if "scheduler_cls" in arguments:
+            engine.run_ahead()
+        results[f"without{kind}"] = asdict(proofs.fuzz(engine, options.schedules, seed=seed))
+        engine.close()
     _print("fuzz", results)
     return results
 

@@ -38,12 +38,18 @@ class Answer:
     Attributes:
         times_s: When each of its tokens came.
         outcome: Why it ended, or empty.
+        each: Its tokens by answer, of which there are several with `n`.
+        logprobs: Of the prompt's tokens and of its own, where they were asked for.
+        cached: Prompt tokens that were found in the prefix cache.
     """
 
     arrival_s: float
     tokens: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     outcome: str = ""
+    each: dict[int, list[int]] = field(default_factory=dict)
+    logprobs: list[float] = field(default_factory=list)
+    cached: int = 0
 
     @property
     def ttft_s(self) -> float:
@@ -95,11 +101,13 @@ class Engine:
             "seed": 0,
         }
         self.llm = LLMEngine.from_engine_args(EngineArgs(**defaults | arguments))
+        _keep_kernels()
         self.core: Any = self.llm.engine_core.engine_core
         self.scheduler: Any = self.core.scheduler
         self.answers: dict[str, Answer] = {}
         self.formed: list[Formed] = []
         self._random = random.Random(7)
+        self._sessions: dict[str, str] = {}
         self._watch()
 
     def add(
@@ -109,6 +117,7 @@ class Engine:
         output_tokens: int,
         rank: int = 0,
         due_s: float = float("inf"),
+        lora: Any = None,
         **sampling: Any,
     ) -> Answer:
         """Send a request: a prompt, or the length of a random one."""
@@ -121,9 +130,42 @@ class Engine:
         )
         answer = self.answers[name] = Answer(time.perf_counter())
         self.llm.add_request(
-            name, {"prompt_token_ids": tokens}, parameters, priority=engine_priority(rank, due_s)
-        )
+            name, {"prompt_token_ids": tokens}, parameters,
+            lora_request=lora, priority=engine_priority(rank, due_s),
+        )  # fmt: skip
         return answer
+
+    def say(self, name: str, prompt: int, output_tokens: int, rank: int = 0) -> None:
+        """Send a turn of a session, which then waits for the next one, with its KV blocks."""
+        self.answers.setdefault(name, Answer(time.perf_counter()))
+        self._send_turn(name, self.tokens(prompt), output_tokens, rank, resumable=True)
+
+    def hang_up(self, name: str) -> None:
+        """End a session."""
+        self._send_turn(name, [0], 1, 0, resumable=False)
+        del self._sessions[name]
+
+    def _send_turn(
+        self, name: str, tokens: list[int], output_tokens: int, rank: int, *, resumable: bool
+    ) -> None:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        parameters = SamplingParams(
+            max_tokens=output_tokens, output_kind=RequestOutputKind.DELTA,
+            temperature=0.0, ignore_eos=True,
+        )  # fmt: skip
+        request = self.llm.input_processor.process_inputs(
+            self._sessions.get(name, name), {"prompt_token_ids": tokens}, parameters,
+            supported_tasks=self.llm.get_supported_tasks(),
+            priority=engine_priority(rank), resumable=resumable,
+        )  # fmt: skip
+        if name in self._sessions:
+            request.external_req_id = name
+        else:
+            self.llm.input_processor.assign_request_id(request)
+            self._sessions[name] = request.request_id
+        self.llm.output_processor.add_request(request, None, None, 0)
+        self.llm.engine_core.add_request(request)
 
     def tokens(self, count: int) -> list[int]:
         """Return a random prompt."""
@@ -136,9 +178,17 @@ class Engine:
         now = time.perf_counter()
         for output in outputs:
             answer = self.answers[output.request_id]
-            new = [token for one in output.outputs for token in one.token_ids]
-            answer.tokens += new
-            answer.times_s += [now] * len(new)
+            answer.cached = max(answer.cached, output.num_cached_tokens or 0)
+            for one in output.prompt_logprobs or ():
+                answer.logprobs += (
+                    [max(each.logprob for each in (one or {}).values())] if one else []
+                )
+            for one in output.outputs:
+                answer.each.setdefault(one.index, []).extend(one.token_ids)
+                answer.tokens += one.token_ids
+                answer.times_s += [now] * len(one.token_ids)
+                pairs = zip(one.token_ids, one.logprobs or (), strict=False)
+                answer.logprobs += [known[token].logprob for token, known in pairs]
             if output.finished:
                 answer.outcome = str(output.outputs[0].finish_reason)
         return now - begin
@@ -182,14 +232,23 @@ class Engine:
         self.scheduler.update_from_output = watched_update
 
     def without_model(self) -> None:
-        """Compute nothing from now on: every forward pass answers at once, always one token."""
-        from vllm.v1.outputs import ModelRunnerOutput
+        """Compute nothing from now on: every forward pass answers at once, always one token.
+
+        With speculation also as many as it takes of the drafts, and new drafts; both by chance.
+        """
+        from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
         computed: deque[Any] = deque()
+        chance, drafted = random.Random(5), list[str]()
 
         def execute(scheduler_output: Any, non_block: bool = False) -> Any:
             names = list(scheduler_output.num_scheduled_tokens)
-            sampled = [[] if self.scheduler.requests[n].is_prefill_chunk else [11] for n in names]
+            drafts = scheduler_output.scheduled_spec_decode_tokens
+            drafted[:] = [n for n in names if not self.scheduler.requests[n].is_prefill_chunk]
+            sampled = [
+                [11] * (1 + chance.randrange(1 + len(drafts.get(n, ())))) if n in drafted else []
+                for n in names
+            ]
             index = {name: position for position, name in enumerate(names)}
             output = ModelRunnerOutput(
                 req_ids=names, req_id_to_index=index, sampled_token_ids=sampled
@@ -205,19 +264,24 @@ class Engine:
             assert grammar_output is None
             return _done(computed.popleft()) if non_block else computed.popleft()
 
+        def draft() -> Any:
+            most = self.scheduler.num_spec_tokens
+            return DraftTokenIds(drafted, [[11] * chance.randrange(1 + most) for _ in drafted])
+
+        self.core.model_executor.take_draft_token_ids = draft
         self.core.model_executor.execute_model = execute
         self.core.model_executor.sample_tokens = sample
 
     def run_ahead(self) -> None:
         """Form each step while the one before it computes, as vLLM does on a GPU.
 
-        Only for a scheduler made by `make_asynchronous`, and without a model: the CPU's model
-        runner knows no steps that overlap.
+        Only for a scheduler made by `make_asynchronous` or `make_pipelined`, and without a model:
+        the CPU's model runner knows no steps that overlap.
         """
         self.core.batch_queue_size = 2
         self.core.batch_queue = deque(maxlen=2)
         self.core.step_fn = self.core.step_with_batch_queue
-        self.core.async_scheduling = True
+        self.core.async_scheduling = self.scheduler.scheduler_config.async_scheduling
 
     def set_mode(self, mode: Mode) -> None:
         """Divide steps by `mode`; stock has none."""
@@ -259,6 +323,24 @@ def make_asynchronous(**arguments: Any) -> Any:
 
     arguments["vllm_config"].scheduler_config.async_scheduling = True
     return make_scheduler(**arguments)
+
+
+def make_pipelined(**arguments: Any) -> Any:
+    """Return the scheduler that Weir makes for a pipeline of two stages."""
+    from weir_engine.scheduling.factory import make_scheduler
+
+    arguments["vllm_config"].parallel_config.pipeline_parallel_size = 2
+    return make_scheduler(**arguments)
+
+
+def _keep_kernels() -> None:
+    """Have the process's next engine use the kernels that this one registered.
+
+    Registering looks through every loaded module, and fails where that of n-gram speculation is.
+    """
+    from vllm.platforms import current_platform
+
+    type(current_platform).register_triton_kernel_overrides = classmethod(lambda _: None)
 
 
 def own_name(name: str) -> str:

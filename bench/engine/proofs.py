@@ -39,6 +39,50 @@ def same_words(stock: Engine, weir: Engine, prompts: int) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class Session:
+    """A streaming-input session that waits between two turns, in an otherwise busy engine.
+
+    Attributes:
+        bounding: Decodes that bounded steps while it waited alone.
+        preempted: Lower requests that gave way to a higher one while it waited.
+        tokens: What its two turns of eight tokens brought.
+        leaked_blocks: Missing when all had ended.
+    """
+
+    bounding: int
+    preempted: int
+    tokens: int
+    leaked_blocks: int
+
+
+def session(engine: Engine) -> Session:
+    """Let a session wait while every slot fills up and a higher request arrives, then go on."""
+    engine.clear()
+    scheduler = engine.scheduler
+    pool = scheduler.kv_cache_manager.block_pool
+    free, slots = pool.get_num_free_blocks(), scheduler.max_num_running_reqs
+    engine.say("session", 60, 8, RANKS[1])
+    engine.run_steps(12)
+    assert scheduler.num_waiting_for_streaming_input == 1, "the session does not wait"
+    bounding = len(scheduler.planner.pace)
+    for index in range(slots):
+        engine.add(f"low{index}", 16, 60, RANKS[2])
+    engine.run_steps(4)
+    high = engine.add("high", 30, 4, RANKS[0])
+    engine.run_steps(8)
+    preempted = engine.preempted()
+    assert high.outcome, "the higher request did not go first"
+    engine.say("session", 30, 8, RANKS[1])
+    engine.run_steps(60)
+    engine.hang_up("session")
+    for _ in range(STEPS_LIMIT):
+        if scheduler.has_requests():  # the front end hears of no end for who has hung up
+            engine.step()
+    left = pool.get_num_free_blocks()
+    return Session(bounding, preempted, len(engine.answers["session"].tokens), free - left)
+
+
 @dataclass
 class Fuzz:
     """What a fuzz went through."""

@@ -1,12 +1,15 @@
 """What vLLM loads of ours into each of its processes, before it does anything else.
 
 vLLM calls every `vllm.general_plugins` entry point in the API server, the engine core and the
-workers. Two things can only be done there.
+workers. Three things can only be done there.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+import multiprocessing
+import os
+from typing import Any, Final
 
 from weir_engine.scheduling.request_ids import carry_response_ids
 
@@ -19,6 +22,10 @@ def register() -> None:
     """Make this process of vLLM fit for a pod."""
     allow_matrix_tiles()
     bound_shutdown()
+    if _computes_on_a_cpu():
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        rewind_cut_prompts(CPUModelRunner)
 
 
 def allow_matrix_tiles() -> None:
@@ -53,3 +60,47 @@ def bound_shutdown() -> None:
         load(self)
 
     uvicorn.Config.load = load_with_limit  # type: ignore[method-assign]
+
+
+def rewind_cut_prompts(runner: Any) -> None:
+    """Let a prompt with a `seed` be cut on a CPU.
+
+    A cut prompt's step samples a token that is thrown away, and takes its draw from the random
+    numbers. vLLM gives it back by an offset that only a GPU's generator has; a CPU's ends the
+    engine, and here gets back the whole state it had before.
+    """
+    sample, bookkeep = runner._sample, runner._bookkeeping_sync
+
+    def cut(self: Any) -> dict[int, Any]:
+        generators = self.input_batch.generators
+        return {one: generators[one] for one in generators if self.discard_request_mask.np[one]}
+
+    @functools.wraps(sample)
+    def sample_and_rewind(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = [(generator, generator.get_state()) for generator in cut(self).values()]
+        sampled = sample(self, *args, **kwargs)
+        for generator, state in before:
+            generator.set_state(state)
+        return sampled
+
+    @functools.wraps(bookkeep)
+    def bookkeep_without(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rewound = cut(self)
+        for one in rewound:
+            del self.input_batch.generators[one]
+        try:
+            return bookkeep(self, *args, **kwargs)
+        finally:
+            self.input_batch.generators.update(rewound)
+
+    runner._sample, runner._bookkeeping_sync = sample_and_rewind, bookkeep_without
+
+
+def _computes_on_a_cpu() -> bool:
+    """Whether a model runs here; an API server that only talks to one need not load its code."""
+    from vllm.platforms import current_platform
+
+    alone = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+    return current_platform.is_cpu() and (
+        alone or multiprocessing.current_process().name != "MainProcess"
+    )

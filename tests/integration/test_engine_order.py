@@ -18,7 +18,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In a process of its own: vLLM lives in it."""
     path = tmp_path_factory.mktemp("bench") / "results.json"
     command = [
-        sys.executable, "-m", "bench.engine", "effects", "same", "fuzz", "--runs", "1",
+        sys.executable, "-m", "bench.engine", "effects", "same", "fuzz", "session", "--runs", "1",
         "--prompts", "60", "--schedules", "60", "--real-schedules", "5", "--json", str(path),
     ]  # fmt: skip
     done = subprocess.run(
@@ -51,8 +51,22 @@ def test_greedy_answers_are_those_of_stock(results: dict[str, Any]) -> None:
     assert (results["same"]["different"], results["same"]["preempted"]) == ([], 0)
 
 
-@pytest.mark.parametrize("kind", ["with the model", "without", "without, steps overlapping"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "with the model", "without", "without, steps overlapping", "without, in a pipeline",
+        "with the model, speculating", "without, speculating",
+        "without, speculating, steps overlapping",
+    ],
+)  # fmt: skip
 def test_no_schedule_loses_a_request_or_a_block(results: dict[str, Any], kind: str) -> None:
     fuzz = results["fuzz"][kind]
     assert fuzz["faults"] == []
     assert fuzz["requests"] > fuzz["schedules"] > 0
+
+
+def test_a_session_that_waits_for_input_holds_up_nobody(results: dict[str, Any]) -> None:
+    session = results["session"]
+    assert (session["bounding"], session["leaked_blocks"]) == (0, 0)
+    assert session["preempted"] > 0
+    assert session["tokens"] == 16

@@ -75,6 +75,15 @@ def lora(name: str, uri: str) -> Adapter:
             id="adapters are served by their names",
         ),
         pytest.param(
+            config("tiny://", adapters=(lora("sql", "pvc://loras/sql"),)),
+            SMALL_CPU,
+            "serve /models/tiny --enable-lora --max-loras 2 --lora-modules "
+            f"sql=/models/pvc-loras-f0995aab/sql --served-model-name chat {CONTRACT} "
+            "--enforce-eager --distributed-executor-backend uni "
+            "--kv-cache-memory-bytes 67108864 --max-model-len 8192",
+            id="on a CPU one place for adapters stays empty",
+        ),
+        pytest.param(
             config(accelerators=1, traces_endpoint="http://otel:4318/v1/traces"),
             GPU,
             f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} "
