@@ -173,7 +173,7 @@ def call_of(
     tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in intake.tracing.items()]
     identity = b"x-request-id: %b\r\n" % intake.request_id.encode()
     needs_length = body or request.method in ("POST", "PUT", "PATCH")
-    size = sum(len(piece) for piece in pieces)
+    size = sum(map(len, pieces))
     length = b"content-length: %d\r\n" % size if needs_length else b""
     head = b"".join([start, *intake.lines, identity, length])
     return Call(head, b"".join(tracing), pieces, has_body_answer=request.method != "HEAD")

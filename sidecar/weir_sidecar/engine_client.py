@@ -12,10 +12,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.relay import Ending, Exchange, Unframed
+
+_JOINED_BYTES: Final = 16 << 10
+"""Up to here one buffer costs the loop less than several; longer requests are not copied."""
 
 Opener = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 
@@ -42,7 +45,10 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = exchange
         exchange.attach(self)
-        self._transport.writelines(request)
+        if sum(map(len, request)) <= _JOINED_BYTES:
+            self._transport.write(b"".join(request))
+        else:
+            self._transport.writelines(request)
 
     def finish(self) -> None:
         """Give the connection back, or close it when its answer did not end well.

@@ -42,10 +42,20 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Intake:
     """What the headers of one request say."""
 
-    __slots__ = ("expects_continue", "lines", "request_id", "said", "tracing", "websocket")
+    __slots__ = (
+        "announced_bytes",
+        "expects_continue",
+        "lines",
+        "request_id",
+        "said",
+        "tracing",
+        "websocket",
+    )
 
     def __init__(self) -> None:
         self.request_id = ""
+        self.announced_bytes = 0
+        """Content-Length, or 0."""
         self.lines: list[bytes] = []
         """Header lines for the engine."""
         self.tracing: dict[str, str] = {}
@@ -61,6 +71,8 @@ class Intake:
             given = value.decode("latin-1")
             # Where it is not one plain word, the request gets a new one.
             self.request_id = given if _REQUEST_ID.fullmatch(given) else ""
+        elif key == b"content-length":
+            self.announced_bytes = int(value)  # aiohttp takes nothing but digits
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"upgrade":
@@ -97,7 +109,7 @@ async def read_body(
 
     `hold` is told of its size so far, before more is read, and may raise a `Refusal`, too.
     """
-    if (request.content_length or 0) > limit_bytes:
+    if intake.announced_bytes > limit_bytes:
         raise outcomes.too_large(limit_bytes)
     content = request.content
     if content.is_eof():  # a small body that came together with its head

@@ -106,9 +106,9 @@ class Proxy:
         finally:
             self._busy.discard(client.transport)
             self._ledger.leave(entry)
-            log.debug(
-                "request ended", extra={"request_id": client.request_id, "outcome": entry.outcome}
-            )
+            if log.isEnabledFor(logging.DEBUG):
+                ended = {"request_id": client.request_id, "outcome": entry.outcome}
+                log.debug("request ended", extra=ended)
         return client.response
 
     def _refuse(
@@ -133,7 +133,7 @@ class Proxy:
             )
         target = self._upstream.target(request)
         caller = desk.identify(request, intake) if desk else None
-        self._admit(intake, entry, request.content_length or 0)
+        self._admit(intake, entry)
         body = await read_body(
             request,
             intake,
@@ -175,7 +175,7 @@ class Proxy:
         visit.entry.status = exchange.status
         return exchange
 
-    def _admit(self, intake: Intake, entry: Entry, body_bytes: int) -> None:
+    def _admit(self, intake: Intake, entry: Entry) -> None:
         if intake.websocket:
             raise outcomes.bad_request(
                 "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
@@ -185,7 +185,7 @@ class Proxy:
         ledger = self._ledger
         if ledger.full:
             raise outcomes.rejected(Reason.QUEUE_FULL, 1)
-        self._hold(entry, min(body_bytes, self._limits.max_body_bytes))
+        self._hold(entry, min(intake.announced_bytes, self._limits.max_body_bytes))
 
     def _hold(self, entry: Entry, size_bytes: int) -> None:
         """Account for a body that is announced, or has grown beyond what was; refuse the 503."""

@@ -119,7 +119,7 @@ def token_count_in(page: bytes) -> int | None:
 
 def has_stream_error(piece: bytes) -> bool:
     """Tell whether a piece of an event stream carries an error event of the engine."""
-    return _STREAM_ERROR.search(piece) is not None
+    return b'{"error":' in piece and _STREAM_ERROR.search(piece) is not None
 
 
 def _count(found: re.Match[bytes] | None) -> int:
