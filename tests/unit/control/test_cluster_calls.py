@@ -36,7 +36,7 @@ class ApiServer(ThreadingHTTPServer):
         """By the beginning of a path; 200 otherwise."""
         self.done = threading.Event()
 
-    def client(self, patience_s: float = 0.2) -> Kubernetes:
+    def client(self, patience_s: float = 0.1) -> Kubernetes:
         """Return a client that waits for an answer for so long."""
         host = f"http://127.0.0.1:{self.server_port}"
         return Kubernetes((), client.Configuration(host=host), (patience_s, patience_s))
