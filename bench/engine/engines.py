@@ -180,9 +180,7 @@ class Engine:
             answer = self.answers[output.request_id]
             answer.cached = max(answer.cached, output.num_cached_tokens or 0)
             for one in output.prompt_logprobs or ():
-                answer.logprobs += (
-                    [max(each.logprob for each in (one or {}).values())] if one else []
-                )
+                answer.logprobs += [max(each.logprob for each in one.values())] if one else []
             for one in output.outputs:
                 answer.each.setdefault(one.index, []).extend(one.token_ids)
                 answer.tokens += one.token_ids

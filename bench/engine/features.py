@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from bench.engine.adapters import write_adapter
 from bench.engine.engines import Answer, Engine, Kind, model_path
+from bench.engine.proofs import RANKS
 from weir_core.step.mode import Mode
 from weir_core.wire.priority import engine_priority
 
-RANKS: Final = (100, 0, -100)
 TIGHT: Final = Mode(tpot_s={100: 0.02, 0: 0.03, -100: 0.05})
 KINDS: Final[tuple[Kind, ...]] = ("stock", "weir")
 REQUESTS: Final = 18
