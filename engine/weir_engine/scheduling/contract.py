@@ -30,22 +30,50 @@ ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What Weir's order overrides or calls."""
 
-LOG_ATTRIBUTES: Final = (
-    "block_size", "cache_config", "kv_cache_config", "kv_cache_manager.block_pool",
-    "kv_holding_waiting", "max_num_running_reqs", "requests", "running", "scheduler_config",
-    "use_pp", "vllm_config.parallel_config", "waiting", "_inflight_prefills",
+FACTS_ATTRIBUTES: Final = (
+    "block_size", "cache_config.num_gpu_blocks", "kv_cache_config.kv_cache_groups",
+    "scheduler_config.max_num_batched_tokens", "scheduler_config.max_num_seqs",
+    "vllm_config.parallel_config.data_parallel_index",
 )  # fmt: skip
-"""What the step log reads of a scheduler that was made."""
+"""What the sidecar must know of a scheduler that was made: nothing runs without these."""
+
+LOG_ATTRIBUTES: Final = (
+    "kv_cache_manager.block_pool", "kv_holding_waiting", "requests", "running", "use_pp",
+    "waiting", "_inflight_prefills",
+)  # fmt: skip
+"""What the step log reads of it besides."""
 
 ORDER_ATTRIBUTES: Final = (
     "current_step", "is_encoder_decoder", "kv_cache_manager.get_blocks",
     "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks", "lora_config",
     "max_num_active_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split",
     "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
-    "prev_step_scheduled_req_ids", "requires_kv_delivery", "waiting._heap",
+    "prev_step_scheduled_req_ids", "requires_kv_delivery",
+    "vllm_config.parallel_config.pipeline_parallel_size", "waiting._heap",
     "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
 )  # fmt: skip
 """What Weir's order reads or sets besides."""
+
+LOG_REQUEST: Final = (
+    "is_prefill_chunk", "num_computed_tokens", "num_output_tokens", "num_tokens", "priority",
+    "request_id", "status.name",
+)  # fmt: skip
+"""What the step log reads of a request."""
+
+ORDER_REQUEST: Final = (
+    "has_encoder_inputs", "lora_request", "next_decode_eligible_step", "num_output_placeholders",
+    "num_tokens_with_spec", "resumable",
+)  # fmt: skip
+"""What Weir's order reads of one besides."""
+
+LOG_OUTPUT: Final = (
+    "num_scheduled_tokens", "preempted_req_ids", "scheduled_cached_reqs.resumed_req_ids",
+    "scheduled_new_reqs", "total_num_scheduled_tokens",
+)  # fmt: skip
+"""What the step log reads of a step that vLLM formed."""
+
+ORDER_OUTPUT: Final = ("finished_req_ids",)
+"""What Weir's order reads of one besides."""
 
 
 def version_objection(version: str) -> str:
@@ -62,9 +90,9 @@ def missing_methods(scheduler: type, wanted: Mapping[str, tuple[str, ...]]) -> l
     return [name for name, parameters in wanted.items() if not _takes(scheduler, name, parameters)]
 
 
-def missing_attributes(scheduler: Any, wanted: tuple[str, ...]) -> list[str]:
-    """Return the attributes, dotted ones included, that a made scheduler lacks."""
-    return [path for path in wanted if not _has(scheduler, path)]
+def missing_attributes(owner: Any, wanted: tuple[str, ...]) -> list[str]:
+    """Return the attributes, dotted ones included, that an object lacks."""
+    return [path for path in wanted if not _has(owner, path)]
 
 
 def objection(version: str, missing: list[str]) -> str:
@@ -84,8 +112,8 @@ def _takes(scheduler: type, name: str, parameters: tuple[str, ...]) -> bool:
     return callable(method) and set(parameters) <= set(inspect.signature(method).parameters)
 
 
-def _has(scheduler: Any, path: str) -> bool:
-    value = scheduler
+def _has(owner: Any, path: str) -> bool:
+    value = owner
     for part in path.split("."):
         if not hasattr(value, part):
             return False

@@ -38,15 +38,16 @@ def make_scheduler(**arguments: Any) -> Any:
     stock, version = stock_scheduler(config), _vllm_version()
     by_priority = config.scheduler_config.policy == "priority"
     kind: EngineKind = "priority" if by_priority else "fcfs"
-    fallback = contract.objection(version, _missing_methods(stock)) or _unfit(config)
+    fallback = contract.objection(version, _missing_in(stock)) or _unfit(config)
     # An embeddings engine has no decodes to protect, so vLLM's own order is all that is wanted.
     wanted = by_priority and config.model_config.runner_type != "pooling"
     scheduler = _scheduler_class(stock, wanted and not fallback)(**arguments)
+    if missing := contract.missing_attributes(scheduler, contract.FACTS_ATTRIBUTES):
+        raise RuntimeError(contract.objection(version, missing))
+    if isinstance(scheduler, StepLog) and scheduler.missing:
+        fallback = fallback or contract.objection(version, scheduler.missing)
     if isinstance(scheduler, StepOrder):
-        missing = contract.missing_attributes(
-            scheduler, contract.LOG_ATTRIBUTES + contract.ORDER_ATTRIBUTES
-        )
-        fallback = contract.objection(version, missing) or _unfit_model(scheduler)
+        fallback = fallback or _unfit_model(scheduler)
         scheduler.orders = not fallback
         kind = "priority" if fallback else "weir"
     if fallback:
@@ -89,14 +90,38 @@ def stock_scheduler(config: Any) -> type:
 
 def _scheduler_class(stock: type, ordered: bool) -> type:
     """Return the most of ours that this vLLM can carry."""
-    if contract.missing_methods(stock, contract.LOG_METHODS):
+    request, output = _samples()
+    if (
+        contract.missing_methods(stock, contract.LOG_METHODS)
+        or contract.missing_attributes(request, contract.LOG_REQUEST)
+        or contract.missing_attributes(output, contract.LOG_OUTPUT)
+    ):
         return stock
     ours = StepOrder if ordered else StepLog
     return type("WeirScheduler" if ordered else "LoggedScheduler", (ours, stock), {})
 
 
-def _missing_methods(stock: type) -> list[str]:
-    return contract.missing_methods(stock, {**contract.LOG_METHODS, **contract.ORDER_METHODS})
+def _missing_in(stock: type) -> list[str]:
+    """Return what this vLLM's scheduler, requests and formed steps lack."""
+    request, output = _samples()
+    return [
+        *contract.missing_methods(stock, {**contract.LOG_METHODS, **contract.ORDER_METHODS}),
+        *contract.missing_attributes(request, contract.LOG_REQUEST + contract.ORDER_REQUEST),
+        *contract.missing_attributes(output, contract.LOG_OUTPUT + contract.ORDER_OUTPUT),
+    ]
+
+
+def _samples() -> tuple[Any, Any]:
+    """Return a request and a formed step of this vLLM, to look at."""
+    try:
+        from vllm.sampling_params import SamplingParams
+        from vllm.v1.core.sched.output import SchedulerOutput
+        from vllm.v1.request import Request
+
+        request = Request("sample", [0], SamplingParams(max_tokens=1), None)
+        return request, SchedulerOutput.make_empty()
+    except (ImportError, AttributeError, TypeError):
+        return None, None  # they are made otherwise, so nothing is known of what they have
 
 
 def _unfit(config: Any) -> str:
@@ -125,7 +150,7 @@ def _connect(scheduler: Any, run_dir: Path, facts: Facts) -> None:
     if isinstance(scheduler, StepLog):
         scheduler.sender = StepSender(run_dir / STEPS_SOCKET)
         scheduler.engine_index = rank
-    if isinstance(scheduler, StepOrder):
+    if isinstance(scheduler, StepOrder) and scheduler.orders:
         paths = [run_dir / MODE_SOCKET]
         paths += [run_dir / f"{MODE_SOCKET}.{one}" for one in range(1, _ranks(parallel))]
         # The sidecar knows the first rank's socket; that rank tells the others.

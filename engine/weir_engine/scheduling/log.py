@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from weir_core.wire.priority import rank_of
 from weir_core.wire.steps import Step
+from weir_engine.scheduling import contract
 from weir_engine.scheduling.request_ids import sent_id
 from weir_engine.scheduling.telling import StepSender
 
@@ -48,13 +49,19 @@ class FormedStep:
 
 
 class StepLog(Stock):
-    """A mixin over vLLM's scheduler; `sender` set to None keeps the steps to itself."""
+    """A mixin over vLLM's scheduler; `sender` set to None keeps the steps to itself.
+
+    Attributes:
+        missing: What it needs and this vLLM lacks; then steps are vLLM's alone.
+    """
 
     sender: StepSender | None = None
     engine_index = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.missing = contract.missing_attributes(self, contract.LOG_ATTRIBUTES)
+        self._logs = not self.missing
         self._formed: dict[int, FormedStep] = {}
         self._last_end_s = 0.0
         self._seq = 0
@@ -62,10 +69,11 @@ class StepLog(Stock):
         self._queue_state: tuple[int, int, int] | None = None
         self._queued_tokens: dict[int, int] = {}
         self.held_tokens = 0
-        self._kv_groups = max(1, len(self.kv_cache_config.kv_cache_groups))
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """Form the next step, as the classes below do, and note what it holds."""
+        if not self._logs:
+            return super().schedule(throttle_prefills)
         begin = time.perf_counter()
         partial = tuple(self._inflight_prefills)
         output = self.form(throttle_prefills)
@@ -149,6 +157,7 @@ class StepLog(Stock):
 
     def _step(self, formed: FormedStep, duration_s: float) -> Step:
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        groups = max(1, len(self.kv_cache_config.kv_cache_groups))
         return Step(
             seq=self._seq,
             duration_s=duration_s,
@@ -159,7 +168,7 @@ class StepLog(Stock):
             decode_context=formed.decode_context,
             running=len(self.running),
             waiting=len(self.waiting) + len(self.kv_holding_waiting),
-            kv_free_tokens=free * self.block_size // self._kv_groups,
+            kv_free_tokens=free * self.block_size // groups,
             prefill_left=self._prefill_left(),
             started=tuple(dict.fromkeys(map(sent_id, formed.started))),
             preempted=formed.preempted,

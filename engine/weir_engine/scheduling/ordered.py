@@ -21,6 +21,7 @@ from weir_core.step.order import Prompt
 from weir_core.step.plan import Plan, Planner
 from weir_core.step.victim import Preemptions
 from weir_core.wire.priority import rank_of
+from weir_engine.scheduling import contract
 from weir_engine.scheduling.log import FormedStep, StepLog
 from weir_engine.scheduling.room import Room
 from weir_engine.scheduling.telling import ModeReader
@@ -37,11 +38,14 @@ NOT_RECKONED_STEPS: Final = 8
 class StepOrder(StepLog):
     """A mixin over vLLM's scheduler; `orders` set to False leaves every step to vLLM."""
 
-    orders = True
     modes: ModeReader | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.missing += contract.missing_attributes(self, contract.ORDER_ATTRIBUTES)
+        self.orders = not self.missing
+        if not self.orders:
+            return
         stages = self.vllm_config.parallel_config.pipeline_parallel_size
         self.planner = Planner(self.max_num_scheduled_tokens, stages=stages)
         self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
@@ -57,8 +61,10 @@ class StepOrder(StepLog):
 
     def form(self, throttle_prefills: bool) -> Any:
         """Form the next step by a plan, where prompts want to be computed."""
+        if not self.orders:
+            return super().form(throttle_prefills)
         self._hear()
-        if not self.orders or not (self.waiting or self._inflight_prefills):
+        if not (self.waiting or self._inflight_prefills):
             return self._noted(super().form(throttle_prefills))
         self.room.make()
         self._note_adapters()
@@ -78,6 +84,8 @@ class StepOrder(StepLog):
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Learn from a step that ended."""
+        if not self.orders:
+            return
         record = StepRecord(
             duration_s, formed.prefill_tokens, formed.decode_tokens,
             formed.prefill_context, formed.decode_context,
@@ -135,6 +143,8 @@ class StepOrder(StepLog):
     def _reserve_prefill_lookahead(
         self, request: Any, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
+        if not self.orders:
+            return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         if num_new_tokens == 1 and self._reserves_nothing:
             return 1  # a decode, mostly: hundreds in each step
         plan = self._plan

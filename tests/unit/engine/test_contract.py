@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from weir_engine.scheduling import contract
+from weir_engine.scheduling import contract, log, ordered, room
 
 
 class Known:
@@ -45,3 +47,17 @@ def test_a_refusal_names_what_is_missing_and_which_versions_have_it() -> None:
     )
     assert contract.objection("0.33.0", []).startswith("Weir's scheduler is for vLLM >=0.32,<0.33")
     assert contract.objection("0.32.0", []) == ""
+
+
+def test_all_that_is_read_of_a_request_or_a_formed_step_is_in_the_contract() -> None:
+    of_request = {path.split(".")[0] for path in contract.LOG_REQUEST + contract.ORDER_REQUEST}
+    of_output = {path.split(".")[0] for path in contract.LOG_OUTPUT + contract.ORDER_OUTPUT}
+    known = {"head": of_request, "one": of_request, "r": of_request, "output": of_output}
+    known["request"] = of_request | {"req_id"}  # as a formed step calls it
+    read = set()
+    for module in (log, ordered, room):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                read.add((node.value.id, node.attr))
+    assert ("request", "next_decode_eligible_step") in read
+    assert {(owner, name) for owner, name in read if name not in known.get(owner, {name})} == set()

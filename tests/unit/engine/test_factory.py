@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engine.vllm_outline import Scheduler
+from tests.unit.engine.vllm_outline import Output, Scheduler, request
 from weir_core.api.engine import Parallelism
 from weir_core.api.model import Source
 from weir_core.wire.engine import EngineConfig
@@ -28,7 +28,6 @@ class Known(Scheduler):
         super().__init__()
         self.vllm_config = vllm_config
         self.scheduler_config, self.cache_config = vllm_config.scheduler_config, vllm_config.cache
-        self.is_encoder_decoder = self.need_mamba_block_aligned_split = False
 
 
 class Aligned(Known):
@@ -45,6 +44,26 @@ class WithoutAttribute(Known):
     def __init__(self, vllm_config: Any) -> None:
         super().__init__(vllm_config)
         del self.requires_kv_delivery
+
+
+class WithoutPrefills(Known):
+    def __init__(self, vllm_config: Any) -> None:
+        super().__init__(vllm_config)
+        self.renamed = self._inflight_prefills
+        del self._inflight_prefills
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        self._inflight_prefills = self.renamed
+        try:
+            return super().schedule(throttle_prefills)
+        finally:
+            del self._inflight_prefills
+
+
+class WithoutBlocks(Known):
+    def __init__(self, vllm_config: Any) -> None:
+        super().__init__(vllm_config)
+        del self.kv_cache_config
 
 
 class WithoutLogHooks(Known):
@@ -68,6 +87,12 @@ def config(
     )  # fmt: skip
 
 
+def samples() -> tuple[Any, Any]:
+    """Return a request and a step of the outline."""
+    output = Output({}, [], SimpleNamespace(resumed_req_ids=set()), set(), set())
+    return request("sample", 0, 1), output
+
+
 Make = Callable[[type, Any, str], tuple[Any, Facts]]
 
 
@@ -75,6 +100,8 @@ Make = Callable[[type, Any, str], tuple[Any, Facts]]
 def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     """Make the scheduler for a vLLM, and read its facts."""
     made = []
+
+    monkeypatch.setattr(factory, "_samples", samples)
 
     def one(stock: type, settings: Any, version: str) -> tuple[Any, Facts]:
         monkeypatch.setattr(factory, "stock_scheduler", lambda _: stock)
@@ -100,6 +127,9 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
         pytest.param(
             WithoutAttribute, config(), "0.32.9", "priority", "requires_kv_delivery", id="no value"
         ),
+        pytest.param(
+            WithoutPrefills, config(), "0.32.9", "priority", "_inflight_prefills", id="no prefills"
+        ),
         pytest.param(WithoutLogHooks, config(), "0.32.9", "priority", "update_from", id="no log"),
         pytest.param(Aligned, config(), "0.32.0", "priority", "fixed places", id="aligned"),
         pytest.param(
@@ -121,6 +151,46 @@ def test_what_it_became_is_written_down(
     assert isinstance(scheduler, StepLog) == (stock is not WithoutLogHooks)
 
 
+@pytest.mark.parametrize(
+    ("gone", "kind", "logs"),
+    [
+        pytest.param("num_output_placeholders", "priority", True, id="what order reads"),
+        pytest.param("is_prefill_chunk", "priority", False, id="what the step log reads too"),
+    ],
+)
+def test_a_request_without_what_is_read_of_it_is_left_to_vllm(
+    make: Make, monkeypatch: pytest.MonkeyPatch, gone: str, kind: str, logs: bool
+) -> None:
+    sample, output = factory._samples()
+    known = {name: getattr(sample, name) for name in dir(sample) if name != gone}
+    monkeypatch.setattr(factory, "_samples", lambda: (SimpleNamespace(**known), output))
+    scheduler, facts = make(Known, config(), "0.32.9")
+    assert (facts.kind, isinstance(scheduler, StepLog)) == (kind, logs)
+    assert not isinstance(scheduler, StepOrder)
+    assert f"has no {gone} as Weir" in facts.fallback
+
+
+@pytest.mark.parametrize("version", ["0.32.9", "0.33.0"])
+def test_an_engine_without_what_the_log_reads_serves_by_vllm_alone(
+    make: Make, tmp_path: Path, version: str
+) -> None:
+    steps = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    steps.bind(str(tmp_path / "steps.sock"))
+    steps.setblocking(False)
+    scheduler, facts = make(WithoutPrefills, config(), version)
+    assert facts.fallback
+    scheduler.add_request(request("one", 0, 2500))
+    while scheduler.requests:
+        scheduler.update_from_output(scheduler.schedule(), None)
+    with steps, pytest.raises(BlockingIOError):
+        steps.recv(1)
+
+
+def test_an_engine_of_which_nothing_can_be_told_does_not_start(make: Make) -> None:
+    with pytest.raises(RuntimeError, match=r"has no .*kv_cache_groups.* install vLLM >=0.32,<0.33"):
+        make(WithoutBlocks, config(), "0.32.9")
+
+
 def test_ranks_that_vllm_tells_nothing_of_each_other_are_told_as_one_engine(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -139,6 +209,7 @@ def test_ranks_that_vllm_tells_nothing_of_each_other_are_told_as_one_engine(
 
 
 def test_without_a_run_directory_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "_samples", samples)
     monkeypatch.setattr(factory, "stock_scheduler", lambda _: Known)
     monkeypatch.setattr(factory, "_vllm_version", lambda: "0.32.0")
     monkeypatch.delenv("WEIR_RUN_DIR", raising=False)

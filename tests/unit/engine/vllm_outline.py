@@ -135,6 +135,7 @@ class Scheduler:
         self.num_spec_tokens, self.num_waiting_for_streaming_input = drafts, 0
         self.num_prefill_lookahead = 0
         self.requires_kv_delivery = False
+        self.is_encoder_decoder = self.need_mamba_block_aligned_split = False
         self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
         block = SimpleNamespace(ref_cnt=1, is_null=False)
         self.kv_cache_manager = SimpleNamespace(
