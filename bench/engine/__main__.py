@@ -21,6 +21,14 @@ from bench.engine import effects, features, modes, overhead, proofs
 from bench.engine.engines import Engine, model_path
 from weir_core.step.mode import Mode
 
+SCENES: Final[dict[str, Callable[[Engine], Any]]] = {
+    "inversion": effects.inversion,
+    "slot": effects.slot,
+    "gap": effects.gap,
+    "light": effects.light,
+}
+RATES: Final = ("gap", "light")
+"""Scenes in which the engines' rates are compared, pair by pair."""
 FUZZ_KV_BLOCKS: Final = 130
 FUZZ_SLOTS: Final = 6
 
@@ -49,6 +57,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="", help="size of the generated model: '' or 5m")
     parser.add_argument("--runs", type=int, default=3, help="runs of each scene; medians count")
     parser.add_argument(
+        "--scenes", nargs="+", choices=SCENES, default=list(SCENES), help="of `effects`"
+    )
+    parser.add_argument(
         "--tpot-floor-ms", type=float, default=0.0, help="of `effects`: tpotFloorMs for Weir"
     )
     parser.add_argument("--prompts", type=int, default=200, help="of `same`")
@@ -69,11 +80,16 @@ def _effects(options: argparse.Namespace) -> dict[str, Any]:
         engine.warm_up()
         engine.set_mode(Mode(tpot_floor_s=options.tpot_floor_ms / 1e3))
     runs: dict[str, list[dict[str, float]]] = {}
-    for _ in range(options.runs):
-        for scene in (effects.inversion, effects.slot, effects.gap):
-            for kind, engine in zip(("stock", "weir"), pair, strict=True):
-                runs.setdefault(f"{scene.__name__} {kind}", []).append(asdict(scene(engine)))
-    results = {name: _medians(of_scene) for name, of_scene in runs.items()}
+    for run in range(options.runs):
+        for name in options.scenes:
+            # Who goes first changes, so that a machine that tires or cools favours neither.
+            kinds = list(zip(("stock", "weir"), pair, strict=True))[:: 1 if run % 2 else -1]
+            for kind, engine in kinds:
+                runs.setdefault(f"{name} {kind}", []).append(asdict(SCENES[name](engine)))
+    results = {name: _medians(runs[name]) for name in sorted(runs)}
+    for name in filter(options.scenes.__contains__, RATES):
+        ratios = _ratios(runs[f"{name} weir"], runs[f"{name} stock"])
+        results[f"{name} weir / stock, of pairs"] = ratios
     _print("effects", results)
     _close(pair)
     return results
@@ -100,18 +116,27 @@ def _modes(options: argparse.Namespace) -> dict[str, Any]:
 def _overhead(options: argparse.Namespace) -> dict[str, Any]:
     sizes = {"max_num_seqs": 512, "max_num_batched_tokens": 8192 + 512}
     pair = _pair(options, **sizes, kv_cache_memory_bytes=256 << 20)
-    results: dict[str, Any] = {}
+    shares = _costs(pair, lambda cost: {"share": cost.share, "steps": cost.steps})
+    _print("scheduling, as a part of the step", shares)
     for engine in pair:
         engine.without_model()
+    costs = _costs(pair, lambda cost: {"p50_us": cost.p50_s * 1e6, "p99_us": cost.p99_s * 1e6})
+    _print("scheduling a step", costs)
+    _close(pair)
+    return {"with the model": shares, "without": costs}
+
+
+def _costs(
+    pair: tuple[Engine, Engine], wanted: Callable[[overhead.Cost], dict[str, float]]
+) -> dict[str, Any]:
+    results: dict[str, Any] = {}
     for sequences in overhead.SEQUENCES:
         for chunk in overhead.CHUNKS:
             row: dict[str, float] = {}
             for kind, engine in zip(("stock", "weir"), pair, strict=True):
-                cost = overhead.measure(engine, sequences, chunk)
-                row |= {f"{kind} p50_us": cost.p50_s * 1e6, f"{kind} p99_us": cost.p99_s * 1e6}
+                cost = wanted(overhead.measure(engine, sequences, chunk))
+                row |= {f"{kind} {name}": value for name, value in cost.items()}
             results[f"{sequences} sequences, chunk {chunk}"] = row
-    _print("scheduling a step", results)
-    _close(pair)
     return results
 
 
@@ -183,6 +208,14 @@ def _fuzz_engine(options: argparse.Namespace, **arguments: Any) -> Engine:
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def _ratios(runs: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each value's ratio in the runs that were made one after the other."""
+    pairs = list(zip(runs, others, strict=True))
+    return {
+        key: statistics.median(one[key] / other[key] for one, other in pairs) for key in runs[0]
+    }
 
 
 def _print(title: str, rows: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,7 @@
 """The three effects: what a high class meets in a busy engine, and what long prompts do to decodes.
 
+A fourth scene shows what they cost where there is nothing to order.
+
 Each scene runs on both engines and returns what can be compared; nothing is tuned, classes and
 targets are the built-in ones.
 """
@@ -40,17 +42,33 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Light:
+    """Four streams and nothing else.
+
+    Attributes:
+        tokens_per_s: Output tokens of all.
+        tokens_per_cpu_s: The same over the process's CPU time, which what else runs on the machine
+            disturbs less.
+    """
+
+    tokens_per_s: float
+    tokens_per_cpu_s: float
+
+
+@dataclass(frozen=True)
 class Gap:
     """Two long low prompts arriving into four streams.
 
     Attributes:
         p99_s: Of the gaps between the streams' tokens while the prompts are computed.
         tokens_per_s: Prompt and output tokens of all, over the time until the last ended.
+        tokens_per_cpu_s: The same over the process's CPU time.
     """
 
     p50_s: float
     p99_s: float
     tokens_per_s: float
+    tokens_per_cpu_s: float
 
 
 def inversion(engine: Engine) -> Inversion:
@@ -85,16 +103,28 @@ def slot(engine: Engine) -> Slot:
     return Slot(high.ttft_s, sum(request.num_preemptions for request in requests))
 
 
+def light(engine: Engine) -> Light:
+    """Run four streams of 400 tokens from their first token on."""
+    engine.clear()
+    for index in range(DECODES):
+        engine.add(f"stream{index}", 100, 401, INTERACTIVE)
+    engine.run_steps(1)
+    begin, cpu = time.perf_counter(), time.process_time()
+    engine.run()
+    took, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return Light(DECODES * 400 / took, DECODES * 400 / cpu)
+
+
 def gap(engine: Engine) -> Gap:
     """Send two prompts of 7,000 tokens into four streams of the high class."""
     engine.clear()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     streams = [engine.add(f"stream{n}", 100, 400, INTERACTIVE) for n in range(DECODES)]
     engine.run_steps(20)
     arrival = time.perf_counter()
     prompts = [engine.add(f"long{n}", LONG_PROMPT, 4, BATCH) for n in range(2)]
     engine.run()
-    took = time.perf_counter() - begin
+    took, cpu = time.perf_counter() - begin, time.process_time() - cpu
     until = max(prompt.times_s[0] for prompt in prompts)
     gaps = sorted(
         gap_s
@@ -103,7 +133,7 @@ def gap(engine: Engine) -> Gap:
         if arrival < end and end - gap_s < until
     )
     tokens = sum(sum(formed.chunks.values()) for formed in engine.formed)
-    return Gap(statistics.median(gaps), quantile(gaps, 0.99), tokens / took)
+    return Gap(statistics.median(gaps), quantile(gaps, 0.99), tokens / took, tokens / cpu)
 
 
 def quantile(ordered: list[float], part: float) -> float:
