@@ -25,11 +25,29 @@ from weir_core.api.labels import ENGINE_SOCKET, ENV_ENGINE_CONFIG, ENV_MODEL_DIR
 from weir_core.api.model import Source
 from weir_core.wire.engine import EngineConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 240.0
 """A busy two-core machine takes a minute; two processes in parallel take two."""
 STOP_LIMIT_S = 20.0
 
 TINY = EngineConfig(name="tiny", aliases=("tiny-alias",), source=Source(uri="tiny://"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiling(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
+    """Compile the request path beside the first tests, if a later one wants it."""
+    if not any("compiled" in getattr(one, "fixturenames", ()) for one in request.session.items):
+        yield None
+        return
+    with subprocess.Popen(
+        ["nice", str(ROOT / "scripts/compiled")],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -120,11 +138,25 @@ def _listens(path: Path) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the engine and everything it started."""
+    """End the engine as its pod does: it exits with 0, and everything it started is gone."""
+    ended_before = process.poll() is not None
     process.terminate()
     try:
-        process.wait(timeout=STOP_LIMIT_S)
+        code = process.wait(timeout=STOP_LIMIT_S)
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while time.monotonic() < deadline and _has_members(process.pid):
+            time.sleep(0.1)
+        left = _has_members(process.pid)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=5)
+    assert ended_before or (code, left) == (0, False), (code, left)
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

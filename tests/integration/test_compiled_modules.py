@@ -16,13 +16,12 @@ SIMULATION = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, str]:
+@pytest.fixture(scope="session")
+def compiled(compiling: subprocess.Popen[str]) -> dict[str, str]:
     """Return the environment in which the compiled modules are imported."""
-    done = subprocess.run(
-        [str(ROOT / "scripts/compiled")], check=True, stdout=subprocess.PIPE, text=True, timeout=580
-    )
-    return {**os.environ, "PYTHONPATH": done.stdout.strip()}
+    folder, _ = compiling.communicate(timeout=580)
+    assert compiling.returncode == 0
+    return {**os.environ, "PYTHONPATH": folder.strip()}
 
 
 def python(arguments: list[str], env: dict[str, str]) -> str:
@@ -41,11 +40,11 @@ def test_what_is_imported_is_compiled(module: str, compiled: dict[str, str]) -> 
     assert python(["-c", show], dict(os.environ)).strip().endswith(".py")
 
 
-def test_the_compiled_modules_decides_the_same(compiled: dict[str, str]) -> None:
+def test_the_compiled_modules_decide_the_same(compiled: dict[str, str]) -> None:
     assert python(SIMULATION, compiled) == python(SIMULATION, dict(os.environ))
 
 
-def test_the_compiled_modules_passes_the_tests_of_the_core(compiled: dict[str, str]) -> None:
+def test_the_compiled_modules_pass_the_tests_of_the_core(compiled: dict[str, str]) -> None:
     tests = sorted(str(path) for path in (ROOT / "tests/unit/core").glob("test_sched_*.py"))
     assert_passed(tests, compiled)
 
