@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 
 from weir_cli import logs, machine, policies, records, show
-from weir_cli.child import Child, Surroundings
+from weir_cli.child import Child, Surroundings, succeeds
 from weir_cli.display import Display, Row
 from weir_cli.documents import Documents
 from weir_cli.edits import Edit, Edits
@@ -165,6 +165,7 @@ class _Session:
             bounded = logs.keep_bounded(around.logs, self._display.notice)
             background.append(tasks.create_task(bounded))
             background.append(tasks.create_task(self._follow_edits()))
+            background.append(tasks.create_task(self._announce_when_ready(around.http)))
             background.append(tasks.create_task(self._tell_of_schedulers()))
             if self._options.show_logs:
                 background.append(tasks.create_task(logs.follow(around.logs, self._display.notice)))
@@ -183,6 +184,26 @@ class _Session:
             edit = self._edits.next()
             if edit is not None:
                 self._apply(edit)
+
+    async def _announce_when_ready(self, http: aiohttp.ClientSession) -> None:
+        """Say once that everything serves."""
+        while True:
+            if await self._is_all_ready(http):
+                break
+            await asyncio.sleep(TICK_S)
+        self._announced.set()
+        self._display.end()
+        self._announce()
+
+    async def _is_all_ready(self, http: aiohttp.ClientSession) -> bool:
+        """Tell whether every replica takes requests, and every front knows of one."""
+        if not all(replica.ready for replica in self._replicas):
+            return False
+        known = [
+            succeeds(http, served.plan.host, front_readiness(served.plan.port))
+            for served in self._served
+        ]
+        return all(await asyncio.gather(*known))
 
     async def _tell_of_schedulers(self) -> None:
         """Say once, when all are ready, which engines Weir's scheduler does not order."""
@@ -262,15 +283,6 @@ class _Session:
         """Show where everything stands and write it down."""
         self._display.update([_row(replica, time.monotonic()) for replica in self._replicas])
         self._write_down()
-        fronts = all(served.front.healthy for served in self._served)
-        if (
-            not self._announced.is_set()
-            and fronts
-            and all(replica.ready for replica in self._replicas)
-        ):
-            self._announced.set()
-            self._display.end()
-            self._announce()
 
     def _write_down(self) -> None:
         """Record what runs, where it changed; what serves goes on without it."""
@@ -371,6 +383,11 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
         },
         startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
     )
+
+
+def front_readiness(port: int) -> Probe:
+    """Return the probe of whether a front has a replica to send requests to."""
+    return Probe("/readyz", port, period_s=TICK_S, timeout_s=2.0, failure_threshold=1)
 
 
 def curl(plan: ServicePlan) -> str:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 PROBE_PERIOD_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
+PROBE_FAILURES: Final = 3
+"""Probes in a row without an answer after which a replica is out, as the kubelet has it: on a busy
+machine a loaded one may be late. One that says it is not ready is out at once."""
 _DROPPED: Final = DROPPED_REASON.encode()
 
 
@@ -67,14 +70,16 @@ class Replica:
         self._admin = tcp_pool(address.host, address.admin_port, clock, idle_limit=0, idle_s=idle_s)
         self.ready = False
         self.outstanding = 0
+        self._unanswered = 0
 
     async def probe(self) -> None:
         """Ask whether it is ready."""
         try:
             reply = await self._admin.get("/readyz", timeout_s=PROBE_TIMEOUT_S)
-            ready = reply.status == 200
+            ready, self._unanswered = reply.status == 200, 0
         except EngineUnavailable:
-            ready = False
+            self._unanswered += 1
+            ready = self.ready and self._unanswered < PROBE_FAILURES
         if ready != self.ready:
             log.info("replica is %s", "ready" if ready else "not ready", extra=self.words)
         self.ready = ready

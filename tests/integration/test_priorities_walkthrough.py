@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 
 from weir_cli.records import Instance
@@ -45,6 +46,7 @@ def served() -> Iterator[tuple[int, Path]]:
         )
     try:
         _wait_until_ready(Instance(scratch, port), process, output)
+        assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
         yield port, scratch
     finally:
         process.send_signal(signal.SIGINT)
@@ -59,7 +61,7 @@ def _wait_until_ready(instance: Instance, process: subprocess.Popen[bytes], outp
         if record is not None and record.ready:
             return
         assert process.poll() is None, output.read_text()
-        time.sleep(0.25)
+        time.sleep(0.02)
     raise AssertionError(output.read_text())
 
 

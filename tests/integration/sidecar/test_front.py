@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.sidecar.harness import PATIENT, Answer, House, Running, chat, eventually
+from weir_sidecar import front as front_module
 from weir_sidecar.drain import Phase
-from weir_sidecar.front import Address, Front
+from weir_sidecar.front import Address, Front, Replica
 from weir_sim.mock_engine import MockEngine, Profile
 
 SLOW = Profile(output_tokens=50, token_gap_s=0.01)  # type: ignore[arg-type]
@@ -98,6 +101,21 @@ async def test_none_ready_is_503_with_retry_after(street: Street) -> None:
     assert all(answer.headers["Retry-After"] for answer in answers)
     await eventually(lambda: not street.front.replicas.ready)
     assert [await street.status(path) for path in ("/readyz", "/healthz")] == [503, 200]
+
+
+async def test_a_replica_that_is_late_to_answer_stays_in_until_the_third_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(front_module, "PROBE_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        port = silent.getsockname()[1]
+        late = Replica(Address("127.0.0.1", port, port), PATIENT, time.monotonic)
+        late.ready = True
+        seen = []
+        for _ in range(3):
+            await late.probe()
+            seen.append(late.ready)
+    assert seen == [True, True, False]
 
 
 async def test_streams_finish_when_the_front_drains(street: Street) -> None:
