@@ -17,18 +17,23 @@ from weir_core.sched.types import StepRecord
 
 
 class RecursiveLeastSquares:
-    """Linear regression, one observation at a time.
+    """Linear regression, one observation at a time, with coefficients that drift slowly.
+
+    A Kalman filter whose coefficients take a random walk. Dividing by a forgetting factor instead
+    lets what is not observed grow without end, and with it rounding errors: after some ten thousand
+    observations they are all that is left. Here what is not observed is forgotten just as slowly,
+    and the covariance stays symmetric to the bit.
 
     Args:
-        size: Number of features.
-        forget: Weight of the past per observation; 0.999 remembers about 1000.
+        size: Number of features, each scaled to near 1.
+        drift: Variance by which a coefficient may change from one observation to the next, where
+            that of the observations' noise is 1; 1e-5 remembers about 300 of them.
         trust: Initial variance of the coefficients; large learns fast from the first ones.
     """
 
-    def __init__(self, size: int, forget: float = 0.999, trust: float = 1e3) -> None:
+    def __init__(self, size: int, drift: float = 1e-5, trust: float = 1e3) -> None:
         self.coefficients = [0.0] * size
-        self._forget = forget
-        self._trust_cap = trust
+        self._drift = drift
         self._covariance = [
             [trust if row == column else 0.0 for column in range(size)] for row in range(size)
         ]
@@ -41,16 +46,17 @@ class RecursiveLeastSquares:
         """Learn one observation and return the error that the model made on it before."""
         covariance = self._covariance
         spread = [sum(p * x for p, x in zip(row, features, strict=True)) for row in covariance]
-        norm = self._forget + sum(s * x for s, x in zip(spread, features, strict=True))
+        norm = 1.0 + sum(s * x for s, x in zip(spread, features, strict=True))
         error = value - self.predict(features)
-        gain = [s / norm for s in spread]
-        self.coefficients = [a + g * error for a, g in zip(self.coefficients, gain, strict=True)]
-        # Without new directions to learn from, forgetting alone would let the covariance grow.
-        growth = 1.0 if max(spread) > self._trust_cap else 1.0 / self._forget
-        self._covariance = [
-            [(p - g * s) * growth for p, s in zip(row, spread, strict=True)]
-            for row, g in zip(covariance, gain, strict=True)
+        self.coefficients = [
+            a + s / norm * error for a, s in zip(self.coefficients, spread, strict=True)
         ]
+        self._covariance = [
+            [p - s * t / norm for p, t in zip(row, spread, strict=True)]
+            for row, s in zip(covariance, spread, strict=True)
+        ]
+        for index, row in enumerate(self._covariance):
+            row[index] += self._drift
         return error
 
 

@@ -67,6 +67,17 @@ def test_step_times_follow_an_engine_that_slows_down() -> None:
     assert sum(errors) / len(errors) < 0.1
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_step_times_are_still_known_after_tens_of_thousands_of_steps(alike: bool) -> None:
+    model = StepTimeModel()
+    many = [StepRecord(true_step_s(0, 64, 0, 64_000), 0, 64, 0, 64_000)] * 40_000
+    for record in steps(500) + (many if alike else steps(40_000, seed=3)):
+        model.update(record)
+    unseen = steps(200, seed=2)
+    errors = [abs(model.unbiased_s(r) - r.duration_s) / r.duration_s for r in unseen]
+    assert sum(errors) / len(errors) < 0.05
+
+
 @given(
     st.lists(
         st.tuples(
