@@ -4,8 +4,11 @@ Only a strictly lower class does, the lowest first, and in it whoever loses the 
 work. Nobody is preempted in vain: if all that may go would not make room enough, none goes.
 
 Recomputing is paid for from a credit that computed tokens earn, so that it stays a bounded part
-of all work. And nobody is preempted again before it has computed more than it lost the last
-time, nor more than `MAX_TIMES`: two requests never take one place from each other in turn.
+of all work. While there is credit, whoever is needed may go, also at more than the credit: a
+sequence longer than all that can be saved up would otherwise never give way. The debt is earned
+back before anybody goes again, so the part holds over time. And nobody is preempted again before
+it has computed more than it lost the last time, nor more than `MAX_TIMES`: two requests never
+take one place from each other in turn.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class Preemptions:
     """Chooses victims and keeps account of what they cost.
 
     Args:
-        burst_tokens: Credit at the start, and the most that can be saved up.
+        burst_tokens: Credit at the start, and the most that can be saved up. Debt has no bound
+            but what one request needs.
     """
 
     def __init__(self, burst_tokens: int) -> None:
@@ -75,6 +79,8 @@ class Preemptions:
     def is_worth_a_look(self, request_id: str) -> bool:
         """Return whether to look who might go for a request; not in each step after a no."""
         self._patience -= 1
+        if self._credit <= 0:
+            return False
         if request_id == self._refused and self._patience > 0:
             return False
         self._patience = PATIENCE_STEPS
@@ -86,19 +92,11 @@ class Preemptions:
 
     def choose(self, need: Need, holders: Iterable[Holder]) -> list[Holder]:
         """Return who goes for `need`, and charge for it; nobody if it would not be enough."""
-        if need.slots <= 0 and need.blocks <= 0:
+        if self._credit <= 0 or (need.slots <= 0 and need.blocks <= 0):
             return []
-        chosen: list[Holder] = []
-        cost = 0
         candidates = [one for one in holders if one.rank < need.rank and self._may_go(one)]
-        for holder in sorted(candidates, key=lambda one: (one.rank, one.computed, one.request_id)):
-            if _enough(chosen, need) or cost + holder.computed > self._credit:
-                break
-            chosen.append(holder)
-            cost += holder.computed
-        if not _enough(chosen, need):
-            return []
-        chosen = _without_spare(chosen, need)
+        candidates.sort(key=lambda one: (one.rank, one.computed, one.request_id))
+        chosen = _without_spare(_first_enough(candidates, need), need)
         for holder in chosen:
             self._charge(holder)
         return chosen
@@ -113,15 +111,22 @@ class Preemptions:
         self._credit -= holder.computed
 
 
-def _enough(chosen: list[Holder], need: Need) -> bool:
-    return len(chosen) >= need.slots and sum(one.blocks for one in chosen) >= need.blocks
+def _first_enough(candidates: list[Holder], need: Need) -> list[Holder]:
+    """Return as many of the first ones as make room enough, or nobody."""
+    blocks = 0
+    for count, holder in enumerate(candidates, start=1):
+        blocks += holder.blocks
+        if count >= need.slots and blocks >= need.blocks:
+            return candidates[:count]
+    return []
 
 
 def _without_spare(chosen: list[Holder], need: Need) -> list[Holder]:
     """Leave out those whose place the others already make, the costliest first."""
-    kept = list(chosen)
+    slots, blocks = len(chosen), sum(one.blocks for one in chosen)
+    spare = set()
     for holder in sorted(chosen, key=lambda one: -one.computed):
-        fewer = [one for one in kept if one is not holder]
-        if _enough(fewer, need):
-            kept = fewer
-    return kept
+        if slots - 1 >= need.slots and blocks - holder.blocks >= need.blocks:
+            spare.add(holder.request_id)
+            slots, blocks = slots - 1, blocks - holder.blocks
+    return [one for one in chosen if one.request_id not in spare]
