@@ -25,6 +25,13 @@ LOG_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 
 ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
     "_reserve_prefill_lookahead": ("request", "num_computed_tokens", "num_new_tokens"),
+    "_try_schedule_encoder_inputs": (
+        "request",
+        "num_computed_tokens",
+        "num_new_tokens",
+        "encoder_compute_budget",
+        "shift_computed_tokens",
+    ),
     "_preempt_request": ("request", "timestamp"),
     "_request_blocks_can_be_freed": ("request",),
 }
@@ -44,13 +51,17 @@ LOG_ATTRIBUTES: Final = (
 """What the step log reads of it besides."""
 
 ORDER_ATTRIBUTES: Final = (
-    "current_step", "is_encoder_decoder", "kv_cache_manager.get_blocks",
-    "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks", "lora_config",
-    "max_num_active_reqs", "max_num_scheduled_tokens", "need_mamba_block_aligned_split",
+    "current_step", "finished_recving_kv_req_ids", "is_encoder_decoder",
+    "kv_cache_manager.coordinator.get_num_blocks_to_allocate",
+    "kv_cache_manager.empty_kv_cache_blocks.blocks", "kv_cache_manager.get_blocks",
+    "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks",
+    "lora_config", "max_model_len", "max_num_active_reqs", "max_num_scheduled_tokens",
+    "need_mamba_block_aligned_split",
     "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
     "prev_step_scheduled_req_ids", "requires_kv_delivery",
-    "vllm_config.parallel_config.pipeline_parallel_size", "waiting._heap",
+    "kv_holding_waiting._heap", "scheduler_config.disable_chunked_mm_input", "vllm_config.parallel_config.pipeline_parallel_size", "waiting._heap",
     "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
+    "_pause_state.name",
 )  # fmt: skip
 """What Weir's order reads or sets besides."""
 
@@ -61,8 +72,9 @@ LOG_REQUEST: Final = (
 """What the step log reads of a request."""
 
 ORDER_REQUEST: Final = (
-    "has_encoder_inputs", "lora_request", "next_decode_eligible_step", "num_output_placeholders",
-    "num_tokens_with_spec", "resumable",
+    "drop_stale_output", "has_encoder_inputs", "lora_request", "next_decode_eligible_step",
+    "num_output_placeholders", "num_prompt_tokens", "num_stale_output_tokens",
+    "num_tokens_with_spec", "resumable", "structured_output_request",
 )  # fmt: skip
 """What Weir's order reads of one besides."""
 

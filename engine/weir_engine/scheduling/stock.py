@@ -42,7 +42,9 @@ class Stock:
     scheduler_config: Any
     vllm_config: Any
     prev_step_scheduled_req_ids: set[str]
-    reset_preempted_req_ids: set[str]
+    finished_recving_kv_req_ids: set[str]
+    """Requests whose KV blocks have come from elsewhere."""
+    _pause_state: Any
     _inflight_prefills: set[Any]
     """Requests whose prompt is computed in part."""
 
@@ -64,6 +66,17 @@ class Stock:
         self, request: Any, num_computed_tokens: int, num_new_tokens: int
     ) -> int:
         """Return how many of `num_new_tokens` the request gets in this step."""
+        raise NotImplementedError
+
+    def _try_schedule_encoder_inputs(
+        self,
+        request: Any,
+        num_computed_tokens: int,
+        num_new_tokens: int,
+        encoder_compute_budget: int,
+        shift_computed_tokens: int = 0,
+    ) -> tuple[list[int], int, int, list[int], list[int]]:
+        """Choose a step's images; return them, the tokens that remain, and the encoder's budget."""
         raise NotImplementedError
 
     def _preempt_request(

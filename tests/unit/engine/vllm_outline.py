@@ -23,6 +23,13 @@ class Status(Enum):
     RUNNING = 2
     PREEMPTED = 3
     WAITING_FOR_STREAMING_REQ = 4
+    WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR = 5
+    WAITING_FOR_REMOTE_KVS = 6
+
+
+class PauseState(Enum):
+    UNPAUSED = 0
+    PAUSED_NEW = 1
 
 
 @dataclass(eq=False)
@@ -39,10 +46,14 @@ class Request:
     status: Status = Status.WAITING
     resumable: bool = False
     has_encoder_inputs: bool = False
+    image_at: int = 0
     drafts: int = 0
     lora_request: Any = None
     num_output_placeholders: int = 0
     next_decode_eligible_step: int = 0
+    structured_output_request: Any = None
+    num_stale_output_tokens: int = 0
+    drop_stale_output: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -125,6 +136,9 @@ class Scheduler:
         self.max_num_scheduled_tokens = tokens
         self.max_num_running_reqs = self.max_num_active_reqs = slots
         self.block_size, self._blocks = BLOCK, blocks
+        self.max_model_len = 100_000
+        self._pause_state = PauseState.UNPAUSED
+        self.finished_recving_kv_req_ids: set[str] = set()
         self.waiting, self.kv_holding_waiting = Queue(), Queue()
         self.running: list[Request] = []
         self.requests: dict[str, Request] = {}
@@ -135,12 +149,18 @@ class Scheduler:
         self.num_spec_tokens, self.num_waiting_for_streaming_input = drafts, 0
         self.num_prefill_lookahead = 0
         self.requires_kv_delivery = False
+        self.scheduler_config = SimpleNamespace(disable_chunked_mm_input=False)
+        self.image_places, self.images = 1, set[str]()
         self.is_encoder_decoder = self.need_mamba_block_aligned_split = False
         self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
-        block = SimpleNamespace(ref_cnt=1, is_null=False)
+        block = SimpleNamespace(block_id=1, ref_cnt=1, is_null=False)
         self.kv_cache_manager = SimpleNamespace(
             block_pool=SimpleNamespace(get_num_free_blocks=self._free),
             watermark_blocks=0,
+            coordinator=SimpleNamespace(
+                group_block_sizes=(BLOCK,), get_num_blocks_to_allocate=_to_allocate
+            ),
+            empty_kv_cache_blocks=SimpleNamespace(blocks=([],)),
             get_computed_blocks=lambda _: (SimpleNamespace(blocks=([],)), 0, 0),
             get_blocks=lambda name: SimpleNamespace(blocks=([block] * self.requests[name].blocks,)),
         )
@@ -152,21 +172,30 @@ class Scheduler:
     def schedule(self, throttle_prefills: bool = False) -> Output:
         assert not throttle_prefills
         self.current_step += 1
-        budget, chunks, new, resumed = self.max_num_scheduled_tokens, {}, [], set()
+        budget, new, resumed = self.max_num_scheduled_tokens, [], set()
+        chunks: dict[str, int] = {}
         for request in self.running:
             wanted = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
+            wanted = self._with_images(request, request.num_computed_tokens, wanted)
             chunk = self._reserve_prefill_lookahead(request, request.num_computed_tokens, wanted)
             if chunk:
                 chunks[request.request_id] = chunk
                 budget -= chunk
-        while budget and self.waiting and len(self.running) < self.max_num_active_reqs:
-            request = self.waiting.peek_request()
+        skipped: list[tuple[Queue, Request]] = []
+        while budget and len(self.running) < self.max_num_active_reqs:
+            queue = self.kv_holding_waiting or self.waiting
+            if not queue:
+                break
+            request, done = queue.peek_request(), queue.peek_request().num_computed_tokens
+            if self._is_blocked(request) or self._lacks_adapter(request, chunks):
+                skipped.append((queue, queue.pop_request()))
+                continue
             if -(-request.num_tokens // BLOCK) > self._free():
                 break
-            wanted = min(request.num_tokens, budget)
-            if not (chunk := self._reserve_prefill_lookahead(request, 0, wanted)):
+            wanted = self._with_images(request, done, min(request.num_tokens - done, budget))
+            if not (chunk := self._reserve_prefill_lookahead(request, done, wanted)):
                 break
-            self.running.append(self.waiting.pop_request())
+            self.running.append(queue.pop_request())
             if request.status is Status.PREEMPTED:
                 resumed.add(request.request_id)
             else:
@@ -174,6 +203,8 @@ class Scheduler:
             request.status = Status.RUNNING
             chunks[request.request_id] = chunk
             budget -= chunk
+        for queue, request in skipped:
+            queue.prepend_requests([request])
         output = Output(
             chunks, new, SimpleNamespace(resumed_req_ids=resumed), self.finished, self.preempted
         )
@@ -207,6 +238,14 @@ class Scheduler:
         self.num_waiting_for_streaming_input += 1
         self.kv_holding_waiting.prepend_requests([request])
 
+    def go_on(self, name: str, tokens: int) -> None:
+        """Give a session that waits for it its next turn."""
+        request = self.requests[name]
+        request.num_prompt_tokens += tokens
+        request.max_tokens += 1
+        request.status = Status.WAITING
+        self.num_waiting_for_streaming_input -= 1
+
     def abort(self, name: str) -> None:
         """End a running request from outside."""
         request = self.requests.pop(name)
@@ -219,6 +258,26 @@ class Scheduler:
     ) -> int:
         assert num_computed_tokens == request.num_computed_tokens
         return num_new_tokens
+
+    def _with_images(self, request: Request, done: int, wanted: int) -> int:
+        if not request.has_encoder_inputs:
+            return wanted
+        return self._try_schedule_encoder_inputs(request, done, wanted, 0)[1]
+
+    def _try_schedule_encoder_inputs(
+        self, request: Request, num_computed_tokens: int, num_new_tokens: int,
+        encoder_compute_budget: int, shift_computed_tokens: int = 0,
+    ) -> tuple[list[int], int, int, list[int], list[int]]:  # fmt: skip
+        """Give the image a place, held while its prompt is begun; without one, stop before it."""
+        assert not shift_computed_tokens
+        self.images &= {one.request_id for one in self._inflight_prefills}
+        end = num_computed_tokens + num_new_tokens
+        if end > request.image_at and request.request_id not in self.images:
+            if len(self.images) >= self.image_places:
+                num_new_tokens = max(0, request.image_at - num_computed_tokens)
+            else:
+                self.images.add(request.request_id)
+        return [], num_new_tokens, encoder_compute_budget, [], []
 
     def _preempt_request(
         self, request: Request, timestamp: float, drop_stale_output: bool = False
@@ -233,8 +292,29 @@ class Scheduler:
     def _request_blocks_can_be_freed(self, request: Request) -> bool:
         return request.request_id in self.requests
 
+    def _is_blocked(self, request: Request) -> bool:
+        if request.status is Status.WAITING_FOR_REMOTE_KVS:
+            return request.request_id not in self.finished_recving_kv_req_ids
+        if request.status is not Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+            return request.status is Status.WAITING_FOR_STREAMING_REQ
+        grammar = request.structured_output_request.grammar
+        return grammar is None or isinstance(grammar, Exception)
+
+    def _lacks_adapter(self, request: Request, chunks: dict[str, int]) -> bool:
+        if self.lora_config is None or request.lora_request is None:
+            return False
+        loras = (self.requests[name].lora_request for name in chunks)
+        held = {lora.lora_int_id for lora in loras if lora}
+        is_held = request.lora_request.lora_int_id in held
+        return not is_held and len(held) >= self.lora_config.max_loras
+
     def _free(self) -> int:
         return self._blocks - sum(request.blocks for request in self.running)
+
+
+def _to_allocate(*, num_tokens: int, new_computed_blocks: Any, **_: Any) -> int:
+    held = [block for group in new_computed_blocks for block in group if block.ref_cnt]
+    return -(-num_tokens // BLOCK) - len(held)
 
 
 def request(name: str, rank: int, prompt: int, output: int = 4, due_s: float = 9.0) -> Request:
