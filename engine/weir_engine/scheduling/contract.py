@@ -38,7 +38,8 @@ ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 """What Weir's order overrides or calls."""
 
 FACTS_ATTRIBUTES: Final = (
-    "block_size", "cache_config.num_gpu_blocks", "kv_cache_config.kv_cache_groups",
+    "block_size", "cache_config.num_gpu_blocks",
+    "kv_cache_manager.coordinator.group_block_sizes",
     "scheduler_config.max_num_batched_tokens", "scheduler_config.max_num_seqs",
     "vllm_config.parallel_config.data_parallel_index",
 )  # fmt: skip
@@ -55,13 +56,13 @@ ORDER_ATTRIBUTES: Final = (
     "kv_cache_manager.coordinator.get_num_blocks_to_allocate",
     "kv_cache_manager.empty_kv_cache_blocks.blocks", "kv_cache_manager.get_blocks",
     "kv_cache_manager.get_computed_blocks", "kv_cache_manager.watermark_blocks",
-    "lora_config", "max_model_len", "max_num_active_reqs", "max_num_scheduled_tokens",
-    "need_mamba_block_aligned_split",
-    "num_prefill_lookahead", "num_spec_tokens", "num_waiting_for_streaming_input",
+    "kv_holding_waiting._heap", "lora_config", "max_model_len", "max_num_active_reqs",
+    "max_num_scheduled_tokens", "need_mamba_block_aligned_split", "num_prefill_lookahead",
+    "num_spec_tokens", "num_waiting_for_streaming_input",
     "prev_step_scheduled_req_ids", "requires_kv_delivery",
-    "kv_holding_waiting._heap", "scheduler_config.disable_chunked_mm_input", "vllm_config.parallel_config.pipeline_parallel_size", "waiting._heap",
-    "waiting.peek_request", "waiting.prepend_requests", "waiting.remove_requests",
-    "_pause_state.name",
+    "scheduler_config.disable_chunked_mm_input",
+    "vllm_config.parallel_config.pipeline_parallel_size", "waiting._heap", "waiting.peek_request",
+    "waiting.prepend_requests", "waiting.remove_requests", "_pause_state.name",
 )  # fmt: skip
 """What Weir's order reads or sets besides."""
 

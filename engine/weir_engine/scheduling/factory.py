@@ -23,7 +23,7 @@ from weir_core.api.labels import (
 from weir_core.wire.engine import EngineConfig
 from weir_core.wire.steps import Facts
 from weir_engine.scheduling import contract
-from weir_engine.scheduling.log import StepLog
+from weir_engine.scheduling.log import StepLog, tokens_in
 from weir_engine.scheduling.ordered import StepOrder
 from weir_engine.scheduling.telling import ModeReader, StepSender, write_facts
 
@@ -61,14 +61,13 @@ def make_scheduler(**arguments: Any) -> Any:
 def facts_of(scheduler: Any, kind: EngineKind, version: str, fallback: str) -> Facts:
     """Return what the sidecar is told of this engine, all of its data-parallel ranks together."""
     ranks = _ranks(scheduler.vllm_config.parallel_config)
-    groups = max(1, len(scheduler.kv_cache_config.kv_cache_groups))
     # One block holds nothing: vLLM points to it where a table has no block.
     blocks = max(0, scheduler.cache_config.num_gpu_blocks - 1)
     return Facts(
         kind=kind,
         max_num_seqs=ranks * scheduler.scheduler_config.max_num_seqs,
         max_num_batched_tokens=scheduler.scheduler_config.max_num_batched_tokens,
-        kv_capacity_tokens=ranks * blocks * scheduler.block_size // groups,
+        kv_capacity_tokens=ranks * tokens_in(scheduler, blocks),
         vllm=version,
         fallback=fallback,
     )

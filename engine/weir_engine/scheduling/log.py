@@ -8,6 +8,7 @@ partial prefills, so that the cost does not grow with what merely decodes or wai
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,6 +47,18 @@ class FormedStep:
     started: tuple[str, ...]
     decoding: tuple[tuple[str, int], ...]
     preempted: int
+
+
+def tokens_in(scheduler: Any, blocks: int) -> int:
+    """Return how many tokens find place in KV blocks, never more than really do in long sequences.
+
+    A sequence takes blocks for each group of layers, and groups differ in how many tokens a block
+    of theirs holds: that of a state holds the longest sequence. Where a group needs no further
+    blocks from some length on, as with windows, there is place for more.
+    """
+    sizes = scheduler.kv_cache_manager.coordinator.group_block_sizes or (scheduler.block_size,)
+    common = math.lcm(*sizes)
+    return int(blocks * common // sum(common // size for size in sizes))
 
 
 class StepLog(Stock):
@@ -157,7 +170,6 @@ class StepLog(Stock):
 
     def _step(self, formed: FormedStep, duration_s: float) -> Step:
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        groups = max(1, len(self.kv_cache_config.kv_cache_groups))
         return Step(
             seq=self._seq,
             duration_s=duration_s,
@@ -168,7 +180,7 @@ class StepLog(Stock):
             decode_context=formed.decode_context,
             running=len(self.running),
             waiting=len(self.waiting) + len(self.kv_holding_waiting),
-            kv_free_tokens=free * self.block_size // groups,
+            kv_free_tokens=tokens_in(self, free),
             prefill_left=self._prefill_left(),
             started=tuple(dict.fromkeys(map(sent_id, formed.started))),
             preempted=formed.preempted,

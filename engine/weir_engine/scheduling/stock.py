@@ -35,7 +35,6 @@ class Stock:
     is_encoder_decoder: bool
     need_mamba_block_aligned_split: bool
     kv_cache_manager: Any
-    kv_cache_config: Any
     cache_config: Any
     lora_config: Any
     requires_kv_delivery: bool

@@ -17,7 +17,7 @@ from weir_core.wire.engine import EngineConfig
 from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import Facts
 from weir_engine.scheduling import factory
-from weir_engine.scheduling.log import StepLog
+from weir_engine.scheduling.log import StepLog, tokens_in
 from weir_engine.scheduling.ordered import StepOrder
 
 
@@ -63,7 +63,7 @@ class WithoutPrefills(Known):
 class WithoutBlocks(Known):
     def __init__(self, vllm_config: Any) -> None:
         super().__init__(vllm_config)
-        del self.kv_cache_config
+        del self.kv_cache_manager.coordinator.group_block_sizes
 
 
 class WithoutLogHooks(Known):
@@ -77,7 +77,7 @@ def config(
     return SimpleNamespace(
         scheduler_config=SimpleNamespace(
             policy=policy, enable_chunked_prefill=chunked, max_num_seqs=8,
-            max_num_batched_tokens=1000,
+            max_num_batched_tokens=1000, disable_chunked_mm_input=False,
         ),
         model_config=SimpleNamespace(runner_type=runner, is_diffusion=False),
         parallel_config=SimpleNamespace(
@@ -187,7 +187,9 @@ def test_an_engine_without_what_the_log_reads_serves_by_vllm_alone(
 
 
 def test_an_engine_of_which_nothing_can_be_told_does_not_start(make: Make) -> None:
-    with pytest.raises(RuntimeError, match=r"has no .*kv_cache_groups.* install vLLM >=0.32,<0.33"):
+    with pytest.raises(
+        RuntimeError, match=r"has no .*group_block_sizes.* install vLLM >=0.32,<0.33"
+    ):
         make(WithoutBlocks, config(), "0.32.9")
 
 
@@ -206,6 +208,23 @@ def test_ranks_that_vllm_tells_nothing_of_each_other_are_told_as_one_engine(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
         sidecar.sendto(b'{"mode": "throughput"}', str(tmp_path / "mode.sock"))
     assert first.modes.newest() == second.modes.newest() == EngineMode("throughput")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "blocks", "tokens"),
+    [
+        pytest.param((16,), 100, 1600, id="one group"),
+        pytest.param((16, 16), 100, 800, id="windows beside full attention"),
+        pytest.param((528, 32768), 4999, 2_597_615, id="a state beside attention"),
+        pytest.param((), 100, 1600, id="no cache"),
+    ],
+)
+def test_kv_blocks_hold_what_each_group_of_layers_puts_into_its_own(
+    sizes: tuple[int, ...], blocks: int, tokens: int
+) -> None:
+    scheduler = Known(config())
+    scheduler.kv_cache_manager.coordinator.group_block_sizes = sizes
+    assert tokens_in(scheduler, blocks) == tokens
 
 
 def test_without_a_run_directory_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

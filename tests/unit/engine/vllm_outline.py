@@ -152,7 +152,6 @@ class Scheduler:
         self.scheduler_config = SimpleNamespace(disable_chunked_mm_input=False)
         self.image_places, self.images = 1, set[str]()
         self.is_encoder_decoder = self.need_mamba_block_aligned_split = False
-        self.kv_cache_config = SimpleNamespace(kv_cache_groups=[0])
         block = SimpleNamespace(block_id=1, ref_cnt=1, is_null=False)
         self.kv_cache_manager = SimpleNamespace(
             block_pool=SimpleNamespace(get_num_free_blocks=self._free),
@@ -172,7 +171,7 @@ class Scheduler:
     def schedule(self, throttle_prefills: bool = False) -> Output:
         assert not throttle_prefills
         self.current_step += 1
-        budget, new, resumed = self.max_num_scheduled_tokens, [], set()
+        budget = self.max_num_scheduled_tokens
         chunks: dict[str, int] = {}
         for request in self.running:
             wanted = min(request.num_tokens_with_spec - request.num_computed_tokens, budget)
@@ -181,6 +180,22 @@ class Scheduler:
             if chunk:
                 chunks[request.request_id] = chunk
                 budget -= chunk
+        new, resumed = self._admit(chunks, budget)
+        output = Output(
+            chunks, new, SimpleNamespace(resumed_req_ids=resumed), self.finished, self.preempted
+        )
+        self.finished, self.preempted = set(), set()
+        for name, chunk in chunks.items():
+            request = self.requests[name]
+            request.num_computed_tokens += chunk
+            request.is_prefill_chunk = request.num_computed_tokens < request.num_tokens
+            change = self._inflight_prefills.add if request.is_prefill_chunk else None
+            (change or self._inflight_prefills.discard)(request)
+        return output
+
+    def _admit(self, chunks: dict[str, int], budget: int) -> tuple[list[Any], set[str]]:
+        """Admit waiting requests to a step; return the new ones, and who was there before."""
+        new, resumed = [], set()
         skipped: list[tuple[Queue, Request]] = []
         while budget and len(self.running) < self.max_num_active_reqs:
             queue = self.kv_holding_waiting or self.waiting
@@ -205,17 +220,7 @@ class Scheduler:
             budget -= chunk
         for queue, request in skipped:
             queue.prepend_requests([request])
-        output = Output(
-            chunks, new, SimpleNamespace(resumed_req_ids=resumed), self.finished, self.preempted
-        )
-        self.finished, self.preempted = set(), set()
-        for name, chunk in chunks.items():
-            request = self.requests[name]
-            request.num_computed_tokens += chunk
-            request.is_prefill_chunk = request.num_computed_tokens < request.num_tokens
-            change = self._inflight_prefills.add if request.is_prefill_chunk else None
-            (change or self._inflight_prefills.discard)(request)
-        return output
+        return new, resumed
 
     def update_from_output(self, scheduler_output: Output, model_runner_output: Any) -> None:
         assert model_runner_output is None
