@@ -2,8 +2,9 @@
 
 vLLM's `schedule` stays as it is. Before it, the plan is made and room is preempted for a higher
 class that lacks a slot or KV blocks; during it, vLLM asks `_reserve_prefill_lookahead` of every
-request how many tokens it may have, and the plan answers. A prompt that is to sit a step out
-is given none: it keeps its slot and its blocks, and stays a candidate for vLLM's own preemption.
+request how many tokens it may have (and `_try_schedule_encoder_inputs` before that, of those with
+images), and the plan answers. A prompt that is to sit a step out is given none: it keeps its slot
+and its blocks, and stays a candidate for vLLM's own preemption.
 
 For decodes, and in steps without prompts, nothing is asked that vLLM would not ask anyway.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = 4
 """Waiting requests that a plan reckons with, in each class: more are rarely admitted at once."""
 NOT_RECKONED_STEPS: Final = 8
-"""Steps for which waiting requests are left out of plans after one that vLLM did not admit."""
+"""Steps for which waiting requests are left out of plans after one that vLLM did not admit, and
+for which a prompt that vLLM could not go on with, for want of room for its images, comes last."""
+LAST: Final = 1 << 64
+"""Added to an urgency, makes it come after all others."""
 
 
 class StepOrder(StepLog):
@@ -55,7 +60,11 @@ class StepOrder(StepLog):
         # Sessions that decode, which stop to wait for input without ending.
         self._sessions: set[str] = set()
         self._plan: Plan | None = None
+        # What the plan gave to waiting requests that vLLM is about to admit.
+        self._admitted: dict[str, int] = {}
         self._not_reckoned = 0
+        # Begun prompts that vLLM could not go on with, and until which step they come last.
+        self._stuck: dict[str, int] = {}
         # Drafters of several tokens want the end of a prompt in one chunk; others want nothing.
         self._reserves_nothing = self.num_prefill_lookahead <= 1 and self.lora_config is None
 
@@ -66,8 +75,8 @@ class StepOrder(StepLog):
         self._hear()
         if not (self.waiting or self._inflight_prefills):
             return self._noted(super().form(throttle_prefills))
-        self.room.make()
         self._note_adapters()
+        self.room.make()
         prompts = list(self._begun())
         candidates = self._candidates(prompts)
         prompts += map(self._waiting_prompt, candidates)
@@ -78,8 +87,10 @@ class StepOrder(StepLog):
             output = self._form_planned(throttle_prefills, plan, candidates)
         finally:
             self._plan = None
-        expected = [one.request_id for one in candidates if plan.chunks[one.request_id]]
-        self._not_reckoned = self._disappointment(output, expected)
+            self._admitted.clear()
+        self._not_reckoned = self._disappointment(output, candidates, plan)
+        if not throttle_prefills:
+            self._note_stuck(output, begun, plan)
         return self._noted(output)
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
@@ -147,16 +158,40 @@ class StepOrder(StepLog):
             return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         if num_new_tokens == 1 and self._reserves_nothing:
             return 1  # a decode, mostly: hundreds in each step
+        wanted = self._cut(request, num_computed_tokens, num_new_tokens)
+        return super()._reserve_prefill_lookahead(request, num_computed_tokens, wanted)
+
+    def _try_schedule_encoder_inputs(
+        self,
+        request: Any,
+        num_computed_tokens: int,
+        num_new_tokens: int,
+        encoder_compute_budget: int,
+        shift_computed_tokens: int = 0,
+    ) -> tuple[list[int], int, int, list[int], list[int]]:
+        """Cut a prompt before vLLM chooses its images: it keeps room for those it chose."""
+        if self.orders:
+            num_new_tokens = self._cut(request, num_computed_tokens, num_new_tokens)
+        if num_new_tokens == 0:
+            return [], 0, encoder_compute_budget, [], []
+        return super()._try_schedule_encoder_inputs(
+            request, num_computed_tokens, num_new_tokens, encoder_compute_budget,
+            shift_computed_tokens,
+        )  # fmt: skip
+
+    def _cut(self, request: Any, done: int, wanted: int) -> int:
+        """Return what the plan leaves of the tokens that vLLM wants to give a request."""
         plan = self._plan
-        if plan is not None and self.lora_config is not None and not self._take_place(request):
+        if plan is None:
+            return wanted
+        if self.lora_config is not None and not self._take_place(request):
             return 0
-        if plan is not None and num_new_tokens > self._most_decode_tokens:
-            planned = self._planned(plan, request, num_computed_tokens)
-            if planned < num_new_tokens:
-                # Images are not to be cut in two: such a prompt gets its chunk whole, or none.
-                whole = request.has_encoder_inputs and planned
-                num_new_tokens = num_new_tokens if whole else planned
-        return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        if wanted <= self._most_decode_tokens:
+            return wanted
+        planned = self._planned(plan, request, done)
+        # Where images are not to be cut in two, such a prompt gets its chunk whole, or none.
+        uncut = request.has_encoder_inputs and self.scheduler_config.disable_chunked_mm_input
+        return wanted if uncut and planned else min(planned, wanted)
 
     def _note_adapters(self) -> None:
         if self.lora_config is not None:
@@ -184,23 +219,29 @@ class StepOrder(StepLog):
         return True
 
     def _planned(self, plan: Plan, request: Any, done: int) -> int:
-        left: int = request.num_tokens - done
-        if request.status.name != "RUNNING":
-            return plan.admit(rank_of(request.priority), left, done)
-        # What is neither begun nor waiting decodes, with drafts to verify.
-        return plan.chunks.get(request.request_id, left)
+        name, left = request.request_id, int(request.num_tokens - done)
+        if request.status.name == "RUNNING":
+            # What is neither begun nor waiting decodes, with drafts to verify.
+            return plan.chunks.get(name, left)
+        if name not in self._admitted:  # asked for twice where there are images
+            self._admitted[name] = plan.admit(rank_of(request.priority), left, done)
+        return self._admitted[name]
 
     def _begun(self) -> Iterator[Prompt]:
         for request in self._inflight_prefills:
             if request.status.name == "RUNNING":  # others wait for KV blocks from elsewhere
                 done = request.num_computed_tokens
+                is_last = self._stuck.get(request.request_id, 0) > self.current_step
                 yield Prompt(
-                    request.request_id, rank_of(request.priority), request.priority,
-                    request.num_tokens - done, done,
+                    request.request_id, rank_of(request.priority),
+                    request.priority + LAST * is_last, request.num_tokens - done, done,
                 )  # fmt: skip
 
     def _waiting_prompt(self, request: Any) -> Prompt:
-        done = self.kv_cache_manager.get_computed_blocks(request)[1]
+        # What holds KV blocks already was computed so far: a session's turn, what was loaded.
+        done = request.num_computed_tokens
+        if not done:
+            done = self.kv_cache_manager.get_computed_blocks(request)[1]
         return Prompt(
             request.request_id, rank_of(request.priority), request.priority,
             request.num_tokens - done, done, waits=True,
@@ -209,23 +250,32 @@ class StepOrder(StepLog):
     def _candidates(self, begun: list[Prompt]) -> list[Any]:
         """Return the waiting requests to reckon with: those that go before a begun prompt."""
         slots = self.room.free_slots()
-        if self._not_reckoned or not self.waiting or slots <= 0:
+        if self._not_reckoned or slots <= 0 or not (self.waiting or self.kv_holding_waiting):
             return []
         custom = self.planner.mode.kind == "custom"
         last = max((prompt.urgency for prompt in begun), default=None)
-        if not custom and (last is None or self.waiting.peek_request().priority >= last):
+        if not custom and last is None:
             return []
         count = min(LOOKED_AT, slots)
+        held = self._first(count, self.kv_holding_waiting._heap)
         if custom:
             heads = [self._first(count, queue) for queue in self._queues()]
             # The first of each class, then the second: none takes all the KV blocks in the plan.
             in_turn = [one for ones in zip_longest(*heads) for one in ones if one is not None]
-            return self.room.fitting(in_turn)
-        first = self._first(count, self.waiting._heap)
-        return [one for one in self.room.fitting(first) if last is None or one.priority < last]
+            return held + self.room.fitting(in_turn)
+        queue = self.waiting
+        if held or (queue and last is not None and queue.peek_request().priority < last):
+            held += self.room.fitting(self._first(count, queue._heap))
+        return [one for one in held if last is None or one.priority < last][:count]
 
     def _first(self, count: int, queue: list[Any]) -> list[Any]:
-        return [one for one in heapq.nsmallest(count, queue) if self._has_place(one)]
+        """Return the most urgent of a queue that vLLM could admit now."""
+        if not queue:
+            return []
+        return [
+            one for one in heapq.nsmallest(count, queue)
+            if self.room.is_ready(one) and self._has_place(one)
+        ]  # fmt: skip
 
     def _queues(self) -> list[list[Any]]:
         """Return the waiting requests by rank."""
@@ -237,31 +287,53 @@ class StepOrder(StepLog):
     def _form_planned(self, throttle_prefills: bool, plan: Plan, candidates: list[Any]) -> Any:
         if not candidates:
             plan.grants = None  # what is left is for whom vLLM admits
-        if plan.grants is None:
-            return super().form(throttle_prefills)
-        # vLLM stops at the first waiting request that gets nothing, but by shares a lower class
-        # may have its part while a higher one has had its own: show it only whose turn it is.
         turn = {one for one in candidates if plan.chunks[one.request_id]}
-        everything = self.waiting
-        everything.remove_requests(turn)
-        self.waiting = type(everything)()
-        self.waiting.prepend_requests(turn)
-        try:
+        with ExitStack() as shown:
+            if candidates and any(map(self.room.is_ready, self.kv_holding_waiting._heap)):
+                # vLLM admits these before all others, whatever their class.
+                shown.enter_context(self._showing("kv_holding_waiting", turn))
+            if plan.grants is not None:
+                # vLLM stops at the first waiting request that gets nothing, but by shares a lower
+                # class may have its part while a higher one has had its own.
+                shown.enter_context(self._showing("waiting", turn))
             return super().form(throttle_prefills)
-        finally:
-            everything.prepend_requests(list(self.waiting))
-            self.waiting = everything
 
-    def _disappointment(self, output: Any, expected: list[str]) -> int:
+    @contextmanager
+    def _showing(self, name: str, turn: set[Any]) -> Iterator[None]:
+        """Show vLLM of a queue only whose turn it is, and who cannot be admitted anyway."""
+        everything = getattr(self, name)
+        hidden = [one for one in everything._heap if one not in turn and self.room.is_ready(one)]
+        everything.remove_requests(set(hidden))
+        try:
+            yield
+        finally:
+            getattr(self, name).prepend_requests(hidden)
+
+    def _disappointment(self, output: Any, candidates: list[Any], plan: Plan) -> int:
         """Return for how many steps not to reckon with waiting requests.
 
         What was set aside for one that vLLM did not admit after all, say for want of an adapter's
         place, was lost to the others, among them perhaps who holds what it waits for.
         """
-        if not expected:
+        if not any(plan.chunks[one.request_id] for one in candidates):
             return max(0, self._not_reckoned - 1)
-        admitted = any(name in output.num_scheduled_tokens for name in expected)
-        return 0 if admitted else NOT_RECKONED_STEPS
+        is_any_admitted = output.scheduled_new_reqs or any(
+            one.request_id in output.num_scheduled_tokens for one in candidates
+        )
+        return 0 if is_any_admitted else NOT_RECKONED_STEPS
+
+    def _note_stuck(self, output: Any, begun: list[Prompt], plan: Plan) -> None:
+        """Note whom vLLM could not go on with although there were tokens for it.
+
+        The room for images that it waits for may be with a prompt that comes after it.
+        """
+        now = self.current_step
+        if self._stuck:
+            self._stuck = {name: until for name, until in self._stuck.items() if until > now}
+        for prompt in begun:
+            name = prompt.request_id
+            if plan.chunks[name] and name not in output.num_scheduled_tokens:
+                self._stuck[name] = now + NOT_RECKONED_STEPS
 
     def _noted(self, output: Any) -> Any:
         """Note who decodes no more."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.engine.vllm_outline import Output, Scheduler, request
+from tests.unit.engine.vllm_outline import Output, Request, Scheduler, Status, request
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import Step, decode_step
@@ -259,6 +259,82 @@ def test_a_session_that_waits_for_input_stands_in_nobodys_way() -> None:
     engine.add("high", INTERACTIVE, 50)
     assert engine.step() == {"high": 50}
     assert engine.requests["low"].status.name == "PREEMPTED"
+
+
+def with_turns(engine: Ordered, name: str, rank: int) -> None:
+    """Have a session wait for its second turn."""
+    session = request(name, rank, 100)
+    session.resumable = True
+    engine.add_request(session)
+    engine.step()
+    engine.wait_for_input(name)
+
+
+def test_a_sessions_turn_goes_before_a_lower_prompt_that_was_begun() -> None:
+    engine = Ordered(tokens=1000)
+    with_turns(engine, "session", INTERACTIVE)
+    engine.add("low", BATCH, 5000)
+    engine.step()
+    engine.go_on("session", 200)
+    assert engine.step() == {"low": 799, "session": 201}
+
+
+def test_a_low_sessions_turn_takes_nothing_from_a_higher_request() -> None:
+    engine = Ordered(tokens=1000)
+    with_turns(engine, "session", BATCH)
+    engine.add("begun", STANDARD, 5000)
+    engine.step()
+    engine.go_on("session", 800)
+    engine.add("high", INTERACTIVE, 900)
+    assert engine.step() == {"begun": 100, "high": 900}
+    assert [one.request_id for one in engine.kv_holding_waiting] == ["session"]
+    for _ in range(30):
+        engine.step()
+    assert not engine.requests
+
+
+def test_who_cannot_be_admitted_yet_holds_up_neither_its_class_nor_what_was_begun() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("low", BATCH, 5000)
+    engine.step()
+    waiting = request("compiles", INTERACTIVE, 300, due_s=1.0)
+    waiting.status = Status.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+    waiting.structured_output_request = SimpleNamespace(grammar=None)
+    engine.add_request(waiting)
+    assert engine.step() == {"low": 1000}
+    engine.add("high", INTERACTIVE, 300)
+    assert engine.step() == {"low": 700, "high": 300}
+
+
+def image(name: str, rank: int, prompt: int, image_at: int = 0) -> Request:
+    made = request(name, rank, prompt)
+    made.has_encoder_inputs, made.image_at = True, image_at
+    return made
+
+
+@pytest.mark.parametrize(("in_parts", "chunk"), [(True, 512), (False, 900)])
+def test_a_prompt_with_an_image_is_cut_unless_images_are_not_to_be_cut(
+    in_parts: bool, chunk: int
+) -> None:
+    engine = Ordered(tokens=1000)
+    engine.scheduler_config.disable_chunked_mm_input = not in_parts
+    engine.add("stream", INTERACTIVE, 50, output=50)
+    engine.step()
+    engine.add_request(image("pictured", BATCH, 900))
+    assert engine.step() == {"stream": 1, "pictured": chunk}
+
+
+def test_a_higher_prompt_without_room_for_its_image_lets_the_one_that_has_it_finish() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add_request(image("low", BATCH, 3000))
+    assert engine.step() == {"low": 1000}
+    engine.add_request(image("high", INTERACTIVE, 2000, image_at=500))
+    assert engine.step() == {"high": 500}
+    assert engine.step() == {}  # it has the whole step, and no room
+    assert engine.step() == {"low": 1000}
+    for _ in range(20):
+        engine.step()
+    assert not engine.requests
 
 
 def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:
