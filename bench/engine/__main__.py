@@ -87,9 +87,10 @@ def _effects(options: argparse.Namespace) -> dict[str, Any]:
             for kind, engine in kinds:
                 runs.setdefault(f"{name} {kind}", []).append(asdict(SCENES[name](engine)))
     results = {name: _medians(runs[name]) for name in sorted(runs)}
-    for name in filter(options.scenes.__contains__, RATES):
-        ratios = _ratios(runs[f"{name} weir"], runs[f"{name} stock"])
-        results[f"{name} weir / stock, of pairs"] = ratios
+    for name in RATES:
+        if name in options.scenes:
+            ratios = _ratios(runs[f"{name} weir"], runs[f"{name} stock"])
+            results[f"{name} weir / stock, of pairs"] = ratios
     _print("effects", results)
     _close(pair)
     return results

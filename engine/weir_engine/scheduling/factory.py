@@ -38,7 +38,7 @@ def make_scheduler(**arguments: Any) -> Any:
     stock, version = stock_scheduler(config), _vllm_version()
     by_priority = config.scheduler_config.policy == "priority"
     kind: EngineKind = "priority" if by_priority else "fcfs"
-    fallback = contract.objection(version, _missing_in(stock)) or _unfit(config)
+    fallback = contract.objection(version, _missing_in(stock, order=True)) or _unfit(config)
     # An embeddings engine has no decodes to protect, so vLLM's own order is all that is wanted.
     wanted = by_priority and config.model_config.runner_type != "pooling"
     scheduler = _scheduler_class(stock, wanted and not fallback)(**arguments)
@@ -89,25 +89,25 @@ def stock_scheduler(config: Any) -> type:
 
 def _scheduler_class(stock: type, ordered: bool) -> type:
     """Return the most of ours that this vLLM can carry."""
-    request, output = _samples()
-    if (
-        contract.missing_methods(stock, contract.LOG_METHODS)
-        or contract.missing_attributes(request, contract.LOG_REQUEST)
-        or contract.missing_attributes(output, contract.LOG_OUTPUT)
-    ):
+    if _missing_in(stock, order=False):
         return stock
     ours = StepOrder if ordered else StepLog
     return type("WeirScheduler" if ordered else "LoggedScheduler", (ours, stock), {})
 
 
-def _missing_in(stock: type) -> list[str]:
-    """Return what this vLLM's scheduler, requests and formed steps lack."""
+def _missing_in(stock: type, *, order: bool) -> list[str]:
+    """Return what vLLM's scheduler, requests and steps lack for the log, or for the order too."""
     request, output = _samples()
-    return [
-        *contract.missing_methods(stock, {**contract.LOG_METHODS, **contract.ORDER_METHODS}),
-        *contract.missing_attributes(request, contract.LOG_REQUEST + contract.ORDER_REQUEST),
-        *contract.missing_attributes(output, contract.LOG_OUTPUT + contract.ORDER_OUTPUT),
+    missing = [
+        *contract.missing_methods(stock, contract.LOG_METHODS),
+        *contract.missing_attributes(request, contract.LOG_REQUEST),
+        *contract.missing_attributes(output, contract.LOG_OUTPUT),
     ]
+    if order:
+        missing += contract.missing_methods(stock, contract.ORDER_METHODS)
+        missing += contract.missing_attributes(request, contract.ORDER_REQUEST)
+        missing += contract.missing_attributes(output, contract.ORDER_OUTPUT)
+    return missing
 
 
 def _samples() -> tuple[Any, Any]:

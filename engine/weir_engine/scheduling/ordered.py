@@ -25,14 +25,12 @@ from weir_core.step.victim import Preemptions
 from weir_core.wire.priority import rank_of
 from weir_engine.scheduling import contract
 from weir_engine.scheduling.log import FormedStep, StepLog
-from weir_engine.scheduling.room import Room
+from weir_engine.scheduling.room import LOOKED_AT, Room
 from weir_engine.scheduling.telling import ModeReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOKED_AT: Final = 4
-"""Waiting requests that a plan reckons with, in each class: more are rarely admitted at once."""
 NOT_RECKONED_STEPS: Final = 8
 """Steps for which waiting requests are left out of plans after one that vLLM did not admit, and
 for which a prompt that vLLM could not go on with, for want of room for its images, comes last."""
@@ -257,39 +255,30 @@ class StepOrder(StepLog):
         if not custom and last is None:
             return []
         count = min(LOOKED_AT, slots)
-        held = self._first(count, self.kv_holding_waiting._heap)
+        held = list(self.room.ready(self.kv_holding_waiting._heap, count))
         if custom:
-            heads = [self._first(count, queue) for queue in self._queues()]
+            heads = [self.room.ready(heap, count) for heap in self._heaps()]
             # The first of each class, then the second: none takes all the KV blocks in the plan.
             in_turn = [one for ones in zip_longest(*heads) for one in ones if one is not None]
             return held + self.room.fitting(in_turn)
         queue = self.waiting
         if held or (queue and last is not None and queue.peek_request().priority < last):
-            held += self.room.fitting(self._first(count, queue._heap))
+            held += self.room.fitting(self.room.ready(queue._heap, count))
         return [one for one in held if last is None or one.priority < last][:count]
 
-    def _first(self, count: int, queue: list[Any]) -> list[Any]:
-        """Return the most urgent of a queue that vLLM could admit now."""
-        if not queue:
-            return []
-        return [
-            one for one in heapq.nsmallest(count, queue)
-            if self.room.is_ready(one) and self._has_place(one)
-        ]  # fmt: skip
-
-    def _queues(self) -> list[list[Any]]:
+    def _heaps(self) -> list[list[Any]]:
         """Return the waiting requests by rank."""
-        queues: dict[int, list[Any]] = {}
+        heaps: dict[int, list[Any]] = {}
         for request in self.waiting._heap:
-            queues.setdefault(rank_of(request.priority), []).append(request)
-        return list(queues.values())
+            heapq.heappush(heaps.setdefault(rank_of(request.priority), []), request)
+        return list(heaps.values())
 
     def _form_planned(self, throttle_prefills: bool, plan: Plan, candidates: list[Any]) -> Any:
         if not candidates:
             plan.grants = None  # what is left is for whom vLLM admits
         turn = {one for one in candidates if plan.chunks[one.request_id]}
         with ExitStack() as shown:
-            if candidates and any(map(self.room.is_ready, self.kv_holding_waiting._heap)):
+            if candidates:
                 # vLLM admits these before all others, whatever their class.
                 shown.enter_context(self._showing("kv_holding_waiting", turn))
             if plan.grants is not None:
@@ -303,7 +292,8 @@ class StepOrder(StepLog):
         """Show vLLM of a queue only whose turn it is, and who cannot be admitted anyway."""
         everything = getattr(self, name)
         hidden = [one for one in everything._heap if one not in turn and self.room.is_ready(one)]
-        everything.remove_requests(set(hidden))
+        if hidden:
+            everything.remove_requests(set(hidden))
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from weir_engine.scheduling.ordered import StepOrder
 
 LOOKED_AT: Final = 4
-"""Waiting requests of which the first that lacks nothing but room is the one to make it for."""
+"""Waiting requests that are looked at, in each class: more are rarely admitted at once."""
 
 
 class Room:
@@ -61,6 +61,12 @@ class Room:
             return False  # tokens of before its preemption are still to come
         return status in {"WAITING", "PREEMPTED"}
 
+    def ready(self, heap: list[Any], count: int) -> Iterator[Any]:
+        """Yield those of a heap's first few requests that lack nothing but room, in order."""
+        for request in _smallest(heap, count):
+            if self.is_ready(request) and self._scheduler._has_place(request):
+                yield request
+
     def make(self) -> None:
         """Preempt for the most urgent waiting request what it lacks, if lower classes have it."""
         stock = self._scheduler
@@ -69,7 +75,7 @@ class Room:
         # Who holds KV blocks already goes first; not a session or a load that still waits.
         if any(map(self.is_ready, stock.kv_holding_waiting._heap)):
             return
-        head = self._head()
+        head = next(self.ready(stock.waiting._heap, LOOKED_AT), None)
         if head is None:
             return
         need = Need(
@@ -82,14 +88,6 @@ class Room:
             self.preemptions.looked(head.request_id, victims)
             for victim in victims:
                 self._preempt(stock.requests[victim.request_id])
-
-    def _head(self) -> Any | None:
-        """Return the first waiting request that lacks nothing but room."""
-        stock = self._scheduler
-        for request in _smallest(stock.waiting._heap, LOOKED_AT):
-            if self.is_ready(request) and stock._has_place(request):
-                return request
-        return None
 
     def _holders(self, head: Any, need: Need) -> list[Holder]:
         stock = self._scheduler

@@ -8,24 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.engine.vllm_outline import Output, Request, Scheduler, Status, request
+from tests.unit.engine.vllm_outline import Request, Status, WeirScheduler, request
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import Step, decode_step
-from weir_engine.scheduling.ordered import NOT_RECKONED_STEPS, StepOrder
+from weir_engine.scheduling.ordered import NOT_RECKONED_STEPS
 from weir_engine.scheduling.telling import ModeReader, StepSender
 
 INTERACTIVE, STANDARD, BATCH = 100, 0, -100
 
 
-class Ordered(StepOrder, Scheduler):
-    """What `make_scheduler` makes, over the outline."""
-
-    def step(self) -> dict[str, int]:
-        """Run one step and return its chunks."""
-        output: Output = self.schedule()
-        self.update_from_output(output, None)
-        return output.num_scheduled_tokens
+class Ordered(WeirScheduler):
+    """The scheduler, and short words for requests."""
 
     def add(self, name: str, rank: int, prompt: int, output: int = 4) -> None:
         self.add_request(request(name, rank, prompt, output))

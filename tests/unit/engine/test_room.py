@@ -7,21 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engine.vllm_outline import Output, PauseState, Scheduler, Status, request
-from weir_engine.scheduling.ordered import StepOrder
+from tests.unit.engine.vllm_outline import PauseState, Status, WeirScheduler, request
 from weir_engine.scheduling.room import LOOKED_AT
 
 INTERACTIVE, STANDARD, BATCH = 100, 0, -100
 
 
-class Ordered(StepOrder, Scheduler):
-    """What `make_scheduler` makes, over the outline."""
-
-    def step(self) -> dict[str, int]:
-        """Run one step and return its chunks."""
-        output: Output = self.schedule()
-        self.update_from_output(output, None)
-        return output.num_scheduled_tokens
+class Ordered(WeirScheduler):
+    """The scheduler, and short words for requests."""
 
     def add(self, name: str, rank: int, prompt: int = 50, adapter: int = 0) -> Any:
         """Add a request, and return it."""
@@ -138,13 +131,19 @@ def blocks(numbers: range, held: int) -> Any:
     return SimpleNamespace(blocks=(group,))
 
 
-def test_a_prefix_that_is_shared_with_the_victim_makes_no_room() -> None:
+def sharing() -> Ordered:
+    """Return an engine whose one request holds 10 blocks of 24, and shares 6 with who comes."""
     engine = Ordered(blocks=24)
     engine.add("low", BATCH, prompt=10 * 16)
     engine.step()
     cache = engine.kv_cache_manager
     cache.get_blocks = lambda _: blocks(range(10), held=1)
     cache.get_computed_blocks = lambda _: (blocks(range(6), held=1), 96, 0)
+    return engine
+
+
+def test_a_prefix_that_is_shared_with_the_victim_makes_no_room() -> None:
+    engine = sharing()
     # It takes 23 with 6 of them at hand, so of 14 that are free 3 are lacking, and 4 are freed.
     engine.add("fits", INTERACTIVE, prompt=23 * 16)
     engine.room.make()
@@ -152,12 +151,7 @@ def test_a_prefix_that_is_shared_with_the_victim_makes_no_room() -> None:
 
 
 def test_nobody_goes_whose_blocks_are_mostly_those_the_head_would_share() -> None:
-    engine = Ordered(blocks=24)
-    engine.add("low", BATCH, prompt=10 * 16)
-    engine.step()
-    cache = engine.kv_cache_manager
-    cache.get_blocks = lambda _: blocks(range(10), held=1)
-    cache.get_computed_blocks = lambda _: (blocks(range(6), held=1), 96, 0)
+    engine = sharing()
     engine.add("too much", INTERACTIVE, prompt=25 * 16)
     engine.room.make()
     assert not preempted(engine)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from weir_core.wire.priority import engine_priority
+from weir_engine.scheduling.ordered import StepOrder
 
 BLOCK = 16
 
@@ -315,6 +316,16 @@ class Scheduler:
 
     def _free(self) -> int:
         return self._blocks - sum(request.blocks for request in self.running)
+
+
+class WeirScheduler(StepOrder, Scheduler):
+    """What `make_scheduler` makes, over the outline."""
+
+    def step(self) -> dict[str, int]:
+        """Run one step and return its chunks."""
+        output: Output = self.schedule()
+        self.update_from_output(output, None)
+        return output.num_scheduled_tokens
 
 
 def _to_allocate(*, num_tokens: int, new_computed_blocks: Any, **_: Any) -> int:
