@@ -25,6 +25,9 @@ TINY_MAX_LENGTH: Final = 8192
 """Longest prompt plus answer of the tiny model, in tokens."""
 LEAN_BELOW_CORES: Final = 4
 """On fewer cores vLLM's worker process would take the API server's time slices."""
+DRAINS_FOR_S: Final = 1
+"""After SIGTERM, longest time that vLLM goes on computing, in whole seconds. By then the sidecar has
+drained; without such a time vLLM ends what is open as if it were whole (`finish_reason: abort`)."""
 SCHEDULER: Final = "weir_engine.scheduling.factory.make_scheduler"
 """What vLLM calls for its scheduler, synchronous or asynchronous as it would choose itself."""
 
@@ -117,6 +120,8 @@ def _contract(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
     yield "--uds", paths.socket
     # One process takes the requests, so that its counts are those of the engine.
     yield "--api-server-count", "1"
+    # At its end an engine breaks off what is open, which clients can tell from an answer.
+    yield "--shutdown-timeout", str(DRAINS_FOR_S)
     # The sidecar logs each request, without prompts.
     yield ("--disable-uvicorn-access-log",)
     yield ("--no-enable-log-requests",)

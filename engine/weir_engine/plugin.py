@@ -43,9 +43,9 @@ def allow_matrix_tiles() -> None:
 def bound_shutdown() -> None:
     """Let the API server end although streams are open.
 
-    At SIGTERM vLLM first stops the engine core, then waits for open responses without a limit:
-    streams whose tokens will never come. It offers no setting for uvicorn's limit, so the
-    configuration object gets it when it is loaded. Clients see their streams break off, which
+    At SIGTERM vLLM first stops the engine core (after `launch.DRAINS_FOR_S`), then waits for open
+    responses without a limit: streams whose tokens will never come. It offers no setting for
+    uvicorn's limit, so the configuration object gets it when it is loaded. Clients see their streams break off, which
     the sidecar turns into an error they can read.
     """
     import uvicorn

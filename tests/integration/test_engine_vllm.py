@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +103,37 @@ def test_two_processes_in_parallel_say_the_same_as_one(
     assert _listening_addresses(parallel.process.pid) <= LOOPBACK
 
 
-def test_stops_within_seconds_although_a_stream_is_open(parallel: Engine) -> None:
+def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
+    parallel: Engine,
+) -> None:
     """The last test of `parallel`: it ends the engine."""
-    body = {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 8000, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": True}
     with (
         parallel.client() as client,
-        client.stream("POST", "/v1/completions", json=body) as response,
+        ThreadPoolExecutor(1) as threads,
+        client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response,
     ):
+        plain = threads.submit(client.post, "/v1/completions", json=body)
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
+        _wait_until_running(client, requests=2)
         parallel.process.terminate()
         with pytest.raises(httpx.RemoteProtocolError):
             list(lines)
+        assert plain.result().status_code == 500
     assert parallel.process.wait(timeout=15) == 0
+
+
+def _wait_until_running(client: httpx.Client, *, requests: int) -> None:
+    deadline = time.monotonic() + 30
+    while f"{requests}.0" not in _running(client):
+        assert time.monotonic() < deadline, _running(client)
+        time.sleep(0.05)
+
+
+def _running(client: httpx.Client) -> list[str]:
+    lines = client.get("/metrics").text.splitlines()
+    return [one.split()[-1] for one in lines if one.startswith("vllm:num_requests_running")]
 
 
 def _listening_addresses(group: int) -> set[str]:

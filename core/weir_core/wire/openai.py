@@ -122,6 +122,15 @@ def has_stream_error(piece: bytes) -> bool:
     return b'{"error":' in piece and _STREAM_ERROR.search(piece) is not None
 
 
+def was_aborted(piece: bytes) -> bool:
+    """Tell whether a piece of an answer says that the engine gave it up.
+
+    vLLM ends what it drops while it shuts down or sleeps with status 200, this finish reason and
+    what there is of the text, perhaps none. A client's own abort is never answered.
+    """
+    return b'"finish_reason":"abort"' in piece
+
+
 def _count(found: re.Match[bytes] | None) -> int:
     return int(found.group(1)) if found else 0
 

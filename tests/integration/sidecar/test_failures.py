@@ -94,6 +94,38 @@ async def test_a_dying_engines_stream_of_one_error_becomes_503(house: House) -> 
     assert (await running.post(json=chat(stream=True))).status == 503
 
 
+ABORTED = b'{"choices":[{"index":0,"text":"","finish_reason":"abort"}]}'
+
+
+async def test_an_answer_that_the_engine_gave_up_is_none(house: House) -> None:
+    """VLLM answers so while it shuts down, still healthy."""
+
+    async def giving_up(wire: Wire) -> None:
+        await wire.send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(ABORTED), ABORTED)
+        )
+
+    await house.raw_engine(giving_up)
+    running = await house.sidecar()
+    answer = await running.post(json=chat())
+    assert answer.status == 503
+    assert_says_when_to_retry(answer, "rejected-no-endpoints")
+
+
+async def test_a_stream_that_the_engine_gave_up_counts_as_its_error(house: House) -> None:
+    end = b"data: %b\n\ndata: [DONE]\n\n" % ABORTED
+
+    async def giving_up(wire: Wire) -> None:
+        await wire.send(HEAD + CHUNK)
+        await asyncio.sleep(0.02)
+        await wire.send(b"%x\r\n%b\r\n" % (len(end), end) + LAST)
+
+    await house.raw_engine(giving_up)
+    running = await house.sidecar()
+    assert (await running.post(json=chat(stream=True))).body.endswith(end)
+    assert running.outcomes == {"engine_error": 1}
+
+
 async def test_a_healthy_engines_500_passes_unchanged(house: House) -> None:
     await house.mock_engine(Profile(error_status=500))
     running = await house.sidecar()

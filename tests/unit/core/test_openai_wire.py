@@ -18,6 +18,7 @@ from weir_core.wire.openai import (
     is_utf8,
     read_request,
     usage_in,
+    was_aborted,
 )
 
 
@@ -105,6 +106,19 @@ def test_the_last_usage_counts() -> None:
 )
 def test_error_events_are_told_from_generated_text(piece: bytes, want: bool) -> None:
     assert has_stream_error(piece) is want
+
+
+@pytest.mark.parametrize(
+    ("piece", "want"),
+    [
+        (b'data: {"choices":[{"text":"","finish_reason":"abort"}]}\n\ndata: [DONE]\n\n', True),
+        (b'{"choices":[{"text":"\\"finish_reason\\":\\"abort\\"","finish_reason":"stop"}]}', False),
+    ],
+)
+def test_an_answer_that_was_given_up_is_told_from_text_that_speaks_of_it(
+    piece: bytes, want: bool
+) -> None:
+    assert was_aborted(piece) is want
 
 
 def test_errors_have_openais_shape() -> None:
