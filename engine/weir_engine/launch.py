@@ -26,8 +26,8 @@ TINY_MAX_LENGTH: Final = 8192
 LEAN_BELOW_CORES: Final = 4
 """On fewer cores vLLM's worker process would take the API server's time slices."""
 DRAINS_FOR_S: Final = 1
-"""After SIGTERM, longest time that vLLM goes on computing, in whole seconds. By then the sidecar has
-drained; without such a time vLLM ends what is open as if it were whole (`finish_reason: abort`)."""
+"""After SIGTERM, longest time that vLLM goes on computing, in whole seconds: the sidecar
+drained before. Without it vLLM ends what is open as if it were whole (`finish_reason: abort`)."""
 SCHEDULER: Final = "weir_engine.scheduling.factory.make_scheduler"
 """What vLLM calls for its scheduler, synchronous or asynchronous as it would choose itself."""
 

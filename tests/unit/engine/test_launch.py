@@ -22,8 +22,8 @@ PATHS = Paths(run_dir="/run/weir", model_dir="/models")
 LLAMA_DIR = "/models/hf-meta-llama-llama-3-1-8b-instruct-3cfbba48"
 CONTRACT = (
     "--uds /run/weir/engine.sock --api-server-count 1 --shutdown-timeout 1 "
-    "--disable-uvicorn-access-log --no-enable-log-requests --scheduler-cls weir_engine.scheduling.factory.make_scheduler "
-    "--scheduling-policy priority"
+    "--disable-uvicorn-access-log --no-enable-log-requests "
+    "--scheduler-cls weir_engine.scheduling.factory.make_scheduler --scheduling-policy priority"
 )
 
 
