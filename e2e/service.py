@@ -168,6 +168,13 @@ class Service:
         return f"http://{service['spec']['clusterIP']}:{address.port or 80}"
 
 
+def restarts(pod: Manifest) -> list[int]:
+    """Return how often each container of a pod has started again."""
+    status = pod["status"]
+    every = [*status["initContainerStatuses"], *status["containerStatuses"]]
+    return [each["restartCount"] for each in every]
+
+
 def _descendants(root: Manifest, found: list[Manifest]) -> list[Manifest]:
     """Return what `root` owns, what that owns, and so on."""
     uids, before = {root["metadata"]["uid"]}, 0

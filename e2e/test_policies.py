@@ -15,7 +15,7 @@ import pytest
 from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Kubectl, Manifest, conditions
-from e2e.service import MODEL, NAMESPACE, Service
+from e2e.service import MODEL, NAMESPACE, Service, restarts
 from e2e.traffic import chatting
 from weir_core.api.labels import (
     API_VERSION,
@@ -144,12 +144,6 @@ def test_an_edited_class_is_in_the_running_pod_within_seconds_and_no_request_fai
     assert restarts(now) == restarts(pod)
     assert traffic.answered > 0
     assert traffic.failures == []
-
-
-def restarts(pod: Manifest) -> list[int]:
-    status = pod["status"]
-    every = [*status["initContainerStatuses"], *status["containerStatuses"]]
-    return [each["restartCount"] for each in every]
 
 
 def test_a_rotated_key_works_within_seconds_and_the_old_one_does_not(tenanted: Service) -> None:

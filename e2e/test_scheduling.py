@@ -10,7 +10,8 @@ import pytest
 from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Manifest, conditions
-from e2e.service import MODEL, NAMESPACE, Service
+from e2e.service import MODEL, NAMESPACE, Service, restarts
+from weir_core.api.labels import ADMIN_PORT
 
 # The longest prompt the tiny model takes must then fit into one step.
 WHOLE_PROMPTS = ["--no-enable-chunked-prefill", "--max-num-batched-tokens=8192"]
@@ -44,6 +45,39 @@ def test_an_engine_with_weirs_scheduler_is_asked_again_when_it_starts_again(
     scheduling(quickstart, "Unknown")
     quickstart.wait_ready(replicas=1)
     assert scheduling(quickstart, "True")["reason"] == "Weir"
+
+
+@pytest.fixture
+def throughput(quickstart: Service) -> Iterator[Service]:
+    """The quickstart, whose spec asks for throughput; afterwards it is as it was."""
+    quickstart.patch({"engine": {"scheduling": {"mode": "throughput"}}})
+    yield quickstart
+    quickstart.patch({"engine": {"scheduling": None}})
+
+
+def test_an_edited_mode_divides_the_running_engines_steps_within_seconds(
+    quickstart: Service, request: pytest.FixtureRequest
+) -> None:
+    pod = quickstart.pod()
+    eventually(lambda: computes_in(quickstart, "latency"), within_s=10)
+    request.getfixturevalue("throughput")
+    eventually(lambda: computes_in(quickstart, "throughput"), within_s=10)
+    now = quickstart.pod()
+    assert now["metadata"]["uid"] == pod["metadata"]["uid"]
+    assert restarts(now) == restarts(pod)
+
+
+def computes_in(service: Service, mode: str) -> None:
+    """Have the service's only engine compute, and see that the last step was divided so."""
+    body = {"model": MODEL, "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(f"{service.url()}/v1/chat/completions", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    address = service.pod()["status"]["podIP"]
+    page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=30).text
+    said = [line for line in page.splitlines() if line.startswith("weir_engine_scheduler_info")]
+    assert said == [f'weir_engine_scheduler_info{{fallback="0",kind="weir",mode="{mode}"}} 1.0'], (
+        said
+    )
 
 
 def test_an_operator_that_starts_again_finds_out_again(

@@ -227,11 +227,13 @@ class Metrics:
         self.scheduler_info = Gauge(
             "weir_engine_scheduler_info",
             "1, with how the engine orders requests; fallback is 1 where Weir's scheduler was "
-            "wanted and could not be used.",
-            ["kind", "fallback"],
+            "wanted and could not be used; mode is what divided its newest step.",
+            ["kind", "fallback", "mode"],
             registry=registry,
         )
         self._last_step = 0
+        self._facts: Facts | None = None
+        self._mode = ""
 
     def engine_step(self, step: Step) -> None:
         """Note one record of the step log."""
@@ -240,11 +242,21 @@ class Metrics:
         if self._last_step < step.seq - 1 and self._last_step:
             self.steps_lost.inc(step.seq - 1 - self._last_step)
         self._last_step = step.seq
+        if step.mode != self._mode:
+            self._mode = step.mode
+            self._show_scheduler()
 
     def describe_engine(self, facts: Facts) -> None:
         """Say how the engine orders requests."""
+        self._facts, self._mode = facts, ""
+        self._show_scheduler()
+
+    def _show_scheduler(self) -> None:
+        if self._facts is None:
+            return
         self.scheduler_info.clear()
-        self.scheduler_info.labels(facts.kind, "1" if facts.fallback else "0").set(1)
+        fallback = "1" if self._facts.fallback else "0"
+        self.scheduler_info.labels(self._facts.kind, fallback, self._mode).set(1)
 
     def of_class(self, name: str) -> ClassMetrics:
         """Return the instruments of one priority class; classes are few and set by platforms."""

@@ -63,6 +63,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         started: The `x-request-id` of requests whose prompt this step completed.
         preempted: Sequences that lost their KV in this step.
         engine: The data-parallel rank that computed it.
+        mode: How Weir's scheduler divides its steps now; empty where vLLM's own divides them.
     """
 
     seq: int
@@ -79,6 +80,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     started: tuple[str, ...] = ()
     preempted: int = 0
     engine: int = 0
+    mode: str = ""
 
 
 _ENCODER = msgspec.msgpack.Encoder()

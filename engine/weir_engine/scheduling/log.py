@@ -66,10 +66,12 @@ class StepLog(Stock):
 
     Attributes:
         missing: What it needs and this vLLM lacks; then steps are vLLM's alone.
+        mode_kind: Whether steps are divided for latency or throughput; empty where vLLM divides.
     """
 
     sender: StepSender | None = None
     engine_index = 0
+    mode_kind = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -185,6 +187,7 @@ class StepLog(Stock):
             started=tuple(dict.fromkeys(map(sent_id, formed.started))),
             preempted=formed.preempted,
             engine=self.engine_index,
+            mode=self.mode_kind,
         )
 
     def _prefill_left(self) -> dict[int, int]:

@@ -51,6 +51,7 @@ class StepOrder(StepLog):
             return
         stages = self.vllm_config.parallel_config.pipeline_parallel_size
         self.planner = Planner(self.max_num_scheduled_tokens, stages=stages)
+        self.mode_kind = self.planner.mode.kind
         self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
         self._most_decode_tokens = 1 + self.num_spec_tokens
         # Adapters of the requests in the batch, those that sit the step out included.
@@ -342,3 +343,4 @@ class StepOrder(StepLog):
     def change(self, mode: Mode) -> None:
         """Divide steps by another mode from the next one on."""
         self.planner.change(mode)
+        self.mode_kind = mode.kind

@@ -406,10 +406,11 @@ async def test_steps_are_heard_and_rubbish_is_not_fatal(house: House) -> None:
         engine.connect(str(house.run_dir / "steps.sock"))
         engine.send(b"rubbish")
         engine.send(encode_step(Step(seq=1, duration_s=0.01, schedule_s=0.001)))
-        engine.send(encode_step(Step(seq=5, duration_s=0.01)))
+        engine.send(encode_step(Step(seq=5, duration_s=0.01, mode="throughput")))
     await eventually(lambda: value("weir_engine_step_seconds_count") == 2)
     assert value("weir_engine_steps_lost_total") == 3
-    assert value("weir_engine_scheduler_info", {"kind": "weir", "fallback": "0"}) == 1
+    said = {"kind": "weir", "fallback": "0", "mode": "throughput"}
+    assert value("weir_engine_scheduler_info", said) == 1
 
 
 async def test_silent_answers_of_an_engine_without_a_step_log_do_not_keep_others_out(
