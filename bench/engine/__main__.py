@@ -181,7 +181,13 @@ def _fuzz(options: argparse.Namespace) -> dict[str, Any]:
             "speculative_config": features.NGRAM,
             "scheduler_cls": "bench.engine.engines.make_asynchronous",
         },
-    }
+        ", with adapters, in a pipeline": {
+            "enable_lora": True, "max_loras": 2, "max_cpu_loras": 4, "max_lora_rank": 8,
+            "scheduler_cls": "bench.engine.engines.make_pipelined",
+        },
+    }  # fmt: skip
+    # Without a model nobody reads them.
+    wanted = [features.adapter(number, Path(f"/{number}")) for number in (1, 2, 3)]
     for seed, (kind, arguments) in enumerate(kinds.items()):
         engine = _fuzz_engine(options, **arguments)
         if "scheduler_cls" not in arguments:
@@ -190,7 +196,9 @@ def _fuzz(options: argparse.Namespace) -> dict[str, Any]:
         engine.without_model()
         if "scheduler_cls" in arguments:
             engine.run_ahead()
-        results[f"without{kind}"] = asdict(proofs.fuzz(engine, options.schedules, seed=seed))
+        adapters = (None, *wanted) if "enable_lora" in arguments else (None,)
+        found = proofs.fuzz(engine, options.schedules, seed, adapters)
+        results[f"without{kind}"] = asdict(found)
         engine.close()
     _print("fuzz", results)
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -95,13 +96,20 @@ class Fuzz:
     faults: list[str] = field(default_factory=list)
 
 
-def fuzz(engine: Engine, schedules: int, seed: int = 0) -> Fuzz:
-    """Run random schedules, each to its end, and look for what is lost or left behind."""
+def fuzz(engine: Engine, schedules: int, seed: int = 0, adapters: Sequence[Any] = (None,)) -> Fuzz:
+    """Run random schedules, each to its end, and look for what is lost or left behind.
+
+    Args:
+        engine: One of Weir's.
+        schedules: How many.
+        seed: Gives the same ones again.
+        adapters: What the requests want, in turn; None is the model itself.
+    """
     result = Fuzz()
     for number in range(schedules):
         choose = random.Random(seed * 1_000_003 + number)
         try:
-            _one_schedule(engine, choose, result)
+            _one_schedule(engine, choose, result, adapters)
         except AssertionError as error:
             result.faults.append(f"schedule {seed}/{number}: {error or 'an assertion of vLLM'}")
             break
@@ -109,7 +117,9 @@ def fuzz(engine: Engine, schedules: int, seed: int = 0) -> Fuzz:
     return result
 
 
-def _one_schedule(engine: Engine, choose: random.Random, result: Fuzz) -> None:
+def _one_schedule(
+    engine: Engine, choose: random.Random, result: Fuzz, adapters: Sequence[Any]
+) -> None:
     engine.clear()
     engine.set_mode(choose.choice(MODES))
     engine.scheduler.room.preemptions = Preemptions(choose.choice((2_000, 1_000_000)))
@@ -119,12 +129,13 @@ def _one_schedule(engine: Engine, choose: random.Random, result: Fuzz) -> None:
     longest = (free - len(taken)) * engine.scheduler.block_size // 2
     names = [f"r{index}" for index in range(choose.randrange(1, 16))]
     live: dict[str, Any] = {}
-    for name in names:
+    for number, name in enumerate(names):
         output = choose.choice((1, 2, 10, 60))
         prompt = choose.choice((1, 30, 300, 1500, 5000))
         engine.add(
             name, [10 + choose.randrange(3)] * min(prompt, max(1, longest - output)), output,
             choose.choice(RANKS), choose.choice((1.0, 5.0, float("inf"))),
+            adapters[number % len(adapters)],
         )  # fmt: skip
         live = engine.scheduler.requests | live
         _some_steps(engine, choose, names, result)

@@ -6,6 +6,7 @@ needs another kind starts its own with `run_engine`.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -48,6 +50,17 @@ def compiling(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] 
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def bench_engine(path: Path, *arguments: str) -> dict[str, Any]:
+    """Run parts of the engine's benchmark in a process of its own; return what they found."""
+    command = [sys.executable, "-m", "bench.engine", *arguments, "--json", str(path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.conftest import bench_engine
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In a process of its own: vLLM lives in it."""
-    path = tmp_path_factory.mktemp("bench") / "results.json"
-    command = [sys.executable, "-m", "bench.engine", "features", "--json", str(path)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    answer: dict[str, Any] = json.loads(path.read_text())["features"]
+    found = bench_engine(tmp_path_factory.mktemp("bench") / "results.json", "features")
+    answer: dict[str, Any] = found["features"]
     return answer
 
 

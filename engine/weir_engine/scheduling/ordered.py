@@ -29,7 +29,7 @@ from weir_engine.scheduling.room import LOOKED_AT, Room
 from weir_engine.scheduling.telling import ModeReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOT_RECKONED_STEPS: Final = 8
 """Steps for which waiting requests are left out of plans after one that vLLM did not admit, and
@@ -56,6 +56,8 @@ class StepOrder(StepLog):
         self._most_decode_tokens = 1 + self.num_spec_tokens
         # Adapters of the requests in the batch, those that sit the step out included.
         self._adapters: set[int] = set()
+        # The class of the first waiting request whose adapter has no place.
+        self._rank_without_place: int | None = None
         # Sessions that decode, which stop to wait for input without ending.
         self._sessions: set[str] = set()
         self._plan: Plan | None = None
@@ -193,10 +195,25 @@ class StepOrder(StepLog):
         return wanted if uncut and planned else min(planned, wanted)
 
     def _note_adapters(self) -> None:
-        if self.lora_config is not None:
-            self._adapters = {
-                request.lora_request.lora_int_id for request in self.running if request.lora_request
-            }
+        if self.lora_config is None:
+            return
+        self._adapters = {
+            request.lora_request.lora_int_id for request in self.running if request.lora_request
+        }
+        without = (one for one in self.room.first(LOOKED_AT) if not self._has_place(one))
+        self._rank_without_place = next((rank_of(one.priority) for one in without), None)
+
+    def _may_enter(self, request: Any) -> bool:
+        """Return whether a waiting request's adapter has a place, and no higher class wants it.
+
+        Adapters of lower classes would else keep a higher one's out for as long as requests for
+        them keep coming.
+        """
+        if self.lora_config is None or request.lora_request is None:
+            return True
+        wanted = self._rank_without_place
+        gives_way = wanted is not None and rank_of(request.priority) < wanted
+        return not gives_way and self._has_place(request)
 
     def _has_place(self, request: Any) -> bool:
         """Return whether a request's adapter has a place beside those of the whole batch.
@@ -278,21 +295,27 @@ class StepOrder(StepLog):
         if not candidates:
             plan.grants = None  # what is left is for whom vLLM admits
         turn = {one for one in candidates if plan.chunks[one.request_id]}
-        with ExitStack() as shown:
+
+        def is_passed_over(one: Any) -> bool:  # who cannot be admitted anyway may be seen
+            return one not in turn and self.room.is_ready(one)
+
+        with ExitStack() as hidden:
             if candidates:
                 # vLLM admits these before all others, whatever their class.
-                shown.enter_context(self._showing("kv_holding_waiting", turn))
+                hidden.enter_context(self._hiding("kv_holding_waiting", is_passed_over))
             if plan.grants is not None:
                 # vLLM stops at the first waiting request that gets nothing, but by shares a lower
                 # class may have its part while a higher one has had its own.
-                shown.enter_context(self._showing("waiting", turn))
+                hidden.enter_context(self._hiding("waiting", is_passed_over))
+            elif self._rank_without_place is not None:
+                hidden.enter_context(self._hiding("waiting", lambda one: not self._may_enter(one)))
             return super().form(throttle_prefills)
 
     @contextmanager
-    def _showing(self, name: str, turn: set[Any]) -> Iterator[None]:
-        """Show vLLM of a queue only whose turn it is, and who cannot be admitted anyway."""
+    def _hiding(self, name: str, hides: Callable[[Any], bool]) -> Iterator[None]:
+        """Hide some of a queue from vLLM."""
         everything = getattr(self, name)
-        hidden = [one for one in everything._heap if one not in turn and self.room.is_ready(one)]
+        hidden = [one for one in everything._heap if hides(one)]
         if hidden:
             everything.remove_requests(set(hidden))
         try:

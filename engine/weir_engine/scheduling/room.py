@@ -64,8 +64,12 @@ class Room:
     def ready(self, heap: list[Any], count: int) -> Iterator[Any]:
         """Yield those of a heap's first few requests that lack nothing but room, in order."""
         for request in _smallest(heap, count):
-            if self.is_ready(request) and self._scheduler._has_place(request):
+            if self.is_ready(request) and self._scheduler._may_enter(request):
                 yield request
+
+    def first(self, count: int) -> Iterator[Any]:
+        """Yield those of the queue's first few requests that wait for nothing of their own."""
+        return filter(self.is_ready, _smallest(self._scheduler.waiting._heap, count))
 
     def make(self) -> None:
         """Preempt for the most urgent waiting request what it lacks, if lower classes have it."""

@@ -209,6 +209,47 @@ def test_two_that_are_admitted_at_once_do_not_take_one_place() -> None:
     assert engine.step() == {"two": 100}
 
 
+def test_lower_classes_do_not_keep_a_higher_ones_adapter_out() -> None:
+    engine = Ordered(tokens=1000, adapters=1)
+    add_adapted(engine, "low", BATCH, adapter=1)
+    engine.step()
+    add_adapted(engine, "high", INTERACTIVE, adapter=2)
+    for n in range(20):  # as many as it takes to keep the place without end
+        add_adapted(engine, f"low {n}", BATCH, adapter=1)
+    engine.add("without", BATCH, 16, output=1)
+    assert engine.step() == {"low": 1, "without": 16}, "who wants no adapter takes nobody's place"
+    assert [engine.step() for _ in range(3)] == [{"low": 1}, {"low": 1}, {"high": 16}]
+    for _ in range(40):
+        engine.step()
+    assert not engine.requests
+
+
+def test_equals_keep_an_adapters_place_as_in_stock_vllm() -> None:
+    engine = Ordered(tokens=1000, adapters=1)
+    add_adapted(engine, "one", STANDARD, adapter=1)
+    engine.step()
+    add_adapted(engine, "two", STANDARD, adapter=2)
+    add_adapted(engine, "zero", STANDARD, adapter=1)
+    assert engine.step() == {"one": 1, "zero": 16}
+
+
+def test_who_lacks_a_place_does_not_stop_those_behind() -> None:
+    """The place's holder is in the pipeline's other step, so that vLLM itself sees a free one."""
+    engine = Ordered(adapters=1, stages=2)
+    add_adapted(engine, "holder", STANDARD, adapter=1)
+    engine.step()
+    under_way = engine.schedule()
+    add_adapted(engine, "high", INTERACTIVE, adapter=2)
+    engine.add("low", BATCH, 16)
+    assert engine.schedule().num_scheduled_tokens == {"low": 16}
+    engine.update_from_output(under_way, None)
+
+
+def add_adapted(engine: Ordered, name: str, rank: int, *, adapter: int) -> None:
+    engine.add(name, rank, 16)
+    engine.requests[name].lora_request = SimpleNamespace(lora_int_id=adapter)
+
+
 def test_a_step_has_room_for_the_drafts_there_are() -> None:
     engine = Ordered(tokens=100, drafts=3)
     engine.change(Mode("throughput"))
