@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import images
+from e2e.cluster import build, images
 from weir_core.api.labels import ENGINE_CONTAINER, MODEL_CONTAINER, SIDECAR_CONTAINER
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+VLLM_CACHE = "/var/cache/vllm"
 
 
 def chart_values() -> dict[str, Any]:
@@ -28,16 +29,26 @@ def chart_values() -> dict[str, Any]:
 
 
 def service_patch() -> dict[str, Any]:
-    """Return what to merge into an InferenceService's spec so that its pods run from here."""
+    """Return what to merge into an InferenceService's spec so that its pods run from here.
+
+    Engines share what vLLM keeps between its starts: a third of their time until they are ready.
+    """
     names = {
         "initContainers": (SIDECAR_CONTAINER, MODEL_CONTAINER),
         "containers": (ENGINE_CONTAINER,),
     }
-    containers = {
+    containers: dict[str, list[dict[str, Any]]] = {
         key: [{"name": name, "volumeMounts": _mounts()} for name in group]
         for key, group in names.items()
     }
-    return {"podTemplate": {"spec": {"volumes": _volumes(), **containers}}}
+    kept = build.cache_dir() / "vllm"
+    kept.mkdir(parents=True, exist_ok=True)
+    kept.chmod(0o777)  # engines are nobody in particular
+    volumes = [*_volumes(), _volume("vllm-cache", kept)]
+    (engine,) = containers["containers"]
+    engine["volumeMounts"].append({"name": "vllm-cache", "mountPath": VLLM_CACHE})
+    engine["env"] = [{"name": "VLLM_CACHE_ROOT", "value": VLLM_CACHE}]
+    return {"podTemplate": {"spec": {"volumes": volumes, **containers}}}
 
 
 def _folders() -> dict[str, Path]:
@@ -53,10 +64,11 @@ def _folders() -> dict[str, Path]:
 
 
 def _volumes() -> list[dict[str, Any]]:
-    return [
-        {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
-        for name, path in _folders().items()
-    ]
+    return [_volume(name, path) for name, path in _folders().items()]
+
+
+def _volume(name: str, path: Path) -> dict[str, Any]:
+    return {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
 
 
 def _mounts() -> list[dict[str, Any]]:

@@ -95,7 +95,11 @@ class Service:
             assert status.get("observedGeneration") == found["metadata"]["generation"], status
             assert state.get("status") == "True", state
             assert status.get("readyReplicas", 0) == replicas, status
-            assert len(self.pods()) == replicas, [name_of(pod) for pod in self.pods()]
+            pods = self.pods()
+            assert len(pods) == replicas, [name_of(pod) for pod in pods]
+            # The status of the service may speak of one that is ending.
+            unready = [name_of(pod) for pod in pods if not _takes_requests(pod)]
+            assert not unready, unready
 
         eventually(ready, within_s=READY_WITHIN_S)
 
@@ -166,6 +170,10 @@ class Service:
         name, namespace = address.hostname.split(".")[:2]
         service = self.target.kubectl.get("service", name, namespace)
         return f"http://{service['spec']['clusterIP']}:{address.port or 80}"
+
+
+def _takes_requests(pod: Manifest) -> bool:
+    return conditions(pod).get("Ready", {}).get("status") == "True"
 
 
 def restarts(pod: Manifest) -> list[int]:
