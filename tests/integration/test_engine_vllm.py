@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         parallel.process.terminate()
         with pytest.raises(httpx.RemoteProtocolError):
             list(lines)
-        assert plain.result().status_code == 500
+        with suppress(httpx.RemoteProtocolError):  # cut, or told that it failed
+            assert plain.result().status_code == 500
     assert parallel.process.wait(timeout=15) == 0
 
 
