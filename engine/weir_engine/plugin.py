@@ -45,8 +45,8 @@ def bound_shutdown() -> None:
 
     At SIGTERM vLLM first stops the engine core (after `launch.DRAINS_FOR_S`), then waits for open
     responses without a limit: streams whose tokens will never come. It offers no setting for
-    uvicorn's limit, so the configuration object gets it when it is loaded. Clients see
-    their streams break off, which the sidecar turns into an error they can read.
+    uvicorn's limit, so the configuration object gets it when it is loaded. Clients see their
+    streams break off, which the sidecar turns into an error they can read.
     """
     import uvicorn
 

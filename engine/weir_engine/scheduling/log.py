@@ -66,12 +66,10 @@ class StepLog(Stock):
 
     Attributes:
         missing: What it needs and this vLLM lacks; then steps are vLLM's alone.
-        mode_kind: Whether steps are divided for latency or throughput; empty where vLLM divides.
     """
 
     sender: StepSender | None = None
     engine_index = 0
-    mode_kind = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -124,6 +122,10 @@ class StepLog(Stock):
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Hear of a step that ended; a class above may learn from it."""
+
+    def mode_kind(self) -> str:
+        """Return the mode that divides the steps; empty where vLLM divides them."""
+        return ""
 
     def _observe(self, output: Any, partial: Iterable[Any], begin: float) -> FormedStep:
         scheduled = output.num_scheduled_tokens
@@ -187,7 +189,7 @@ class StepLog(Stock):
             started=tuple(dict.fromkeys(map(sent_id, formed.started))),
             preempted=formed.preempted,
             engine=self.engine_index,
-            mode=self.mode_kind,
+            mode=self.mode_kind(),
         )
 
     def _prefill_left(self) -> dict[int, int]:

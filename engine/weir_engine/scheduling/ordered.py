@@ -51,7 +51,6 @@ class StepOrder(StepLog):
             return
         stages = self.vllm_config.parallel_config.pipeline_parallel_size
         self.planner = Planner(self.max_num_scheduled_tokens, stages=stages)
-        self.mode_kind = self.planner.mode.kind
         self.room = Room(self, Preemptions(2 * self.max_num_scheduled_tokens))
         self._most_decode_tokens = 1 + self.num_spec_tokens
         # Adapters of the requests in the batch, those that sit the step out included.
@@ -93,6 +92,10 @@ class StepOrder(StepLog):
         if not throttle_prefills:
             self._note_stuck(output, begun, plan)
         return self._noted(output)
+
+    def mode_kind(self) -> str:
+        """Return the mode that divides the steps."""
+        return self.planner.mode.kind if self.orders else super().mode_kind()
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Learn from a step that ended."""
@@ -200,7 +203,8 @@ class StepOrder(StepLog):
         self._adapters = {
             request.lora_request.lora_int_id for request in self.running if request.lora_request
         }
-        without = (one for one in self.room.first(LOOKED_AT) if not self._has_place(one))
+        first = self.room.first(self.waiting._heap, LOOKED_AT)
+        without = (one for one in first if not self._has_place(one))
         self._rank_without_place = next((rank_of(one.priority) for one in without), None)
 
     def _may_enter(self, request: Any) -> bool:
@@ -302,26 +306,27 @@ class StepOrder(StepLog):
         with ExitStack() as hidden:
             if candidates:
                 # vLLM admits these before all others, whatever their class.
-                hidden.enter_context(self._hiding("kv_holding_waiting", is_passed_over))
+                hidden.enter_context(self._hiding(self.kv_holding_waiting, is_passed_over))
             if plan.grants is not None:
                 # vLLM stops at the first waiting request that gets nothing, but by shares a lower
                 # class may have its part while a higher one has had its own.
-                hidden.enter_context(self._hiding("waiting", is_passed_over))
+                hidden.enter_context(self._hiding(self.waiting, is_passed_over))
             elif self._rank_without_place is not None:
-                hidden.enter_context(self._hiding("waiting", lambda one: not self._may_enter(one)))
+                hidden.enter_context(
+                    self._hiding(self.waiting, lambda one: not self._may_enter(one))
+                )
             return super().form(throttle_prefills)
 
     @contextmanager
-    def _hiding(self, name: str, hides: Callable[[Any], bool]) -> Iterator[None]:
+    def _hiding(self, queue: Any, hides: Callable[[Any], bool]) -> Iterator[None]:
         """Hide some of a queue from vLLM."""
-        everything = getattr(self, name)
-        hidden = [one for one in everything._heap if hides(one)]
+        hidden = [one for one in queue._heap if hides(one)]
         if hidden:
-            everything.remove_requests(set(hidden))
+            queue.remove_requests(set(hidden))
         try:
             yield
         finally:
-            getattr(self, name).prepend_requests(hidden)
+            queue.prepend_requests(hidden)
 
     def _disappointment(self, output: Any, candidates: list[Any], plan: Plan) -> int:
         """Return for how many steps not to reckon with waiting requests.
@@ -366,4 +371,3 @@ class StepOrder(StepLog):
     def change(self, mode: Mode) -> None:
         """Divide steps by another mode from the next one on."""
         self.planner.change(mode)
-        self.mode_kind = mode.kind

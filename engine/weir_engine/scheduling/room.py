@@ -61,15 +61,13 @@ class Room:
             return False  # tokens of before its preemption are still to come
         return status in {"WAITING", "PREEMPTED"}
 
-    def ready(self, heap: list[Any], count: int) -> Iterator[Any]:
-        """Yield those of a heap's first few requests that lack nothing but room, in order."""
-        for request in _smallest(heap, count):
-            if self.is_ready(request) and self._scheduler._may_enter(request):
-                yield request
+    def first(self, heap: list[Any], count: int) -> Iterator[Any]:
+        """Yield, in order, those of a heap's first few that wait for nothing of their own."""
+        return filter(self.is_ready, _smallest(heap, count))
 
-    def first(self, count: int) -> Iterator[Any]:
-        """Yield those of the queue's first few requests that wait for nothing of their own."""
-        return filter(self.is_ready, _smallest(self._scheduler.waiting._heap, count))
+    def ready(self, heap: list[Any], count: int) -> Iterator[Any]:
+        """Yield those of them that lack nothing but slots and KV blocks."""
+        return filter(self._scheduler._may_enter, self.first(heap, count))
 
     def make(self) -> None:
         """Preempt for the most urgent waiting request what it lacks, if lower classes have it."""

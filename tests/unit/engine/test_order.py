@@ -379,6 +379,7 @@ def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:
     engine.step()
     engine.add("high", INTERACTIVE, 50)
     assert engine.step() == {"low": 500}
+    assert engine.mode_kind() == ""
 
 
 def test_each_step_is_told_to_the_sidecar(tmp_path: Path) -> None:
