@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import yaml
 
 from e2e.eventually import eventually
@@ -148,6 +149,11 @@ class Service:
         pods = self.pods()
         assert len(pods) == 1, [name_of(pod) for pod in pods]
         return pods[0]
+
+    def metrics(self) -> str:
+        """Return what the sidecar of its only pod tells Prometheus."""
+        address = self.pod()["status"]["podIP"]
+        return httpx.get(f"http://{address}:{labels.ADMIN_PORT}/metrics", timeout=30).text
 
     def owned(self) -> list[Manifest]:
         """Return everything in the cluster that belongs to it, and not to one of its name before.

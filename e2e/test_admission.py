@@ -17,7 +17,7 @@ import pytest
 from e2e.eventually import eventually
 from e2e.kube import Manifest
 from e2e.service import MODEL, NAMESPACE, Service
-from weir_core.api.labels import ADMIN_PORT, API_VERSION
+from weir_core.api.labels import API_VERSION
 
 FLOOD = 240
 WITHIN_S = 15.0
@@ -37,10 +37,8 @@ def chat(max_tokens: int, *, stream: bool = False) -> Manifest:
 
 def outcomes(service: Service) -> Counter[str]:
     """Return how the requests of the service's only pod have ended so far."""
-    address = service.pod()["status"]["podIP"]
-    page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=30).text
     found: Counter[str] = Counter()
-    for outcome, count in COUNTED.findall(page):
+    for outcome, count in COUNTED.findall(service.metrics()):
         found[outcome] += int(count)
     return found
 

@@ -11,7 +11,6 @@ from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Manifest, conditions
 from e2e.service import MODEL, NAMESPACE, Service, restarts
-from weir_core.api.labels import ADMIN_PORT
 
 # The longest prompt the tiny model takes must then fit into one step.
 WHOLE_PROMPTS = ["--no-enable-chunked-prefill", "--max-num-batched-tokens=8192"]
@@ -48,21 +47,20 @@ def test_an_engine_with_weirs_scheduler_is_asked_again_when_it_starts_again(
 
 
 @pytest.fixture
-def throughput(quickstart: Service) -> Iterator[Service]:
-    """The quickstart, whose spec asks for throughput; afterwards it is as it was."""
-    quickstart.patch({"engine": {"scheduling": {"mode": "throughput"}}})
+def mode_edited(quickstart: Service) -> Iterator[Service]:
+    """The quickstart; its spec says nothing of a mode again afterwards."""
     yield quickstart
     quickstart.patch({"engine": {"scheduling": None}})
 
 
 def test_an_edited_mode_divides_the_running_engines_steps_within_seconds(
-    quickstart: Service, request: pytest.FixtureRequest
+    mode_edited: Service,
 ) -> None:
-    pod = quickstart.pod()
-    eventually(lambda: computes_in(quickstart, "latency"), within_s=10)
-    request.getfixturevalue("throughput")
-    eventually(lambda: computes_in(quickstart, "throughput"), within_s=10)
-    now = quickstart.pod()
+    pod = mode_edited.pod()
+    eventually(lambda: computes_in(mode_edited, "latency"), within_s=10)
+    mode_edited.patch({"engine": {"scheduling": {"mode": "throughput"}}})
+    eventually(lambda: computes_in(mode_edited, "throughput"), within_s=10)
+    now = mode_edited.pod()
     assert now["metadata"]["uid"] == pod["metadata"]["uid"]
     assert restarts(now) == restarts(pod)
 
@@ -72,9 +70,8 @@ def computes_in(service: Service, mode: str) -> None:
     body = {"model": MODEL, "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(f"{service.url()}/v1/chat/completions", json=body, timeout=30)
     assert answer.status_code == 200, answer.text
-    address = service.pod()["status"]["podIP"]
-    page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=30).text
-    said = [line for line in page.splitlines() if line.startswith("weir_engine_scheduler_info")]
+    lines = service.metrics().splitlines()
+    said = [line for line in lines if line.startswith("weir_engine_scheduler_info")]
     assert said == [f'weir_engine_scheduler_info{{fallback="0",kind="weir",mode="{mode}"}} 1.0'], (
         said
     )

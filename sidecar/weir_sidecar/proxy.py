@@ -16,7 +16,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from weir_core.sched.types import Reason
-from weir_core.wire.openai import has_stream_error, read_request, usage_in, was_aborted
+from weir_core.wire.openai import read_request, reports_failure, usage_in
 from weir_sidecar import outcomes
 from weir_sidecar.callers import wants_explanation
 from weir_sidecar.client import Client
@@ -243,8 +243,7 @@ def _broken_words(ending: Ending | None) -> str:
 
 def _outcome_of(exchange: Exchange) -> Outcome:
     if exchange.status < 400:
-        failed = has_stream_error(exchange.tail) or was_aborted(exchange.tail)
-        return Outcome.ENGINE_ERROR if failed else Outcome.OK
+        return Outcome.ENGINE_ERROR if reports_failure(exchange.tail) else Outcome.OK
     reason = (exchange.header(DROPPED_REASON.encode()) or b"").decode("latin-1")
     try:
         return Outcome(reason.replace("-", "_"))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from aiohttp import web
 
-from weir_core.wire.openai import has_stream_error, was_aborted
+from weir_core.wire.openai import reports_failure, was_aborted
 from weir_sidecar import outcomes, routes
 from weir_sidecar.engine_client import Pool
 from weir_sidecar.monitor import Monitor
@@ -54,8 +54,8 @@ class OwnEngine:
         self._monitor.doubt()
 
     def suspects(self, answer: Exchange, piece: bytes) -> bool:
-        """Doubt a 5xx, an answer given up, a stream that begins with an error: a dying engine?"""
-        return answer.status >= 500 or has_stream_error(piece) or was_aborted(piece)
+        """Doubt a 5xx, and an answer that begins with a failure: is the engine dying?"""
+        return answer.status >= 500 or reports_failure(piece)
 
     async def accepts(self, tried: Collection[Pool], answer: Exchange) -> bool:  # noqa: ARG002
         """Pass an error on when the engine is well; else the sidecar says that it is not.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -61,6 +62,11 @@ def bench_engine(path: Path, *arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def metric_in(page: str, name: str) -> float:
+    """Return the sum of a metric's series on a page for Prometheus."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.M))
 
 
 @dataclass(frozen=True)

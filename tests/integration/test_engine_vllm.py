@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import TINY, Engine, RunEngine
+from tests.integration.conftest import TINY, Engine, RunEngine, metric_in
 from weir_core.api.engine import Parallelism
 
 LISTEN = "0A"
@@ -128,14 +128,9 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
 
 def _wait_until_running(client: httpx.Client, *, requests: int) -> None:
     deadline = time.monotonic() + 30
-    while f"{requests}.0" not in _running(client):
-        assert time.monotonic() < deadline, _running(client)
+    while metric_in(client.get("/metrics").text, "vllm:num_requests_running") != requests:
+        assert time.monotonic() < deadline, f"never {requests} at once"
         time.sleep(0.05)
-
-
-def _running(client: httpx.Client) -> list[str]:
-    lines = client.get("/metrics").text.splitlines()
-    return [one.split()[-1] for one in lines if one.startswith("vllm:num_requests_running")]
 
 
 def _listening_addresses(group: int) -> set[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
-import re
 import shlex
 import signal
 import socket
@@ -25,6 +24,7 @@ from typing import Any, Final
 import openai
 import pytest
 
+from tests.integration.conftest import metric_in
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
 
 ROOT: Final = Path(__file__).parents[2]
@@ -114,8 +114,7 @@ def get(url: str) -> bytes:
 
 def metric(address: str, name: str) -> float:
     """Return the sum of a metric's series on one replica's admin port."""
-    text = get(f"http://{address}:8001/metrics").decode()
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
+    return metric_in(get(f"http://{address}:8001/metrics").decode(), name)
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,11 @@ def was_aborted(piece: bytes) -> bool:
     return b'"finish_reason":"abort"' in piece
 
 
+def reports_failure(piece: bytes) -> bool:
+    """Tell whether a piece of an answer with a good status says that the engine failed."""
+    return has_stream_error(piece) or was_aborted(piece)
+
+
 def _count(found: re.Match[bytes] | None) -> int:
     return int(found.group(1)) if found else 0
 

@@ -98,7 +98,7 @@ ABORTED = b'{"choices":[{"index":0,"text":"","finish_reason":"abort"}]}'
 
 
 async def test_an_answer_that_the_engine_gave_up_is_none(house: House) -> None:
-    """VLLM answers so while it shuts down, still healthy."""
+    """So vLLM answers while it shuts down, still healthy."""
 
     async def giving_up(wire: Wire) -> None:
         await wire.send(

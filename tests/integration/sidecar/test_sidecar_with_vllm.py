@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.integration.conftest import TINY, RunEngine
+from tests.integration.conftest import TINY, RunEngine, metric_in
 from tests.integration.sidecar.harness import House, Running, chat, eventually
 from weir_sidecar.monitor import EngineState
 from weir_sidecar.tracing import SdkExporter, Tracing
@@ -46,8 +45,7 @@ async def client(running: Running) -> AsyncIterator[openai.AsyncOpenAI]:
 async def running_at_engine(running: Running) -> int:
     """Requests in vLLM's batch and queue, by its own gauges."""
     page = (await running.probe("/metrics")).body.decode()
-    gauges = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", page, re.M)
-    return int(sum(float(value) for value in gauges))
+    return int(metric_in(page, "vllm:num_requests_(?:running|waiting)"))
 
 
 async def until_engine_runs(running: Running, count: int) -> None:
