@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.conftest import TINY, Engine, RunEngine, metric_in
 from weir_core.api.engine import Parallelism
+from weir_core.wire.openai import reports_failure
 
 LISTEN = "0A"
 LOOPBACK = {"0100007F", "0" * 24 + "01000000"}
@@ -115,15 +116,28 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response,
     ):
         plain = threads.submit(client.post, "/v1/completions", json=body)
-        lines = response.iter_lines()
-        assert next(lines).startswith("data: ")
+        pieces = response.iter_raw()
+        assert next(pieces).startswith(b"data: ")
         _wait_until_running(client, requests=2)
         parallel.process.terminate()
-        with pytest.raises(httpx.RemoteProtocolError):
-            list(lines)
-        with suppress(httpx.RemoteProtocolError):  # cut, or told that it failed
-            assert plain.result().status_code == 500
+        # Cut, or told that it failed: what vLLM cancels first as it ends differs from time to time.
+        streamed, broke_off = _read_until_cut(pieces)
+        assert broke_off or reports_failure(streamed[-1000:])
+        assert b'"finish_reason":"' not in streamed
+        with suppress(httpx.RemoteProtocolError):
+            assert plain.result().status_code >= 500
     assert parallel.process.wait(timeout=15) == 0
+
+
+def _read_until_cut(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+    """Return the rest of an answer, and whether it broke off before its end."""
+    read = bytearray()
+    try:
+        for piece in pieces:
+            read += piece
+    except httpx.RemoteProtocolError:
+        return bytes(read), True
+    return bytes(read), False
 
 
 def _wait_until_running(client: httpx.Client, *, requests: int) -> None:
