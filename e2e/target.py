@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class Target:
             self.kubectl.attempt("exec", *where, "--", "kill", "-TERM", "1")
             return
         for pid in _processes_of(id_of[container]):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the others end with the container's first
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from weir_engine.first_process import heed_sigterm
 USAGE = """\
 usage: weir-engine {serve,fetch,drain}
 
-  serve   become vLLM, listening on the run directory's socket
+  serve   run vLLM, listening on the run directory's socket
   fetch   bring the weights into the model directory, if they are not there
   drain   have the sidecar finish all streams, and wait for it (the preStop hook)
 

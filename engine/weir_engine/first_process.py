@@ -1,8 +1,10 @@
-"""The first process of a container gets no signal that it does not handle.
+"""What runs as an engine's first process, and sees to it that the engine ends when it is told to.
 
-The kernel protects it so, whatever its namespace's owner sends. Python does not handle SIGTERM, and
-vLLM does only after an import of 10 s and more: a pod that was deleted in that time, or while it
-fetched weights, held its GPU until its grace period was over.
+The kernel protects the first process of a container from every signal that it does not handle,
+whatever its namespace's owner sends. Python does not handle SIGTERM, and of vLLM neither its
+imports do (10 s and more) nor the time until its core has loaded: it raises KeyboardInterrupt
+there, which one of its context managers swallows (`vllm.utils.network_utils.zmq_socket_ctx`). A
+pod that was deleted meanwhile held its GPU until its grace period was over.
 
     python -m weir_engine.first_process ARGUMENT...    vLLM's command line
 """
@@ -11,6 +13,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from contextlib import suppress
+from types import FrameType
+from typing import Final
+
+from weir_core.api.labels import ENGINE_SOCKET, ENV_RUN_DIR, RUN_DIR
+
+ENDS_WITHIN_S: Final = 15
+"""Longest end of a vLLM that listens, in seconds: `launch.DRAINS_FOR_S`, the streams' time in
+`plugin`, and what its processes need to let go of a GPU."""
 
 
 def heed_sigterm() -> None:
@@ -19,11 +31,59 @@ def heed_sigterm() -> None:
 
 
 def main() -> None:
-    """Be vLLM's command line."""
-    heed_sigterm()
+    """Be vLLM's command line, in a process that this one waits for."""
+    vllm = os.fork()
+    if vllm == 0:
+        _be_vllm()
+    else:
+        _watch(vllm)
+
+
+def _be_vllm() -> None:
+    # Nothing is lost with an engine that does not listen yet; vLLM's own handlers come later.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     from vllm.entrypoints.cli.main import main as vllm
 
     vllm()
+
+
+def _watch(vllm: int) -> None:
+    """Pass signals on to vLLM; exit as it exits, or as a shell would say that it was killed."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        if not _listens():
+            _kill_what_runs()
+            os._exit(128 + number)
+        os.kill(vllm, number)
+        signal.alarm(ENDS_WITHIN_S)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGALRM, lambda *_: _kill_what_runs())
+    _, status = os.waitpid(vllm, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _listens() -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(f"{os.environ.get(ENV_RUN_DIR) or RUN_DIR}/{ENGINE_SOCKET}")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # it listens, and is busy
+            return True
+    return True
+
+
+def _kill_what_runs() -> None:
+    import psutil
+
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`weir-engine serve`: becomes vLLM.
+"""`weir-engine serve`: runs vLLM.
 
-This process prepares the run directory and then *is* vLLM (exec), so that signals, exit codes
-and memory limits of the container are vLLM's own.
+This process prepares the run directory and then becomes `weir_engine.first_process` (exec), whose
+only child is vLLM: signals, exit codes and memory limits of the container are vLLM's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 
 
 def serve(environment: Mapping[str, str]) -> None:
-    """Replace this process by vLLM; returns only by raising."""
+    """Replace this process by the one that runs vLLM; returns only by raising."""
     config, paths = settings.read_config(environment), settings.read_paths(environment)
     here = machine.detect()
     arguments = launch.serve_arguments(config, here, paths)

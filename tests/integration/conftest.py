@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -84,8 +84,17 @@ class Engine:
         transport = httpx.HTTPTransport(uds=str(self.socket))
         return httpx.Client(transport=transport, base_url="http://engine", timeout=120)
 
+    def kill(self) -> None:
+        """Kill all of it, as the kernel does when a container's memory runs out."""
+        os.killpg(self.process.pid, signal.SIGKILL)
 
-RunEngine = Callable[[EngineConfig], AbstractContextManager[Engine]]
+
+class RunEngine(Protocol):
+    """Run an engine for the length of a `with` block; it is healthy by then, unless told not to."""
+
+    def __call__(
+        self, config: EngineConfig, *, healthy: bool = True
+    ) -> AbstractContextManager[Engine]: ...
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +106,10 @@ def model_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def run_engine(model_dir: Path) -> RunEngine:
-    """Start an engine for the length of a `with` block: fetch, serve, wait, stop."""
+    """Return what starts an engine."""
 
     @contextmanager
-    def run(config: EngineConfig) -> Iterator[Engine]:
+    def run(config: EngineConfig, *, healthy: bool = True) -> Iterator[Engine]:
         with tempfile.TemporaryDirectory(prefix="weir-engine-") as run_dir:
             environment = os.environ | {
                 ENV_ENGINE_CONFIG: config.model_dump_json(by_alias=True),
@@ -117,7 +126,8 @@ def run_engine(model_dir: Path) -> RunEngine:
                 )  # fmt: skip
             engine = Engine(process, Path(run_dir))
             try:
-                _wait_until_healthy(engine, log)
+                if healthy:
+                    _wait_until_healthy(engine, log)
                 yield engine
             finally:
                 _stop(process)

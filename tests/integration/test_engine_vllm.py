@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import TINY, Engine, RunEngine, metric_in
+from tests.integration.conftest import START_LIMIT_S, TINY, Engine, RunEngine, metric_in
 from weir_core.api.engine import Parallelism
 from weir_core.wire.openai import reports_failure
 
@@ -127,6 +128,29 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         with suppress(httpx.RemoteProtocolError):
             assert plain.result().status_code >= 500
     assert parallel.process.wait(timeout=15) == 0
+
+
+def test_ends_at_once_while_its_core_loads(run_engine: RunEngine) -> None:
+    """Left to itself vLLM swallows the signal then, and goes on waiting for its core."""
+    with run_engine(TINY, healthy=False) as loading:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not _has_core(loading):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        loading.process.terminate()
+        assert loading.process.wait(timeout=5) == 128 + signal.SIGTERM
+        assert not _has_core(loading)
+
+
+def _has_core(engine: Engine) -> bool:
+    return any(b"EngineCore" in _title(process) for process in _members(engine.process.pid))
+
+
+def _title(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _read_until_cut(pieces: Iterator[bytes]) -> tuple[bytes, bool]:

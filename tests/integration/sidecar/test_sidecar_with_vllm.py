@@ -171,7 +171,7 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
             running.url + "/v1/chat/completions", json=chat(stream=True, **LONG)
         ) as response:
             await response.content.readany()
-            engine.process.kill()
+            engine.kill()
             rest = await asyncio.wait_for(response.read(), timeout=30)
         assert b'data: {"error":' in rest
         refused = await running.post(json=chat())

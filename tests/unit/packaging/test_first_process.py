@@ -1,4 +1,7 @@
-"""As the first process of a container, a command has to handle SIGTERM itself to get it."""
+"""As the first process of a container, a command has to handle SIGTERM itself to get it.
+
+And it ends with all that it started, whatever state vLLM is in.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 HANDLED = 128 + signal.SIGTERM
@@ -19,11 +26,34 @@ HANDLED = 128 + signal.SIGTERM
 def ended_by_sigterm(ready: socket.socket, code: str, *words: str, **env: str) -> int:
     """Return how a program ended that got SIGTERM once it had connected to `ready`."""
     environment: Mapping[str, str] = {**os.environ, **env}
-    with subprocess.Popen([sys.executable, "-c", code, *words], env=environment) as process:
-        connection, _ = ready.accept()
-        with connection:
-            process.send_signal(signal.SIGTERM)
-            return process.wait(timeout=20)
+    command = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            connection, _ = ready.accept()
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                ended = process.wait(timeout=20)
+            assert not _still_there(process.pid), "it left a process behind"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return ended
+
+
+def _still_there(group: int) -> bool:
+    deadline = time.monotonic() + 5
+    while any(map(partial(_runs_in, group), psutil.process_iter())):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _runs_in(group: int, process: psutil.Process) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
 @pytest.mark.parametrize(
@@ -56,3 +86,48 @@ def test_a_drain_can_be_ended(tmp_path: Path) -> None:
         sidecar.settimeout(20)
         call = "from weir_engine.__main__ import main; main()"
         assert ended_by_sigterm(sidecar, call, "drain", WEIR_RUN_DIR=str(tmp_path)) == HANDLED
+
+
+ENGINE = """
+import os, signal, socket, subprocess, sys, time
+
+worker = subprocess.Popen(["sleep", "600"])
+signal.signal(signal.SIGTERM, lambda *_: {heeds})
+if {listens}:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.environ["WEIR_RUN_DIR"] + "/engine.sock")
+    listener.listen()
+ready = socket.create_connection(("127.0.0.1", {port}))
+while True:
+    time.sleep(1)
+"""
+"""Stands where vLLM stands: in one state that real vLLM passes through, or gets stuck in."""
+
+
+@pytest.mark.parametrize(
+    ("listens", "heeds", "ends_with"),
+    [
+        pytest.param(True, "(worker.kill(), sys.exit(0))", 0, id="is left to end as it does"),
+        pytest.param(True, "(worker.kill(), sys.exit(3))", 3, id="says how it ended"),
+        pytest.param(
+            True, "(worker.kill(), os.abort())", 128 + signal.SIGABRT, id="may die of its end"
+        ),
+        pytest.param(True, "None", 128 + signal.SIGKILL, id="is killed when it gets stuck"),
+        pytest.param(False, "None", HANDLED, id="is killed while it loads"),
+    ],
+)
+def test_an_engine_told_to_end(tmp_path: Path, listens: bool, heeds: str, ends_with: int) -> None:
+    folder = tmp_path / "vllm/entrypoints/cli"
+    folder.mkdir(parents=True)
+    for package in (folder, *folder.parents[:2]):
+        (package / "__init__.py").touch()
+    with socket.create_server(("127.0.0.1", 0)) as ready:
+        ready.settimeout(20)
+        port = ready.getsockname()[1]
+        (folder / "main.py").write_text(ENGINE.format(listens=listens, heeds=heeds, port=port))
+        code = (
+            "from weir_engine import first_process; first_process.ENDS_WITHIN_S = 1;"
+            "first_process.main()"
+        )
+        env = {"PYTHONPATH": str(tmp_path), "WEIR_RUN_DIR": str(tmp_path)}
+        assert ended_by_sigterm(ready, code, **env) == ends_with

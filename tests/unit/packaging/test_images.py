@@ -111,7 +111,7 @@ def test_installs_only_what_a_hash_or_the_checkout_vouches_for(dockerfile: Path)
 
 
 def test_engine_image_holds_the_vllm_that_is_tested() -> None:
-    (pin,) = PROJECT["project"]["optional-dependencies"]["engine"]
+    pin, *_ = PROJECT["project"]["optional-dependencies"]["engine"]
     image = arguments(ROOT / "images/engine/Dockerfile")["VLLM_IMAGE"]
     assert image.rpartition(":v")[2] == pin.rpartition("==")[2]
 
