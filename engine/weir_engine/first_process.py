@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from types import FrameType
 from typing import Final
@@ -49,7 +50,7 @@ def _be_vllm() -> None:
 
 
 def _watch(vllm: int) -> None:
-    """Pass signals on to vLLM; exit as it exits, or as a shell would say that it was killed."""
+    """Pass signals on to vLLM; exit as it exits, or as a shell does whose command was killed."""
 
     def end(number: int, _: FrameType | None) -> None:
         if not _listens():
@@ -63,7 +64,10 @@ def _watch(vllm: int) -> None:
     signal.signal(signal.SIGALRM, lambda *_: _kill_what_runs())
     _, status = os.waitpid(vllm, 0)
     code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+    if code >= 0:
+        os._exit(code)
+    sys.stderr.write(f"weir-engine: vLLM was killed by {signal.Signals(-code).name}\n")
+    os._exit(128 - code)
 
 
 def _listens() -> bool:

@@ -105,18 +105,25 @@ while True:
 
 
 @pytest.mark.parametrize(
-    ("listens", "heeds", "ends_with"),
+    ("listens", "heeds", "ends_with", "says"),
     [
-        pytest.param(True, "(worker.kill(), sys.exit(0))", 0, id="is left to end as it does"),
-        pytest.param(True, "(worker.kill(), sys.exit(3))", 3, id="says how it ended"),
+        pytest.param(True, "(worker.kill(), sys.exit(0))", 0, "", id="is left to end as it does"),
+        pytest.param(True, "(worker.kill(), sys.exit(3))", 3, "", id="says how it ended"),
         pytest.param(
-            True, "(worker.kill(), os.abort())", 128 + signal.SIGABRT, id="may die of its end"
+            *(True, "(worker.kill(), os.abort())", 134, "weir-engine: vLLM was killed by SIGABRT"),
+            id="may die of its end",
         ),
-        pytest.param(True, "None", 128 + signal.SIGKILL, id="is killed when it gets stuck"),
-        pytest.param(False, "None", HANDLED, id="is killed while it loads"),
+        pytest.param(
+            *(True, "None", 137, "weir-engine: vLLM was killed by SIGKILL"),
+            id="is killed when it gets stuck",
+        ),
+        pytest.param(False, "None", HANDLED, "", id="is killed while it loads"),
     ],
 )
-def test_an_engine_told_to_end(tmp_path: Path, listens: bool, heeds: str, ends_with: int) -> None:
+def test_an_engine_told_to_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    listens: bool, heeds: str, ends_with: int, says: str,
+) -> None:  # fmt: skip
     folder = tmp_path / "vllm/entrypoints/cli"
     folder.mkdir(parents=True)
     for package in (folder, *folder.parents[:2]):
@@ -131,3 +138,4 @@ def test_an_engine_told_to_end(tmp_path: Path, listens: bool, heeds: str, ends_w
         )
         env = {"PYTHONPATH": str(tmp_path), "WEIR_RUN_DIR": str(tmp_path)}
         assert ended_by_sigterm(ready, code, **env) == ends_with
+    assert capfd.readouterr().err.strip() == says
