@@ -88,10 +88,11 @@ class Dispatches:
         self.answers.setdefault(name, asyncio.Event()).set()
 
 
-def send(running: Running, name: str, class_name: str, **headers: str) -> asyncio.Task[Answer]:
-    return asyncio.create_task(
-        running.post(json={"model": name}, headers={**asking(class_name), **headers})
-    )
+def send(
+    running: Running, name: str, class_name: str, *, stream: bool = False, **headers: str
+) -> asyncio.Task[Answer]:
+    body = {"model": name, "stream": stream}
+    return asyncio.create_task(running.post(json=body, headers={**asking(class_name), **headers}))
 
 
 def waiting(running: Running) -> int:
@@ -126,7 +127,8 @@ async def test_a_request_loses_its_place_to_a_higher_class_and_its_client_does_n
     house: House,
 ) -> None:
     running, engine = await crowded(house)
-    batch = send(running, "b", "batch")
+    # Of a plain answer nothing is seen before its end: soon its prompt would be taken for done.
+    batch = send(running, "b", "batch", stream=True)
     await eventually(lambda: engine.order == ["b"])
     urgent = send(running, "i", "interactive")
     await eventually(lambda: engine.order == ["b", "i"])
