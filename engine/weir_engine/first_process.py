@@ -17,7 +17,7 @@ import socket
 import sys
 from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 from weir_core.api.labels import ENGINE_SOCKET, ENV_RUN_DIR, RUN_DIR
 
@@ -31,29 +31,35 @@ def heed_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 
+def listens(socket_path: str) -> bool:
+    """Tell whether an engine listens at a Unix socket, however busy it is."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(socket_path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
 def main() -> None:
     """Be vLLM's command line, in a process that this one waits for."""
-    vllm = os.fork()
-    if vllm == 0:
-        _be_vllm()
-    else:
-        _watch(vllm)
-
-
-def _be_vllm() -> None:
-    # Nothing is lost with an engine that does not listen yet; vLLM's own handlers come later.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    child = os.fork()
+    if child:
+        _watch(child)
     from vllm.entrypoints.cli.main import main as vllm
 
     vllm()
 
 
-def _watch(vllm: int) -> None:
+def _watch(vllm: int) -> NoReturn:
     """Pass signals on to vLLM; exit as it exits, or as a shell does whose command was killed."""
+    socket_path = f"{os.environ.get(ENV_RUN_DIR) or RUN_DIR}/{ENGINE_SOCKET}"
 
     def end(number: int, _: FrameType | None) -> None:
-        if not _listens():
+        if not listens(socket_path):
             _kill_what_runs()
             os._exit(128 + number)
         os.kill(vllm, number)
@@ -68,18 +74,6 @@ def _watch(vllm: int) -> None:
         os._exit(code)
     sys.stderr.write(f"weir-engine: vLLM was killed by {signal.Signals(-code).name}\n")
     os._exit(128 - code)
-
-
-def _listens() -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(f"{os.environ.get(ENV_RUN_DIR) or RUN_DIR}/{ENGINE_SOCKET}")
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except OSError:  # it listens, and is busy
-            return True
-    return True
 
 
 def _kill_what_runs() -> None:

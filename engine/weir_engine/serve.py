@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
 from weir_core.errors import MachineUnfit, ModelUnavailable
 from weir_core.wire.engine import EngineConfig, local_path, locate
 from weir_engine import launch, machine, settings
+from weir_engine.first_process import listens
 from weir_engine.launch import Paths
 from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
@@ -69,12 +69,7 @@ def _prepare(paths: Paths) -> None:
             "choose a shorter WEIR_RUN_DIR"
         )
     os.makedirs(paths.run_dir, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(paths.socket)
-        except OSError:
-            for name in (paths.socket, FACTS_FILE, MODE_SOCKET):
-                Path(paths.run_dir, name).unlink(missing_ok=True)
-            return
-    raise MachineUnfit(f"another engine answers at {paths.socket}; stop it first")
+    if listens(paths.socket):
+        raise MachineUnfit(f"another engine answers at {paths.socket}; stop it first")
+    for name in (paths.socket, FACTS_FILE, MODE_SOCKET):
+        Path(paths.run_dir, name).unlink(missing_ok=True)

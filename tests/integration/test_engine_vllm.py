@@ -126,7 +126,7 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         assert broke_off or reports_failure(streamed[-1000:])
         assert b'"finish_reason":"' not in streamed
         with suppress(httpx.RemoteProtocolError):
-            assert plain.result().status_code >= 500
+            assert plain.result().status_code == 500
     assert parallel.process.wait(timeout=15) == 0
 
 

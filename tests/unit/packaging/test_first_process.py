@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,23 @@ def _runs_in(group: int, process: psutil.Process) -> bool:
         return False
 
 
+def write_module(root: Path, name: str, source: str) -> None:
+    """Put a module where an import finds it before the real one."""
+    module = root / f"{name}.py"
+    module.parent.mkdir(parents=True, exist_ok=True)
+    for folder in module.relative_to(root).parents[:-1]:
+        (root / folder / "__init__.py").touch()
+    module.write_text(source)
+
+
+@pytest.fixture
+def ready() -> Iterator[socket.socket]:
+    """Where a program connects to when the signal may come."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        yield listener
+
+
 @pytest.mark.parametrize(
     ("program", "imported"),
     [
@@ -65,18 +82,12 @@ def _runs_in(group: int, process: psutil.Process) -> bool:
     ],
 )
 def test_a_program_can_be_ended_while_it_imports(
-    tmp_path: Path, program: str, imported: str
+    tmp_path: Path, ready: socket.socket, program: str, imported: str
 ) -> None:
-    module = tmp_path / f"{imported}.py"
-    module.parent.mkdir(parents=True, exist_ok=True)
-    for folder in module.relative_to(tmp_path).parents[:-1]:
-        (tmp_path / folder / "__init__.py").touch()
-    with socket.create_server(("127.0.0.1", 0)) as ready:
-        ready.settimeout(20)
-        port = ready.getsockname()[1]
-        module.write_text(f"import socket; socket.create_connection(('127.0.0.1', {port})).recv(1)")
-        call = f"from {program} import main; main()"
-        assert ended_by_sigterm(ready, call, PYTHONPATH=str(tmp_path)) == HANDLED
+    connects = f"import socket; socket.create_connection({ready.getsockname()}).recv(1)"
+    write_module(tmp_path, imported, connects)
+    call = f"from {program} import main; main()"
+    assert ended_by_sigterm(ready, call, PYTHONPATH=str(tmp_path)) == HANDLED
 
 
 def test_a_drain_can_be_ended(tmp_path: Path) -> None:
@@ -97,7 +108,7 @@ if {listens}:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.environ["WEIR_RUN_DIR"] + "/engine.sock")
     listener.listen()
-ready = socket.create_connection(("127.0.0.1", {port}))
+ready = socket.create_connection({address})
 while True:
     time.sleep(1)
 """
@@ -105,37 +116,34 @@ while True:
 
 
 @pytest.mark.parametrize(
-    ("listens", "heeds", "ends_with", "says"),
+    ("listens", "heeds", "ending"),
     [
-        pytest.param(True, "(worker.kill(), sys.exit(0))", 0, "", id="is left to end as it does"),
-        pytest.param(True, "(worker.kill(), sys.exit(3))", 3, "", id="says how it ended"),
         pytest.param(
-            *(True, "(worker.kill(), os.abort())", 134, "weir-engine: vLLM was killed by SIGABRT"),
+            *(True, "(worker.kill(), sys.exit(0))", (0, "")), id="is left to end as it does"
+        ),
+        pytest.param(True, "(worker.kill(), sys.exit(3))", (3, ""), id="says how it ended"),
+        pytest.param(
+            *(True, "(worker.kill(), os.abort())"),
+            (134, "weir-engine: vLLM was killed by SIGABRT"),
             id="may die of its end",
         ),
         pytest.param(
-            *(True, "None", 137, "weir-engine: vLLM was killed by SIGKILL"),
+            *(True, "None", (137, "weir-engine: vLLM was killed by SIGKILL")),
             id="is killed when it gets stuck",
         ),
-        pytest.param(False, "None", HANDLED, "", id="is killed while it loads"),
+        pytest.param(False, "None", (HANDLED, ""), id="is killed while it loads"),
     ],
 )
 def test_an_engine_told_to_end(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    listens: bool, heeds: str, ends_with: int, says: str,
+    tmp_path: Path, ready: socket.socket, capfd: pytest.CaptureFixture[str],
+    listens: bool, heeds: str, ending: tuple[int, str],
 ) -> None:  # fmt: skip
-    folder = tmp_path / "vllm/entrypoints/cli"
-    folder.mkdir(parents=True)
-    for package in (folder, *folder.parents[:2]):
-        (package / "__init__.py").touch()
-    with socket.create_server(("127.0.0.1", 0)) as ready:
-        ready.settimeout(20)
-        port = ready.getsockname()[1]
-        (folder / "main.py").write_text(ENGINE.format(listens=listens, heeds=heeds, port=port))
-        code = (
-            "from weir_engine import first_process; first_process.ENDS_WITHIN_S = 1;"
-            "first_process.main()"
-        )
-        env = {"PYTHONPATH": str(tmp_path), "WEIR_RUN_DIR": str(tmp_path)}
-        assert ended_by_sigterm(ready, code, **env) == ends_with
-    assert capfd.readouterr().err.strip() == says
+    engine = ENGINE.format(listens=listens, heeds=heeds, address=ready.getsockname())
+    write_module(tmp_path, "vllm/entrypoints/cli/main", engine)
+    program = (
+        "from weir_engine import first_process; first_process.ENDS_WITHIN_S = 1;"
+        "first_process.main()"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "WEIR_RUN_DIR": str(tmp_path)}
+    code = ended_by_sigterm(ready, program, **env)
+    assert (code, capfd.readouterr().err.strip()) == ending
