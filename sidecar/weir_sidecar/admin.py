@@ -10,11 +10,11 @@ from aiohttp import web
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.admission import Admission
 from weir_sidecar.drain import Drain, Phase
-from weir_sidecar.engine_client import Pool
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
-from weir_sidecar.monitor import EngineState, Monitor
 from weir_sidecar.settings import Settings
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 MAX_SHOWN: Final = 100
 """Waiting requests that /state lists one by one."""

@@ -34,10 +34,10 @@ from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step
 from weir_sidecar import outcomes
-from weir_sidecar.callers import Directory
+from weir_sidecar.frontend.auth import Directory
 from weir_sidecar.ledger import Entry
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.settings import Limits
+from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.turn import Turn
 
 log = logging.getLogger(__name__)

@@ -19,17 +19,17 @@ from weir_sidecar.admin import Admin
 from weir_sidecar.admission import Admission
 from weir_sidecar.desk import Desk
 from weir_sidecar.drain import Drain
-from weir_sidecar.engine_client import unix_pool
-from weir_sidecar.engine_link import StepFile, read_facts, send_mode, step_log
+from weir_sidecar.frontend.server import Server
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
-from weir_sidecar.monitor import EngineState, Monitor
 from weir_sidecar.policy_file import PolicyFile
 from weir_sidecar.proxy import Proxy
-from weir_sidecar.server import Server
 from weir_sidecar.settings import Settings
-from weir_sidecar.tracing import Tracing
-from weir_sidecar.upstream import OwnEngine
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.tracing import Tracing
+from weir_sidecar.upstreams.connections import unix_pool
+from weir_sidecar.upstreams.engine import OwnEngine
+from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, step_log
+from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 log = logging.getLogger(__name__)
 

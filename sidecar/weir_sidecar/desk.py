@@ -16,20 +16,20 @@ from weir_core.sched.types import Request
 from weir_core.wire.openai import UNREADABLE, RequestFields, Usage, is_utf8, token_count_in
 from weir_sidecar import outcomes
 from weir_sidecar.admission import Admission
-from weir_sidecar.callers import (
+from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
     SECRET_HEADERS,
     Caller,
     is_here,
     ttft_target_s,
 )
-from weir_sidecar.engine_client import Pool
 from weir_sidecar.intake import Intake
 from weir_sidecar.ledger import Entry
 from weir_sidecar.outcomes import Outcome, Refusal
-from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.settings import Tokenizing
 from weir_sidecar.turn import Turn
+from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.splice import Ending, Exchange
 
 _UNSCHEDULED: Final = frozenset({"/tokenize", "/detokenize", "/ping"})
 _TOKENIZABLE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})

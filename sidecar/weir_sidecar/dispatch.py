@@ -14,13 +14,13 @@ from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
 from weir_core.wire.openai import with_priority
-from weir_sidecar.client import Client
-from weir_sidecar.engine_client import Pool
+from weir_sidecar.frontend.client import Client
 from weir_sidecar.intake import Intake
 from weir_sidecar.ledger import Entry
-from weir_sidecar.metrics import Metrics
-from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.settings import Timeouts
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.splice import Ending, Exchange
 
 log = logging.getLogger(__name__)
 

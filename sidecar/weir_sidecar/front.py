@@ -23,14 +23,14 @@ from weir_core.api import labels
 from weir_core.errors import EngineUnavailable, InvalidSpec
 from weir_sidecar import outcomes
 from weir_sidecar.drain import Drain, Phase
-from weir_sidecar.engine_client import Pool, tcp_pool
+from weir_sidecar.frontend.server import Server
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import DROPPED_REASON
 from weir_sidecar.proxy import Proxy
-from weir_sidecar.relay import Exchange
-from weir_sidecar.server import Server
 from weir_sidecar.settings import Settings
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Pool, tcp_pool
+from weir_sidecar.upstreams.splice import Exchange
 
 log = logging.getLogger(__name__)
 

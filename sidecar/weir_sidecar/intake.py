@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from weir_sidecar import outcomes
-from weir_sidecar.callers import READ_HEADERS
+from weir_sidecar.frontend.auth import READ_HEADERS
 
 _IDS: Final = random.Random()
 """Ids tell requests apart and are no secret; the system's source of those costs a call each."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from weir_core.wire.openai import Usage
 from weir_sidecar import outcomes
-from weir_sidecar.metrics import NO_CLASS, Metrics
 from weir_sidecar.outcomes import Outcome, Refusal
-from weir_sidecar.relay import Ending, Exchange
-from weir_sidecar.tracing import RequestTrace
+from weir_sidecar.telemetry.metrics import NO_CLASS, Metrics
+from weir_sidecar.telemetry.tracing import RequestTrace
+from weir_sidecar.upstreams.splice import Ending, Exchange
 
 
 class Entry:

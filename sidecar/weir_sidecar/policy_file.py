@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from weir_core.wire.policies import PolicyDocument
-from weir_sidecar.metrics import Metrics
+from weir_sidecar.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

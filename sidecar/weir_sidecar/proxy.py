@@ -18,17 +18,17 @@ from aiohttp import web
 from weir_core.sched.types import Reason
 from weir_core.wire.openai import read_request, reports_failure, usage_in
 from weir_sidecar import outcomes
-from weir_sidecar.callers import wants_explanation
-from weir_sidecar.client import Client
 from weir_sidecar.desk import Desk
 from weir_sidecar.dispatch import Dispatcher, Upstream, call_of
+from weir_sidecar.frontend.auth import wants_explanation
+from weir_sidecar.frontend.client import Client
 from weir_sidecar.intake import Intake, read_body, read_headers
 from weir_sidecar.ledger import Entry, Ledger
 from weir_sidecar.outcomes import DROPPED_REASON, Outcome, Refusal
-from weir_sidecar.relay import Ending, Exchange
 from weir_sidecar.settings import Settings
-from weir_sidecar.tracing import Tracing, operation_of
+from weir_sidecar.telemetry.tracing import Tracing, operation_of
 from weir_sidecar.turn import Turn
+from weir_sidecar.upstreams.splice import Ending, Exchange
 
 log = logging.getLogger(__name__)
 

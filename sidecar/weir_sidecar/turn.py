@@ -11,7 +11,7 @@ import asyncio
 from weir_core.sched.types import Dispatch, Request
 from weir_sidecar.ledger import Entry
 from weir_sidecar.outcomes import Refusal
-from weir_sidecar.relay import Ending
+from weir_sidecar.upstreams.splice import Ending
 
 
 class Turn:

@@ -33,7 +33,7 @@ def python(arguments: list[str], env: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["weir_core.sched.scheduler", "weir_sidecar.relay"])
+@pytest.mark.parametrize("module", ["weir_core.sched.scheduler", "weir_sidecar.upstreams.splice"])
 def test_what_is_imported_is_compiled(module: str, compiled: dict[str, str]) -> None:
     show = f"import {module} as module; print(module.__file__)"
     assert python(["-c", show], compiled).strip().endswith(".so")

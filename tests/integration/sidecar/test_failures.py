@@ -25,8 +25,8 @@ from tests.integration.sidecar.harness import (
     quick,
     request_bytes,
 )
-from weir_sidecar.monitor import EngineState
 from weir_sidecar.settings import Limits
+from weir_sidecar.upstreams.monitor import EngineState
 from weir_sim.mock_engine import Profile
 
 

@@ -18,10 +18,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from tests.integration.sidecar.harness import House, chat, eventually
-from weir_sidecar.otlp_json import MAX_WAITING_SPANS, JsonExporter
 from weir_sidecar.settings import Identity
-from weir_sidecar.spans import Note
-from weir_sidecar.tracing import SdkExporter, configured
+from weir_sidecar.telemetry.otlp_json import MAX_WAITING_SPANS, JsonExporter
+from weir_sidecar.telemetry.spans import Note
+from weir_sidecar.telemetry.tracing import SdkExporter, configured
 from weir_sim.mock_engine import Profile
 
 

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.integration.conftest import TINY, RunEngine, metric_in
 from tests.integration.sidecar.harness import House, Running, chat, eventually
-from weir_sidecar.monitor import EngineState
-from weir_sidecar.tracing import SdkExporter, Tracing
+from weir_sidecar.telemetry.tracing import SdkExporter, Tracing
+from weir_sidecar.upstreams.monitor import EngineState
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weir_sidecar.relay import Exchange
+from weir_sidecar.upstreams.splice import Exchange
 
 
 class Buffer:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from weir_core.sched.types import BUILT_IN_CLASSES, TenantPolicy
 from weir_core.wire.openai import RequestFields
 from weir_core.wire.policies import PolicyDocument, TenantEntry
-from weir_sidecar.callers import Caller, Directory, is_here, ttft_target_s
+from weir_sidecar.frontend.auth import Caller, Directory, is_here, ttft_target_s
 from weir_sidecar.outcomes import Refusal
 
 RANKS = {policy.name: policy.rank for policy in BUILT_IN_CLASSES}

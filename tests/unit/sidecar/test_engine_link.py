@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from weir_core.wire.steps import Facts, Step
-from weir_sidecar.engine_link import OneCount, StepFile, read_facts, send_mode
+from weir_sidecar.upstreams.engine_link import OneCount, StepFile, read_facts, send_mode
 
 
 def test_steps_are_kept_as_json_lines_up_to_a_size(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.sidecar.fakes import Buffer, Line
-from weir_sidecar.relay import MAX_HEAD_BYTES, Ending, Exchange, Unframed
+from weir_sidecar.upstreams.splice import MAX_HEAD_BYTES, Ending, Exchange, Unframed
 
 EVENTS = [b'data: {"a":1}\n\n', b"data: \r\n\r\n0\r\n\r\n\n\n", b"data: [DONE]\n\n"]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

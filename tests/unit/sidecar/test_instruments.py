@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from weir_sidecar.instruments import FastCounter, FastHistogram
+from weir_sidecar.telemetry.instruments import FastCounter, FastHistogram
 
 BUCKETS = (0.1, 0.5, 1, 10)
 

@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry
 from tests.unit.sidecar.fakes import Buffer
 from weir_core.wire.openai import Usage
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import Outcome
-from weir_sidecar.relay import Ending, Exchange
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.splice import Ending, Exchange
 
 
 class Scene:

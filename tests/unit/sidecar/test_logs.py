@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 
-from weir_sidecar.logs import JsonFormatter, TextFormatter
+from weir_sidecar.telemetry.logs import JsonFormatter, TextFormatter
 
 
 def record(**extra: object) -> logging.LogRecord:

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.sched.types import Reason
 from weir_core.wire.steps import Facts
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
+from weir_sidecar.telemetry.metrics import Metrics
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 ROW = re.compile(r"^\| `(weir_\w+)` \| (\w+) \| ([^|]*)\|[^|]*\| ([^|]*) \|$", re.MULTILINE)

@@ -7,12 +7,12 @@ from prometheus_client import CollectorRegistry
 
 from tests.unit.sidecar.fakes import Buffer
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.engine_client import Reply
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
-from weir_sidecar.monitor import EngineState, Monitor
-from weir_sidecar.relay import Exchange
 from weir_sidecar.settings import Health
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Reply
+from weir_sidecar.upstreams.monitor import EngineState, Monitor
+from weir_sidecar.upstreams.splice import Exchange
 
 STALL_S = 120.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weir_sidecar.routes import HOT, is_open
+from weir_sidecar.frontend.routes import HOT, is_open
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from weir_core.sched.types import Reason
 from weir_core.wire.steps import Facts, Step
-from weir_sidecar.instruments import Count, FastCounter, FastHistogram
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
+from weir_sidecar.telemetry.instruments import Count, FastCounter, FastHistogram
 
 _LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,

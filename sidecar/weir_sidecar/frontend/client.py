@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 
 from weir_core.wire.openai import error_event
-from weir_sidecar.relay import LAST_CHUNK, Exchange, Unframed
+from weir_sidecar.upstreams.splice import LAST_CHUNK, Exchange, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}

@@ -20,7 +20,7 @@ import msgspec
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind, StatusCode
 
-from weir_sidecar.spans import Attribute, Note, wall_ns
+from weir_sidecar.telemetry.spans import Attribute, Note, wall_ns
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import Final
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.engine_client import Pool
 from weir_sidecar.ledger import Ledger
-from weir_sidecar.metrics import Metrics
 from weir_sidecar.settings import Health
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Pool
 
 log = logging.getLogger(__name__)
 

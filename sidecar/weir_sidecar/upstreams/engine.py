@@ -7,11 +7,12 @@ from collections.abc import Collection
 from aiohttp import web
 
 from weir_core.wire.openai import reports_failure, was_aborted
-from weir_sidecar import outcomes, routes
-from weir_sidecar.engine_client import Pool
-from weir_sidecar.monitor import Monitor
-from weir_sidecar.relay import Exchange
+from weir_sidecar import outcomes
+from weir_sidecar.frontend import routes
 from weir_sidecar.settings import Health
+from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.monitor import Monitor
+from weir_sidecar.upstreams.splice import Exchange
 
 
 class OwnEngine:

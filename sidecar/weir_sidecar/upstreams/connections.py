@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.relay import Ending, Exchange, Unframed
+from weir_sidecar.upstreams.splice import Ending, Exchange, Unframed
 
 _JOINED_BYTES: Final = 16 << 10
 """Up to here one buffer costs the loop less than several; longer requests are not copied."""

@@ -34,10 +34,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.re import parse_env_headers
 
 from weir_core.wire.openai import RequestFields, Usage
-from weir_sidecar.otlp_json import FLUSH_S, JsonExporter
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
-from weir_sidecar.spans import Attribute, Exporter, Note, wall_ns
+from weir_sidecar.telemetry.otlp_json import FLUSH_S, JsonExporter
+from weir_sidecar.telemetry.spans import Attribute, Exporter, Note, wall_ns
 
 log = logging.getLogger(__name__)
 

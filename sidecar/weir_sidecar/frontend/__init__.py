@@ -1,0 +1,1 @@
+"""The clients' side: connections, headers, bodies, keys, and the errors that the sidecar says."""

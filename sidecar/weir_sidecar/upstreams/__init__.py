@@ -1,0 +1,1 @@
+"""What answers requests: the engine beside this sidecar, or another sidecar."""
