@@ -19,9 +19,9 @@ _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "tally.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _RELAY = (
-    "admission", "desk", "dispatch", "intake", "ledger", "proxy", "turn", "frontend/auth",
-    "frontend/client", "telemetry/instruments", "upstreams/connections", "upstreams/engine",
-    "upstreams/splice",
+    "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
+    "frontend/headers", "telemetry/instruments", "upstreams/connections", "upstreams/engine",
+    "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

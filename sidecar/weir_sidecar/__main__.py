@@ -17,10 +17,11 @@ from prometheus_client import disable_created_metrics
 from weir_core.errors import WeirError
 from weir_sidecar.app import Sidecar
 from weir_sidecar.drain import Drain
-from weir_sidecar.front import Address, Front
+from weir_sidecar.front import Front
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry import logs
 from weir_sidecar.telemetry.tracing import configured as tracing_of
+from weir_sidecar.upstreams.replicas import Address
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.admission import Admission
 from weir_sidecar.drain import Drain, Phase
-from weir_sidecar.ledger import Ledger
+from weir_sidecar.driver import Driver
+from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
@@ -28,10 +28,10 @@ class Parts(Protocol):
     settings: Settings
     pool: Pool
     monitor: Monitor
-    ledger: Ledger
+    registry: Registry
     metrics: Metrics
     drain: Drain
-    admission: Admission
+    driver: Driver
 
 
 class Admin:
@@ -45,10 +45,10 @@ class Admin:
         self._settings = parts.settings
         self._pool = parts.pool
         self._monitor = parts.monitor
-        self._ledger = parts.ledger
+        self._registry = parts.registry
         self._metrics = parts.metrics
         self._drain = parts.drain
-        self._admission = parts.admission
+        self._driver = parts.driver
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which anybody in the cluster may read."""
@@ -69,14 +69,14 @@ class Admin:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return our metrics, then the engine's as they are, when it has any to give."""
-        self._metrics.running.set(len(self._ledger))
+        self._metrics.running.set(len(self._registry))
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
-        scheduler = self._admission.scheduler
-        now = self._admission.now()
+        scheduler = self._driver.scheduler
+        now = self._driver.now()
         self._metrics.show_queue(
             (
                 (each.policy.name, each.request.tenant, now - each.request.arrival_s)
-                for each in self._admission.waiting()
+                for each in self._driver.waiting()
             ),
             scheduler.pool.body_bytes if scheduler else 0,
         )
@@ -123,20 +123,20 @@ class Admin:
                 "model": identity.model,
                 "phase": self._drain.phase.value,
                 "engine": self._monitor.state.value,
-                "running": len(self._ledger),
+                "running": len(self._registry),
                 "outcomes": self._metrics.outcomes(),
-                "open_to": self._admission.directory.openness,
+                "open_to": self._driver.directory.openness,
                 "scheduling": self._scheduling(),
             }
         )
 
     def _scheduling(self) -> dict[str, Any] | None:
         """Return what waits and what the engine holds; None before an engine was there."""
-        scheduler, facts = self._admission.scheduler, self._admission.facts
+        scheduler, facts = self._driver.scheduler, self._driver.facts
         if scheduler is None or facts is None:
             return None
-        now = self._admission.now()
-        waiting = self._admission.waiting()
+        now = self._driver.now()
+        waiting = self._driver.waiting()
         tally = scheduler.tally
         return {
             "engine": msgspec.to_builtins(facts),

@@ -16,13 +16,12 @@ from prometheus_client import CollectorRegistry
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
-from weir_sidecar.admission import Admission
-from weir_sidecar.desk import Desk
 from weir_sidecar.drain import Drain
+from weir_sidecar.driver import Driver
 from weir_sidecar.frontend.server import Server
-from weir_sidecar.ledger import Ledger
+from weir_sidecar.inflight import Handler
 from weir_sidecar.policy_file import PolicyFile
-from weir_sidecar.proxy import Proxy
+from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.tracing import Tracing
@@ -30,6 +29,7 @@ from weir_sidecar.upstreams.connections import unix_pool
 from weir_sidecar.upstreams.engine import OwnEngine
 from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, step_log
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
+from weir_sidecar.upstreams.prompt_counter import PromptCounter
 
 log = logging.getLogger(__name__)
 
@@ -53,29 +53,33 @@ class Sidecar:
         self._tracing = tracing
         self.metrics = Metrics(CollectorRegistry())
         self.metrics.describe(settings.identity)
-        self.ledger = Ledger(self.metrics, clock, limit=settings.limits.max_held)
-        self.admission = Admission(settings.limits, self.metrics, clock)
-        self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
+        self.registry = Registry(self.metrics, clock, settings.limits)
         self.pool = unix_pool(
             settings.addresses.engine_socket,
             clock,
             idle_limit=settings.limits.idle_connections,
             idle_s=settings.timeouts.engine_idle_s,
         )
-        self.monitor = Monitor(self.pool, self.ledger, self.metrics, settings.health, clock)
-        self.monitor.on_ready = self._meet_engine
-        self.proxy = Proxy(
-            OwnEngine(self.pool, self.monitor, settings.health),
-            self.ledger,
+        self.driver = Driver(
             settings,
+            self.metrics,
+            self.registry.memory,
+            PromptCounter(self.pool, settings.tokenizing),
             clock,
-            tracing=tracing,
-            desk=Desk(self.admission, self.pool, settings.tokenizing, settings.identity.pod),
         )
-        self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings.timeouts, clock)
+        self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
+        self.monitor = Monitor(self.pool, self.registry, self.metrics, settings.health, clock)
+        self.monitor.on_ready = self._meet_engine
+        self.monitor.on_change = self._engine_changed
+        self.handler = Handler(self.registry, settings, clock, tracing=tracing)
+        self.handler.driver = self.driver
+        self.handler.engine = OwnEngine(
+            self.pool, self.metrics, settings.timeouts, clock, monitor=self.monitor
+        )
+        self.server = Server(self.handler.handle, self.handler, settings.timeouts, clock)
         self.drain = Drain(
             self.server,
-            self.ledger,
+            self.registry,
             settings.draining,
             clock,
             is_expected=lambda: self.monitor.state is EngineState.READY,
@@ -95,14 +99,14 @@ class Sidecar:
             if self._tracing is not None:
                 stack.push_async_callback(self._tracing.close)
             stack.callback(self.pool.close)
-            stack.callback(self.admission.close)
+            stack.callback(self.driver.close)
             if self.settings.step_file is not None:
                 self._steps = stack.enter_context(
                     contextlib.closing(StepFile(self.settings.step_file))
                 )
             stack.enter_context(step_log(addresses.steps_socket, self._on_step))
             self.policies.look()
-            log.info("open to %s", self.admission.directory.openness)
+            log.info("open to %s", self.driver.directory.openness)
             for name, run in (("monitor", self.monitor.run()), ("housekeeping", self._keep())):
                 stack.push_async_callback(_end, asyncio.create_task(run, name=name))
             stack.push_async_callback(self.drain.stop)
@@ -121,20 +125,25 @@ class Sidecar:
         while True:
             await asyncio.sleep(self.settings.policies.poll_s)
             self.policies.look()
-            self.admission.count_tokens()
+            self.driver.count_tokens()
             self._tell_mode()
 
     def _meet_engine(self) -> None:
-        self.admission.meet(read_facts(self.settings.addresses.facts_file))
+        self.driver.engine_up(read_facts(self.settings.addresses.facts_file))
         self._told_mode = b""  # this engine may be another one, and knows nothing yet
+
+    def _engine_changed(self, state: EngineState) -> None:
+        self.driver.engine_state = state.value
+        if state is EngineState.DOWN:
+            self.driver.engine_gone()
 
     def _on_step(self, step: Step) -> None:
         if self._steps is not None:
             self._steps.write(step)
-        self.admission.on_step(step)
+        self.driver.on_step(step)
 
     def _apply(self, document: PolicyDocument) -> None:
-        self.admission.apply(document)
+        self.driver.apply(document)
         self._mode = document.mode_message()
 
     def _tell_mode(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from weir_sidecar.ledger import Ledger
+from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Draining
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class Phase(StrEnum):
     DRAINED = "drained"
 
 
-class Door(Protocol):
-    """What a drain needs of the server: the proxy's switches and its connections."""
+class Listener(Protocol):
+    """What a drain needs of the API port: its switches and its connections."""
 
     def leave(self) -> None:
         """End the connection with every answer from now on."""
@@ -61,8 +61,8 @@ class Drain:
     """One drain, shared by all who ask for it.
 
     Args:
-        door: The server's switches.
-        ledger: Tells what still runs.
+        listener: The server's switches.
+        registry: Tells what still runs.
         settings: Bounds.
         clock: Seconds that only move forward.
         is_expected: Tells whether clients may still be sent here (the replica was ready); where
@@ -71,14 +71,14 @@ class Drain:
 
     def __init__(
         self,
-        door: Door,
-        ledger: Ledger,
+        listener: Listener,
+        registry: Registry,
         settings: Draining,
         clock: Callable[[], float],
         is_expected: Callable[[], bool],
     ) -> None:
-        self._door = door
-        self._ledger = ledger
+        self._listener = listener
+        self._registry = registry
         self._settings = settings
         self._clock = clock
         self._is_expected = is_expected
@@ -105,10 +105,10 @@ class Drain:
         start = self._clock()
         lame_duck_s = self._settings.lame_duck_s if self._is_expected() else 0.0
         self._become(Phase.LAME_DUCK)
-        self._door.leave()
+        self._listener.leave()
         await asyncio.sleep(min(lame_duck_s, self._settings.deadline_s))
         self._become(Phase.REFUSING)
-        self._door.refuse()
+        self._listener.refuse()
         cut = await self._finish_running(start + self._settings.deadline_s)
         self._become(Phase.DRAINED)
         return Farewell(self._clock() - start, cut)
@@ -117,7 +117,7 @@ class Drain:
         """Wait for what runs until the deadline; return how many had to be cut."""
         if await self._all_served(max(deadline - self._clock(), 0)):
             return 0
-        cut = self._ledger.cut()
+        cut = self._registry.cut()
         log.warning("grace period over", extra={"cut": cut})
         await self._all_served(LAST_WORDS_S)
         return cut
@@ -127,13 +127,13 @@ class Drain:
         idle = asyncio.Event()
         try:
             async with asyncio.timeout(limit_s):
-                self._ledger.when_idle(idle.set)
+                self._registry.when_idle(idle.set)
                 await idle.wait()
-                await self._door.flush()
+                await self._listener.flush()
         except TimeoutError:
             return False
         return True
 
     def _become(self, phase: Phase) -> None:
-        log.info("drain: %s", phase.value, extra={"running": len(self._ledger)})
+        log.info("drain: %s", phase.value, extra={"running": len(self._registry)})
         self.phase = phase

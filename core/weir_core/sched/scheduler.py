@@ -81,7 +81,7 @@ class Scheduler:
         self.tally = Tally()
         self._office = TicketOffice(self.estimator, settings.default_class)
         self._door = Door(self.rules, self.pool, self.ledger, self.forecast, settings.limits)
-        self._tenants = self._door.tenants
+        self.tenants = self._door.tenants
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
@@ -118,7 +118,7 @@ class Scheduler:
         self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
         for ticket in reversed(waiting):  # each goes before those who are back already
             self._queue(ticket)
-        self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
+        self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
     # ---- events
@@ -140,7 +140,7 @@ class Scheduler:
                 return actions
             self._refuse_waiting(refusal, actions)
         self._tickets[request.request_id] = ticket
-        self._tenants.enter(ticket.payer)
+        self.tenants.enter(ticket.payer)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -386,19 +386,19 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self._tenants.leave(ticket.payer)
+        self.tenants.leave(ticket.payer)
 
     # ---- accounts
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)
-        self._tenants.spend(ticket.payer, tokens, now)
+        self.tenants.spend(ticket.payer, tokens, now)
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
         work = OUTPUT_WEIGHT * count
         self.ledger.tokens(ticket, count)
         self.pool.charge(ticket, work)
-        self._tenants.spend(ticket.payer, count, now)
+        self.tenants.spend(ticket.payer, count, now)
         self._drain.served(work)
 
     def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:

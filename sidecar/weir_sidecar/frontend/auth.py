@@ -19,7 +19,7 @@ from typing import Final
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
 from weir_core.wire.openai import RequestFields
 from weir_core.wire.policies import PolicyDocument, TenantEntry
-from weir_sidecar import outcomes
+from weir_sidecar.frontend import errors
 
 ANONYMOUS: Final = "anonymous"
 """The tenant of requests without a key."""
@@ -32,10 +32,19 @@ CLASS_HEADERS: Final = (
 TENANT_HEADERS: Final = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
 TTFT_HEADERS: Final = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms")
 EXPLAIN_HEADER: Final = b"x-weir-explain"
+FAILOVER_HEADER: Final = b"x-weir-failover"
+"""A front sends it while another replica is left: refuse, rather than wait for a dead engine."""
 SECRET_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 """Read here and never passed on: the engine has no use for its clients' keys."""
 READ_HEADERS: Final = frozenset(
-    {*CLASS_HEADERS, *TENANT_HEADERS, *TTFT_HEADERS, EXPLAIN_HEADER, *SECRET_HEADERS}
+    {
+        *CLASS_HEADERS,
+        *TENANT_HEADERS,
+        *TTFT_HEADERS,
+        EXPLAIN_HEADER,
+        FAILOVER_HEADER,
+        *SECRET_HEADERS,
+    }
 )
 
 _MAX_NAME: Final = 253
@@ -108,12 +117,12 @@ class Directory:
             from_here: It comes from this machine.
 
         Raises:
-            Refusal: 401, the key is missing or unknown.
+            ApiError: 401, the key is missing or unknown.
         """
         if not self.tenants:
             caller = self._here if from_here else self._anonymous
             if caller is None:
-                raise outcomes.unauthorized(
+                raise errors.unauthorized(
                     "This service has no tenants, so only its own machine may call it. Declare an "
                     "InferenceTenant, or set spec.admission.anonymousClass."
                 )
@@ -121,7 +130,7 @@ class Directory:
         key = _key_in(said)
         if key is None:
             if self._anonymous is None:
-                raise outcomes.unauthorized(
+                raise errors.unauthorized(
                     "An API key is needed: send it as `Authorization: Bearer KEY`."
                 )
             return self._anonymous
@@ -130,8 +139,18 @@ class Directory:
         # table's timing nor the comparison's tells anything of a key.
         known, caller = self._by_key.get(digest, (b"", None))
         if caller is None or not hmac.compare_digest(known, digest):
-            raise outcomes.unauthorized("This API key is not known here.")
+            raise errors.unauthorized("This API key is not known here.")
         return caller
+
+    def rank_by_head(self, caller: Caller, said: Said) -> int:
+        """Return the rank that the headers alone give a request; its body may still lower it.
+
+        Raises:
+            ApiError: 400, there is no such class; 403, it is not for this caller or service.
+        """
+        asked = _first(said, CLASS_HEADERS)
+        name = self._asked_for(asked, caller) if asked else caller.default_class
+        return self._ranks.get(name, 0)
 
     def tenant_of(self, caller: Caller, said: Said) -> str:
         """Return who is accounted for: whom a delegate names, else the caller."""
@@ -142,7 +161,7 @@ class Directory:
         """Return the class of a request.
 
         Raises:
-            Refusal: 400, there is no such class; 403, it is not for this caller or service.
+            ApiError: 400, there is no such class; 403, it is not for this caller or service.
         """
         asked = _first(said, CLASS_HEADERS)
         if asked:
@@ -154,24 +173,24 @@ class Directory:
                 return caller.default_class
         name = self._highest(min(wanted, caller.max_rank)) or self._lowest(caller)
         if name is None:
-            raise outcomes.forbidden("This service accepts no class that this key may use.")
+            raise errors.forbidden("This service accepts no class that this key may use.")
         return name
 
     def _asked_for(self, name: str, caller: Caller) -> str:
         rank = self._ranks.get(name)
         if rank is None:
-            raise outcomes.bad_request(
+            raise errors.bad_request(
                 f"There is no priority class {name[:_MAX_NAME]!r}; the classes here are "
                 f"{', '.join(self._accepted)}.",
                 code="unknown_class",
             )
         if name not in self._accepted:
-            raise outcomes.forbidden(
+            raise errors.forbidden(
                 f"This service does not accept the class {name}, only {', '.join(self._accepted)}."
             )
         if rank > caller.max_rank:
             allowed = [each for each in self._accepted if self._ranks[each] <= caller.max_rank]
-            raise outcomes.forbidden(
+            raise errors.forbidden(
                 f"The class {name} is above what this caller may ask for"
                 + (f": {', '.join(allowed)}." if allowed else ".")
             )
@@ -215,7 +234,7 @@ def ttft_target_s(said: Said) -> float | None:
     """Return the target that a request sets itself, in seconds.
 
     Raises:
-        Refusal: 400, it is not a positive number of milliseconds.
+        ApiError: 400, it is not a positive number of milliseconds.
     """
     text = _first(said, TTFT_HEADERS)
     if text is None:
@@ -225,7 +244,7 @@ def ttft_target_s(said: Said) -> float | None:
     except ValueError:
         target_s = 0.0
     if not 0.0 < target_s < float("inf"):
-        raise outcomes.bad_request(
+        raise errors.bad_request(
             f"{TTFT_HEADERS[0].decode()} must be a positive number of milliseconds.",
             code="bad_target",
         )

@@ -9,12 +9,11 @@ from typing import Final
 from aiohttp import HttpVersion11, web
 
 from weir_core.wire.openai import error_event
-from weir_sidecar.upstreams.splice import LAST_CHUNK, Exchange, Unframed
+from weir_sidecar.upstreams.splice import EVENT_STREAM, LAST_CHUNK, Exchange, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
 )
-_EVENT_STREAM: Final = b"text/event-stream"
 
 
 class Relayed(web.StreamResponse):
@@ -116,11 +115,12 @@ class Client:
         *,
         screen: Callable[[Exchange, bytes], bool],
         bodiless: bool,
+        tokens_in: Callable[[bytes], int] | None,
     ) -> Exchange:
         """Return an exchange of the kind this client can read, with the client as its sink."""
         if self._is_old:
-            return Unframed(self, clock, screen=screen, bodiless=bodiless)
-        return Exchange(self, clock, screen=screen, bodiless=bodiless)
+            return Unframed(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
+        return Exchange(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
 
     @property
     def response(self) -> Relayed:
@@ -135,7 +135,7 @@ class Client:
     def break_off(self, answer: Exchange, message: str, code: str) -> None:
         """End an answer that cannot go on: in words where the format allows, else by a cut."""
         self._keep_alive = False
-        is_stream = (answer.header(b"content-type") or b"").startswith(_EVENT_STREAM)
+        is_stream = (answer.header(b"content-type") or b"").startswith(EVENT_STREAM)
         if self.is_closing():
             return
         if not is_stream or not (self._is_old or answer.at_chunk_boundary):

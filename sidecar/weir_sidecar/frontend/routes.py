@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from aiohttp import web
+
+from weir_sidecar.frontend import errors
+
 HOT: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 """Allowed as they are, without decoding first."""
 
@@ -32,6 +36,24 @@ _EXACT: Final = frozenset(
 _UNDER: Final = ("/v1/", "/inference/v1/")
 _CLOSED: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Adapters are declared in the InferenceService; loading one by hand would be lost on restart."""
+
+
+def target_of(request: web.BaseRequest, *, check: bool) -> str:
+    """Return the target of a request as the client wrote it.
+
+    Args:
+        request: The client's request.
+        check: Refuse closed paths; a front leaves that to the replicas.
+
+    Raises:
+        ApiError: 404, the path is closed.
+    """
+    raw = request.raw_path
+    if raw in HOT:
+        return raw
+    if check and not is_open(request.path):
+        raise errors.not_found(request.path)
+    return raw if raw.startswith("/") else request.rel_url.raw_path_qs
 
 
 def is_open(path: str) -> bool:

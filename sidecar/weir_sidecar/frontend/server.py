@@ -9,11 +9,10 @@ from typing import Final
 
 from aiohttp import web
 
-from weir_sidecar.ledger import Ledger
-from weir_sidecar.proxy import Proxy
+from weir_sidecar.inflight import Handler
 from weir_sidecar.settings import Timeouts
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
@@ -23,27 +22,24 @@ class Server:
     """The API port: connections, and the switches a drain turns.
 
     Args:
-        handler: Handles requests; the proxy, or what stands before it.
-        proxy: Its switches.
-        ledger: Watched for requests that wait too long.
+        handle: Answers one request; the handler's, or one that stands before it.
+        handler: Its switches, and the requests that are watched for waiting too long.
         timeouts: Bounds.
         clock: Seconds that only move forward.
     """
 
     def __init__(
         self,
+        handle: Handle,
         handler: Handler,
-        proxy: Proxy,
-        ledger: Ledger,
         timeouts: Timeouts,
         clock: Callable[[], float],
     ) -> None:
-        self._proxy = proxy
-        self._ledger = ledger
+        self._handler = handler
         self._timeouts = timeouts
         self._clock = clock
         self._server = web.Server(
-            handler,
+            handle,
             handler_cancellation=True,
             keepalive_timeout=timeouts.client_idle_s,
             access_log=None,
@@ -69,21 +65,19 @@ class Server:
         period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4)
         while True:
             await asyncio.sleep(period_s)
-            self._ledger.watch(
-                self._clock(), first_byte_s=bounds.first_byte_s, progress_s=bounds.progress_s
-            )
+            self._handler.registry.watch(self._clock(), bounds)
 
-    # The door.
+    # What a drain needs.
 
     def leave(self) -> None:
         """End the connection with every answer from now on."""
-        self._proxy.leaving = True
+        self._handler.leaving = True
 
     def refuse(self) -> None:
         """Refuse newcomers from now on, and close idle connections."""
-        self._proxy.refusing = True
+        self._handler.refusing = True
         for connection in self._server.connections:
-            if connection.transport is not None and not self._proxy.is_busy(connection.transport):
+            if connection.transport is not None and not self._handler.is_busy(connection.transport):
                 connection.force_close()
 
     async def flush(self) -> None:

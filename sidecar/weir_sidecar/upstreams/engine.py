@@ -1,67 +1,56 @@
-"""The sidecar's one engine, as the proxy sees it."""
+"""The engine beside this sidecar, as an upstream."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from aiohttp import web
+from collections.abc import Callable
 
 from weir_core.wire.openai import reports_failure, was_aborted
-from weir_sidecar import outcomes
-from weir_sidecar.frontend import routes
-from weir_sidecar.settings import Health
+from weir_sidecar.settings import Timeouts
+from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
 from weir_sidecar.upstreams.monitor import Monitor
-from weir_sidecar.upstreams.splice import Exchange
+from weir_sidecar.upstreams.splice import Ending, Exchange
+from weir_sidecar.upstreams.upstream import Attempted, Call, Upstream
 
 
-class OwnEngine:
-    """The engine beside this sidecar.
+class OwnEngine(Upstream):
+    """The one engine of a sidecar.
 
     Args:
-        pool: Connections to it.
         monitor: Knows whether it is up.
-        settings: What to tell refused clients.
     """
 
-    def __init__(self, pool: Pool, monitor: Monitor, settings: Health) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        connections: Pool,
+        metrics: Metrics,
+        timeouts: Timeouts,
+        clock: Callable[[], float],
+        *,
+        monitor: Monitor,
+    ) -> None:
+        super().__init__(connections, metrics, timeouts, clock)
         self._monitor = monitor
-        self._settings = settings
 
-    def target(self, request: web.BaseRequest) -> str:
-        """Return the path as the client wrote it, if it is open."""
-        raw = request.raw_path
-        if raw in routes.HOT:
-            return raw
-        if not routes.is_open(request.path):
-            raise outcomes.not_found(request.path)
-        return raw if raw.startswith("/") else request.rel_url.raw_path_qs
+    async def attempt(self, request: Attempted, call: Call) -> Exchange | None:
+        """Make the attempt; after one that was lost, the monitor knows whether the engine is gone.
 
-    def pick(self, tried: Collection[Pool]) -> Pool:
-        """Return the one engine, once, while it is up."""
-        if tried:
-            raise outcomes.no_engine("the engine broke off", self._settings.retry_after_s)
-        if not self._monitor.up:
-            state = f"the engine is {self._monitor.state.value}"
-            raise outcomes.no_engine(state, self._settings.retry_after_s)
-        return self._pool
-
-    def done(self, pool: Pool) -> None:
-        """Nothing to do: there is only one."""
-
-    def lost(self, pool: Pool) -> None:  # noqa: ARG002
-        """Have the engine asked at once."""
-        self._monitor.doubt()
+        The monitor tells the scheduler of a gone engine, and the scheduler takes back whatever has
+        not begun, this request included.
+        """
+        exchange = await super().attempt(request, call)
+        if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
+            await self._monitor.check()
+        return exchange
 
     def suspects(self, answer: Exchange, piece: bytes) -> bool:
-        """Doubt a 5xx, and an answer that begins with a failure: is the engine dying?"""
+        """Hold back a 5xx, and an answer that begins with a failure: the engine may be dying."""
         return answer.status >= 500 or reports_failure(piece)
 
-    async def accepts(self, tried: Collection[Pool], answer: Exchange) -> bool:  # noqa: ARG002
-        """Pass an error on when the engine is well; else the sidecar says that it is not.
+    async def accepts(self, request: Attempted, answer: Exchange) -> bool:  # noqa: ARG002
+        """Pass an error on when the engine is well.
 
-        What was given up is no answer, however well its engine seems.
+        An answer that the engine gave up is none, however well the engine seems.
         """
         await self._monitor.check()
         return self._monitor.up and not was_aborted(answer.tail)

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.ledger import Ledger
+from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Health
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
@@ -49,7 +49,7 @@ class Monitor:
 
     Args:
         pool: Connections to the engine.
-        ledger: Tells whether bytes come.
+        registry: Tells whether bytes come.
         metrics: The instruments.
         settings: Periods and bounds.
         clock: Seconds that only move forward.
@@ -58,13 +58,13 @@ class Monitor:
     def __init__(
         self,
         pool: Pool,
-        ledger: Ledger,
+        registry: Registry,
         metrics: Metrics,
         settings: Health,
         clock: Callable[[], float],
     ) -> None:
         self._pool = pool
-        self._ledger = ledger
+        self._registry = registry
         self._metrics = metrics
         self._settings = settings
         self._clock = clock
@@ -75,6 +75,8 @@ class Monitor:
         self.state = EngineState.STARTING
         self.on_ready: Callable[[], None] = lambda: None
         """Called when an engine that was not there has become ready."""
+        self.on_change: Callable[[EngineState], None] = lambda _: None
+        """Called with each new state."""
 
     @property
     def up(self) -> bool:
@@ -118,8 +120,8 @@ class Monitor:
 
     async def _check_progress(self, now: float, *, answered: bool) -> None:
         """Decide between ready and stalled."""
-        seen = self._ledger.engine_bytes
-        idle = self._ledger.at_engine == 0
+        seen = self._registry.received_bytes
+        idle = self._registry.at_engine == 0
         if (idle and answered) or seen != self._engine_bytes:
             self._engine_bytes = seen
             self._progress_at = now
@@ -145,3 +147,4 @@ class Monitor:
             log.info("engine is %s", state.value, extra={"was": self.state.value})
             self.state = state
             self._metrics.engine_up.set(1 if state is EngineState.READY else 0)
+            self.on_change(state)

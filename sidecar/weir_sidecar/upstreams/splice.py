@@ -8,11 +8,12 @@ task switch and no new object, which is what makes a Python relay cheaper than a
 Three things interrupt the splice and wake the handler that awaits the exchange:
 
 - the client's buffer is full: the engine is not read until the handler saw it drain;
-- the first body bytes look like a dying engine: they are held until the handler has asked it;
+- the first body bytes look like those of a dying engine: they are held until its health is known;
 - the exchange ended, one way or another (`Ending`).
 
-The head is held back until the first body byte. Until then nothing was promised to the client, so
-the request can still fail with an honest status, or be tried elsewhere.
+The head is held back until the first body byte, and in an event stream until the first event that
+carries content: `response.created` says nothing of an answer. Until then nothing was promised to
+the client, so the request can still fail with an honest status, or be tried elsewhere.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from typing import Final, Protocol
 import httptools
 
 MAX_HEAD_BYTES: Final = 64 << 10
+MAX_EARLY_BYTES: Final = 64 << 10
+"""Most of a stream that is held back for its first content; beyond this the answer begins."""
 TAIL_BYTES: Final = 16 << 10
 _SEPARATOR: Final = b"\r\n\r\n"
 _BOUNDARY: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+EVENT_STREAM: Final = b"text/event-stream"
 
 
 class Ending(Enum):
@@ -42,8 +46,8 @@ class Ending(Enum):
     """The engine did not speak HTTP."""
     TIMED_OUT = auto()
     """The engine sent nothing for too long."""
-    RECALLED = auto()
-    """A more important request got its place; it waits again, and its client does not know."""
+    REQUEUED = auto()
+    """The request waits again; its client was sent nothing and does not know."""
     SHUT_DOWN = auto()
     """The drain's time was over."""
     CLIENT_GONE = auto()
@@ -87,6 +91,7 @@ class Exchange:
         clock: Seconds that only move forward.
         screen: Asked once, with the first body piece; true holds the answer back.
         bodiless: The answer has no body whatever its head says (HEAD).
+        tokens_in: Counts the events with content in a piece of an event stream; None counts none.
     """
 
     __slots__ = (
@@ -95,6 +100,7 @@ class Exchange:
         "_bodiless",
         "_clock",
         "_complete",
+        "_early",
         "_head",
         "_held",
         "_last",
@@ -102,10 +108,10 @@ class Exchange:
         "_screen",
         "_sink",
         "_third_last",
+        "_tokens_in",
         "_transport",
         "_two_last",
         "_wake",
-        "chunks",
         "ending",
         "first_byte_at",
         "headers",
@@ -114,6 +120,7 @@ class Exchange:
         "received_bytes",
         "reusable",
         "status",
+        "tokens",
     )
 
     def __init__(
@@ -123,10 +130,13 @@ class Exchange:
         *,
         screen: Callable[[Exchange, bytes], bool] | None = None,
         bodiless: bool = False,
+        tokens_in: Callable[[bytes], int] | None = None,
     ) -> None:
         self._sink = sink
         self._clock = clock
         self._screen = screen
+        self._tokens_in = tokens_in
+        self._early: list[bytes] = []
         self._bodiless = bodiless
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._transport: EngineTransport | None = None
@@ -142,8 +152,8 @@ class Exchange:
         self.paused = False
         self.reusable = False
         self.received_bytes = 0
-        self.chunks = 0
-        """Chunks that have begun; an engine sends one for each step of a stream."""
+        self.tokens = 0
+        """Events with content so far, of an event stream; several tokens may share one."""
         self.first_byte_at: float | None = None
 
     # What the handler sees.
@@ -207,7 +217,8 @@ class Exchange:
         """End the exchange; the first ending stays."""
         if self.ending is None:
             self.ending = ending
-            self._parser = None  # they know each other: let both go without the collector
+            # Break the reference cycle here, so that the garbage collector need not.
+            self._parser = None
             self._transport = None
             self._call()
 
@@ -249,14 +260,13 @@ class Exchange:
             self.headers.append((name.lower(), value))
 
     def on_message_begin(self) -> None:
-        """Refuse a second answer: nobody asked for it."""
+        """Refuse a second answer to one request."""
         if self._begun:
             raise ValueError("more than one answer")
         self._begun = True
 
     def on_chunk_header(self) -> None:
         """Note that a chunk has begun."""
-        self.chunks += 1
         self._at_boundary = False
 
     def on_chunk_complete(self) -> None:
@@ -293,6 +303,8 @@ class Exchange:
         if piece and not self._parse(piece):
             return
         self.received_bytes += len(piece)
+        if self._tokens_in is not None:
+            self.tokens += self._tokens_in(piece)
         self._forward(piece)
         if self._held is not None or self.ending is not None:
             return
@@ -331,9 +343,21 @@ class Exchange:
             self._hold(piece)
         elif self._sink.is_closing():
             self.end(Ending.CLIENT_GONE)
+        elif self._is_early(piece):
+            self._early.append(piece)
         else:
             self.first_byte_at = self._clock()
+            if self._early:
+                piece, self._early = b"".join(self._early) + piece, []
             self._sink.write(self._sink.open(self) + piece)
+
+    def _is_early(self, piece: bytes) -> bool:
+        """Whether an event stream has not come to its content yet, and may still be held back."""
+        if self._tokens_in is None or self.tokens or self._complete or self.status >= 400:
+            return False
+        if not (self.header(b"content-type") or b"").startswith(EVENT_STREAM):
+            return False
+        return sum(map(len, self._early)) + len(piece) <= MAX_EARLY_BYTES
 
     def _hold(self, piece: bytes) -> None:
         self._held = [*(self._held or []), piece]
@@ -364,9 +388,10 @@ class Unframed(Exchange):
         *,
         screen: Callable[[Exchange, bytes], bool] | None = None,
         bodiless: bool = False,
+        tokens_in: Callable[[bytes], int] | None = None,
     ) -> None:
         self._bodies: list[bytes] = []
-        super().__init__(sink, clock, screen=screen, bodiless=bodiless)
+        super().__init__(sink, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
 
     def on_body(self, body: bytes) -> None:
         """Keep the body bytes of the piece that is being read."""

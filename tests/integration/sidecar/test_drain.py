@@ -75,7 +75,7 @@ async def test_the_admin_socket_drains_once_for_all_who_ask(house: House) -> Non
     path = house.run_dir / "admin.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     stream = asyncio.create_task(running.post(json=chat(stream=True)))
-    await eventually(lambda: len(running.sidecar.ledger) == 1)
+    await eventually(lambda: len(running.sidecar.registry) == 1)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
 
         async def ask() -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from tests.integration.sidecar.harness import (
     CHUNK,
@@ -25,6 +26,7 @@ from tests.integration.sidecar.harness import (
     quick,
     request_bytes,
 )
+from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.settings import Limits
 from weir_sidecar.upstreams.monitor import EngineState
 from weir_sim.mock_engine import Profile
@@ -275,7 +277,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted(house: 
     running = await house.sidecar()
     _, writer = await running.raw()
     writer.write(request_bytes(b"0123456789")[:-3])
-    await eventually(lambda: len(running.sidecar.ledger) == 1)
+    await eventually(lambda: len(running.sidecar.registry) == 1)
     writer.close()
     assert await running.ended(1) == {"client_gone": 1}
 
@@ -315,7 +317,7 @@ async def test_more_requests_than_may_wait_are_429(house: House) -> None:
     engine = await house.mock_engine(Profile(output_tokens=1000, token_gap_s=0.01))  # type: ignore[arg-type]
     running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=1)))
     held = [asyncio.create_task(running.post(json=chat(stream=True))) for _ in range(2)]
-    await eventually(lambda: engine.running == 1 and len(running.sidecar.ledger) == 2)
+    await eventually(lambda: engine.running == 1 and len(running.sidecar.registry) == 2)
     answer = await running.post(json=chat())
     assert answer.status == 429
     assert_says_when_to_retry(answer, "rejected-queue-full")
@@ -329,25 +331,30 @@ async def test_more_requests_than_may_be_held_in_any_state_are_429(house: House)
     await house.raw_engine(silence)
     running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=0)))
     limit = running.sidecar.settings.limits.max_held
-    entries = [running.sidecar.ledger.enter() for _ in range(limit)]
+    sidecar = running.sidecar
+    held = [
+        InFlightRequest(make_mocked_request("POST", "/"), sidecar.handler) for _ in range(limit)
+    ]
+    for request in held:
+        sidecar.registry.add(request)
     answer = await running.post(json=chat())
     assert answer.status == 429
     assert_says_when_to_retry(answer, "rejected-queue-full")
-    for entry in entries:
-        running.sidecar.ledger.leave(entry)
+    for request in held:
+        sidecar.registry.remove(request)
 
 
 async def test_more_body_bytes_than_may_be_held_are_503(house: House) -> None:
     await house.raw_engine(silence)
     running = await house.sidecar(replace(PATIENT, limits=Limits(max_held_bytes=1500)))
     held = asyncio.create_task(running.post(data=b"x" * 1000))
-    await eventually(lambda: running.sidecar.ledger.held_bytes == 1000)
+    await eventually(lambda: running.sidecar.registry.memory.held_bytes == 1000)
     answer = await running.post(data=b"x" * 1000)
     assert answer.status == 503
     assert_says_when_to_retry(answer, "rejected-memory-full")
     held.cancel()
     await asyncio.gather(held, return_exceptions=True)
-    await eventually(lambda: running.sidecar.ledger.held_bytes == 0)
+    await eventually(lambda: running.sidecar.registry.memory.held_bytes == 0)
 
 
 async def test_a_body_that_tells_no_size_is_counted_while_it_comes(house: House) -> None:
@@ -361,12 +368,12 @@ async def test_a_body_that_tells_no_size_is_counted_while_it_comes(house: House)
         yield b"x" * 1000
 
     task = asyncio.create_task(running.post(data=pieces()))
-    await eventually(lambda: running.sidecar.ledger.held_bytes == 1000)
+    await eventually(lambda: running.sidecar.registry.memory.held_bytes == 1000)
     go_on.set()
     answer = await task
     assert answer.status == 503
     assert_says_when_to_retry(answer, "rejected-memory-full")
-    await eventually(lambda: running.sidecar.ledger.held_bytes == 0)
+    await eventually(lambda: running.sidecar.registry.memory.held_bytes == 0)
 
 
 # The engine's comings and goings.

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from tests.integration.sidecar.harness import PATIENT, Answer, House, Running, chat, eventually
-from weir_sidecar import front as front_module
 from weir_sidecar.drain import Phase
-from weir_sidecar.front import Address, Front, Replica
+from weir_sidecar.front import Front
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams import replicas as replicas_module
+from weir_sidecar.upstreams.replicas import Address, Replica
 from weir_sim.mock_engine import MockEngine, Profile
 
 SLOW = Profile(output_tokens=50, token_gap_s=0.01)  # type: ignore[arg-type]
@@ -80,7 +83,7 @@ async def test_a_draining_replica_hands_its_request_on(street: Street) -> None:
 
 
 async def test_a_replica_that_refuses_one_request_stays_in_for_the_next(street: Street) -> None:
-    street.replicas[0].sidecar.proxy.refusing = True
+    street.replicas[0].sidecar.handler.refusing = True
     assert [(await street.post()).status for _ in range(2)] == [200] * 2
     assert len(street.front.replicas.ready) == 2
     assert street.served() == [0, 2]
@@ -106,10 +109,12 @@ async def test_none_ready_is_503_with_retry_after(street: Street) -> None:
 async def test_a_replica_that_is_late_to_answer_stays_in_until_the_third_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(front_module, "PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(replicas_module, "PROBE_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
         port = silent.getsockname()[1]
-        late = Replica(Address("127.0.0.1", port, port), PATIENT, time.monotonic)
+        late = Replica(
+            Address("127.0.0.1", port, port), PATIENT, Metrics(CollectorRegistry()), time.monotonic
+        )
         late.ready = True
         seen = []
         for _ in range(3):

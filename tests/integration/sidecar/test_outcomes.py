@@ -85,7 +85,7 @@ async def test_the_sum_of_outcomes_is_the_number_of_requests(house: House) -> No
         )
         assert all(r is None or isinstance(r, aiohttp.ClientError) for r in results)
         # A client that left before its request was read sent none that we could count.
-        await eventually(lambda: len(running.sidecar.ledger) == 0)
+        await eventually(lambda: len(running.sidecar.registry) == 0)
     await eventually(lambda: sum(running.outcomes.values()) == sent)
     assert running.outcomes.get("internal_error", 0) == 0
     assert {"ok", "client_error", "client_gone", "client_slow", "engine_error"} <= set(
@@ -103,13 +103,13 @@ async def test_a_request_that_ended_leaves_nothing_to_the_collector(
     await house.mock_engine(Profile(output_tokens=20))
     running = await house.sidecar(HASTY)
     await kind(running, rng)  # what is made once is made now
-    await eventually(lambda: len(running.sidecar.ledger) == 0)
+    await eventually(lambda: len(running.sidecar.registry) == 0)
     gc.collect()
     gc.disable()
     try:
         for _ in range(5):
             await kind(running, rng)
-        await eventually(lambda: len(running.sidecar.ledger) == 0)
+        await eventually(lambda: len(running.sidecar.registry) == 0)
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         left = [each for each in gc.garbage if type(each).__module__.startswith("weir_")]

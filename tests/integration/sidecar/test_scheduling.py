@@ -96,7 +96,7 @@ def send(
 
 
 def waiting(running: Running) -> int:
-    scheduler = running.sidecar.admission.scheduler
+    scheduler = running.sidecar.driver.scheduler
     return scheduler.pool.requests if scheduler else 0
 
 
@@ -159,7 +159,7 @@ async def test_a_plain_answer_that_has_begun_keeps_its_place(house: House) -> No
     running = await house.sidecar()
     metrics = running.sidecar.metrics
     batch = send(running, "b", "batch")
-    await eventually(lambda: running.sidecar.ledger.engine_bytes > 0)
+    await eventually(lambda: running.sidecar.registry.received_bytes > 0)
     urgent = send(running, "i", "interactive")
     await eventually(lambda: waiting(running) == 1)
     go.set()
@@ -361,8 +361,8 @@ async def test_a_rotated_key_works_at_once_and_the_old_one_does_not(house: House
     running = await house.sidecar()
     assert (await running.post(json=chat(), headers=key("old"))).status == 200
     house.policies(PolicyDocument(tenants=(tenant("chat", key="new"),)))
-    directory = running.sidecar.admission.directory
-    await eventually(lambda: running.sidecar.admission.directory is not directory)
+    directory = running.sidecar.driver.directory
+    await eventually(lambda: running.sidecar.driver.directory is not directory)
     assert (await running.post(json=chat(), headers=key("new"))).status == 200
     assert (await running.post(json=chat(), headers=key("old"))).status == 401
 
@@ -377,8 +377,8 @@ async def test_a_changed_class_reorders_what_waits_and_loses_nothing(house: Hous
     await eventually(lambda: waiting(running) == 2)
     raised = [replace(p, rank=50 if p.name == "batch" else p.rank) for p in BUILT_IN_CLASSES]
     house.policies(PolicyDocument(classes=tuple(raised)))
-    directory = running.sidecar.admission.directory
-    await eventually(lambda: running.sidecar.admission.directory is not directory)
+    directory = running.sidecar.driver.directory
+    await eventually(lambda: running.sidecar.driver.directory is not directory)
     for name in ("first", "b", "s"):
         await eventually(engine.asked_last(name))
         engine.answer(name)
@@ -477,7 +477,7 @@ async def test_the_state_shows_who_waits_and_where(house: House) -> None:
     for name, class_name in (("b", "batch"), ("s", "standard")):
         tasks.append(send(running, name, class_name))
         await eventually(lambda: waiting(running) == len(tasks) - 1)
-    whole, facts = (await running.probe("/state")).body, running.sidecar.admission.facts
+    whole, facts = (await running.probe("/state")).body, running.sidecar.driver.facts
     assert facts is not None
     assert SidecarState.decode(whole).scheduling == Scheduling(facts)
     state = json.loads(whole)["scheduling"]
@@ -509,7 +509,7 @@ async def test_a_flood_beyond_capacity_ends_in_exactly_one_outcome_each(house: H
     assert all(int(a.headers["Retry-After"]) >= 1 for a in answers if a.status == 429)
     assert sum(running.outcomes.values()) == 300
     assert running.outcomes["ok"] == statuses.count(200) == engine.finished
-    scheduler = running.sidecar.admission.scheduler
+    scheduler = running.sidecar.driver.scheduler
     assert scheduler is not None
     assert (scheduler.pool.requests, scheduler.ledger.running, len(scheduler.tickets)) == (0, 0, 0)
     assert running.sidecar.metrics.registry.get_sample_value("weir_inversions_total") == 0
@@ -540,7 +540,7 @@ async def test_a_drain_finishes_what_waits_and_refuses_newcomers(house: House) -
     tasks.append(send(running, "waits", "standard"))
     await eventually(lambda: waiting(running) == 1)
     drain = running.sidecar.drain.begin()
-    await eventually(lambda: running.sidecar.proxy.refusing)
+    await eventually(lambda: running.sidecar.handler.refusing)
     async with (
         aiohttp.ClientSession() as fresh,
         fresh.post(running.url + CHAT, json=chat()) as response,
@@ -575,7 +575,7 @@ async def test_a_wait_that_ends_this_very_moment_is_no_trouble(house: House) -> 
     brief = [replace(p, max_queue_wait_s=1e-6 * n) for n, p in enumerate(BUILT_IN_CLASSES)]
     house.policies(PolicyDocument(classes=(*brief, ClassPolicy("long", rank=200))))
     running, engine = await crowded(house)
-    directory = running.sidecar.admission.directory
+    directory = running.sidecar.driver.directory
     assert "long" in {policy.name for policy in directory.classes}
     first = send(running, "first", "long")
     await eventually(lambda: engine.order == ["first"])
@@ -585,6 +585,6 @@ async def test_a_wait_that_ends_this_very_moment_is_no_trouble(house: House) -> 
     assert {answer.status for answer in answers} == {429}
     engine.answer("first")
     assert (await first).status == 200
-    scheduler = running.sidecar.admission.scheduler
+    scheduler = running.sidecar.driver.scheduler
     assert scheduler is not None
     assert not scheduler.tickets

@@ -154,9 +154,9 @@ def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
     buffer = Buffer()
     exchange = Exchange(buffer, lambda: 1.0, screen=lambda _answer, _piece: True)
     exchange.feed(PLAIN)
-    exchange.end(Ending.RECALLED)
+    exchange.end(Ending.REQUEUED)
     exchange.release()
-    assert (buffer.written, exchange.ending) == (b"", Ending.RECALLED)
+    assert (buffer.written, exchange.ending) == (b"", Ending.REQUEUED)
 
 
 @pytest.mark.parametrize("kind", [Exchange, Unframed])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry
 
 from tests.unit.sidecar.fakes import Buffer
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.ledger import Ledger
-from weir_sidecar.settings import Health
+from weir_sidecar.inflight import Handler, InFlightRequest
+from weir_sidecar.registry import Registry
+from weir_sidecar.settings import Health, Settings
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Reply
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
@@ -36,27 +38,29 @@ class Engine:
 
 
 class Scene:
-    """An engine, a ledger, a monitor, and a clock that the test moves."""
+    """An engine, a registry, a monitor, and a clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.engine = Engine()
         metrics = Metrics(CollectorRegistry())
-        self.ledger = Ledger(metrics, lambda: self.now, limit=10)
+        self.registry = Registry(metrics, lambda: self.now, Settings().limits)
+        self.handler = Handler(self.registry, Settings(), lambda: self.now)
         pool = self.engine
         self.monitor = Monitor(
             pool,  # type: ignore[arg-type]
-            self.ledger,
+            self.registry,
             metrics,
             Health(stall_s=STALL_S),
             lambda: self.now,
         )
 
     def request(self) -> Exchange:
-        entry = self.ledger.enter()
-        entry.exchange = Exchange(Buffer(), lambda: self.now)
-        entry.exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        return entry.exchange
+        request = InFlightRequest(make_mocked_request("POST", "/"), self.handler)
+        self.registry.add(request)
+        request.exchange = Exchange(Buffer(), lambda: self.now)
+        request.exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        return request.exchange
 
     async def pass_time(self, seconds: float) -> EngineState:
         for _ in range(int(seconds)):

@@ -8,8 +8,8 @@ import pytest
 
 from weir_core.api import labels
 from weir_core.errors import InvalidSpec
-from weir_sidecar.front import Address
 from weir_sidecar.settings import Draining, Settings
+from weir_sidecar.upstreams.replicas import Address
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

@@ -1,16 +1,14 @@
-"""Reading a client's request: its headers for the engine, and its body, within bounds."""
+"""The head of a client's request: what goes to the engine, and what is for the sidecar."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from aiohttp import web
 
-from weir_sidecar import outcomes
 from weir_sidecar.frontend.auth import READ_HEADERS
 
 _IDS: Final = random.Random()
@@ -36,10 +34,9 @@ _NOT_FORWARDED: Final = frozenset(
     }
 )
 _TRACING: Final = frozenset({b"traceparent", b"tracestate"})
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Intake:
+class RequestHead:
     """What the headers of one request say."""
 
     __slots__ = (
@@ -79,63 +76,19 @@ class Intake:
             self.websocket = value.lower() == b"websocket"
 
 
-def read_headers(request: web.BaseRequest, secret: Collection[bytes] = ()) -> Intake:
+def read_head(request: web.BaseRequest, secret: Collection[bytes] = ()) -> RequestHead:
     """Sort the headers: for the engine, for us, for nobody; those in `secret` go no further."""
-    intake = Intake()
+    head = RequestHead()
     for name, value in request.raw_headers:
         key = name.lower()
         if key in _NOT_FORWARDED:
-            intake.note(key, value)
+            head.note(key, value)
         elif key in _TRACING:
-            intake.tracing[key.decode()] = value.decode("latin-1")
+            head.tracing[key.decode()] = value.decode("latin-1")
         else:
             if key in READ_HEADERS:
-                intake.said[key] = value.decode("latin-1")
+                head.said[key] = value.decode("latin-1")
             if key not in secret:
-                intake.lines.append(b"%b: %b\r\n" % (name, value))
-    intake.request_id = intake.request_id or f"{_IDS.getrandbits(128):032x}"
-    return intake
-
-
-async def read_body(
-    request: web.BaseRequest,
-    intake: Intake,
-    *,
-    limit_bytes: int,
-    timeout_s: float,
-    hold: Callable[[int], None],
-) -> bytes:
-    """Return the whole body; raise a `Refusal` where it is too large, too slow or broken.
-
-    `hold` is told of its size so far, before more is read, and may raise a `Refusal`, too.
-    """
-    if intake.announced_bytes > limit_bytes:
-        raise outcomes.too_large(limit_bytes)
-    content = request.content
-    if content.is_eof():  # a small body that came together with its head
-        body = content.read_nowait()
-        if len(body) > limit_bytes:
-            raise outcomes.too_large(limit_bytes)
-        hold(len(body))
-        return body
-    if intake.expects_continue and request.transport is not None:
-        request.transport.write(_CONTINUE)
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _gather(request, limit_bytes, hold)
-    except TimeoutError:
-        raise outcomes.slow_upload(timeout_s) from None
-    except (web.RequestPayloadError, ValueError) as error:
-        raise outcomes.bad_request(f"The request body cannot be read: {error}") from error
-
-
-async def _gather(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
-    parts: list[bytes] = []
-    size_bytes = 0
-    while part := await request.content.readany():
-        size_bytes += len(part)
-        if size_bytes > limit_bytes:
-            raise outcomes.too_large(limit_bytes)
-        hold(size_bytes)
-        parts.append(part)
-    return b"".join(parts)
+                head.lines.append(b"%b: %b\r\n" % (name, value))
+    head.request_id = head.request_id or f"{_IDS.getrandbits(128):032x}"
+    return head

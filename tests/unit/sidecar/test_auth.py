@@ -13,7 +13,7 @@ from weir_core.sched.types import BUILT_IN_CLASSES, TenantPolicy
 from weir_core.wire.openai import RequestFields
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.frontend.auth import Caller, Directory, is_here, ttft_target_s
-from weir_sidecar.outcomes import Refusal
+from weir_sidecar.frontend.errors import ApiError
 
 RANKS = {policy.name: policy.rank for policy in BUILT_IN_CLASSES}
 NAMES = sorted(RANKS)
@@ -36,7 +36,7 @@ def test_without_tenants_this_machine_may_ask_for_anything() -> None:
 
 
 def test_without_tenants_nobody_else_may() -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         Directory(PolicyDocument()).identify({}, from_here=False)
     assert refusal.value.status == 401
     assert "InferenceTenant" in refusal.value.message
@@ -46,7 +46,7 @@ def test_an_anonymous_class_opens_the_service_up_to_that_class() -> None:
     directory = Directory(PolicyDocument(anonymous_class="batch"))
     caller = directory.identify({}, from_here=False)
     assert (caller.default_class, caller.max_rank) == ("batch", -100)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         directory.class_of(caller, {b"x-weir-class": "standard"}, RequestFields())
     assert refusal.value.status == 403
 
@@ -55,7 +55,7 @@ def test_a_wrong_key_is_refused_even_where_no_key_would_do() -> None:
     directory = Directory(PolicyDocument(tenants=(entry(),), anonymous_class="batch"))
     assert directory.identify({}, from_here=False).tenant == "anonymous"
     assert directory.identify(bearer("sk-chat"), from_here=False).tenant == "chat"
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         directory.identify(bearer("sk-chatt"), from_here=True)
 
 
@@ -79,7 +79,7 @@ def test_the_canonical_header_wins() -> None:
 def test_a_service_without_an_acceptable_class_says_so() -> None:
     directory = Directory(PolicyDocument(accepted_classes=("interactive",), tenants=(entry(),)))
     caller = directory.identify(bearer("sk-chat"), from_here=False)
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         directory.class_of(caller, {}, RequestFields())
     assert refusal.value.status == 403
 
@@ -105,7 +105,7 @@ def test_no_wish_raises_a_request_above_its_callers_highest_class(
     caller = Caller("t", default_class, RANKS[most])
     said = {} if header is None else {b"x-weir-class": header}
     fields = RequestFields(service_tier=tier, priority=priority)
-    with contextlib.suppress(Refusal):
+    with contextlib.suppress(ApiError):
         name = directory.class_of(caller, said, fields)
         assert RANKS[name] <= RANKS[most]
         assert not accepted or name in accepted

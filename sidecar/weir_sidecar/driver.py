@@ -1,11 +1,11 @@
-"""The sidecar's driver of the scheduling core: its events from sockets, its actions on sockets.
+"""The driver of the scheduling core: the only one that feeds it events and performs its actions.
 
-`weir_core.sched` decides; here its decisions happen. A request that may go wakes its handler, one
-that is refused wakes it with the refusal, and one whose place was taken back loses its engine
-connection and waits on. The simulator drives the same core with a heap.
+`weir_core.sched` decides; here its decisions happen. A request that is dispatched goes to the
+engine, one that is rejected is refused, and one that is requeued loses its engine connection and
+waits on. The simulator drives the same core with a heap.
 
 Everything happens in callbacks of one event loop, so an action is performed before the next event
-is told: a first byte and a recall of the same request cannot cross.
+is told: a first byte and a requeue of the same request cannot cross.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from weir_core.sched.memory import BodyMemory
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import (
@@ -24,6 +26,7 @@ from weir_core.sched.types import (
     EngineFacts,
     EngineKind,
     PoolLimits,
+    Reason,
     Reject,
     Request,
     Requeue,
@@ -33,12 +36,16 @@ from weir_core.wire.openai import Usage
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step
-from weir_sidecar import outcomes
+from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import Directory
-from weir_sidecar.ledger import Entry
-from weir_sidecar.settings import Limits
+from weir_sidecar.outcomes import Outcome
+from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.turn import Turn
+from weir_sidecar.upstreams.prompt_counter import PromptCounter
+from weir_sidecar.upstreams.splice import Exchange
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
 
 log = logging.getLogger(__name__)
 
@@ -51,44 +58,59 @@ _PATIENCE_GRID_S = 0.01
 """Prompts that are done within so much of each other are taken together: a timer is not free."""
 
 
-class Admission:
+class Driver:
     """Owns the scheduler of this sidecar's engine.
 
     Args:
-        limits: Bounds on what waits.
+        settings: Bounds on what waits.
         metrics: The instruments.
+        memory: The memory for bodies, whose ranks follow the policies.
+        prompts: Has the engine count large prompts.
         clock: Seconds that only move forward.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics, clock: Callable[[], float]) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        memory: BodyMemory,
+        prompts: PromptCounter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._limits = settings.limits
+        self.retry_after_s = settings.health.retry_after_s
+        """What refused clients are told while the engine is away, in seconds."""
         self._metrics = metrics
+        self._memory = memory
         self._clock = clock
+        self.count_prompt = prompts.count
         self._document = PolicyDocument()
         self.directory = Directory(self._document)
+        self._configure_memory()
         self.facts: Facts | None = None
         self.scheduler: Scheduler | None = None
-        self._turns: dict[str, Turn] = {}
-        # The step log names requests by their id on the wire, which clients may repeat.
-        self._by_wire_id: dict[str, Turn] = {}
+        self.engine_state = "starting"
+        """What is known of the engine, in a word for messages."""
+        self._requests: dict[str, InFlightRequest] = {}
+        self._by_wire_id: dict[str, InFlightRequest] = {}
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         # When a plain answer's prompt counts as done, by _expect_prefilled: (instant, number, ...).
-        self._silent: list[tuple[float, int, Turn, Dispatch]] = []
+        self._silent: list[tuple[float, int, InFlightRequest, Dispatch]] = []
         self._starved_since: float | None = None
         self._steps_heard = False
 
     # ---- what the engine and the operator say
 
-    def meet(self, facts: Facts | None) -> None:
+    def engine_up(self, facts: Facts | None) -> None:
         """Hear what an engine that has just become ready is."""
         known = facts or UNKNOWN_ENGINE
         if facts is None:
             log.warning("the engine says nothing of itself; taking it for plain vLLM")
         elif facts.fallback:
             log.warning("the engine runs without Weir's scheduler: %s", facts.fallback)
-        if known == self.facts or (self.scheduler is not None and self._turns):
+        if known == self.facts or (self.scheduler is not None and self._requests):
             return
         self.facts = known
         self._metrics.describe_engine(known)
@@ -102,18 +124,35 @@ class Admission:
         settings = SchedulerSettings(engine, limits=bounds)
         self.scheduler = Scheduler(settings, self.directory.classes, self.directory.tenants)
 
+    def engine_gone(self) -> None:
+        """Hear that the engine is gone; what waits goes on waiting, unless it can go elsewhere."""
+        if self.scheduler is None:
+            return
+        for ticket in self.waiting():
+            request = self._requests.get(ticket.request.request_id)
+            if request is not None and request.goes_elsewhere:
+                self._forget(request)
+                now = self._clock()
+                self._perform(self.scheduler.on_abort(request.id, now, ran=False), now)
+                request.rejected(errors.no_engine("the engine is down", self.retry_after_s))
+
     def apply(self, document: PolicyDocument) -> None:
         """Make these the classes and tenants; what waits and runs stays."""
         if document == self._document:
             return
         self._document = document
         self.directory = Directory(document)
+        self._configure_memory()
         log.info("policies are in force", extra={"open_to": self.directory.openness})
         if self.scheduler is not None:
             now = self._clock()
             self._perform(
                 self.scheduler.configure(self.directory.classes, self.directory.tenants, now), now
             )
+
+    def _configure_memory(self) -> None:
+        ranks = [policy.rank for policy in self.directory.classes]
+        self._memory.configure(ranks, several_payers=bool(self.directory.tenants))
 
     # ---- a request's way
 
@@ -125,78 +164,90 @@ class Admission:
         """Return the instant from which, and to which, waits are measured."""
         return self._clock()
 
-    def arrive(self, request: Request, entry: Entry, *, wire_id: str, streams: bool) -> Turn:
-        """Take in a request that has arrived now; what becomes of it, its turn says.
+    def reserve(self, payer: str) -> bool:
+        """Count a request whose head has come among its payer's; raise the refusal at a limit.
 
-        Raises:
-            Refusal: No engine was ever here.
+        Its body may take long to come: counting it from here bounds uploads, too. False where
+        there is no scheduler yet, and so nothing to give back.
         """
         if self.scheduler is None:
-            raise outcomes.no_engine("the engine is starting", 1)
-        now = request.arrival_s
-        turn = Turn(request, wire_id, entry, streams=streams)
-        entry.refuse = turn.refuse
-        self._turns[request.request_id] = turn
-        self._by_wire_id[wire_id] = turn
-        try:
-            actions = self._note_silent(now)
-            self._perform(actions + self.scheduler.on_arrival(request, now), now)
-        except BaseException:
-            # A bug must cost this request and no other: a ghost in the engine's books would.
-            self.leave(turn)
-            raise
-        return turn
+            return False
+        wait_s = self.scheduler.tenants.wait_s(payer, self._clock())
+        if wait_s > 0:
+            raise errors.rejected(Reason.TENANT_LIMIT, wait_s)
+        self.scheduler.tenants.enter(payer)
+        return True
 
-    def priority(self, turn: Turn) -> int | None:
+    def release(self, payer: str) -> None:
+        """Give back what `reserve` counted."""
+        if self.scheduler is not None:
+            self.scheduler.tenants.leave(payer)
+
+    def arrive(self, request: InFlightRequest, asked: Request) -> None:
+        """Tell the scheduler of a request that has arrived; raise the refusal without an engine."""
+        if self.scheduler is None:
+            raise errors.no_engine("the engine is starting", 1)
+        now = asked.arrival_s
+        request.asked, request.id = asked, asked.request_id
+        self._requests[request.id] = request
+        while request.wire_id in self._by_wire_id:
+            # Two requests may carry one x-request-id; the step log has to tell them apart.
+            request.wire_id = f"{request.head.request_id}-{next(self._numbers)}"
+        self._by_wire_id[request.wire_id] = request
+        actions = self._note_silent(now)
+        self._perform(actions + self.scheduler.on_arrival(asked, now), now)
+
+    def priority(self, request: InFlightRequest) -> int | None:
         """Return the engine's `priority` for a request on its way there; None takes none."""
-        if self.facts is None or self.facts.kind == "fcfs" or turn.dispatch is None:
+        if self.facts is None or self.facts.kind == "fcfs" or request.dispatch is None:
             return None
-        ticket = self._ticket(turn)
-        return engine_priority(turn.dispatch.rank, float("inf") if ticket is None else ticket.due_s)
+        ticket = self._ticket(request)
+        due_s = float("inf") if ticket is None else ticket.due_s
+        return engine_priority(request.dispatch.rank, due_s)
 
-    def begun(self, turn: Turn, *, learn: bool = True) -> None:
+    def began(self, request: InFlightRequest, answer: Exchange) -> None:
         """Hear that an answer's first byte is about to go to its client.
 
-        It is a first token, from which there is something to `learn`, or a whole answer.
+        A stream's is its first token, from which there is something to learn. A plain answer's is
+        its last, and after an error the engine has nothing left to do.
         """
-        if self.scheduler is None:
-            return
-        now, request_id = self._clock(), turn.request.request_id
-        if learn:
-            self._note_first_token(turn, now)
-            self._perform(self.scheduler.on_first_token(request_id, now), now)
-            turn.counted_tokens = max(turn.counted_tokens, 1)
-        else:
-            self._perform(self.scheduler.on_prefilled(request_id, now), now)
-
-    def finish(self, turn: Turn, usage: Usage | None) -> None:
-        """Hear that an answer is complete."""
-        if self.scheduler is None:
+        if request.asked is None or self.scheduler is None:
             return
         now = self._clock()
-        exchange = turn.entry.exchange
+        if answer.status >= 400:
+            self._forget(request)
+            self._perform(self.scheduler.on_abort(request.id, now), now)
+        elif request.streams:
+            self._note_first_token(request, now)
+            self._perform(self.scheduler.on_first_token(request.id, now), now)
+            request.told_tokens = max(request.told_tokens, 1)
+        else:
+            self._perform(self.scheduler.on_prefilled(request.id, now), now)
+
+    def ended(self, request: InFlightRequest, outcome: Outcome) -> None:
+        """Hear that a request is over; one that was refused is gone already."""
+        if request.asked is None or self.scheduler is None:
+            return
+        now, usage = self._clock(), request.usage
+        if outcome is not Outcome.OK:
+            self._forget(request)
+            # What the engine never had costs its tenant nothing.
+            ran = outcome is not Outcome.REJECTED_NO_ENDPOINTS
+            self._perform(self.scheduler.on_abort(request.id, now, ran=ran), now)
+            return
         prompt_tokens = output_tokens = None
         if usage is not None:
             prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
-            self._note_lengths(turn, usage)
-        elif exchange is not None and exchange.chunks:
-            output_tokens = exchange.chunks
-        self._forget(turn)
-        self._perform(
-            self.scheduler.on_finish(turn.request.request_id, now, prompt_tokens, output_tokens),
-            now,
-        )
+            self._note_lengths(request, usage)
+        elif request.exchange is not None and request.exchange.tokens:
+            output_tokens = request.exchange.tokens
+        self._forget(request)
+        self._perform(self.scheduler.on_finish(request.id, now, prompt_tokens, output_tokens), now)
 
-    def leave(self, turn: Turn, *, ran: bool = True) -> None:
-        """Hear that a request is over in any other way; one that was refused is gone already.
-
-        Where no engine was there to take it, it never `ran`.
-        """
-        self._forget(turn)
-        if self.scheduler is not None:
-            now = self._clock()
-            request_id = turn.request.request_id
-            self._perform(self.scheduler.on_abort(request_id, now, ran=ran), now)
+    def check_engine(self) -> None:
+        """Raise the refusal where no engine can be asked now."""
+        if self.engine_state not in ("ready", "stalled"):
+            raise errors.no_engine(f"the engine is {self.engine_state}", self.retry_after_s)
 
     # ---- the engine's steps
 
@@ -215,12 +266,14 @@ class Admission:
         )
         actions = self.scheduler.on_step(record, now)
         for wire_id in step.started:
-            turn = self._by_wire_id.get(wire_id)
-            # A stream's own first byte is the better witness of it.
-            if turn is not None and turn.dispatch is not None and not turn.counted_tokens:
-                self._note_first_token(turn, now)
-                turn.counted_tokens = 1
-                actions += self.scheduler.on_first_token(turn.request.request_id, now)
+            request = self._by_wire_id.get(wire_id)
+            # A stream's own first token is the better witness of it.
+            if request is None or request.dispatch is None or request.told_tokens:
+                continue
+            self._note_first_token(request, now)
+            request.told_tokens = 1
+            request.first_token_at = now
+            actions += self.scheduler.on_first_token(request.id, now)
         self._metrics.engine_step(step)
         self._perform(actions, now)
 
@@ -229,12 +282,12 @@ class Admission:
         if self.scheduler is None:
             return
         now = self._clock()
-        for turn in self._turns.values():
-            exchange = turn.entry.exchange
-            if exchange is not None and exchange.begun and exchange.chunks > turn.counted_tokens:
-                new_tokens = exchange.chunks - turn.counted_tokens
-                turn.counted_tokens = exchange.chunks
-                self.scheduler.on_tokens(turn.request.request_id, new_tokens, now)
+        for request_id, request in self._requests.items():
+            exchange = request.exchange
+            if exchange is not None and exchange.begun and exchange.tokens > request.told_tokens:
+                new_tokens = exchange.tokens - request.told_tokens
+                request.told_tokens = exchange.tokens
+                self.scheduler.on_tokens(request_id, new_tokens, now)
 
     # ---- for people
 
@@ -254,23 +307,22 @@ class Admission:
 
     def _perform(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
-            turn = self._turns.get(action.request_id)
-            if turn is None:  # it left while the core decided about it
+            request = self._requests.get(action.request_id)
+            if request is None:  # it left while the core decided about it
                 continue
             match action:
                 case Dispatch():
-                    self._note_dispatch(turn, action)
-                    turn.give(action)
-                    if not turn.streams and not self._steps_heard:
-                        self._expect_prefilled(turn, action, now)
+                    self._note_dispatch(request, action)
+                    request.dispatched(action)
+                    if not request.streams and not self._steps_heard:
+                        self._expect_prefilled(request, action, now)
                 case Reject():
-                    self._forget(turn)
-                    self._metrics.of_class(turn.request.class_name).rejections(action.reason).inc()
-                    turn.refuse(outcomes.rejected(action.reason, action.retry_after_s))
+                    self._forget(request)
+                    self._metrics.of_class(request.class_name).rejections(action.reason).inc()
+                    request.rejected(errors.rejected(action.reason, action.retry_after_s))
                 case Requeue():
-                    self._metrics.of_class(turn.request.class_name).preemptions.inc()
-                    turn.counted_tokens = 0
-                    turn.take_back()
+                    self._metrics.of_class(request.class_name).preemptions.inc()
+                    request.requeued()
         self._note_starvation(now)
         self._arm(now)
 
@@ -308,39 +360,39 @@ class Admission:
         assert self.scheduler is not None
         actions: list[Action] = []
         while self._silent and self._silent[0][0] <= now + _PATIENCE_GRID_S:
-            *_, turn, dispatch = heapq.heappop(self._silent)
-            if self._is_silent(turn, dispatch):
-                actions += self.scheduler.on_prefilled(turn.request.request_id, now)
+            *_, request, dispatch = heapq.heappop(self._silent)
+            if self._is_silent(request, dispatch):
+                actions += self.scheduler.on_prefilled(request.id, now)
         return actions
 
-    def _expect_prefilled(self, turn: Turn, dispatch: Dispatch, now: float) -> None:
+    def _expect_prefilled(self, request: InFlightRequest, dispatch: Dispatch, now: float) -> None:
         """Take a silent answer's prompt to be done once that was to be expected.
 
         Without this, a few long plain answers of an engine without a step log would count as
         prefill until they end, and keep everybody else out.
         """
-        ticket = self._ticket(turn)
+        ticket = self._ticket(request)
         if ticket is not None:
             due = now + _PATIENCE * ticket.first_token_expected_s + _PATIENCE_GRID_S
-            heapq.heappush(self._silent, (due, next(self._numbers), turn, dispatch))
+            heapq.heappush(self._silent, (due, next(self._numbers), request, dispatch))
 
-    def _is_silent(self, turn: Turn, dispatch: Dispatch) -> bool:
+    def _is_silent(self, request: InFlightRequest, dispatch: Dispatch) -> bool:
         """Tell whether a request is still where that dispatch put it, without an answer."""
-        return turn.dispatch is dispatch and turn.request.request_id in self._turns
+        return request.dispatch is dispatch and request.id in self._requests
 
-    def _forget(self, turn: Turn) -> None:
-        self._turns.pop(turn.request.request_id, None)
-        if self._by_wire_id.get(turn.wire_id) is turn:
-            del self._by_wire_id[turn.wire_id]
+    def _forget(self, request: InFlightRequest) -> None:
+        self._requests.pop(request.id, None)
+        if self._by_wire_id.get(request.wire_id) is request:
+            del self._by_wire_id[request.wire_id]
 
-    def _ticket(self, turn: Turn) -> Ticket | None:
+    def _ticket(self, request: InFlightRequest) -> Ticket | None:
         scheduler = self.scheduler
-        return None if scheduler is None else scheduler.tickets.get(turn.request.request_id)
+        return None if scheduler is None else scheduler.tickets.get(request.id)
 
     # ---- what is measured
 
-    def _note_dispatch(self, turn: Turn, dispatch: Dispatch) -> None:
-        of_class = self._metrics.of_class(turn.request.class_name)
+    def _note_dispatch(self, request: InFlightRequest, dispatch: Dispatch) -> None:
+        of_class = self._metrics.of_class(request.class_name)
         of_class.queue_wait.observe(dispatch.waited_s)
         if dispatch.by_min_share:
             of_class.min_share_dispatches.inc()
@@ -357,17 +409,17 @@ class Admission:
                 return True
         return False
 
-    def _note_first_token(self, turn: Turn, now: float) -> None:
-        ticket = self._ticket(turn)
+    def _note_first_token(self, request: InFlightRequest, now: float) -> None:
+        ticket = self._ticket(request)
         if ticket is not None and not ticket.started and ticket.first_token_expected_s > 0:
             took_s = max(now - ticket.dispatched_s, 1e-6)
             self._metrics.estimates["first_token"].observe(ticket.first_token_expected_s / took_s)
 
-    def _note_lengths(self, turn: Turn, usage: Usage) -> None:
-        ticket = self._ticket(turn)
-        if ticket is None:
+    def _note_lengths(self, request: InFlightRequest, usage: Usage) -> None:
+        ticket = self._ticket(request)
+        if ticket is None or request.asked is None:
             return
-        if turn.request.prompt_tokens is None and usage.prompt_tokens:
+        if request.asked.prompt_tokens is None and usage.prompt_tokens:
             ratio = ticket.prompt_tokens / usage.prompt_tokens
             self._metrics.estimates["prompt_tokens"].observe(ratio)
         if usage.output_tokens:

@@ -1,0 +1,611 @@
+"""The life of one request, from its head to its outcome, from top to bottom.
+
+1. KNOWN. The head is read. The path, the key and the limits are looked at before the body is read,
+   so that a request that will be refused costs no more than its head.
+2. WAITING. The scheduler was told of the request, through the driver; it waits in the pool.
+3. SENT. The scheduler dispatched it, and an upstream was asked for one attempt. A request that
+   loses its place, or whose engine dies, waits again: its client was sent nothing yet.
+4. RELAYED. The first byte went to the client. Nothing can be tried again, so the body is released.
+5. COUNTED. The request has exactly one outcome. Its memory and places are given back.
+
+`InFlightRequest` owns all of it. Requests that compute nothing on the engine (models, tokenizing)
+go from KNOWN to SENT. A `weir up` front has no driver: it asks one replica after the other, as the
+router says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import web
+
+from weir_core.sched.types import Dispatch, Reason, Request
+from weir_core.wire.openai import (
+    UNREADABLE,
+    RequestFields,
+    Usage,
+    is_utf8,
+    read_request,
+    reports_failure,
+    usage_in,
+)
+from weir_sidecar.frontend import errors, routes
+from weir_sidecar.frontend.auth import (
+    EXPLAIN_HEADER,
+    FAILOVER_HEADER,
+    SECRET_HEADERS,
+    Caller,
+    is_here,
+    ttft_target_s,
+    wants_explanation,
+)
+from weir_sidecar.frontend.body import read_body
+from weir_sidecar.frontend.client import Client
+from weir_sidecar.frontend.errors import DROPPED_REASON, ApiError
+from weir_sidecar.frontend.headers import RequestHead, read_head
+from weir_sidecar.outcomes import Outcome
+from weir_sidecar.settings import Settings, Timeouts
+from weir_sidecar.telemetry.metrics import NO_CLASS
+from weir_sidecar.telemetry.tracing import RequestTrace, Tracing, operation_of
+from weir_sidecar.upstreams.splice import Ending, Exchange
+from weir_sidecar.upstreams.upstream import Call, call_of
+
+if TYPE_CHECKING:
+    from weir_sidecar.driver import Driver
+    from weir_sidecar.registry import Registry
+    from weir_sidecar.upstreams.replicas import Replica, Replicas
+    from weir_sidecar.upstreams.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+_UNSCHEDULED: Final = frozenset({"/tokenize", "/detokenize", "/ping"})
+_EXPLAIN: Final = EXPLAIN_HEADER.decode()
+NO_SECRETS: Final[frozenset[bytes]] = frozenset()
+
+
+class State(Enum):
+    """How far a request is; the states follow each other, but SENT may fall back to WAITING."""
+
+    KNOWN = auto()
+    WAITING = auto()
+    SENT = auto()
+    RELAYED = auto()
+    COUNTED = auto()
+
+
+class Handler:
+    """The handler of the API port, and what its requests share.
+
+    Args:
+        registry: The requests in flight.
+        settings: Bounds on sizes and waiting.
+        clock: Seconds that only move forward.
+        tracing: Where spans go, or None.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        settings: Settings,
+        clock: Callable[[], float],
+        *,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.registry = registry
+        self.metrics = registry.metrics
+        self.limits = settings.limits
+        self.timeouts = settings.timeouts
+        self.replica = settings.identity.pod
+        self.clock = clock
+        self.tracing = tracing
+        self.driver: Driver | None = None
+        """Tells the scheduler of requests; None in a front."""
+        self.engine: Upstream | None = None
+        """The engine beside this sidecar; None in a front."""
+        self.replicas: Replicas | None = None
+        """The replicas behind a front; None in a sidecar."""
+        self.leaving = False
+        """Answers end their connection: a drain has begun."""
+        self.refusing = False
+        """Newcomers are refused: the lame-duck time of a drain is over."""
+        self._busy: set[asyncio.BaseTransport | None] = set()
+
+    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        request = InFlightRequest(http, self)
+        self._busy.add(request.client.transport)
+        try:
+            return await request.serve()
+        finally:
+            self._busy.discard(request.client.transport)
+
+    def is_busy(self, transport: asyncio.BaseTransport) -> bool:
+        """Tell whether a request of this client connection is being handled."""
+        return transport in self._busy
+
+    def is_leaving(self) -> bool:
+        """Tell whether answers should end their connection."""
+        return self.leaving
+
+
+class InFlightRequest:
+    """One request; the only owner of what it holds.
+
+    Attributes:
+        state: How far it is.
+        arrival: When it came.
+        caller: Who asks; None in a front.
+        class_name: Its priority class, once that is known.
+        asked: The request as the scheduler knows it; None where it is not scheduled.
+        id: Its id there; empty where it is not scheduled.
+        wire_id: Its id at the engine, by which the step log names it; no two at once have the same.
+        dispatch: The scheduler's word, while it has a place at the engine.
+        exchange: The attempt that runs, or the last one.
+        told_tokens: Output tokens that the scheduler was told of.
+        first_token_at: When the engine's step log named its first token.
+        requeues: How often it lost its place.
+        may_fail_over: Another replica is left for it, should this one refuse.
+        status: The HTTP status the client got, 0 before.
+    """
+
+    def __init__(self, http: web.BaseRequest, shared: Handler) -> None:
+        self.http, self.shared = http, shared
+        self.arrival = shared.clock()
+        self.state = State.KNOWN
+        self.client = Client(http, shared.is_leaving)
+        self.head = RequestHead()
+        self.caller: Caller | None = None
+        self.class_name = NO_CLASS
+        self.tenant = self.target = self.wire_id = self.id = ""
+        self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
+        self.fields: RequestFields = UNREADABLE
+        self.streams = self.may_fail_over = False
+        self.asked: Request | None = None
+        self.dispatch: Dispatch | None = None
+        self.exchange: Exchange | None = None
+        self.tokens_in: Callable[[bytes], int] | None = None
+        self.first_token_at: float | None = None
+        self.usage: Usage | None = None
+        self.outcome: Outcome | None = None
+        self.trace: RequestTrace | None = None
+        self._body = b""
+        self._call: Call | None = None
+        self._reserved = self._explains = False
+        self._refusal: ApiError | None = None
+        self._routed: tuple[Replica, int] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        # The watch: what was seen of which exchange, and when it was new.
+        self._seen: Exchange | None = None
+        self._seen_bytes, self._seen_at = -1, 0.0
+
+    # ---- the way in and the one way out
+
+    async def serve(self) -> web.StreamResponse:
+        """Answer the request; whatever happens in between, it ends with one outcome."""
+        self.shared.registry.add(self)
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            self.outcome = Outcome.CLIENT_GONE
+            raise
+        except ApiError as error:
+            return self._refuse(error)
+        except Exception:
+            log.exception("request failed", extra={"request_id": self.head.request_id})
+            if not self.begun:
+                return self._refuse(errors.internal_error())
+            self.outcome = Outcome.INTERNAL_ERROR
+            self.client.abort()
+        finally:
+            self._count()
+        return self.client.response
+
+    async def _run(self) -> None:
+        self._read_head()
+        await self._read_body()
+        shared = self.shared
+        if shared.replicas is not None:
+            await self._ask_replicas(shared.replicas)
+        elif shared.driver is not None and shared.engine is not None:
+            if self.http.method != "POST" or self.http.path in _UNSCHEDULED:
+                await self._ask_engine(shared.engine)
+            else:
+                await self._wait_and_ask(shared.driver, shared.engine)
+        self._settle()
+
+    def _refuse(self, error: ApiError) -> web.StreamResponse:
+        """Answer with an error; a body that was not read to its end costs the connection."""
+        self.outcome, self.status = error.outcome, error.status
+        if self._explains and self.asked is not None:
+            error.headers[_EXPLAIN] = self._explanation(error.code).decode()
+        close = self.shared.leaving or not self.http.content.is_eof()
+        return error.response(self.head.request_id, close=close)
+
+    def _count(self) -> None:
+        """Give back all that the request holds, and count its outcome."""
+        self.state = State.COUNTED
+        shared, exchange = self.shared, self.exchange
+        outcome, now = self.outcome or Outcome.INTERNAL_ERROR, shared.clock()
+        self._release_body()
+        if shared.driver is not None:
+            self._leave_limits(shared.driver)
+            shared.driver.ended(self, outcome)
+        shared.registry.remove(self)
+        metrics = shared.metrics
+        of_class = metrics.of_class(self.class_name)
+        of_class.requests(outcome).inc()
+        of_class.duration.observe(now - self.arrival)
+        first_byte_at = None
+        if exchange is not None:
+            metrics.streamed_bytes.inc(exchange.received_bytes)
+            first_byte_at = exchange.first_byte_at
+        first_token_at = first_byte_at if self.streams else self.first_token_at or first_byte_at
+        if first_token_at is not None:
+            of_class.ttft.observe(first_token_at - self.arrival)
+        if self.trace is not None:
+            self.trace.finish(
+                outcome, self.status, now, first_byte_at=first_token_at, usage=self.usage
+            )
+        if self.usage is not None:
+            metrics.prompt_tokens.inc(self.usage.prompt_tokens)
+            metrics.output_tokens.inc(self.usage.output_tokens)
+        if log.isEnabledFor(logging.DEBUG):
+            ended = {"request_id": self.head.request_id, "outcome": outcome}
+            log.debug("request ended", extra=ended)
+        # Break the reference cycle here, so that the garbage collector need not.
+        self.client.on_begin = None
+
+    # ---- KNOWN: the head, then the body
+
+    def _read_head(self) -> None:
+        """Look at everything that the head says; raise the refusal."""
+        shared, http = self.shared, self.http
+        driver = shared.driver
+        head = self.head = read_head(http, SECRET_HEADERS if driver else NO_SECRETS)
+        self.client.request_id = head.request_id
+        self.client.on_begin = self._begin
+        self._explains = driver is not None and wants_explanation(head.said)
+        if shared.tracing is not None:
+            self.trace = shared.tracing.begin(
+                http.method, http.path, head.tracing, arrival=self.arrival, now=shared.clock()
+            )
+        self.target = routes.target_of(http, check=driver is not None)
+        if driver is not None:
+            # An address is looked up only where it matters: it costs a system call.
+            from_here = not driver.directory.tenants and is_here(http.remote)
+            self.caller = driver.directory.identify(head.said, from_here=from_here)
+        if head.websocket:
+            raise errors.bad_request(
+                "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
+            )
+        if shared.refusing:
+            raise errors.shutting_down(1)
+        if shared.registry.full:
+            raise errors.rejected(Reason.QUEUE_FULL, 1)
+        if driver is not None and self.caller is not None:
+            self.rank = driver.directory.rank_by_head(self.caller, head.said)
+            self._reserved = driver.reserve(self.caller.tenant)
+
+    async def _read_body(self) -> None:
+        shared = self.shared
+        body = await read_body(
+            self.http,
+            self.head,
+            limit_bytes=shared.limits.max_body_bytes,
+            timeout_s=shared.timeouts.upload_s,
+            hold=self._hold,
+        )
+        self._body = body
+        shared.metrics.body_bytes.observe(len(body))
+        if shared.driver is not None or self.trace is not None:
+            self.fields = read_request(body)
+        if self.trace is not None:
+            self.trace.describe(operation_of(self.http.path), self.fields)
+        self._classify()
+
+    def _hold(self, size_bytes: int) -> None:
+        """Account for the body's bytes as they come; raise the refusal where memory is short."""
+        more_bytes = size_bytes - self.body_bytes
+        if more_bytes <= 0:
+            return
+        payer = "" if self.caller is None else self.caller.tenant
+        if not self.shared.registry.memory.hold(payer, self.rank, more_bytes):
+            raise errors.rejected(Reason.MEMORY_FULL, 1)
+        self.body_bytes = size_bytes
+
+    def _release_body(self) -> None:
+        """Forget the body and give its memory back."""
+        if self.body_bytes:
+            payer = "" if self.caller is None else self.caller.tenant
+            self.shared.registry.memory.release(payer, self.rank, self.body_bytes)
+            self.body_bytes = 0
+        self._body = b""
+        if self._call is not None:
+            self._call.body = ()
+
+    def _classify(self) -> None:
+        """Name the class and the tenant; raise the refusal."""
+        driver, caller = self.shared.driver, self.caller
+        if driver is None or caller is None:
+            return
+        directory, said = driver.directory, self.head.said
+        self.class_name = directory.class_of(caller, said, self.fields)
+        self.tenant = directory.tenant_of(caller, said)
+        if self.trace is not None:
+            self.trace.admitted(self.class_name, self.tenant)
+
+    def _leave_limits(self, driver: Driver) -> None:
+        """Give back the place among the payer's requests that the head took."""
+        if self._reserved and self.caller is not None:
+            self._reserved = False
+            driver.release(self.caller.tenant)
+
+    # ---- WAITING: in the pool, until the scheduler says otherwise
+
+    async def _wait_and_ask(self, driver: Driver, engine: Upstream) -> None:
+        """Send the request when the scheduler dispatches it, again where it lost its place."""
+        if self.fields is UNREADABLE and not is_utf8(self._body):
+            # The engine would read it, with a priority in it that was not looked at here.
+            raise errors.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
+        target_s = ttft_target_s(self.head.said)
+        prompt_tokens = await driver.count_prompt(self.http.path, self._body)
+        self.streams = bool(self.fields.stream)
+        self.wire_id = self.head.request_id
+        caller = self.caller
+        assert caller is not None
+        # In one step: the place among the payer's requests passes to the scheduler.
+        self._leave_limits(driver)
+        self.state = State.WAITING
+        driver.arrive(
+            self,
+            Request(
+                request_id=driver.next_id(),
+                tenant=self.tenant,
+                payer=caller.tenant,
+                class_name=self.class_name,
+                arrival_s=self.shared.clock(),
+                body_bytes=len(self._body),
+                prompt_tokens=prompt_tokens,
+                max_output_tokens=self.fields.output_limit_tokens,
+                endpoint=self.http.path,
+                ttft_target_s=target_s,
+            ),
+        )
+        while True:
+            dispatch = await self._dispatched()
+            if self.trace is not None:
+                now = self.shared.clock()
+                self.trace.routed(now, now)  # the one candidate
+                self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
+            exchange = await self._attempt(engine, driver.priority(self))
+            if self.dispatch is None and not self.begun:
+                self.state = State.WAITING  # it lost its place, or its engine is gone
+                continue
+            if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
+                raise errors.no_engine("the engine broke off", driver.retry_after_s)
+            return
+
+    async def _dispatched(self) -> Dispatch:
+        """Wait for a place at the engine; raise the refusal when there will be none."""
+        while self._refusal is None:
+            if self.dispatch is not None:
+                return self.dispatch
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        raise self._refusal
+
+    # The driver calls these three; each is one of the scheduler's actions.
+
+    def dispatched(self, dispatch: Dispatch) -> None:
+        """Go to the engine."""
+        self.dispatch = dispatch
+        self._notify()
+
+    def requeued(self) -> None:
+        """Wait again; the attempt that runs ends, and the client does not see it."""
+        self.dispatch = None
+        self.requeues += 1
+        self.told_tokens = 0
+        self.first_token_at = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.end(Ending.REQUEUED)
+
+    def rejected(self, error: ApiError) -> None:
+        """Stop waiting; an attempt that runs without a first byte ends, too."""
+        self._refusal = error
+        self.dispatch = None
+        if self.exchange is not None and not self.begun:
+            self.exchange.end(Ending.REQUEUED)
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # ---- SENT: attempts
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it still has the place that it was sent for."""
+        return self.asked is None or self.dispatch is not None
+
+    @property
+    def goes_elsewhere(self) -> bool:
+        """Whether another replica is left for it, as the front that sent it says."""
+        return FAILOVER_HEADER in self.head.said
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client was sent anything."""
+        return self.exchange is not None and self.exchange.begun
+
+    async def _attempt(self, upstream: Upstream, priority: int | None = None) -> Exchange | None:
+        """Ask one upstream for one attempt."""
+        self.state = State.SENT
+        call = self._call = call_of(
+            self.http.method,
+            self.target,
+            self.head,
+            self._body,
+            wire_id=self.wire_id or self.head.request_id,
+            priority=priority,
+        )
+        if self.may_fail_over:
+            call.head += b"%b: 1\r\n" % FAILOVER_HEADER
+        exchange = await upstream.attempt(self, call)
+        if exchange is not None:
+            self.status = exchange.status
+        return exchange
+
+    async def _ask_engine(self, engine: Upstream) -> None:
+        """Send a request that computes nothing, without waiting in the pool."""
+        driver = self.shared.driver
+        assert driver is not None
+        driver.check_engine()
+        exchange = await self._attempt(engine)
+        if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
+            raise errors.no_engine("the engine broke off", driver.retry_after_s)
+
+    async def _ask_replicas(self, replicas: Replicas) -> None:
+        """Ask one replica after the other, as the router says, until one answers."""
+        tried: list[str] = []
+        while True:
+            asked = self.shared.clock()
+            replica, number = replicas.choose(tried)
+            if self.trace is not None:
+                self.trace.routed(asked, self.shared.clock())
+            tried.append(replica.name)
+            self._routed = replica, number
+            self.may_fail_over = replicas.has_others(tried)
+            try:
+                exchange = await self._attempt(replica)
+            finally:
+                replicas.ended(replica, number)
+            if exchange is not None and (exchange.begun or exchange.ending is not Ending.LOST):
+                return
+            if exchange is None or not exchange.held:  # a replica that refused is there
+                replicas.lost(replica)
+
+    # ---- RELAYED: the first byte, and the end
+
+    def _begin(self, answer: Exchange) -> bytes:
+        """Note that an answer begins; return the header lines to add to it."""
+        self.state = State.RELAYED
+        self._release_body()
+        lines = b""
+        if self.shared.driver is not None:
+            self.shared.driver.began(self, answer)
+        elif self.shared.replicas is not None and self._routed is not None:
+            self.shared.replicas.began(*self._routed)
+        if self._explains and self.asked is not None:
+            lines = b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explanation("dispatched"))
+        return lines
+
+    def _settle(self) -> None:
+        """Name the outcome of the last attempt, and end an answer that broke off."""
+        exchange = self.exchange
+        assert exchange is not None
+        match exchange.ending:
+            case Ending.COMPLETE:
+                self.outcome = _outcome_of(exchange)
+                if self.outcome is Outcome.OK:
+                    self.usage = usage_in(exchange.tail)
+            case Ending.CLIENT_GONE:
+                self.outcome = Outcome.CLIENT_GONE
+            case Ending.CLIENT_SLOW:
+                self.outcome = Outcome.CLIENT_SLOW
+                self.client.abort()
+            case ending:
+                error = _ERRORS[ending]()
+                if not exchange.begun:
+                    raise error
+                self.outcome = _BROKEN.get(ending, Outcome.ENGINE_ERROR)
+                self.client.break_off(exchange, _broken_words(ending), error.code)
+
+    # ---- what the registry asks
+
+    def check_progress(self, now: float, timeouts: Timeouts) -> None:
+        """End an exchange whose upstream sent nothing for too long; called again and again."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        moved = exchange is not self._seen or exchange.received_bytes != self._seen_bytes
+        if moved or exchange.paused or exchange.held:
+            self._seen, self._seen_bytes, self._seen_at = exchange, exchange.received_bytes, now
+            return
+        limit_s = timeouts.progress_s if exchange.begun else timeouts.first_byte_s
+        if now - self._seen_at > limit_s:
+            exchange.end(Ending.TIMED_OUT)
+
+    def cut(self) -> bool:
+        """End what runs or waits, because a drain's time is over; tell whether anything did."""
+        if self.exchange is not None:
+            if self.exchange.ending is not None:
+                return False
+            self.exchange.end(Ending.SHUT_DOWN)
+            return True
+        if self.state is not State.WAITING:
+            return False
+        self.rejected(errors.shutting_down(1))
+        return True
+
+    def _explanation(self, reason: str) -> bytes:
+        dispatch = self.dispatch
+        waited_s = None if dispatch is None else round(dispatch.waited_s, 6)
+        return msgspec.json.encode(
+            {
+                "class": self.class_name,
+                "tenant": self.tenant,
+                "reason": "min_share" if dispatch and dispatch.by_min_share else reason,
+                "wait_s": waited_s,
+                "rank": None if dispatch is None else dispatch.rank,
+                "preempted": self.requeues,
+                "replica": self.shared.replica,
+                "candidates": [self.shared.replica],
+            }
+        )
+
+
+def _shut_down() -> ApiError:
+    return errors.shutting_down(1)
+
+
+_ERRORS: dict[Ending | None, Callable[[], ApiError]] = {
+    Ending.LOST: errors.bad_gateway,
+    Ending.MALFORMED: errors.bad_gateway,
+    Ending.TIMED_OUT: errors.engine_timeout,
+    Ending.SHUT_DOWN: _shut_down,
+    Ending.REQUEUED: errors.internal_error,
+    None: errors.internal_error,
+}
+_BROKEN: dict[Ending | None, Outcome] = {
+    Ending.TIMED_OUT: Outcome.ENGINE_TIMEOUT,
+    Ending.SHUT_DOWN: Outcome.CUT,
+}
+
+
+def _broken_words(ending: Ending | None) -> str:
+    if ending is Ending.TIMED_OUT:
+        return "The engine stopped sending in the middle of the answer."
+    if ending is Ending.SHUT_DOWN:
+        return "This replica had to shut down before the answer was finished."
+    return "The engine broke off in the middle of the answer."
+
+
+def _outcome_of(exchange: Exchange) -> Outcome:
+    if exchange.status < 400:
+        return Outcome.ENGINE_ERROR if reports_failure(exchange.tail) else Outcome.OK
+    reason = (exchange.header(DROPPED_REASON.encode()) or b"").decode("latin-1")
+    try:
+        return Outcome(reason.replace("-", "_"))
+    except ValueError:
+        return Outcome.CLIENT_ERROR if exchange.status < 500 else Outcome.ENGINE_ERROR

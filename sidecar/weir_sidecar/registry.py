@@ -1,0 +1,94 @@
+"""Every request that is in flight, and what all of them hold together.
+
+A request is added when its head was read and removed with its outcome. The registry bounds how
+many there are and how much memory their bodies take, watches that answers make progress, and cuts
+what still runs when a drain's time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from weir_core.sched.memory import BodyMemory
+from weir_sidecar.settings import Limits, Timeouts
+from weir_sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
+
+
+class Registry:
+    """The requests in flight.
+
+    Args:
+        metrics: The instruments.
+        clock: Seconds that only move forward.
+        limits: Bounds on their number and on the memory that their bodies take.
+        max_held: Requests in flight at once.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        limits: Limits,
+        *,
+        max_held: int | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.memory = BodyMemory(limits.max_held_bytes)
+        self._clock = clock
+        self._max_held = limits.max_held if max_held is None else max_held
+        self._requests: set[InFlightRequest] = set()
+        self._finished_bytes = 0
+        self._when_idle: list[Callable[[], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is too many; the one that asks has been added already."""
+        return len(self._requests) > self._max_held
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes ever received from the engine: while this grows, the engine makes progress."""
+        running = sum(r.exchange.received_bytes for r in self._requests if r.exchange)
+        return self._finished_bytes + running
+
+    @property
+    def at_engine(self) -> int:
+        """Requests that the engine has, or is about to get."""
+        return sum(1 for request in self._requests if request.exchange is not None)
+
+    def add(self, request: InFlightRequest) -> None:
+        """Add a request that has arrived."""
+        self._requests.add(request)
+
+    def remove(self, request: InFlightRequest) -> None:
+        """Remove a request that has its outcome."""
+        self._requests.discard(request)
+        if request.exchange is not None:
+            self._finished_bytes += request.exchange.received_bytes
+        if not self._requests:
+            calls, self._when_idle = self._when_idle, []
+            for call in calls:
+                call()
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call once, as soon as no request is in flight."""
+        if self._requests:
+            self._when_idle.append(call)
+        else:
+            call()
+
+    def watch(self, now: float, timeouts: Timeouts) -> None:
+        """End the exchanges that wait too long; called about once a second."""
+        for request in list(self._requests):
+            request.check_progress(now, timeouts)
+
+    def cut(self) -> int:
+        """End everything, because the time is over; return how many there were."""
+        return sum(request.cut() for request in list(self._requests))

@@ -1,0 +1,173 @@
+"""What answers a request: one place, asked for one attempt at a time.
+
+An upstream chooses nothing. It opens or reuses a connection, sends the request, and returns how
+that attempt ended. The one thing that it repeats is a send on a kept connection that had died
+meanwhile: the request had not reached the other side. Whether another attempt follows, and where,
+is decided elsewhere: by the scheduler for the engine beside this sidecar, by the router otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from weir_core.errors import EngineUnavailable
+from weir_core.wire.openai import with_priority
+from weir_sidecar.frontend.client import Client
+from weir_sidecar.frontend.headers import RequestHead
+from weir_sidecar.settings import Timeouts
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.tracing import RequestTrace
+from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.splice import Ending, Exchange
+
+log = logging.getLogger(__name__)
+
+
+class Call:
+    """A request as it is sent to an upstream.
+
+    Attributes:
+        head: Request line and headers, without the trace headers and the empty line.
+        tracing: The client's trace headers, for when the sidecar itself does not trace.
+        body: In pieces, none of them empty.
+        has_body_answer: The answer has a body (every method but HEAD).
+    """
+
+    __slots__ = ("body", "has_body_answer", "head", "tracing")
+
+    def __init__(
+        self, head: bytes, tracing: bytes, body: tuple[bytes | memoryview, ...], *, bodiless: bool
+    ) -> None:
+        self.head = head
+        self.tracing = tracing
+        self.body = body
+        self.has_body_answer = not bodiless
+
+    def wire(self, tracing: bytes | None) -> list[bytes | memoryview]:
+        """Return the bytes to send."""
+        head = b"%b%b\r\n" % (self.head, self.tracing if tracing is None else tracing)
+        return [head, *self.body]
+
+
+class Attempted(Protocol):
+    """What an attempt needs of its request."""
+
+    arrival: float
+    client: Client
+    exchange: Exchange | None
+    may_fail_over: bool
+    """Another upstream is left for it, should this one refuse."""
+    trace: RequestTrace | None
+    tokens_in: Callable[[bytes], int] | None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether the request still has the place that it was sent for."""
+
+
+class Upstream:
+    """One place that answers requests.
+
+    Args:
+        connections: Connections to it.
+        metrics: The instruments.
+        timeouts: Bounds on waiting.
+        clock: Seconds that only move forward.
+    """
+
+    def __init__(
+        self,
+        connections: Pool,
+        metrics: Metrics,
+        timeouts: Timeouts,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = connections.name
+        self._connections = connections
+        self._metrics = metrics
+        self._timeouts = timeouts
+        self._clock = clock
+
+    def suspects(self, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+        """Tell whether an answer should be held back until `accepts` has judged it."""
+        return False
+
+    async def accepts(self, request: Attempted, answer: Exchange) -> bool:  # noqa: ARG002
+        """Tell whether a held answer may go to the client; if not, it counts as lost."""
+        return True
+
+    async def attempt(self, request: Attempted, call: Call) -> Exchange | None:
+        """Send a request and relay its answer; None where no connection could be opened."""
+        try:
+            exchange, used = await self._send(request, call, fresh=False)
+            if used and exchange.ending is Ending.LOST and exchange.status == 0:
+                self._metrics.engine_retries.inc()
+                exchange, _ = await self._send(request, call, fresh=True)
+        except EngineUnavailable as error:
+            log.warning("upstream unreachable", extra={"error": str(error)})
+            return None
+        return exchange
+
+    async def _send(self, request: Attempted, call: Call, *, fresh: bool) -> tuple[Exchange, bool]:
+        """Make one attempt on one connection; tell whether that connection had been used before."""
+        connection = await self._connections.acquire(fresh=fresh)
+        used = connection.used
+        exchange = request.exchange = request.client.exchange(
+            self._clock,
+            screen=self.suspects,
+            bodiless=not call.has_body_answer,
+            tokens_in=request.tokens_in,
+        )
+        tracing = None
+        if request.trace is not None:
+            tracing = request.trace.dispatched(request.arrival, self._clock(), self.name)
+        if request.is_placed:
+            connection.send(exchange, call.wire(tracing))
+        else:  # it lost its place while the connection was being opened
+            exchange.end(Ending.REQUEUED)
+        try:
+            while exchange.ending is None:
+                await exchange.interruption()
+                if exchange.held:
+                    await self._judge(request, exchange)
+                elif exchange.paused:
+                    await self._wait_for_client(request.client, exchange)
+        finally:
+            connection.finish()
+        return exchange, used
+
+    async def _judge(self, request: Attempted, exchange: Exchange) -> None:
+        if await self.accepts(request, exchange):
+            exchange.release()
+        else:
+            exchange.end(Ending.LOST)
+
+    async def _wait_for_client(self, client: Client, exchange: Exchange) -> None:
+        """Let the upstream wait until the client has caught up."""
+        self._metrics.client_stalls.inc()
+        try:
+            await client.drain(self._timeouts.slow_client_s)
+        except TimeoutError:
+            exchange.end(Ending.CLIENT_SLOW)
+        except ConnectionError:
+            exchange.end(Ending.CLIENT_GONE)
+        else:
+            exchange.resume()
+
+
+def call_of(
+    method: str, target: str, head: RequestHead, body: bytes, *, wire_id: str,
+    priority: int | None = None,
+) -> Call:  # fmt: skip
+    """Return a client's request as it goes to an upstream, under `wire_id`."""
+    pieces = () if not body else (body,) if priority is None else with_priority(body, priority)
+    start = f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
+    tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in head.tracing.items()]
+    identity = b"x-request-id: %b\r\n" % wire_id.encode()
+    needs_length = body or method in ("POST", "PUT", "PATCH")
+    size = sum(map(len, pieces))
+    length = b"content-length: %d\r\n" % size if needs_length else b""
+    lines = b"".join([start, *head.lines, identity, length])
+    return Call(lines, b"".join(tracing), pieces, bodiless=method == "HEAD")
