@@ -83,7 +83,7 @@ class Door:
         top = self._pool.top()
         if top is not None and top.rank >= newcomer.policy.rank:
             return True
-        return self._rules.gate.block(newcomer, self._ledger, now) is not None
+        return self._rules.gate.block(newcomer, newcomer.policy.rank, self._ledger, now) is not None
 
     def _for_space(self, newcomer: Ticket, now: float) -> Refusal | None:
         leaves = who_must_leave(newcomer, self._pool, self._limits)

@@ -47,6 +47,10 @@ class Fairness(Protocol):
         """Return whose turn it is, or None when nobody waits."""
         ...
 
+    def counter(self, name: str) -> float:
+        """Return the tokens over weight that `name` was served, or lifted to."""
+        ...
+
     def share_of(self, name: str) -> float:
         """Return the fraction of the service `name` gets while all present ones wait."""
         ...

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Final
 
 from weir_core.sched.fairness import Fairness, VirtualTokenCounter
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.order import Order
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import ClassPolicy
+
+_LOOKED_AT: Final = 32
+"""Tenants, and then requests, that `first_within` looks at, at most."""
 
 
 class TenantQueue:
@@ -101,6 +106,25 @@ class ClassQueue:
     def newest(self) -> Ticket | None:
         """Return the request that came last."""
         return next(reversed(self._by_age.values()), None)
+
+    def first_within(self, tokens: int) -> Ticket | None:
+        """Return the first request whose prompt is no longer than `tokens`, of those looked at.
+
+        These are the next one, then the next one of each tenant in turn, then the oldest.
+        """
+        ticket = self.first()
+        if ticket is None or ticket.new_tokens <= tokens:
+            return ticket
+        heads = [(name, self._tenants[name].first()) for name in islice(self._tenants, _LOOKED_AT)]
+        fitting = [
+            (self.fairness.counter(name), name, head)
+            for name, head in heads
+            if head is not None and head.new_tokens <= tokens
+        ]
+        if fitting:
+            return min(fitting)[2]
+        oldest = islice(self._by_age.values(), _LOOKED_AT)
+        return next((ticket for ticket in oldest if ticket.new_tokens <= tokens), None)
 
     def tenant_cost(self, tenant: str) -> float:
         """Return the expected work that `tenant` has waiting here, in VTC tokens."""

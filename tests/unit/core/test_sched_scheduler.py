@@ -158,7 +158,50 @@ def test_a_class_that_is_owed_its_minimum_share_goes_before_a_higher_rank() -> N
             break
         running = dispatched(actions)[0]
         s.on_first_token(running, now)
-    assert actions == [Dispatch("batch", rank=100, waited_s=5.0, by_min_share=True)]
+    assert actions == [Dispatch("batch", rank=-100, waited_s=5.0, by_min_share=True)]
+
+
+def share_turn(s: Scheduler, *asked: Request, ahead: int = 0) -> list[Action]:
+    """Keep chats waiting for prefill until a lower class spends its share; return what it does."""
+    running = "chat-0"
+    s.on_arrival(request(running, "interactive", tokens=1000), 0.0)
+    chats = [request(f"ahead-{n}", "interactive", tokens=1000) for n in range(ahead)]
+    for one in (*chats, *asked):
+        assert s.on_arrival(one, 0.0) == []
+    for serial in range(1, 21):
+        now = serial * 0.5
+        s.on_arrival(request(f"chat-{serial}", "interactive", now, tokens=1000), now)
+        actions = s.on_first_token(running, now)
+        assert violations(s, actions, now) == []
+        if any(isinstance(action, Dispatch) and action.by_min_share for action in actions):
+            return actions
+        (running,) = dispatched(actions)
+    return []
+
+
+def test_a_book_on_its_minimum_share_keeps_nobody_out_and_is_not_sent_back() -> None:
+    s = scheduler(slots=12)
+    actions = share_turn(s, request("book", "batch", tokens=50_000))
+    assert actions[0] == Dispatch("book", rank=-100, waited_s=5.0, by_min_share=True)
+    assert dispatched(actions) == ["book", "chat-10"]
+    assert requeued(s.on_arrival(request("last", "interactive", 5.1), 5.1)) == []
+
+
+def test_an_engine_that_does_not_reorder_gets_what_fits_into_a_step_on_a_minimum_share() -> None:
+    s = scheduler(slots=50, kind=EngineKind.PRIORITY)
+    book = request("book", "batch", tenant="books", tokens=50_000)
+    short = request("short", "batch", tenant="other", tokens=900)
+    actions = share_turn(s, book, short)
+    assert actions[0] == Dispatch("short", rank=100, waited_s=5.0, by_min_share=True)
+
+
+def test_a_class_that_waits_without_a_pause_shares_its_rank_with_what_fits_into_a_step() -> None:
+    s = scheduler(slots=50)
+    patient = ClassPolicy("interactive", rank=100, max_queue_wait_s=60.0)
+    s.configure([patient, *BUILT_IN_CLASSES[1:]], (), 0.0)
+    book = request("book", "batch", tokens=50_000)
+    actions = share_turn(s, book, request("short", "batch", tokens=900), ahead=1)
+    assert actions[0] == Dispatch("short", rank=100, waited_s=5.0, by_min_share=True)
 
 
 def test_a_minimum_share_is_not_spent_before_its_class_has_waited() -> None:
