@@ -129,6 +129,10 @@ class Ledger:
         """Return all prompt tokens left."""
         return sum(load.prefill_left for load in self.loads)
 
+    def prefills(self) -> bool:
+        """Return whether any request has no first token yet."""
+        return any(load.unstarted for load in self.loads)
+
     def add(self, ticket: Ticket) -> None:
         """Note that `ticket` was dispatched."""
         ticket.state = State.RUNNING

@@ -8,7 +8,7 @@ next one are O(log n) in waiting requests.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -45,6 +45,7 @@ class ClassQueue:
         self.policy = policy
         self.fairness = fairness
         self.waiting = 0
+        self.body_bytes = 0
         self.cost = 0.0
         self.credit = 0.0
         """Tokens of its minimum share that the class is owed; `pick` keeps it."""
@@ -72,6 +73,7 @@ class ClassQueue:
         tenant.waiting += 1
         tenant.cost += ticket.cost
         self.cost += ticket.cost
+        self.body_bytes += ticket.request.body_bytes
         if not self.waiting:
             self.busy_since_s = ticket.request.arrival_s
         self.waiting += 1
@@ -85,6 +87,7 @@ class ClassQueue:
         tenant.waiting -= 1
         tenant.cost -= ticket.cost
         self.cost -= ticket.cost
+        self.body_bytes -= ticket.request.body_bytes
         if not tenant.waiting:
             del self._tenants[name]
             self.fairness.leave(name)
@@ -103,9 +106,9 @@ class ClassQueue:
             return ticket.request.arrival_s
         return None
 
-    def newest(self) -> Ticket | None:
-        """Return the request that came last."""
-        return next(reversed(self._by_age.values()), None)
+    def newest_first(self) -> Iterator[Ticket]:
+        """Yield the requests, the one that came last first."""
+        return reversed(self._by_age.values())
 
     def first_within(self, tokens: int) -> Ticket | None:
         """Return the first request whose prompt is no longer than `tokens`, of those looked at.

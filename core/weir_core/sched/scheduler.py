@@ -134,7 +134,7 @@ class Scheduler:
         self.tally.arrived += 1
         ticket = self._office.issue(request)
         actions: list[Action] = []
-        while (refusal := self._door.refusal(ticket, now)) is not None:
+        for refusal in self._door.refusals(ticket, now):
             if refusal.ticket is ticket:
                 self._refuse(refusal, actions)
                 return actions
@@ -152,9 +152,8 @@ class Scheduler:
         if ticket is None or ticket.started:
             return []
         self._true_up_prompt(ticket, prompt_tokens, now)
-        self.ledger.first_token(ticket)
+        self._start(ticket)
         self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
-        self._drain.served(ticket.new_tokens)
         self._count_output(ticket, 1, now)
         return self._pump(now)
 
@@ -166,8 +165,7 @@ class Scheduler:
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
             return []
-        self.ledger.first_token(ticket)
-        self._drain.served(ticket.new_tokens)
+        self._start(ticket)
         return self._pump(now)
 
     def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
@@ -189,8 +187,7 @@ class Scheduler:
         if ticket is None:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
-            self.ledger.first_token(ticket)
-            self._drain.served(ticket.new_tokens)
+            self._start(ticket)
         self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
@@ -223,6 +220,7 @@ class Scheduler:
         self.estimator.learn_step(record)
         if record.prefill_tokens > 0:
             self.ledger.prefilled(record.prefill_tokens)
+            self._drain.prefilled(record.prefill_tokens)
         return self._pump(now)
 
     def on_tick(self, now: float) -> list[Action]:
@@ -378,6 +376,11 @@ class Scheduler:
         ticket.charged = 0.0
         self.rules.pick.returned(self.pool, ticket)
         self._queue(ticket)
+
+    def _start(self, ticket: Ticket) -> None:
+        """Note that a prompt is done."""
+        self.ledger.first_token(ticket)
+        self._drain.prompt_done(ticket.new_tokens, is_last=not self.ledger.prefills())
 
     def _leave_engine(self, ticket: Ticket) -> None:
         self.ledger.remove(ticket)

@@ -335,6 +335,19 @@ def test_a_newcomer_that_cannot_be_on_time_is_refused_with_the_time_to_come_back
     assert 1.0 <= actions[0].retry_after_s <= 10.0
 
 
+def test_a_long_prompt_does_not_look_like_a_slow_engine() -> None:
+    s = scheduler(slots=2, step_tokens=1000)
+    s.on_arrival(request("book", "batch", tokens=30_000), 0.0)
+    s.on_arrival(request("waits", "batch"), 0.0)
+    for second in range(1, 31):
+        s.on_step(StepRecord(1.0, 1000, 0), float(second))
+        assert s.forecast.drain_rate == 1000
+    s.on_first_token("book", 30.0)  # the steps have counted it
+    s.on_step(StepRecord(1.0, 998, 1), 31.0)
+    s.on_arrival(request("waits-too", "batch"), 31.0)
+    assert s.forecast.drain_rate == pytest.approx(1000)
+
+
 def test_a_class_that_never_sheds_waits_on_behind_those_that_can_be_on_time() -> None:
     s = scheduler(slots=1)
     fill(s, ["running"], "batch")
@@ -390,6 +403,26 @@ def test_a_full_pool_refuses_the_newest_of_the_lowest_rank_for_a_higher_one() ->
     assert rejected(s.on_arrival(request("chat", "interactive", 0.3), 0.3)) == [
         ("new", Reason.QUEUE_FULL)
     ]
+
+
+def test_nothing_leaves_for_a_newcomer_that_would_not_fit_even_so() -> None:
+    s = scheduler(slots=1, limits=PoolLimits(max_bytes=1_000_000))
+    fill(s, ["running"], "interactive")
+    s.on_arrival(request("large", "interactive", body_bytes=950_000), 0.0)
+    for serial in range(200):
+        s.on_arrival(request(f"batch-{serial}", "batch", body_bytes=100), 0.0)
+    newcomer = request("newcomer", "interactive", body_bytes=100_000)
+    assert rejected(s.on_arrival(newcomer, 0.1)) == [("newcomer", Reason.MEMORY_FULL)]
+    assert s.backlog() == 201
+
+
+def test_only_those_leave_whose_place_is_needed() -> None:
+    s = scheduler(slots=1, limits=PoolLimits(max_bytes=1_000))
+    fill(s, ["running"], "interactive")
+    for name, size in (("large", 700), ("small", 100), ("tiny", 50)):
+        s.on_arrival(request(name, "batch", body_bytes=size), 0.0)
+    actions = s.on_arrival(request("newcomer", "interactive", body_bytes=800), 0.1)
+    assert rejected(actions) == [("large", Reason.QUEUE_FULL)]
 
 
 def test_waiting_bodies_are_bounded_in_bytes() -> None:
