@@ -126,6 +126,23 @@ class EngineModel:
         """Return the decodes."""
         return iter(self._decoding.values())
 
+    @property
+    def chunks(self) -> Sequence[tuple[Job, int]]:
+        """Return the prompts of the step formed last, and how many tokens of each it computes."""
+        return self._chunks
+
+    def prompts(self) -> Iterator[Job]:
+        """Return the requests without a first token."""
+        return (job for job in self._jobs.values() if not job.has_answered)
+
+    def could_compute(self, job: Job) -> bool:
+        """Return whether `job` has a slot and KV room, or would find both free."""
+        if job in self._prefilling:
+            return True
+        private = self.kv.private_blocks(job.hash_ids, job.target)
+        has_room = self.kv.needed(job.hash_ids, private) <= self.kv.available
+        return has_room and self.running < self.profile.max_num_seqs
+
     def add(self, job: Job) -> None:
         """Queue a request."""
         self._seq += 1

@@ -70,6 +70,7 @@ class Replica:
         self.engine = engine
         self.bubble_s = 0.0
         self.on_outcome: Callable[[Trip], None] = lambda _trip: None
+        self.on_step_formed: Callable[[EngineModel], None] = lambda _engine: None
         self._loop = loop
         self._policies = policies
         self._link_s = link_s
@@ -169,6 +170,7 @@ class Replica:
         duration_s = self.engine.begin()
         self._note_bubble()
         if duration_s is not None:
+            self.on_step_formed(self.engine)
             self._loop.at(self._loop.now + duration_s, self._step_ended)
 
     def _step_ended(self) -> None:

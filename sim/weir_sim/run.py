@@ -29,6 +29,7 @@ from weir_sim.baselines import (
     Router,
     WeightedScores,
 )
+from weir_sim.engine_model import EngineModel
 from weir_sim.events import EventLoop
 from weir_sim.profiles import EngineProfile
 from weir_sim.replica import Replica, Trip
@@ -174,6 +175,7 @@ class RequestTooLong(ValueError):
 
 
 Check = Callable[[Front, float, list[Action]], None]
+StepCheck = Callable[[EngineModel], None]
 
 
 def simulate(
@@ -181,6 +183,7 @@ def simulate(
     workload: Sequence[SimRequest],
     check: Check | None = None,
     progress: Callable[[int], None] | None = None,
+    step_check: StepCheck | None = None,
 ) -> SimResult:
     """Run `workload` and return every request's way.
 
@@ -192,6 +195,7 @@ def simulate(
         workload: Requests in order of arrival.
         check: Called after every event of every front, to assert invariants.
         progress: Called with the number of requests that have ended, now and then.
+        step_check: Called with an engine after each step it formed, to assert invariants.
     """
     for request in workload:
         tokens = request.prompt_tokens + request.output_tokens
@@ -200,7 +204,10 @@ def simulate(
                 f"request {request.request_id} needs {tokens} tokens; the KV cache of "
                 f"{config.profile.name} holds {config.profile.kv_tokens}"
             )
-    return _Simulation(config, workload, check, progress).run()
+    simulation = _Simulation(config, workload, check, progress)
+    if step_check is not None:
+        simulation.check_steps(step_check)
+    return simulation.run()
 
 
 class _Simulation:
@@ -241,6 +248,10 @@ class _Simulation:
             for _ in range(config.replicas)
         ]
         self._views = [ReplicaView() for _ in self._replicas]
+
+    def check_steps(self, step_check: StepCheck) -> None:
+        for replica in self._replicas:
+            replica.on_step_formed = step_check
 
     def run(self) -> SimResult:
         for replica in self._replicas:

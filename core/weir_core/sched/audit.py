@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from weir_core.sched.gate import Block, ClassAwareGate, ClassBlindGate
 from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import Action, Dispatch, Requeue
@@ -24,6 +25,7 @@ def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> l
         *_idleness(scheduler, now),
         *_miscounts(scheduler, waiting, running),
         *_preemptions(scheduler, actions),
+        *_kept_out(scheduler, running, now),
     ]
 
 
@@ -62,7 +64,8 @@ def _idleness(scheduler: Scheduler, now: float) -> Iterator[str]:
     if not scheduler.ledger.running:
         yield "INV-5: the engine is empty and the pool is not"
     *_, ticket = scheduler.rules.pick.candidates(scheduler.pool, now)
-    if scheduler.rules.gate.block(ticket, scheduler.ledger, now) is None:
+    rank = ticket.policy.rank
+    if scheduler.rules.gate.block(ticket, rank, scheduler.ledger, now) is None:
         yield f"INV-5: {ticket.request.request_id} could be dispatched and waits"
 
 
@@ -97,3 +100,23 @@ def _preemptions(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[st
         winner = scheduler.tickets.get(action.in_favour_of)
         if victim and winner and victim.policy.rank >= winner.policy.rank:
             yield f"INV-8: {action.request_id} gave way to an equal"
+
+
+def _kept_out(scheduler: Scheduler, running: Sequence[Ticket], now: float) -> Iterator[str]:
+    """Find a request of the highest rank that waits for prompts which are not of its rank."""
+    levels, gate, ledger = scheduler.pool.levels, scheduler.rules.gate, scheduler.ledger
+    if not isinstance(gate, ClassAwareGate) or isinstance(gate, ClassBlindGate):
+        return  # the others are there to be compared with
+    if not levels or not levels[0].waiting:
+        return
+    rank = levels[0].rank
+    block = gate.shut(rank, ledger, now)
+    own = sum(
+        ticket.new_tokens
+        for ticket in running
+        if ticket.load_rank >= rank and not ticket.started and not ticket.by_min_share
+    )
+    if block is Block.PREFILL and own < gate.depth_tokens:
+        yield f"INV-10: rank {rank} is kept out though only {own} prompt tokens of it are left"
+    if block is Block.DECODES:
+        yield f"INV-10: decodes keep out rank {rank}, the highest"

@@ -1,8 +1,8 @@
 """Admission: who is refused on arrival, and who is refused in a newcomer's place.
 
 In this order: a tenant over its limits is told to come back; what the engine could take at once
-is never refused; what would be late behind those who wait is refused now rather than later; and a
-full pool refuses the newest of the lowest rank.
+is never refused; what would be late behind those who wait is refused now rather than later; and
+where the pool is full, lower ranks make room if that suffices.
 
 Every refusal says when to come back: when the tenant's budget has refilled, or when the measured
 drain rate will have worked off what is ahead.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from weir_core.sched.forecast import Forecast
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.limits import TenantLimits, who_must_leave
+from weir_core.sched.limits import TenantLimits, evictions
 from weir_core.sched.policies import Rules
 from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
@@ -64,31 +64,26 @@ class Door:
         self._forecast = forecast
         self._limits = limits
 
-    def refusal(self, newcomer: Ticket, now: float) -> Refusal | None:
-        """Return a refusal, of the newcomer or of one that makes way for it, or None.
-
-        Ask again after one that makes way has left: there may be several.
-        """
+    def refusals(self, newcomer: Ticket, now: float) -> list[Refusal]:
+        """Return the refusal of the newcomer, or those of requests that make way for it."""
         if (wait_s := self.tenants.wait_s(newcomer.payer, now)) > 0:
-            return Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)
+            return [Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)]
         if not self._must_wait(newcomer, now):
-            return None
+            return []
         excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._ledger, now)
         if excess_s > 0:
-            return Refusal(newcomer, Reason.SATURATED, excess_s)
-        return self._for_space(newcomer, now)
+            return [Refusal(newcomer, Reason.SATURATED, excess_s)]
+        leave = evictions(newcomer, self._pool, self._limits)
+        if isinstance(leave, Reason):
+            return [Refusal(newcomer, leave, self._forecast.wait_s(newcomer, self._pool, now))]
+        return [
+            Refusal(ticket, Reason.QUEUE_FULL, self._forecast.wait_s(ticket, self._pool, now))
+            for ticket in leave
+        ]
 
     def _must_wait(self, newcomer: Ticket, now: float) -> bool:
         """Return whether the engine could not take `newcomer` at once, or others go first."""
         top = self._pool.top()
         if top is not None and top.rank >= newcomer.policy.rank:
             return True
-        return self._rules.gate.block(newcomer, self._ledger, now) is not None
-
-    def _for_space(self, newcomer: Ticket, now: float) -> Refusal | None:
-        leaves = who_must_leave(newcomer, self._pool, self._limits)
-        if leaves is None:
-            return None
-        if isinstance(leaves, Reason):
-            return Refusal(newcomer, leaves, self._forecast.wait_s(newcomer, self._pool, now))
-        return Refusal(leaves, Reason.QUEUE_FULL, self._forecast.wait_s(leaves, self._pool, now))
+        return self._rules.gate.block(newcomer, newcomer.policy.rank, self._ledger, now) is not None

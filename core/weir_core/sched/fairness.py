@@ -20,6 +20,10 @@ MOST_IDLE: Final = 1024
 """Counters of names that do not wait which outlast a trim."""
 
 
+_SLACK: Final = 64
+"""Dead entries tolerated in a small heap, in addition to as many as there are living ones."""
+
+
 class Fairness(Protocol):
     """Chooses whose turn it is among the tenants (or classes) that wait."""
 
@@ -45,6 +49,10 @@ class Fairness(Protocol):
 
     def next(self) -> str | None:
         """Return whose turn it is, or None when nobody waits."""
+        ...
+
+    def counter(self, name: str) -> float:
+        """Return the tokens over weight that `name` was served, or lifted to."""
         ...
 
     def share_of(self, name: str) -> float:
@@ -78,6 +86,10 @@ class VirtualTokenCounter:
     def remembered(self) -> int:
         """Return how many counters are kept."""
         return len(self._counters)
+
+    def entries(self) -> int:
+        """Return how many heap entries are kept, dead ones included."""
+        return len(self._heap)
 
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Replace all weights; what was served stays served."""
@@ -133,6 +145,13 @@ class VirtualTokenCounter:
         self._serial += 1
         self._valid[name] = self._serial
         heapq.heappush(self._heap, (self._counters[name], name, self._serial))
+        if len(self._heap) > 2 * len(self._valid) + _SLACK:
+            self._drop_dead_entries()
+
+    def _drop_dead_entries(self) -> None:
+        """Keep the one valid entry of each name that waits; paid for by the pushes since."""
+        self._heap = [entry for entry in self._heap if self._valid.get(entry[1]) == entry[2]]
+        heapq.heapify(self._heap)
 
     def _top(self) -> tuple[float, str, int] | None:
         heap = self._heap

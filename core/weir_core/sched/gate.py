@@ -15,6 +15,11 @@ efficient, more decodes gain nothing. So lower ranks are let in while the decode
 more than a part of the tightest TPOT target among the classes served lately (known from the step
 log; without one this rule sleeps). A fleet of batch work alone has lax targets and fills up.
 
+A request that goes before a higher rank on its minimum share is let in where that rank's own next
+request would be, and counts under its own class from then on, so that it keeps nobody of the
+higher rank out. One more bound holds for it: of its class the engine has no more than a step of
+prefill to compute, so that shares do not pile up there.
+
 A request also needs a sequence slot and room in the KV cache. Slots are held back for higher
 ranks only while these have recently used them, up to a share of the batch. An empty engine takes
 any request: it never idles while one waits.
@@ -47,8 +52,12 @@ class Gate(Protocol):
         """Return what stands in the way of every request that competes at `rank`, or None."""
         ...
 
-    def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:
-        """Return what stands in the way of dispatching `ticket`, or None."""
+    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return what stands in the way of dispatching `ticket` at `rank`, or None."""
+        ...
+
+    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
+        """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
         ...
 
     def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
@@ -65,6 +74,11 @@ DEPTH_STEPS = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 
 
 MAX_DEPTH_TOKENS = 4096
 """Above this a deeper queue in the engine only delays decisions."""
+
+
+def step_tokens(engine: EngineFacts) -> int:
+    """Return the prefill of one step, as far as depths and bounds reckon with it."""
+    return min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
 
 
 class ClassAwareGate:
@@ -94,19 +108,29 @@ class ClassAwareGate:
         self._targets: dict[float, tuple[float, int]] = {}
         self._slots = engine.max_num_seqs
         self._kv_tokens = int(engine.kv_capacity_tokens * kv_share)
-        step_tokens = min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
-        self.depth_tokens = max(1, int(step_tokens * DEPTH_STEPS[engine.kind]))
+        self._step_tokens = step_tokens(engine)
+        self.depth_tokens = max(1, int(self._step_tokens * DEPTH_STEPS[engine.kind]))
         self._reserve_slots = int(engine.max_num_seqs * reserve_share)
         self._memory_s = memory_s
         # rank -> (when, most requests above this rank that ran at once, fading).
         self._peaks: dict[int, tuple[float, float]] = {}
 
-    def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:
-        """Return what shuts the gate for its rank, else whether it lacks KV room."""
-        shut = self.shut(ticket.engine_rank, ledger, now)
+    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return what shuts the gate for `rank`, else whether `ticket` lacks KV room."""
+        shut = self.shut(rank, ledger, now)
         if shut is None and ledger.running and self.kv_shortfall(ticket, ledger) > 0:
             return Block.KV
         return shut
+
+    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
+        """Return whether little enough of its class is left to compute.
+
+        Where the engine runs it before the higher rank, its whole prompt stands in the way.
+        """
+        if ticket.engine_rank == ticket.policy.rank:
+            return True
+        raised_tokens = ledger.of_rank(ticket.policy.rank).raised_tokens
+        return raised_tokens + ticket.new_tokens <= self._step_tokens
 
     def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
         """Return the first of slot, prefill and decodes that is exhausted.
@@ -136,7 +160,7 @@ class ClassAwareGate:
             self._targets[target_s] = (now, ticket.policy.rank)
         above = 0
         for load in ledger.loads:
-            if load.rank < ticket.engine_rank and above >= self._peak(load.rank, now):
+            if load.rank < ticket.load_rank and above >= self._peak(load.rank, now):
                 self._peaks[load.rank] = (now, float(above))
             above += load.running
 
@@ -180,9 +204,13 @@ class OpenGate:
         """Nothing stands in the way."""
         return None
 
-    def block(self, ticket: Ticket, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
+    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way."""
         return None
+
+    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:  # noqa: ARG002
+        """Nothing stands in the way."""
+        return True
 
     def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:  # noqa: ARG002
         """Room is the engine's affair."""

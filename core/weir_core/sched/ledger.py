@@ -1,11 +1,14 @@
 """What the engine holds right now, exact because every request went through this scheduler.
 
-Counts are kept by rank. The prompt tokens that an engine still has to compute are those of the
-requests without a first token, less what the step log says was done on them already. That
-progress is one sum per rank, because the order inside a rank is the engine's affair: a step adds
-to it, a first token takes its whole prompt out of it. An engine has at most one prompt of a rank
-half done, so progress is never more than the longest prompt; wrong token estimates cannot add up.
-Without a step log it is zero, and the count only coarser.
+Counts are kept by the rank of a request's class, also for one that goes before a higher rank on
+its minimum share: counted at the higher rank, a long prompt would keep that rank's requests out.
+
+The prompt tokens that an engine still has to compute are those of the requests without a first
+token, less what the step log says was done on them already. That progress is one sum per rank,
+because the order inside a rank is the engine's affair: a step adds to it, a first token takes its
+whole prompt out of it. An engine has at most one prompt of a rank half done, so progress is never
+more than the longest prompt; wrong token estimates cannot add up. Without a step log it is zero,
+and the count only coarser.
 
 KV room is set aside per request: its prompt and what it is expected to generate, and more once it
 generates more.
@@ -25,7 +28,7 @@ _GROWTH = 1.25
 class RankLoad:
     """The running requests of one rank."""
 
-    __slots__ = ("progress", "prompt_tokens", "rank", "running", "unstarted")
+    __slots__ = ("progress", "prompt_tokens", "raised_tokens", "rank", "running", "unstarted")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -35,6 +38,8 @@ class RankLoad:
         # Of the unstarted: prompt tokens to compute, and how many of them are done.
         self.prompt_tokens = 0
         self.progress = 0
+        # Prompt tokens of those that the engine serves at a higher rank.
+        self.raised_tokens = 0
 
     @property
     def prefill_left(self) -> int:
@@ -45,12 +50,16 @@ class RankLoad:
         """Count a ticket whose prompt is to be computed."""
         self.unstarted[ticket.request.request_id] = ticket
         self.prompt_tokens += ticket.new_tokens
+        if ticket.engine_rank > self.rank:
+            self.raised_tokens += ticket.new_tokens
 
     def settle(self, ticket: Ticket, was_computed: bool) -> None:
         """Stop counting a ticket's prompt, which was computed or has left."""
         if self.unstarted.pop(ticket.request.request_id, None) is None:
             return
         self.prompt_tokens -= ticket.new_tokens
+        if ticket.engine_rank > self.rank:
+            self.raised_tokens -= ticket.new_tokens
         if self.progress:
             done = ticket.new_tokens if was_computed else 0
             self.progress = min(max(0, self.progress - done), self._longest())
@@ -120,13 +129,18 @@ class Ledger:
         """Return all prompt tokens left."""
         return sum(load.prefill_left for load in self.loads)
 
+    def prefills(self) -> bool:
+        """Return whether any request has no first token yet."""
+        return any(load.unstarted for load in self.loads)
+
     def add(self, ticket: Ticket) -> None:
         """Note that `ticket` was dispatched."""
         ticket.state = State.RUNNING
         ticket.started = False
         ticket.output_tokens = 0
         ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
-        load = self.of_rank(ticket.engine_rank)
+        ticket.load_rank = ticket.policy.rank
+        load = self.of_rank(ticket.load_rank)
         load.running += 1
         load.start(ticket)
         self.running += 1
@@ -134,7 +148,7 @@ class Ledger:
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a running ticket; its own fields stay as they are."""
-        load = self.of_rank(ticket.engine_rank)
+        load = self.of_rank(ticket.load_rank)
         load.running -= 1
         load.settle(ticket, was_computed=False)
         self.running -= 1
@@ -143,7 +157,7 @@ class Ledger:
     def first_token(self, ticket: Ticket) -> None:
         """Settle the prefill: the prompt is done."""
         ticket.started = True
-        self.of_rank(ticket.engine_rank).settle(ticket, was_computed=True)
+        self.of_rank(ticket.load_rank).settle(ticket, was_computed=True)
 
     def tokens(self, ticket: Ticket, count: int) -> None:
         """Note `count` more output tokens of a started ticket."""

@@ -1,14 +1,15 @@
 """Bounds: what a replica holds for waiting requests, and what a tenant may have and send.
 
-A full pool refuses newcomers, unless one that matters less waits: then the newest request of the
-lowest rank is refused in its place, so that a flood of batch work cannot lock the others out.
+A full pool refuses newcomers, unless requests of lower ranks wait whose places suffice: then those
+are refused instead, the newest of the lowest rank first, so that a flood of batch work cannot lock
+the others out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from weir_core.sched.pool import Pool
+from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import PoolLimits, Reason, TenantPolicy
 
@@ -101,19 +102,44 @@ class TenantLimits:
                 budget.spend(tokens, now)
 
 
-def who_must_leave(ticket: Ticket, pool: Pool, limits: PoolLimits) -> Ticket | Reason | None:
-    """Return whom to refuse so that `ticket` fits, or why it cannot, or None when it fits."""
-    size = ticket.request.body_bytes
-    too_many = len(pool) >= limits.max_requests
-    too_large = pool.body_bytes + size > limits.max_bytes
-    if not too_many and not too_large:
-        return None
-    if size > limits.max_bytes:
+def evictions(ticket: Ticket, pool: Pool, limits: PoolLimits) -> list[Ticket] | Reason:
+    """Return the requests to refuse so that `ticket` fits, or why it cannot fit.
+
+    Lower ranks make room, the lowest and newest first, and only if all of it suffices; those
+    whose place the others make anyway stay.
+    """
+    too_many = len(pool) + 1 - limits.max_requests
+    too_large = pool.body_bytes + ticket.request.body_bytes - limits.max_bytes
+    if too_many <= 0 and too_large <= 0:
+        return []
+    lower = [queue for queue in pool.classes if queue.policy.rank < ticket.policy.rank]
+    if too_large > sum(queue.body_bytes for queue in lower):
         return Reason.MEMORY_FULL
-    for queue in reversed(pool.classes):
-        if queue.policy.rank >= ticket.policy.rank:
+    if too_many > sum(queue.waiting for queue in lower):
+        return Reason.QUEUE_FULL
+    chosen: list[Ticket] = []
+    freed = 0
+    for candidate in _newest_first(lower):
+        if len(chosen) >= too_many and freed >= too_large:
             break
-        newest = queue.newest()
-        if newest is not None:
-            return newest
-    return Reason.MEMORY_FULL if too_large else Reason.QUEUE_FULL
+        chosen.append(candidate)
+        freed += candidate.request.body_bytes
+    return _without_spare(chosen, too_many, freed - too_large)
+
+
+def _newest_first(queues: Sequence[ClassQueue]) -> Iterator[Ticket]:
+    for queue in reversed(queues):
+        yield from queue.newest_first()
+
+
+def _without_spare(chosen: list[Ticket], count: int, spare_bytes: int) -> list[Ticket]:
+    """Leave out what is not needed: at least `count` go, with all bytes but `spare_bytes`."""
+    kept: list[Ticket] = []
+    spare = len(chosen) - count
+    for ticket in chosen:
+        if spare > 0 and ticket.request.body_bytes <= spare_bytes:
+            spare -= 1
+            spare_bytes -= ticket.request.body_bytes
+        else:
+            kept.append(ticket)
+    return kept

@@ -7,9 +7,13 @@ A momentary burst of a higher rank is not interrupted more than once a second: o
 waited without a pause for as long as a class has to age is made to share. What the class is owed
 in the meantime is not lost, up to a cap.
 
-Such a request competes at the rank it goes before, in the gate and inside the engine. With its
-own rank it would wait there behind every later prompt of the higher one, and the share would
-exist on paper only.
+A minimum share is not a pass. Weir's engine scheduler is told the class's own rank: it computes
+such a prompt with what each step leaves, so that a book of any size delays nobody above its class
+by more than the step that runs. Two cases leave nothing of any step, and the share would exist on
+paper only: an engine that computes prompts in another order, and a higher class that has waited
+without a pause for as long as a class has to age, so that there is more of it than the engine can
+do. Then the request is served at the rank it goes before, and bounded: only one whose prompt fits
+into a step goes, the oldest such request of its class where the next one is longer.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from weir_core.sched.gate import step_tokens
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import EngineFacts, EngineKind
 
 _BURST_S = 1.0
 """Least time between two interruptions of a higher rank that has only just begun to wait."""
@@ -30,7 +36,8 @@ class Pick(Protocol):
     def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
         """Return requests in the order to try them, the rank order's own last.
 
-        All of them compete at the highest rank that waits (`pool.top()`).
+        All of them compete at the highest rank that waits (`pool.top()`); the rank at which the
+        engine is to serve each is in its `engine_rank`.
         """
         ...
 
@@ -49,6 +56,9 @@ class Pick(Protocol):
 
 class ByRank:
     """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
+
+    def __init__(self, engine: EngineFacts) -> None:
+        pass
 
     def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:  # noqa: ARG002
         """Return the next request of the highest rank that waits."""
@@ -77,26 +87,30 @@ class ByRankWithMinShare:
 
     def __init__(
         self,
+        engine: EngineFacts,
         ageing_s: float = 5.0,
         ageing_ratio: float = 0.5,
         credit_cap_tokens: float = 16_384,
     ) -> None:
+        self._reorders = engine.kind is EngineKind.WEIR
+        self._step_tokens = step_tokens(engine)
         self._ageing_s = ageing_s
         self._ageing_ratio = ageing_ratio
         self._credit_cap_tokens = credit_cap_tokens
 
     def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
-        """Return the next of an owed class, if there is one, then that of the highest rank."""
+        """Return the next of each owed class, then that of the highest rank."""
         top_queue, tickets = _first_by_rank(pool)
         if top_queue is None:
             return tickets
         rank = top_queue.policy.rank
+        owed: list[Ticket] = []
         for queue in pool.classes:
             if queue.credit > 0 and queue.waiting and queue.policy.rank < rank:
-                owed = queue.first() if self._may_interrupt(queue, top_queue, now) else None
-                if owed is not None:
-                    return [owed, *tickets]
-        return tickets
+                ticket = self._share_of(queue, top_queue, now)
+                if ticket is not None:
+                    owed.append(ticket)
+        return owed + tickets if owed else tickets
 
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Credit every class that waits with its share; debit the class that was served."""
@@ -130,11 +144,22 @@ class ByRankWithMinShare:
         # What the order of ranks gives a class by itself is no debt.
         queue.credit = credit if ticket.by_min_share else max(credit, min(0.0, queue.credit))
 
-    def _may_interrupt(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> bool:
+    def _share_of(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> Ticket | None:
+        """Return the request with which `queue` may go before `top_queue` now, or None."""
         lasting = now - top_queue.busy_since_s >= self._ageing_s
         if not lasting and now - queue.served_s < _BURST_S:
-            return False
-        return now >= self._aged_at(queue)
+            return None
+        if now < self._aged_at(queue):
+            return None
+        if self._reorders and not lasting:
+            ticket = queue.first()
+            if ticket is not None:
+                ticket.engine_rank = ticket.policy.rank
+            return ticket
+        ticket = queue.first_within(self._step_tokens)
+        if ticket is not None:
+            ticket.engine_rank = top_queue.policy.rank
+        return ticket
 
     def _aged_at(self, queue: ClassQueue) -> float:
         arrival_s = queue.oldest_arrival_s()
@@ -149,4 +174,7 @@ def _first_by_rank(pool: Pool) -> tuple[ClassQueue | None, list[Ticket]]:
     level = pool.top()
     queue = level.next() if level is not None else None
     ticket = queue.first() if queue is not None else None
-    return (None, []) if ticket is None else (queue, [ticket])
+    if ticket is None:
+        return None, []
+    ticket.engine_rank = ticket.policy.rank
+    return queue, [ticket]

@@ -15,7 +15,7 @@ from weir_core.sched.preempt import BeforeFirstByte, Never, Preempt
 from weir_core.sched.shed import ExpireOnly, Predictive, Shed
 from weir_core.sched.types import EngineFacts
 
-PICKS: Mapping[str, Callable[[], Pick]] = {
+PICKS: Mapping[str, Callable[[EngineFacts], Pick]] = {
     "rank-min-share": ByRankWithMinShare,
     "rank": ByRank,
 }
@@ -88,7 +88,7 @@ def make_rules(
         KeyError: A name is not in `POLICIES`.
     """
     return Rules(
-        pick=PICKS[names.pick](),
+        pick=PICKS[names.pick](engine),
         make_fairness=FAIRNESS[names.fairness],
         order=ORDERS[names.order](),
         gate=GATES[names.gate](engine, estimator),

@@ -8,13 +8,18 @@ next one are O(log n) in waiting requests.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
 
 from weir_core.sched.fairness import Fairness, VirtualTokenCounter
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.order import Order
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import ClassPolicy
+
+_LOOKED_AT: Final = 32
+"""Tenants, and then requests, that `first_within` looks at, at most."""
 
 
 class TenantQueue:
@@ -40,6 +45,7 @@ class ClassQueue:
         self.policy = policy
         self.fairness = fairness
         self.waiting = 0
+        self.body_bytes = 0
         self.cost = 0.0
         self.credit = 0.0
         """Tokens of its minimum share that the class is owed; `pick` keeps it."""
@@ -67,6 +73,7 @@ class ClassQueue:
         tenant.waiting += 1
         tenant.cost += ticket.cost
         self.cost += ticket.cost
+        self.body_bytes += ticket.request.body_bytes
         if not self.waiting:
             self.busy_since_s = ticket.request.arrival_s
         self.waiting += 1
@@ -80,6 +87,7 @@ class ClassQueue:
         tenant.waiting -= 1
         tenant.cost -= ticket.cost
         self.cost -= ticket.cost
+        self.body_bytes -= ticket.request.body_bytes
         if not tenant.waiting:
             del self._tenants[name]
             self.fairness.leave(name)
@@ -98,9 +106,28 @@ class ClassQueue:
             return ticket.request.arrival_s
         return None
 
-    def newest(self) -> Ticket | None:
-        """Return the request that came last."""
-        return next(reversed(self._by_age.values()), None)
+    def newest_first(self) -> Iterator[Ticket]:
+        """Yield the requests, the one that came last first."""
+        return reversed(self._by_age.values())
+
+    def first_within(self, tokens: int) -> Ticket | None:
+        """Return the first request whose prompt is no longer than `tokens`, of those looked at.
+
+        These are the next one, then the next one of each tenant in turn, then the oldest.
+        """
+        ticket = self.first()
+        if ticket is None or ticket.new_tokens <= tokens:
+            return ticket
+        heads = [(name, self._tenants[name].first()) for name in islice(self._tenants, _LOOKED_AT)]
+        fitting = [
+            (self.fairness.counter(name), name, head)
+            for name, head in heads
+            if head is not None and head.new_tokens <= tokens
+        ]
+        if fitting:
+            return min(fitting)[2]
+        oldest = islice(self._by_age.values(), _LOOKED_AT)
+        return next((ticket for ticket in oldest if ticket.new_tokens <= tokens), None)
 
     def tenant_cost(self, tenant: str) -> float:
         """Return the expected work that `tenant` has waiting here, in VTC tokens."""

@@ -2,8 +2,9 @@
 
 Until its first token a request can move without its client noticing. So when a higher rank lacks
 a slot or KV room, the newest unstarted request of the lowest preemptible rank returns to the
-pool: never in favour of an equal (a request on its minimum share takes nobody's place), never
-more than `max_requeues` times for one request, and never unless what is freed suffices.
+pool: never in favour of an equal (a request on its minimum share takes nobody's place, and keeps
+its own), never more than `max_requeues` times for one request, and never unless what is freed
+suffices.
 
 An engine that does not reorder prefills (plain or stock-priority vLLM) adds a third case: long
 prompts of lower ranks that stand before the newcomer inside the engine.
@@ -81,9 +82,13 @@ class BeforeFirstByte:
         for load in ledger.ranks_below(rank):
             for victim in reversed(load.unstarted.values()):
                 # The class's rank may have been raised since it was dispatched.
-                lower = victim.policy.rank < rank
-                if lower and victim.policy.preemptible and victim.requeues < self._max_requeues:
+                if victim.policy.rank < rank and self._may_go(victim):
                     yield victim
+
+    def _may_go(self, victim: Ticket) -> bool:
+        # Sent back, one on its minimum share would only go before the higher rank once more.
+        may_go = victim.policy.preemptible and not victim.by_min_share
+        return may_go and victim.requeues < self._max_requeues
 
 
 class Never:

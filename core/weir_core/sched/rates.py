@@ -1,8 +1,10 @@
 """How fast work is done: the drain rate, measured while work waits.
 
 Rates are tokens (in VTC's unit: prompt plus twice output) over time, gathered in windows of a
-second and smoothed. Only windows in which the pool held work all along say how fast the engine
-*can* be; an idle fleet's low throughput must not look like slowness.
+second and smoothed. Prompt tokens count when a step computes them, where the step log tells, and
+otherwise at the first token: a long prompt that counted only at its end would look like a pause of
+the engine, and then like a burst. Only windows in which the pool held work all along say how fast
+the engine *can* be; an idle fleet's low throughput must not look like slowness.
 """
 
 from __future__ import annotations
@@ -18,10 +20,24 @@ class DrainRate:
         self._rate: float | None = None
         self._tokens = 0.0
         self._since: float | None = None
+        # Prompt tokens that steps computed of prompts that are not done.
+        self._ahead = 0.0
 
     def served(self, tokens: float) -> None:
         """Count tokens just computed."""
         self._tokens += tokens
+
+    def prefilled(self, tokens: float) -> None:
+        """Count prompt tokens that a step computed."""
+        self._tokens += tokens
+        self._ahead += tokens
+
+    def prompt_done(self, tokens: float, *, is_last: bool) -> None:
+        """Count what no step counted of a prompt that is done; `is_last` of all in the engine."""
+        known = min(self._ahead, tokens)
+        self._tokens += tokens - known
+        # What was computed of prompts that left before their end is not another prompt's.
+        self._ahead = 0.0 if is_last else self._ahead - known
 
     def observe(self, now: float, backlogged: bool) -> None:
         """Note after each event whether requests wait."""

@@ -134,7 +134,7 @@ class Scheduler:
         self.tally.arrived += 1
         ticket = self._office.issue(request)
         actions: list[Action] = []
-        while (refusal := self._door.refusal(ticket, now)) is not None:
+        for refusal in self._door.refusals(ticket, now):
             if refusal.ticket is ticket:
                 self._refuse(refusal, actions)
                 return actions
@@ -152,9 +152,8 @@ class Scheduler:
         if ticket is None or ticket.started:
             return []
         self._true_up_prompt(ticket, prompt_tokens, now)
-        self.ledger.first_token(ticket)
+        self._start(ticket)
         self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
-        self._drain.served(ticket.new_tokens)
         self._count_output(ticket, 1, now)
         return self._pump(now)
 
@@ -166,8 +165,7 @@ class Scheduler:
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
             return []
-        self.ledger.first_token(ticket)
-        self._drain.served(ticket.new_tokens)
+        self._start(ticket)
         return self._pump(now)
 
     def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
@@ -189,8 +187,7 @@ class Scheduler:
         if ticket is None:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
-            self.ledger.first_token(ticket)
-            self._drain.served(ticket.new_tokens)
+            self._start(ticket)
         self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
@@ -223,6 +220,7 @@ class Scheduler:
         self.estimator.learn_step(record)
         if record.prefill_tokens > 0:
             self.ledger.prefilled(record.prefill_tokens)
+            self._drain.prefilled(record.prefill_tokens)
         return self._pump(now)
 
     def on_tick(self, now: float) -> list[Action]:
@@ -257,24 +255,24 @@ class Scheduler:
         if shut is not None and shut is not Block.SLOT:
             return False  # nobody can make room for this by leaving
         for ticket in self.rules.pick.candidates(self.pool, now):
-            ticket.engine_rank = rank
+            ticket.by_min_share = ticket.policy.rank < rank
+            if ticket.by_min_share and not self.rules.gate.has_room_for_share(ticket, self.ledger):
+                continue
             block = shut or self._kv_block(ticket)
-            if block is None or self._victims(ticket, block):
-                if self._serve(ticket, block, actions, now):
-                    return True
-            elif block is Block.SLOT:
-                return False  # no slot for one, none for all; without KV room, one may be smaller
+            may_go = block is None or self._victims(ticket, block)
+            if may_go and self._serve(ticket, rank, block, actions, now):
+                return True
         return False
 
     def _serve(
-        self, ticket: Ticket, block: Block | None, actions: list[Action], now: float
+        self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
         lead_s = self._lead_s(ticket)
         if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
             self._expel(ticket, actions, now)
             return True
-        if not self._make_room(ticket, block, actions, now):
+        if not self._make_room(ticket, rank, block, actions, now):
             return False
         self._dispatch(ticket, lead_s, actions, now)
         return True
@@ -293,22 +291,20 @@ class Scheduler:
         return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
 
     def _make_room(
-        self, ticket: Ticket, block: Block | None, actions: list[Action], now: float
+        self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         while block is not None:
             victims = self._victims(ticket, block)
             if not victims:
                 return False
             self._requeue(victims, ticket, actions, now)
-            block = self.rules.gate.block(ticket, self.ledger, now)
+            block = self.rules.gate.block(ticket, rank, self.ledger, now)
         if passed := self.rules.preempt.for_passage(ticket, self.ledger):
             self._requeue(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, ticket: Ticket, lead_s: float, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
-        rank = ticket.engine_rank
-        ticket.by_min_share = rank > ticket.policy.rank
         ticket.dispatched_s = now
         ticket.first_token_expected_s = lead_s
         self.ledger.add(ticket)
@@ -321,7 +317,9 @@ class Scheduler:
         self.tally.dispatched_by_min_share += ticket.by_min_share
         request = ticket.request
         waited_s = now - request.arrival_s
-        actions.append(Dispatch(request.request_id, rank, waited_s, ticket.by_min_share))
+        actions.append(
+            Dispatch(request.request_id, ticket.engine_rank, waited_s, ticket.by_min_share)
+        )
 
     def _requeue(
         self, victims: Sequence[Ticket], winner: Ticket, actions: list[Action], now: float
@@ -378,6 +376,11 @@ class Scheduler:
         ticket.charged = 0.0
         self.rules.pick.returned(self.pool, ticket)
         self._queue(ticket)
+
+    def _start(self, ticket: Ticket) -> None:
+        """Note that a prompt is done."""
+        self.ledger.first_token(ticket)
+        self._drain.prompt_done(ticket.new_tokens, is_last=not self.ledger.prefills())
 
     def _leave_engine(self, ticket: Ticket) -> None:
         self.ledger.remove(ticket)

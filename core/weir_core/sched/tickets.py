@@ -35,7 +35,8 @@ class Ticket:
         new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
         output_estimate: Expected output tokens.
         epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
-        engine_rank: The rank it has, or will have, inside the engine.
+        engine_rank: The rank it has, or will have, in the engine's own order.
+        load_rank: The rank it counts under while it runs: its class's at its dispatch.
         late: It can no longer be on time and lets those that can go first.
         due_s: When its first token is due; infinity without a target.
         kv_tokens: KV room set aside for it, while it runs.
@@ -64,7 +65,7 @@ class Ticket:
         self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
         self.payer = request.payer or request.tenant
         self.account = ""
-        self.engine_rank = policy.rank
+        self.engine_rank = self.load_rank = policy.rank
         self.state = State.WAITING
         self.epoch = 0
         self.late = self.started = self.by_min_share = False

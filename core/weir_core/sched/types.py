@@ -159,7 +159,7 @@ class Dispatch(NamedTuple):
 
     Attributes:
         rank: For the engine's own order: its class's rank, or that of the class it went before
-            on its minimum share, because the engine would undo that otherwise.
+            on its minimum share where the engine would undo that otherwise (`pick`).
         waited_s: From arrival to this decision.
         by_min_share: It went before a higher rank because its class was owed its minimum.
     """

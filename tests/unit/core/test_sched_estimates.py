@@ -206,6 +206,35 @@ def test_the_drain_rate_counts_only_time_in_which_something_waited() -> None:
     assert drain.value() == 2000
 
 
+@pytest.mark.parametrize(
+    ("computed", "of_first", "want"),
+    [
+        pytest.param(0, 300, 500, id="no step log: all at the first token"),
+        pytest.param(300, 300, 500, id="all of it counted by steps"),
+        pytest.param(100, 300, 500, id="a part of it"),
+        pytest.param(450, 300, 500, id="and some of the next prompt"),
+    ],
+)
+def test_prompt_tokens_are_counted_once(computed: int, of_first: int, want: int) -> None:
+    drain = DrainRate()
+    drain.observe(0.0, backlogged=True)
+    drain.prefilled(computed)
+    drain.prompt_done(of_first, is_last=False)
+    drain.prompt_done(200, is_last=True)
+    drain.observe(1.0, backlogged=True)
+    assert drain.value() == want
+
+
+def test_what_was_computed_of_prompts_that_left_is_not_the_next_ones() -> None:
+    drain = DrainRate()
+    drain.observe(0.0, backlogged=True)
+    drain.prefilled(400)
+    drain.prompt_done(100, is_last=True)
+    drain.prompt_done(250, is_last=True)
+    drain.observe(1.0, backlogged=True)
+    assert drain.value() == 650
+
+
 def test_a_fading_rate_tells_the_present_rate() -> None:
     rate = FadingRate(half_life_s=10.0)
     for tenth in range(1000):

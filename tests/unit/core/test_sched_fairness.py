@@ -143,6 +143,22 @@ def test_ever_new_names_cost_neither_memory_nor_time(others: list[str]) -> None:
     assert turns.trims * most <= 4 * NEW_NAMES  # counters that were looked at, all in all
 
 
+def test_a_tenant_that_comes_and_goes_leaves_nothing_in_the_heap() -> None:
+    turns = VirtualTokenCounter()
+    turns.enter("light")
+    turns.enter("heavy")
+    turns.charge("heavy", 1e9)
+    turns.leave("heavy")
+    for _ in range(10_000):
+        turns.enter("heavy")
+        turns.leave("heavy")
+        assert turns.next() == "light"
+        assert turns.entries() <= 2 * 2 + 64
+    turns.charge("light", 2e9)
+    turns.enter("heavy")
+    assert turns.next() == "heavy"
+
+
 def test_a_crowd_that_leaves_is_forgotten_at_a_constant_cost_for_each() -> None:
     turns = VirtualTokenCounter()
     crowd = [f"t{serial}" for serial in range(NEW_NAMES)]

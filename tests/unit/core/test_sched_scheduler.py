@@ -158,7 +158,50 @@ def test_a_class_that_is_owed_its_minimum_share_goes_before_a_higher_rank() -> N
             break
         running = dispatched(actions)[0]
         s.on_first_token(running, now)
-    assert actions == [Dispatch("batch", rank=100, waited_s=5.0, by_min_share=True)]
+    assert actions == [Dispatch("batch", rank=-100, waited_s=5.0, by_min_share=True)]
+
+
+def share_turn(s: Scheduler, *asked: Request, ahead: int = 0) -> list[Action]:
+    """Keep chats waiting for prefill until a lower class spends its share; return what it does."""
+    running = "chat-0"
+    s.on_arrival(request(running, "interactive", tokens=1000), 0.0)
+    chats = [request(f"ahead-{n}", "interactive", tokens=1000) for n in range(ahead)]
+    for one in (*chats, *asked):
+        assert s.on_arrival(one, 0.0) == []
+    for serial in range(1, 21):
+        now = serial * 0.5
+        s.on_arrival(request(f"chat-{serial}", "interactive", now, tokens=1000), now)
+        actions = s.on_first_token(running, now)
+        assert violations(s, actions, now) == []
+        if any(isinstance(action, Dispatch) and action.by_min_share for action in actions):
+            return actions
+        (running,) = dispatched(actions)
+    return []
+
+
+def test_a_book_on_its_minimum_share_keeps_nobody_out_and_is_not_sent_back() -> None:
+    s = scheduler(slots=12)
+    actions = share_turn(s, request("book", "batch", tokens=50_000))
+    assert actions[0] == Dispatch("book", rank=-100, waited_s=5.0, by_min_share=True)
+    assert dispatched(actions) == ["book", "chat-10"]
+    assert requeued(s.on_arrival(request("last", "interactive", 5.1), 5.1)) == []
+
+
+def test_an_engine_that_does_not_reorder_gets_what_fits_into_a_step_on_a_minimum_share() -> None:
+    s = scheduler(slots=50, kind=EngineKind.PRIORITY)
+    book = request("book", "batch", tenant="books", tokens=50_000)
+    short = request("short", "batch", tenant="other", tokens=900)
+    actions = share_turn(s, book, short)
+    assert actions[0] == Dispatch("short", rank=100, waited_s=5.0, by_min_share=True)
+
+
+def test_a_class_that_waits_without_a_pause_shares_its_rank_with_what_fits_into_a_step() -> None:
+    s = scheduler(slots=50)
+    patient = ClassPolicy("interactive", rank=100, max_queue_wait_s=60.0)
+    s.configure([patient, *BUILT_IN_CLASSES[1:]], (), 0.0)
+    book = request("book", "batch", tokens=50_000)
+    actions = share_turn(s, book, request("short", "batch", tokens=900), ahead=1)
+    assert actions[0] == Dispatch("short", rank=100, waited_s=5.0, by_min_share=True)
 
 
 def test_a_minimum_share_is_not_spent_before_its_class_has_waited() -> None:
@@ -292,6 +335,19 @@ def test_a_newcomer_that_cannot_be_on_time_is_refused_with_the_time_to_come_back
     assert 1.0 <= actions[0].retry_after_s <= 10.0
 
 
+def test_a_long_prompt_does_not_look_like_a_slow_engine() -> None:
+    s = scheduler(slots=2, step_tokens=1000)
+    s.on_arrival(request("book", "batch", tokens=30_000), 0.0)
+    s.on_arrival(request("waits", "batch"), 0.0)
+    for second in range(1, 31):
+        s.on_step(StepRecord(1.0, 1000, 0), float(second))
+        assert s.forecast.drain_rate == 1000
+    s.on_first_token("book", 30.0)  # the steps have counted it
+    s.on_step(StepRecord(1.0, 998, 1), 31.0)
+    s.on_arrival(request("waits-too", "batch"), 31.0)
+    assert s.forecast.drain_rate == pytest.approx(1000)
+
+
 def test_a_class_that_never_sheds_waits_on_behind_those_that_can_be_on_time() -> None:
     s = scheduler(slots=1)
     fill(s, ["running"], "batch")
@@ -347,6 +403,26 @@ def test_a_full_pool_refuses_the_newest_of_the_lowest_rank_for_a_higher_one() ->
     assert rejected(s.on_arrival(request("chat", "interactive", 0.3), 0.3)) == [
         ("new", Reason.QUEUE_FULL)
     ]
+
+
+def test_nothing_leaves_for_a_newcomer_that_would_not_fit_even_so() -> None:
+    s = scheduler(slots=1, limits=PoolLimits(max_bytes=1_000_000))
+    fill(s, ["running"], "interactive")
+    s.on_arrival(request("large", "interactive", body_bytes=950_000), 0.0)
+    for serial in range(200):
+        s.on_arrival(request(f"batch-{serial}", "batch", body_bytes=100), 0.0)
+    newcomer = request("newcomer", "interactive", body_bytes=100_000)
+    assert rejected(s.on_arrival(newcomer, 0.1)) == [("newcomer", Reason.MEMORY_FULL)]
+    assert s.backlog() == 201
+
+
+def test_only_those_leave_whose_place_is_needed() -> None:
+    s = scheduler(slots=1, limits=PoolLimits(max_bytes=1_000))
+    fill(s, ["running"], "interactive")
+    for name, size in (("large", 700), ("small", 100), ("tiny", 50)):
+        s.on_arrival(request(name, "batch", body_bytes=size), 0.0)
+    actions = s.on_arrival(request("newcomer", "interactive", body_bytes=800), 0.1)
+    assert rejected(actions) == [("large", Reason.QUEUE_FULL)]
 
 
 def test_waiting_bodies_are_bounded_in_bytes() -> None:
