@@ -22,6 +22,7 @@ _LIVE: Final = (
     "spec.admission.defaultClass",
     "spec.admission.classes",
     "spec.admission.anonymousClass",
+    "spec.admission.keepAlive",
     "spec.engine.scheduling",
 )
 

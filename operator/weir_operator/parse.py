@@ -81,6 +81,9 @@ def _admission_of(document: PolicyDocument) -> Admission:
         default_class=document.default_class,
         classes=document.accepted_classes,
         anonymous_class=document.anonymous_class,
+        keep_alive=(
+            None if document.keep_alive_s is None else f"{round(document.keep_alive_s * 1000)}ms"
+        ),
     )
 
 

@@ -24,7 +24,7 @@ KEPT = 3
 
 _NO_POD: dict[str, Any] = {
     **dict.fromkeys(("replicas", "scaling", "routing", "rollout", "pools"), True),
-    "admission": {"default_class", "classes", "anonymous_class"},
+    "admission": {"default_class", "classes", "anonymous_class", "keep_alive"},
     "engine": {"scheduling"},
 }
 """Fields of a spec that change no pod; pools are digested one by one."""

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from weir_core.sched.concurrency import ConcurrencyLimit
 from weir_core.sched.memory import BodyMemory
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.tickets import State, Ticket
@@ -87,6 +88,9 @@ class Driver:
         self._document = PolicyDocument()
         self.directory = Directory(self._document)
         self._configure_memory()
+        self._unscheduled = ConcurrencyLimit(
+            settings.limits.unscheduled_per_tenant, settings.limits.unscheduled
+        )
         self.facts: Facts | None = None
         self.scheduler: Scheduler | None = None
         self.engine_state = "starting"
@@ -182,6 +186,42 @@ class Driver:
         """Give back what `reserve` counted."""
         if self.scheduler is not None:
             self.scheduler.tenants.leave(payer)
+
+    def enter_unscheduled(self, payer: str) -> None:
+        """Count a request that computes nothing; raise the refusal where there are too many."""
+        if not self._unscheduled.enter(payer):
+            raise errors.rejected(Reason.QUEUE_FULL, 1)
+
+    def leave_unscheduled(self, payer: str) -> None:
+        """Count one less."""
+        self._unscheduled.leave(payer)
+
+    def rate_limits(self, payer: str) -> dict[str, str]:
+        """Return headers that tell how much of its limits a tenant has left.
+
+        The names are OpenAI's. In place of a rate of requests there is a number at once, of which
+        one is free again as soon as a request ends.
+        """
+        standing = None
+        if self.scheduler is not None:
+            standing = self.scheduler.tenants.standing(payer, self._clock())
+        if standing is None:
+            return {}
+        headers = {}
+        if standing.requests is not None:
+            headers["x-ratelimit-limit-requests"] = str(standing.requests)
+            headers["x-ratelimit-remaining-requests"] = str(standing.requests_left)
+            headers["x-ratelimit-reset-requests"] = "0s"
+        if standing.tokens is not None:
+            headers["x-ratelimit-limit-tokens"] = str(standing.tokens)
+            headers["x-ratelimit-remaining-tokens"] = str(standing.tokens_left)
+            headers["x-ratelimit-reset-tokens"] = f"{standing.tokens_full_in_s:.3f}s"
+        return headers
+
+    @property
+    def keep_alive_s(self) -> float | None:
+        """Wait after which a stream gets its head; None sends nothing before the answer."""
+        return self._document.keep_alive_s
 
     def arrive(self, request: InFlightRequest, asked: Request) -> None:
         """Tell the scheduler of a request that has arrived; raise the refusal without an engine."""

@@ -179,6 +179,7 @@ class InFlightRequest:
         self._refusal: ApiError | None = None
         self._routed: tuple[Replica, int] | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._life: asyncio.TimerHandle | None = None
         # The watch: what was seen of which exchange, and when it was new.
         self._seen: Exchange | None = None
         self._seen_bytes, self._seen_at = -1, 0.0
@@ -223,20 +224,36 @@ class InFlightRequest:
         self.outcome, self.status = error.outcome, error.status
         if self._explains and self.asked is not None:
             error.headers[_EXPLAIN] = self._explanation(error.code).decode()
+        if self.shared.driver is not None and self.caller is not None:
+            error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
+        if self.client.head_sent:
+            self.client.break_off(None, error.message, error.code)
+            return self.client.response
         close = self.shared.leaving or not self.http.content.is_eof()
         return error.response(self.head.request_id, close=close)
 
     def _count(self) -> None:
         """Give back all that the request holds, and count its outcome."""
         self.state = State.COUNTED
-        shared, exchange = self.shared, self.exchange
-        outcome, now = self.outcome or Outcome.INTERNAL_ERROR, shared.clock()
+        if self._life is not None:
+            self._life.cancel()
+        shared = self.shared
+        outcome = self.outcome or Outcome.INTERNAL_ERROR
         self._release_body()
         if shared.driver is not None:
             self._leave_limits(shared.driver)
             shared.driver.ended(self, outcome)
         shared.registry.remove(self)
-        metrics = shared.metrics
+        self._measure(outcome, shared.clock())
+        if log.isEnabledFor(logging.DEBUG):
+            ended = {"request_id": self.head.request_id, "outcome": outcome}
+            log.debug("request ended", extra=ended)
+        # Break the reference cycle here, so that the garbage collector need not.
+        self.client.on_begin = None
+
+    def _measure(self, outcome: Outcome, now: float) -> None:
+        """Note the outcome, the times and the tokens in metrics and spans."""
+        metrics, exchange = self.shared.metrics, self.exchange
         of_class = metrics.of_class(self.class_name)
         of_class.requests(outcome).inc()
         of_class.duration.observe(now - self.arrival)
@@ -254,11 +271,6 @@ class InFlightRequest:
         if self.usage is not None:
             metrics.prompt_tokens.inc(self.usage.prompt_tokens)
             metrics.output_tokens.inc(self.usage.output_tokens)
-        if log.isEnabledFor(logging.DEBUG):
-            ended = {"request_id": self.head.request_id, "outcome": outcome}
-            log.debug("request ended", extra=ended)
-        # Break the reference cycle here, so that the garbage collector need not.
-        self.client.on_begin = None
 
     # ---- KNOWN: the head, then the body
 
@@ -376,6 +388,8 @@ class InFlightRequest:
                 ttft_target_s=target_s,
             ),
         )
+        if self.streams and driver.keep_alive_s is not None:
+            self._show_life_in(driver.keep_alive_s)
         while True:
             dispatch = await self._dispatched()
             if self.trace is not None:
@@ -387,8 +401,27 @@ class InFlightRequest:
                 self.state = State.WAITING  # it lost its place, or its engine is gone
                 continue
             if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
-                raise errors.no_engine("the engine broke off", driver.retry_after_s)
+                raise self._lost(exchange)
             return
+
+    def _lost(self, exchange: Exchange | None) -> ApiError:
+        """Return the error for an attempt without a first byte that the engine did not keep."""
+        driver = self.shared.driver
+        assert driver is not None
+        if exchange is not None and self.client.head_sent and exchange.status >= 400:
+            # Its status can no longer be told, so its words have to do.
+            return errors.told_in_stream(exchange.status, exchange.tail)
+        return errors.no_engine("the engine broke off", driver.retry_after_s)
+
+    def _show_life_in(self, period_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._life = loop.call_later(period_s, self._show_life, period_s)
+
+    def _show_life(self, period_s: float) -> None:
+        """Tell the client of a stream that its request still waits."""
+        if self.state in (State.WAITING, State.SENT) and not self.begun:
+            self.client.show_life()
+            self._show_life_in(period_s)
 
     async def _dispatched(self) -> Dispatch:
         """Wait for a place at the engine; raise the refusal when there will be none."""
@@ -468,12 +501,17 @@ class InFlightRequest:
 
     async def _ask_engine(self, engine: Upstream) -> None:
         """Send a request that computes nothing, without waiting in the pool."""
-        driver = self.shared.driver
+        driver, caller = self.shared.driver, self.caller
         assert driver is not None
+        assert caller is not None
         driver.check_engine()
-        exchange = await self._attempt(engine)
+        driver.enter_unscheduled(caller.tenant)
+        try:
+            exchange = await self._attempt(engine)
+        finally:
+            driver.leave_unscheduled(caller.tenant)
         if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
-            raise errors.no_engine("the engine broke off", driver.retry_after_s)
+            raise self._lost(exchange)
 
     async def _ask_replicas(self, replicas: Replicas) -> None:
         """Ask one replica after the other, as the router says, until one answers."""
@@ -502,12 +540,14 @@ class InFlightRequest:
         self.state = State.RELAYED
         self._release_body()
         lines = b""
-        if self.shared.driver is not None:
+        if self.shared.driver is not None and self.caller is not None:
             self.shared.driver.began(self, answer)
+            limits = self.shared.driver.rate_limits(self.caller.tenant)
+            lines = b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in limits.items())
         elif self.shared.replicas is not None and self._routed is not None:
             self.shared.replicas.began(*self._routed)
         if self._explains and self.asked is not None:
-            lines = b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explanation("dispatched"))
+            lines += b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explanation("dispatched"))
         return lines
 
     def _settle(self) -> None:

@@ -79,6 +79,11 @@ class Limits:
 
     idle_connections: int = 256
     """Engine connections kept for the next request."""
+    unscheduled: int = 128
+    """Requests at the engine at once that compute nothing there (models, tokenizing); more are
+    429."""
+    unscheduled_per_tenant: int = 32
+    """Of one tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,10 @@ class Settings:
                 max_body_bytes=int(read.number(labels.ENV_MAX_BODY_BYTES, limits.max_body_bytes)),
                 max_requests=int(read.number(labels.ENV_MAX_REQUESTS, limits.max_requests)),
                 max_held_bytes=int(read.number("WEIR_MAX_HELD_BYTES", limits.max_held_bytes)),
+                unscheduled=int(read.number("WEIR_MAX_UNSCHEDULED", limits.unscheduled)),
+                unscheduled_per_tenant=int(
+                    read.number("WEIR_MAX_UNSCHEDULED_PER_TENANT", limits.unscheduled_per_tenant)
+                ),
             ),
             timeouts=Timeouts(
                 first_byte_s=read.number("WEIR_FIRST_BYTE_TIMEOUT_S", timeouts.first_byte_s),

@@ -123,6 +123,12 @@ class Admission(Model):
         "for. Default: none, which refuses them (except `weir up` on the loopback, while there "
         "are no tenants).",
     )
+    keep_alive: Duration | None = Field(
+        default=None,
+        description="A stream that waits so long gets its head, status 200, and a comment each "
+        "such time, so that clients and proxies do not give it up; a refusal after that comes as "
+        "an event of the stream. Default: none, which keeps the status honest.",
+    )
     max_queued: int = Field(
         default=1024,
         ge=1,

@@ -8,6 +8,7 @@ the others out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import Ticket
@@ -39,10 +40,34 @@ class TokenBudget:
             return 0.0
         return (1.0 - self._level) / self._per_second
 
+    def left(self, now: float) -> int:
+        """Return the tokens that may be used now, in whole ones."""
+        self._refill(now)
+        return max(0, int(self._level))
+
+    def full_in_s(self, now: float) -> float:
+        """Return the time until the whole budget is there again."""
+        self._refill(now)
+        return (self._capacity - self._level) / self._per_second
+
     def _refill(self, now: float) -> None:
         elapsed = max(0.0, now - self._at)
         self._level = min(self._capacity, self._level + elapsed * self._per_second)
         self._at = now
+
+
+class Standing(NamedTuple):
+    """How much of its limits a tenant has left; None where it has no such limit.
+
+    Attributes:
+        tokens_full_in_s: Time until the whole budget of tokens is there again.
+    """
+
+    requests: int | None
+    requests_left: int | None
+    tokens: int | None
+    tokens_left: int | None
+    tokens_full_in_s: float
 
 
 class TenantLimits:
@@ -81,6 +106,20 @@ class TenantLimits:
             return 1.0
         budget = self._budgets.get(tenant)
         return budget.wait_s(now) if budget else 0.0
+
+    def standing(self, tenant: str, now: float) -> Standing | None:
+        """Return how much `tenant` has left, or None where it has no limits."""
+        policy, budget = self._policies.get(tenant), self._budgets.get(tenant)
+        if policy is None or (policy.max_requests is None and budget is None):
+            return None
+        most = policy.max_requests
+        return Standing(
+            requests=most,
+            requests_left=None if most is None else max(0, most - self.in_flight(tenant)),
+            tokens=policy.tokens_per_minute,
+            tokens_left=None if budget is None else budget.left(now),
+            tokens_full_in_s=0.0 if budget is None else budget.full_in_s(now),
+        )
 
     def enter(self, tenant: str) -> None:
         """Count one more request in flight."""

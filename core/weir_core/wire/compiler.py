@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.sched.types import ClassPolicy
+from weir_core.units import parse_duration
 from weir_core.wire.admission_entries import compile_admission
 from weir_core.wire.class_entries import Classes, compile_classes, effective, retained
 from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry, engine_mode
@@ -61,6 +62,7 @@ def compile_policies(
         accepted_classes=admission.accepted_classes,
         anonymous_class=admission.anonymous_class,
         engine=engine,
+        keep_alive_s=_keep_alive_s(declared.service),
     )
     return document, [*problems, *refused, *wrong, *unknown]
 
@@ -89,6 +91,11 @@ def _tenants(
         tenants, problems = compile_tenants(declared.tenants, declared.secrets, known, last)
     possible = known.keys() | held.keys()
     return [each for each in tenants if possible >= set(_named(each))], problems
+
+
+def _keep_alive_s(service: InferenceService) -> float | None:
+    keep_alive = service.spec.admission.keep_alive
+    return None if keep_alive is None else parse_duration(keep_alive)
 
 
 def _named(entry: TenantEntry) -> tuple[str, str]:

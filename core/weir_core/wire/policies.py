@@ -88,6 +88,8 @@ class PolicyDocument(msgspec.Struct, frozen=True):
             they may ask for. None refuses them, except from this machine while there are no
             tenants.
         engine: How the engine divides its steps.
+        keep_alive_s: Wait after which a stream gets its head, and the time between its comments,
+            in seconds; None sends nothing before the answer.
     """
 
     classes: tuple[ClassPolicy, ...] = ()
@@ -96,6 +98,7 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     accepted_classes: tuple[str, ...] = ()
     anonymous_class: str | None = None
     engine: EngineMode = EngineMode()
+    keep_alive_s: float | None = None
 
     def encode(self) -> bytes:
         """Return the document as JSON; equal documents give equal bytes."""

@@ -44,6 +44,7 @@ class Client:
     """
 
     __slots__ = (
+        "_head_sent",
         "_is_old",
         "_keep_alive",
         "_leaving",
@@ -61,10 +62,24 @@ class Client:
         self._leaving = leaving
         self._is_old = request.version < HttpVersion11
         """The client speaks HTTP/1.0, which knows no chunks."""
-        self._keep_alive = False
+        self._keep_alive = self._head_sent = False
         self.request_id = ""
         self.on_begin: Callable[[Exchange], bytes] | None = None
         """Told of an answer that begins, before the client is; returns further header lines."""
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether a waiting stream's head went out, so that no status can follow any more."""
+        return self._head_sent
+
+    def show_life(self) -> None:
+        """Send a comment of an event stream, before the first one the stream's head."""
+        if self._is_old or self.is_closing():
+            return
+        if not self._head_sent:
+            self._head_sent = True
+            self.write(_STREAM_HEAD % self.request_id.encode())
+        self.write(_WAITING_CHUNK)
 
     # What the exchange calls.
 
@@ -89,6 +104,9 @@ class Client:
         )
         if self.on_begin is not None:
             lines.append(self.on_begin(answer))
+        if self._head_sent:
+            self._keep_alive = False
+            return b""
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
         lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
         return b"".join(lines)
@@ -132,15 +150,19 @@ class Client:
         async with asyncio.timeout(timeout_s):
             await self._request.writer.drain()
 
-    def break_off(self, answer: Exchange, message: str, code: str) -> None:
-        """End an answer that cannot go on: in words where the format allows, else by a cut."""
+    def break_off(self, answer: Exchange | None, message: str, code: str) -> None:
+        """End an answer that cannot go on: in words where the format allows, else by a cut.
+
+        Without an `answer` it is a waiting stream's head that went out, and comments.
+        """
         self._keep_alive = False
-        is_stream = (answer.header(b"content-type") or b"").startswith(EVENT_STREAM)
         if self.is_closing():
             return
-        if not is_stream or not (self._is_old or answer.at_chunk_boundary):
-            self.abort()
-            return
+        if answer is not None:
+            is_stream = (answer.header(b"content-type") or b"").startswith(EVENT_STREAM)
+            if not is_stream or not (self._is_old or answer.at_chunk_boundary):
+                self.abort()
+                return
         event = error_event(message, kind="server_error", code=code)
         if self._is_old:
             self.write(b"\n\n" + event)
@@ -154,5 +176,11 @@ class Client:
             self.transport.abort()
 
 
+_WAITING: Final = b": waiting\n\n"
+_WAITING_CHUNK: Final = b"%x\r\n%b\r\n" % (len(_WAITING), _WAITING)
+_STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
+)
 _STAYS: Final = Relayed(keep_alive=True)
 _CLOSES: Final = Relayed(keep_alive=False)

@@ -7,6 +7,7 @@ says when, in Retry-After, and why, in a header that llm-d's clients know too.
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from weir_core.wire.openai import error_body
 from weir_sidecar.outcomes import Outcome
 
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
+_MESSAGE: Final = re.compile(rb'"message":\s*"((?:[^"\\\\]|\\\\.)*)"')
 
 
 class ApiError(WeirError):
@@ -144,6 +146,16 @@ def no_engine(state: str, retry_after_s: int) -> ApiError:
         "rejected-no-endpoints",
         f"No engine can take the request right now ({state}). Try again later.",
         retry_after_s=retry_after_s,
+    )
+
+
+def told_in_stream(status: int, answer: bytes) -> ApiError:
+    """The engine refused a request whose stream had its head already."""
+    found = _MESSAGE.search(answer)
+    words = found.group(1).decode("utf-8", "replace") if found else "no reason was given"
+    outcome = Outcome.CLIENT_ERROR if status < 500 else Outcome.ENGINE_ERROR
+    return ApiError(
+        status, outcome, "engine_refused", f"The engine refused with status {status}: {words}"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from weir_core.errors import EngineUnavailable
@@ -116,7 +117,7 @@ class Upstream:
         used = connection.used
         exchange = request.exchange = request.client.exchange(
             self._clock,
-            screen=self.suspects,
+            screen=partial(self._holds_back, request.client),
             bodiless=not call.has_body_answer,
             tokens_in=request.tokens_in,
         )
@@ -138,8 +139,13 @@ class Upstream:
             connection.finish()
         return exchange, used
 
+    def _holds_back(self, client: Client, answer: Exchange, piece: bytes) -> bool:
+        """Tell whether an answer should be held back; an error, too, whose stream has its head."""
+        return self.suspects(answer, piece) or (client.head_sent and answer.status >= 400)
+
     async def _judge(self, request: Attempted, exchange: Exchange) -> None:
-        if await self.accepts(request, exchange):
+        told_too_late = request.client.head_sent and exchange.status >= 400
+        if await self.accepts(request, exchange) and not told_too_late:
             exchange.release()
         else:
             exchange.end(Ending.LOST)
