@@ -20,8 +20,8 @@ _LEFT = {"__init__.py", "policies.py", "tally.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _RELAY = (
     "admission", "desk", "dispatch", "intake", "ledger", "proxy", "turn", "frontend/auth",
-    "frontend/client", "telemetry/instruments", "upstreams/connections", "upstreams/engine",
-    "upstreams/splice",
+    "frontend/body", "frontend/client", "telemetry/instruments", "upstreams/connections",
+    "upstreams/engine", "upstreams/splice",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

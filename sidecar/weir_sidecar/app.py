@@ -72,7 +72,7 @@ class Sidecar:
             tracing=tracing,
             desk=Desk(self.admission, self.pool, settings.tokenizing, settings.identity.pod),
         )
-        self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings.timeouts, clock)
+        self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings, clock)
         self.drain = Drain(
             self.server,
             self.ledger,

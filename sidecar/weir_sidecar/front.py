@@ -178,7 +178,7 @@ class Front:
             settings.health.retry_after_s,
         )
         self._proxy = Proxy(self.replicas, self.ledger, settings, clock)
-        self._server = Server(self.handle, self._proxy, self.ledger, settings.timeouts, clock)
+        self._server = Server(self.handle, self._proxy, self.ledger, settings, clock)
         # Nobody keeps a list of fronts, so there is nobody to wait for.
         self.drain = Drain(
             self._server, self.ledger, settings.draining, clock, is_expected=lambda: False

@@ -1,16 +1,14 @@
-"""Reading a client's request: its headers for the engine, and its body, within bounds."""
+"""Reading a request's headers: for the engine, and for the sidecar."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from aiohttp import web
 
-from weir_sidecar import outcomes
 from weir_sidecar.frontend.auth import READ_HEADERS
 
 _IDS: Final = random.Random()
@@ -21,7 +19,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _NOT_FORWARDED: Final = frozenset(
     {
         b"connection",
-        b"content-encoding",  # aiohttp has undone it
+        b"content-encoding",
         b"content-length",
         b"expect",
         b"keep-alive",
@@ -36,7 +34,6 @@ _NOT_FORWARDED: Final = frozenset(
     }
 )
 _TRACING: Final = frozenset({b"traceparent", b"tracestate"})
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Intake:
@@ -44,6 +41,7 @@ class Intake:
 
     __slots__ = (
         "announced_bytes",
+        "encoding",
         "expects_continue",
         "lines",
         "request_id",
@@ -56,6 +54,8 @@ class Intake:
         self.request_id = ""
         self.announced_bytes = 0
         """Content-Length, or 0."""
+        self.encoding = ""
+        """Content-Encoding in lower case; empty where the body is as it is."""
         self.lines: list[bytes] = []
         """Header lines for the engine."""
         self.tracing: dict[str, str] = {}
@@ -73,6 +73,9 @@ class Intake:
             self.request_id = given if _REQUEST_ID.fullmatch(given) else ""
         elif key == b"content-length":
             self.announced_bytes = int(value)  # aiohttp takes nothing but digits
+        elif key == b"content-encoding":
+            said = value.decode("latin-1").strip().lower()
+            self.encoding = f"{self.encoding}, {said}" if self.encoding else said
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"upgrade":
@@ -93,49 +96,10 @@ def read_headers(request: web.BaseRequest, secret: Collection[bytes] = ()) -> In
                 intake.said[key] = value.decode("latin-1")
             if key not in secret:
                 intake.lines.append(b"%b: %b\r\n" % (name, value))
-    intake.request_id = intake.request_id or f"{_IDS.getrandbits(128):032x}"
+    intake.request_id = intake.request_id or new_request_id()
     return intake
 
 
-async def read_body(
-    request: web.BaseRequest,
-    intake: Intake,
-    *,
-    limit_bytes: int,
-    timeout_s: float,
-    hold: Callable[[int], None],
-) -> bytes:
-    """Return the whole body; raise a `Refusal` where it is too large, too slow or broken.
-
-    `hold` is told of its size so far, before more is read, and may raise a `Refusal`, too.
-    """
-    if intake.announced_bytes > limit_bytes:
-        raise outcomes.too_large(limit_bytes)
-    content = request.content
-    if content.is_eof():  # a small body that came together with its head
-        body = content.read_nowait()
-        if len(body) > limit_bytes:
-            raise outcomes.too_large(limit_bytes)
-        hold(len(body))
-        return body
-    if intake.expects_continue and request.transport is not None:
-        request.transport.write(_CONTINUE)
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _gather(request, limit_bytes, hold)
-    except TimeoutError:
-        raise outcomes.slow_upload(timeout_s) from None
-    except (web.RequestPayloadError, ValueError) as error:
-        raise outcomes.bad_request(f"The request body cannot be read: {error}") from error
-
-
-async def _gather(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
-    parts: list[bytes] = []
-    size_bytes = 0
-    while part := await request.content.readany():
-        size_bytes += len(part)
-        if size_bytes > limit_bytes:
-            raise outcomes.too_large(limit_bytes)
-        hold(size_bytes)
-        parts.append(part)
-    return b"".join(parts)
+def new_request_id() -> str:
+    """Return an id for a request whose client gave none that can be used."""
+    return f"{_IDS.getrandbits(128):032x}"

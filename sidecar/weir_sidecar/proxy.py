@@ -21,8 +21,9 @@ from weir_sidecar import outcomes
 from weir_sidecar.desk import Desk
 from weir_sidecar.dispatch import Dispatcher, Upstream, call_of
 from weir_sidecar.frontend.auth import wants_explanation
+from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.client import Client
-from weir_sidecar.intake import Intake, read_body, read_headers
+from weir_sidecar.intake import Intake, new_request_id, read_headers
 from weir_sidecar.ledger import Entry, Ledger
 from weir_sidecar.outcomes import DROPPED_REASON, Outcome, Refusal
 from weir_sidecar.settings import Settings
@@ -111,6 +112,14 @@ class Proxy:
                 log.debug("request ended", extra=ended)
         return client.response
 
+    def refuse_unread(self, refusal: Refusal) -> web.StreamResponse:
+        """Count and answer a request that the HTTP library could not read."""
+        entry, request_id = self._ledger.enter(), new_request_id()
+        entry.outcome, entry.status = refusal.outcome, refusal.status
+        self._ledger.leave(entry)
+        log.info("request unreadable", extra={"request_id": request_id, "code": refusal.code})
+        return refusal.response(request_id, close=True)
+
     def _refuse(
         self, request: web.BaseRequest, entry: Entry, client: Client, refusal: Refusal
     ) -> web.StreamResponse:
@@ -140,7 +149,10 @@ class Proxy:
             limit_bytes=self._limits.max_body_bytes,
             timeout_s=self._timeouts.upload_s,
             hold=partial(self._hold, entry),
+            inflate=desk is not None,
         )
+        if desk is None and intake.encoding:  # a front: the sidecar behind it inflates
+            intake.lines.append(b"content-encoding: %b\r\n" % intake.encoding.encode("latin-1"))
         self._ledger.hold(entry, len(body))  # where less came than was announced
         self._metrics.body_bytes.observe(len(body))
         visit = _Visit(request, target, intake, body, entry, client)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
 
+from weir_sidecar.frontend.protocol import Handler, HttpServer
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.proxy import Proxy
-from weir_sidecar.settings import Timeouts
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+from weir_sidecar.settings import Settings
 
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
@@ -26,7 +25,7 @@ class Server:
         handler: Handles requests; the proxy, or what stands before it.
         proxy: Its switches.
         ledger: Watched for requests that wait too long.
-        timeouts: Bounds.
+        settings: Bounds.
         clock: Seconds that only move forward.
     """
 
@@ -35,18 +34,15 @@ class Server:
         handler: Handler,
         proxy: Proxy,
         ledger: Ledger,
-        timeouts: Timeouts,
+        settings: Settings,
         clock: Callable[[], float],
     ) -> None:
         self._proxy = proxy
         self._ledger = ledger
-        self._timeouts = timeouts
+        self._timeouts = settings.timeouts
         self._clock = clock
-        self._server = web.Server(
-            handler,
-            handler_cancellation=True,
-            keepalive_timeout=timeouts.client_idle_s,
-            access_log=None,
+        self._server = HttpServer(
+            handler, proxy.refuse_unread, settings.limits, settings.timeouts, ledger.metrics
         )
 
     @contextlib.asynccontextmanager
@@ -64,11 +60,12 @@ class Server:
             await runner.cleanup()
 
     async def _watch(self) -> None:
-        """End exchanges that wait too long."""
+        """End exchanges that wait too long, and connections on which a head does."""
         bounds = self._timeouts
-        period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4)
+        period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4, bounds.head_s / 4)
         while True:
             await asyncio.sleep(period_s)
+            self._server.close_slow()
             self._ledger.watch(
                 self._clock(), first_byte_s=bounds.first_byte_s, progress_s=bounds.progress_s
             )
