@@ -76,7 +76,7 @@ class Sidecar:
         self.handler.engine = OwnEngine(
             self.pool, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )
-        self.server = Server(self.handler.handle, self.handler, settings.timeouts, clock)
+        self.server = Server(self.handler.handle, self.handler, settings, clock)
         self.drain = Drain(
             self.server,
             self.registry,

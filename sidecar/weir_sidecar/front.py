@@ -55,7 +55,7 @@ class Front:
         )
         self._handler = Handler(self.registry, settings, clock)
         self._handler.replicas = self.replicas
-        self._server = Server(self.handle, self._handler, settings.timeouts, clock)
+        self._server = Server(self.handle, self._handler, settings, clock)
         # No endpoint list holds a front, so there is none to wait for.
         self.drain = Drain(
             self._server, self.registry, settings.draining, clock, is_expected=lambda: False

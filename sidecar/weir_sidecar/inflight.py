@@ -47,7 +47,7 @@ from weir_sidecar.frontend.auth import (
 from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.frontend.errors import DROPPED_REASON, ApiError
-from weir_sidecar.frontend.headers import RequestHead, read_head
+from weir_sidecar.frontend.headers import RequestHead, new_request_id, read_head
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import NO_CLASS
@@ -123,6 +123,13 @@ class Handler:
             return await request.serve()
         finally:
             self._busy.discard(request.client.transport)
+
+    def refuse_unread(self, error: ApiError) -> web.StreamResponse:
+        """Count and answer a request that the HTTP library could not read."""
+        request_id = new_request_id()
+        self.metrics.of_class(NO_CLASS).requests(error.outcome).inc()
+        log.info("request unreadable", extra={"request_id": request_id, "code": error.code})
+        return error.response(request_id, close=True)
 
     def is_busy(self, transport: asyncio.BaseTransport) -> bool:
         """Tell whether a request of this client connection is being handled."""
@@ -311,7 +318,12 @@ class InFlightRequest:
             limit_bytes=shared.limits.max_body_bytes,
             timeout_s=shared.timeouts.upload_s,
             hold=self._hold,
+            inflate=shared.driver is not None,
         )
+        if shared.driver is None and self.head.encoding:  # the sidecar behind a front inflates
+            self.head.lines.append(
+                b"content-encoding: %b\r\n" % self.head.encoding.encode("latin-1")
+            )
         self._body = body
         shared.metrics.body_bytes.observe(len(body))
         if shared.driver is not None or self.trace is not None:

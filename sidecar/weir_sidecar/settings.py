@@ -67,6 +67,10 @@ class Limits:
 
     max_body_bytes: int = 64 << 20
     """Larger requests are 413. 64 MiB carries a few images in base64."""
+    max_headers: int = 256
+    """Headers of one request; more are 431. vLLM's own bound, as the next."""
+    max_header_bytes: int = 4 << 20
+    """Request line and headers of one request together; more are 431."""
     max_requests: int = 1024
     """Requests that wait for the engine at once; more are 429, the lowest class first."""
     max_held_bytes: int = 1 << 30
@@ -104,7 +108,11 @@ class Timeouts:
     engine_idle_s: float = 4.0
     """An idle engine connection older than this is not used: uvicorn closes them after 5 s."""
     client_idle_s: float = 75.0
-    """A client's idle keep-alive connection is closed after this."""
+    """A client's idle keep-alive connection is closed after this. Longer than what is in front
+    keeps its connections, or it sends requests into one that is being closed."""
+    head_s: float = 10.0
+    """A client's time to send a request's headers, a new connection's silence included; then 408,
+    or the end of a connection that sent nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,8 @@ class Settings:
             ),
             limits=Limits(
                 max_body_bytes=int(read.number(labels.ENV_MAX_BODY_BYTES, limits.max_body_bytes)),
+                max_headers=int(read.number("WEIR_MAX_HEADERS", limits.max_headers)),
+                max_header_bytes=int(read.number("WEIR_MAX_HEADER_BYTES", limits.max_header_bytes)),
                 max_requests=int(read.number(labels.ENV_MAX_REQUESTS, limits.max_requests)),
                 max_held_bytes=int(read.number("WEIR_MAX_HELD_BYTES", limits.max_held_bytes)),
                 unscheduled=int(read.number("WEIR_MAX_UNSCHEDULED", limits.unscheduled)),
@@ -211,6 +221,8 @@ class Settings:
                 first_byte_s=read.number("WEIR_FIRST_BYTE_TIMEOUT_S", timeouts.first_byte_s),
                 progress_s=read.number("WEIR_PROGRESS_TIMEOUT_S", timeouts.progress_s),
                 upload_s=read.number("WEIR_UPLOAD_TIMEOUT_S", timeouts.upload_s),
+                client_idle_s=read.number("WEIR_CLIENT_IDLE_S", timeouts.client_idle_s),
+                head_s=read.number("WEIR_HEADERS_TIMEOUT_S", timeouts.head_s),
                 slow_client_s=read.number("WEIR_SLOW_CLIENT_TIMEOUT_S", timeouts.slow_client_s),
             ),
             health=Health(stall_s=read.number("WEIR_STALL_TIMEOUT_S", Health().stall_s)),

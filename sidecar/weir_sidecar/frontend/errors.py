@@ -104,6 +104,31 @@ def too_large(limit_bytes: int) -> ApiError:
     )
 
 
+def unreadable(message: str, *, status: int = 400, code: str = "bad_http") -> ApiError:
+    """The bytes are not a request, or its head is not one that is taken."""
+    return bad_request(f"The request cannot be read: {message}.", status=status, code=code)
+
+
+def head_too_large(limit_bytes: int, limit_headers: int) -> ApiError:
+    """The request line and the headers are over a limit."""
+    return unreadable(
+        f"its first line and headers may have {limit_bytes} bytes together and {limit_headers} "
+        "headers",
+        status=431,
+        code="head_too_large",
+    )
+
+
+def slow_head(limit_s: float) -> ApiError:
+    """The head did not arrive in time."""
+    return ApiError(
+        408,
+        Outcome.CLIENT_SLOW,
+        "request_timeout",
+        f"The request's headers did not arrive within {limit_s:g} seconds.",
+    )
+
+
 def slow_upload(limit_s: float) -> ApiError:
     """The body did not arrive in time."""
     return ApiError(

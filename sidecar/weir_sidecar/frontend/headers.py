@@ -19,7 +19,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _NOT_FORWARDED: Final = frozenset(
     {
         b"connection",
-        b"content-encoding",  # aiohttp has undone it
+        b"content-encoding",
         b"content-length",
         b"expect",
         b"keep-alive",
@@ -41,6 +41,7 @@ class RequestHead:
 
     __slots__ = (
         "announced_bytes",
+        "encoding",
         "expects_continue",
         "lines",
         "request_id",
@@ -53,6 +54,8 @@ class RequestHead:
         self.request_id = ""
         self.announced_bytes = 0
         """Content-Length, or 0."""
+        self.encoding = ""
+        """Content-Encoding in lower case; empty where the body is as it is."""
         self.lines: list[bytes] = []
         """Header lines for the engine."""
         self.tracing: dict[str, str] = {}
@@ -70,6 +73,9 @@ class RequestHead:
             self.request_id = given if _REQUEST_ID.fullmatch(given) else ""
         elif key == b"content-length":
             self.announced_bytes = int(value)  # aiohttp takes nothing but digits
+        elif key == b"content-encoding":
+            said = value.decode("latin-1").strip().lower()
+            self.encoding = f"{self.encoding}, {said}" if self.encoding else said
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"upgrade":
@@ -90,5 +96,10 @@ def read_head(request: web.BaseRequest, secret: Collection[bytes] = ()) -> Reque
                 head.said[key] = value.decode("latin-1")
             if key not in secret:
                 head.lines.append(b"%b: %b\r\n" % (name, value))
-    head.request_id = head.request_id or f"{_IDS.getrandbits(128):032x}"
+    head.request_id = head.request_id or new_request_id()
     return head
+
+
+def new_request_id() -> str:
+    """Return an id for a request whose client gave none that can be used."""
+    return f"{_IDS.getrandbits(128):032x}"

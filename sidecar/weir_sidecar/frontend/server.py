@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
 
+from weir_sidecar.frontend.protocol import Handle, HttpServer
 from weir_sidecar.inflight import Handler
-from weir_sidecar.settings import Timeouts
-
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+from weir_sidecar.settings import Settings
 
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
@@ -24,7 +23,7 @@ class Server:
     Args:
         handle: Answers one request; the handler's, or one that stands before it.
         handler: Its switches, and the requests that are watched for waiting too long.
-        timeouts: Bounds.
+        settings: Bounds.
         clock: Seconds that only move forward.
     """
 
@@ -32,17 +31,18 @@ class Server:
         self,
         handle: Handle,
         handler: Handler,
-        timeouts: Timeouts,
+        settings: Settings,
         clock: Callable[[], float],
     ) -> None:
         self._handler = handler
-        self._timeouts = timeouts
+        self._timeouts = settings.timeouts
         self._clock = clock
-        self._server = web.Server(
+        self._server = HttpServer(
             handle,
-            handler_cancellation=True,
-            keepalive_timeout=timeouts.client_idle_s,
-            access_log=None,
+            handler.refuse_unread,
+            settings.limits,
+            settings.timeouts,
+            handler.metrics,
         )
 
     @contextlib.asynccontextmanager
@@ -60,11 +60,12 @@ class Server:
             await runner.cleanup()
 
     async def _watch(self) -> None:
-        """End exchanges that wait too long."""
+        """End exchanges that wait too long, and connections on which a head does."""
         bounds = self._timeouts
-        period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4)
+        period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4, bounds.head_s / 4)
         while True:
             await asyncio.sleep(period_s)
+            self._server.close_slow()
             self._handler.registry.watch(self._clock(), bounds)
 
     # What a drain needs.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -48,6 +49,30 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
+class Seldom:
+    """Writes a warning at most once in a while, with how many were left out before it.
+
+    Args:
+        clock: Seconds that only move forward.
+        period_s: Between two lines.
+    """
+
+    def __init__(self, clock: Callable[[], float], period_s: float = 10.0) -> None:
+        self._clock = clock
+        self._period_s = period_s
+        self._next = float("-inf")
+        self._left_out = 0
+
+    def warn(self, log: logging.Logger, event: str, fields: Mapping[str, object]) -> None:
+        """Write the line, or leave it out."""
+        now = self._clock()
+        if now < self._next:
+            self._left_out += 1
+            return
+        log.warning(event, extra={**fields, "left_out": self._left_out})
+        self._next, self._left_out = now + self._period_s, 0
+
+
 def configure(level: str) -> None:
     """Send every log of the process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -55,5 +80,5 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # aiohttp logs a traceback for every malformed request; those are the sender's mistakes.
+    # The admin port's: a traceback for every malformed request, which is the sender's mistake.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

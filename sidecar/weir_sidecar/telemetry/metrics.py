@@ -305,6 +305,11 @@ class Metrics:
             "Times reading from the engine paused because a client was slow to take its bytes.",
             registry=registry,
         )
+        self.connections_refused = Counter(
+            "weir_connections_refused_total",
+            "Client connections ended at once because file descriptors run out.",
+            registry=registry,
+        )
         self._build = Gauge(
             "weir_build_info",
             "1, with the version and what this replica serves as labels.",

@@ -31,7 +31,7 @@ def entry(
     name: str, default: str = "standard", most: str = "interactive", **limits: int
 ) -> TenantEntry:
     digest = hashlib.sha256(f"sk-{name}".encode()).hexdigest()
-    return TenantEntry(TenantPolicy(name, **limits), default, most, key_hashes=(digest,))  # type: ignore[arg-type]
+    return TenantEntry(TenantPolicy(name, **limits), default, most, key_hashes=(digest,))
 
 
 def key(name: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import UserDict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,39 @@ from weir_sidecar.upstreams.replicas import Address
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert Settings.from_env({}) == Settings()
+
+
+class Asked(UserDict[str, str]):
+    """An empty environment that remembers which variables were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: object = None) -> object:  # type: ignore[override]
+        self.names.add(name)
+        return default
+
+
+def test_the_page_lists_every_variable() -> None:
+    env = Asked()
+    Settings.from_env(env)
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    section = page.partition("## Settings of the sidecar")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(WEIR_\w+)`", section)) == env.names
+
+
+def test_bounds_on_clients_are_read() -> None:
+    settings = Settings.from_env(
+        {
+            "WEIR_CLIENT_IDLE_S": "620",
+            "WEIR_HEADERS_TIMEOUT_S": "30",
+            "WEIR_MAX_HEADERS": "100",
+            "WEIR_MAX_HEADER_BYTES": "65536",
+        }
+    )
+    assert (settings.timeouts.client_idle_s, settings.timeouts.head_s) == (620.0, 30.0)
+    assert (settings.limits.max_headers, settings.limits.max_header_bytes) == (100, 65536)
 
 
 def test_variables_of_the_contract_are_read() -> None:
