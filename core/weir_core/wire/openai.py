@@ -1,4 +1,4 @@
-"""The little of OpenAI's wire format that Weir reads, and the errors it says itself.
+"""The little of OpenAI's wire format that Weir reads.
 
 Weir relays bodies; it does not own their schema. So the request is read for the handful of fields
 that decide something, unknown fields are skipped without building objects for them, and a body
@@ -13,6 +13,8 @@ import re
 from typing import Final
 
 import msgspec
+
+from weir_core.wire import errors
 
 
 class RequestFields(msgspec.Struct, frozen=True, gc=False):
@@ -140,12 +142,11 @@ def _count(found: re.Match[bytes] | None) -> int:
     return int(found.group(1)) if found else 0
 
 
-def error_body(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
-    """Return an error in OpenAI's shape; `kind` becomes its `type`."""
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return msgspec.json.encode({"error": error})
+def error_body(message: str, *, kind: str, code: str) -> bytes:
+    """Return an error in OpenAI's shape; `weir_core.wire.errors` has those of the other APIs."""
+    return errors.error_body(errors.Api.OPENAI, 0, message, kind, code)
 
 
 def error_event(message: str, *, kind: str, code: str) -> bytes:
-    """Return the server-sent event that ends a stream which cannot go on."""
+    """Return an unnamed event that ends a stream; `weir_core.wire.errors` has the named one."""
     return b"data: " + error_body(message, kind=kind, code=code) + b"\n\n"

@@ -1,8 +1,6 @@
-"""The few fields of OpenAI's format that Weir reads, and the errors it writes."""
+"""The few fields of OpenAI's format that Weir reads."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 from hypothesis import given
@@ -12,8 +10,6 @@ from weir_core.wire.openai import (
     UNREADABLE,
     RequestFields,
     Usage,
-    error_body,
-    error_event,
     has_stream_error,
     is_utf8,
     read_request,
@@ -119,14 +115,6 @@ def test_an_answer_that_was_given_up_is_told_from_text_that_speaks_of_it(
     piece: bytes, want: bool
 ) -> None:
     assert was_aborted(piece) is want
-
-
-def test_errors_have_openais_shape() -> None:
-    body = json.loads(error_body("no", kind="server_error", code="c", param="p"))
-    assert body == {"error": {"message": "no", "type": "server_error", "param": "p", "code": "c"}}
-    event = error_event("no", kind="server_error", code="c")
-    assert event.startswith(b'data: {"error":{"message":"no"')
-    assert event.endswith(b"}}\n\n")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
