@@ -136,9 +136,10 @@ def _fields_of(name: str, classes: dict[str, list[ast.ClassDef]], seen: set[str]
     seen.add(name)
     for each in classes.get(name, ()):
         for statement in each.body:
-            target = statement.target if isinstance(statement, ast.AnnAssign) else None
-            if isinstance(target, ast.Name) and not target.id.startswith("_"):
-                yield target.id
+            match statement:
+                case ast.AnnAssign(target=ast.Name(id=field), annotation=kind):
+                    if not field.startswith("_") and not ast.unparse(kind).startswith("ClassVar"):
+                        yield field
         for base in each.bases:
             yield from _fields_of(ast.unparse(base).split("[")[0].split(".")[-1], classes, seen)
 
