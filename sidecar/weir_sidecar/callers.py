@@ -71,6 +71,7 @@ class Directory:
         self.tenants: tuple[TenantPolicy, ...] = tuple(t.policy for t in document.tenants)
         self.anonymous_class = document.anonymous_class
         self._ranks = {policy.name: policy.rank for policy in self.classes}
+        self._targets_s = {policy.name: policy.ttft_target_s for policy in self.classes}
         accepted = set(document.accepted_classes) or set(self._ranks)
         # Accepted classes, the highest first; names break ties so that replays agree.
         self._accepted = [
@@ -137,6 +138,10 @@ class Directory:
         """Return who is accounted for: whom a delegate names, else the caller."""
         named = _first(said, TENANT_HEADERS) if caller.delegates else None
         return named[:_MAX_NAME] if named else caller.tenant
+
+    def ttft_target_s(self, class_name: str) -> float | None:
+        """Return what a class is promised."""
+        return self._targets_s[class_name]
 
     def class_of(self, caller: Caller, said: Said, fields: RequestFields) -> str:
         """Return the class of a request.

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
 from weir_core.sched.types import Request
+from weir_core.wire.engine_inputs import bounded_target_s
 from weir_core.wire.openai import UNREADABLE, RequestFields, Usage, is_utf8, token_count_in
 from weir_sidecar import outcomes
 from weir_sidecar.admission import Admission
@@ -91,7 +92,8 @@ class Desk:
         if fields is UNREADABLE and not is_utf8(body):
             # The engine would read it, with a priority in it that nobody here has seen.
             raise outcomes.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
-        target_s = ttft_target_s(intake.said)
+        of_class = directory.ttft_target_s(class_name)
+        target_s = bounded_target_s(ttft_target_s(intake.said), of_class)
         prompt_tokens = await self._count(path, body)
         asked = Request(
             request_id=self._admission.next_id(),

@@ -13,7 +13,9 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
+from weir_core.wire.engine_inputs import SentPriority, priority_of_call
 from weir_core.wire.openai import with_priority
+from weir_core.wire.paths import endpoint_of
 from weir_sidecar.client import Client
 from weir_sidecar.engine_client import Pool
 from weir_sidecar.intake import Intake
@@ -168,12 +170,14 @@ def call_of(
     request: web.BaseRequest, target: str, intake: Intake, body: bytes, priority: int | None = None
 ) -> Call:
     """Return a client's request as it goes to an engine, with its `priority` there."""
-    pieces = () if not body else (body,) if priority is None else with_priority(body, priority)
+    endpoint = None if priority is None else endpoint_of(request.method, request.path)
+    sent = SentPriority(b"", None) if endpoint is None else priority_of_call(endpoint, priority)
+    pieces = () if not body else (body,) if sent.field is None else with_priority(body, sent.field)
     start = f"{request.method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
     tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in intake.tracing.items()]
     identity = b"x-request-id: %b\r\n" % intake.request_id.encode()
     needs_length = body or request.method in ("POST", "PUT", "PATCH")
     size = sum(map(len, pieces))
     length = b"content-length: %d\r\n" % size if needs_length else b""
-    head = b"".join([start, *intake.lines, identity, length])
+    head = b"".join([start, *intake.lines, sent.header, identity, length])
     return Call(head, b"".join(tracing), pieces, has_body_answer=request.method != "HEAD")

@@ -30,8 +30,13 @@ _EXACT: Final = frozenset(
     }
 )
 _UNDER: Final = ("/v1/", "/inference/v1/")
-_CLOSED: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
-"""Adapters are declared in the InferenceService; loading one by hand would be lost on restart."""
+_CLOSED: Final = frozenset(
+    {
+        "/inference/v1/abort_requests",  # of any client
+        "/v1/load_lora_adapter",  # adapters are declared in the InferenceService
+        "/v1/unload_lora_adapter",
+    }
+)
 
 
 def is_open(path: str) -> bool:

@@ -48,6 +48,7 @@ def test_the_api_is_open(path: str) -> None:
         "/start_profile",
         "/scale_elastic_ep",
         "/fault_tolerance/apply",
+        "/inference/v1/abort_requests",
         "/load_lora_adapter",
         "/v1/load_lora_adapter",
         "/v1/unload_lora_adapter",
