@@ -155,7 +155,7 @@ class Directory:
         wanted = self._wanted(fields)
         if wanted is None:
             wanted = self._ranks.get(caller.default_class, 0)
-            if caller.default_class in self._accepted:
+            if caller.default_class in self._accepted and wanted <= caller.max_rank:
                 return caller.default_class
         name = self._highest(min(wanted, caller.max_rank)) or self._lowest(caller)
         if name is None:
