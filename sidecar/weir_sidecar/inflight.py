@@ -25,6 +25,8 @@ import msgspec
 from aiohttp import web
 
 from weir_core.sched.types import Dispatch, Reason, Request
+from weir_core.wire.engine_inputs import SentPriority, bounded_target_s, priority_of_call
+from weir_core.wire.errors import api_of, ending_event, next_sequence_number
 from weir_core.wire.openai import (
     UNREADABLE,
     RequestFields,
@@ -33,8 +35,10 @@ from weir_core.wire.openai import (
     read_request,
     reports_failure,
     usage_in,
+    with_priority,
 )
-from weir_sidecar.frontend import errors, routes
+from weir_core.wire.paths import Endpoint, Kind, endpoint_of
+from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
     FAILOVER_HEADER,
@@ -53,7 +57,7 @@ from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import NO_CLASS
 from weir_sidecar.telemetry.tracing import RequestTrace, Tracing, operation_of
 from weir_sidecar.upstreams.splice import Ending, Exchange
-from weir_sidecar.upstreams.upstream import Call, call_of
+from weir_sidecar.upstreams.upstream import Call
 
 if TYPE_CHECKING:
     from weir_sidecar.driver import Driver
@@ -63,8 +67,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UNSCHEDULED: Final = frozenset({"/tokenize", "/detokenize", "/ping"})
 _EXPLAIN: Final = EXPLAIN_HEADER.decode()
+_UNTOLD: Final = SentPriority(b"", None)
 NO_SECRETS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -129,7 +133,7 @@ class Handler:
         request_id = new_request_id()
         self.metrics.of_class(NO_CLASS).requests(error.outcome).inc()
         log.info("request unreadable", extra={"request_id": request_id, "code": error.code})
-        return error.response(request_id, close=True)
+        return error.response("", request_id, close=True)
 
     def is_busy(self, transport: asyncio.BaseTransport) -> bool:
         """Tell whether a request of this client connection is being handled."""
@@ -146,6 +150,7 @@ class InFlightRequest:
     Attributes:
         state: How far it is.
         arrival: When it came.
+        endpoint: What its path is; None in a front, which leaves that to the replicas.
         caller: Who asks; None in a front.
         class_name: Its priority class, once that is known.
         asked: The request as the scheduler knows it; None where it is not scheduled.
@@ -168,6 +173,7 @@ class InFlightRequest:
         self.head = RequestHead()
         self.caller: Caller | None = None
         self.class_name = NO_CLASS
+        self.endpoint: Endpoint | None = None
         self.tenant = self.target = self.wire_id = self.id = ""
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.fields: RequestFields = UNREADABLE
@@ -220,7 +226,7 @@ class InFlightRequest:
         if shared.replicas is not None:
             await self._ask_replicas(shared.replicas)
         elif shared.driver is not None and shared.engine is not None:
-            if self.http.method != "POST" or self.http.path in _UNSCHEDULED:
+            if self.endpoint is None or self.endpoint.kind is Kind.NO_GENERATION:
                 await self._ask_engine(shared.engine)
             else:
                 await self._wait_and_ask(shared.driver, shared.engine)
@@ -234,10 +240,10 @@ class InFlightRequest:
         if self.shared.driver is not None and self.caller is not None:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
         if self.client.head_sent:
-            self.client.break_off(None, error.message, error.code)
+            self.client.break_off(None, self._ending(error, error.message))
             return self.client.response
         close = self.shared.leaving or not self.http.content.is_eof()
-        return error.response(self.head.request_id, close=close)
+        return error.response(self.http.path, self.head.request_id, close=close)
 
     def _count(self) -> None:
         """Give back all that the request holds, and count its outcome."""
@@ -293,8 +299,12 @@ class InFlightRequest:
             self.trace = shared.tracing.begin(
                 http.method, http.path, head.tracing, arrival=self.arrival, now=shared.clock()
             )
-        self.target = routes.target_of(http, check=driver is not None)
+        raw = http.raw_path
+        self.target = raw if raw.startswith("/") else http.rel_url.raw_path_qs
         if driver is not None:
+            self.endpoint = endpoint_of(http.method, http.path)
+            if self.endpoint is None:
+                raise errors.not_found(http.path)
             # An address is looked up only where it matters: it costs a system call.
             from_here = not driver.directory.tenants and is_here(http.remote)
             self.caller = driver.directory.identify(head.said, from_here=from_here)
@@ -376,7 +386,8 @@ class InFlightRequest:
         if self.fields is UNREADABLE and not is_utf8(self._body):
             # The engine would read it, with a priority in it that was not looked at here.
             raise errors.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
-        target_s = ttft_target_s(self.head.said)
+        of_class = driver.directory.ttft_target_s(self.class_name)
+        target_s = bounded_target_s(ttft_target_s(self.head.said), of_class)
         prompt_tokens = await driver.count_prompt(self.http.path, self._body)
         self.streams = bool(self.fields.stream)
         self.wire_id = self.head.request_id
@@ -496,20 +507,32 @@ class InFlightRequest:
     async def _attempt(self, upstream: Upstream, priority: int | None = None) -> Exchange | None:
         """Ask one upstream for one attempt."""
         self.state = State.SENT
-        call = self._call = call_of(
-            self.http.method,
-            self.target,
-            self.head,
-            self._body,
-            wire_id=self.wire_id or self.head.request_id,
-            priority=priority,
-        )
-        if self.may_fail_over:
-            call.head += b"%b: 1\r\n" % FAILOVER_HEADER
-        exchange = await upstream.attempt(self, call)
+        self._call = self._call_of(priority)
+        exchange = await upstream.attempt(self, self._call)
         if exchange is not None:
             self.status = exchange.status
         return exchange
+
+    def _call_of(self, priority: int | None) -> Call:
+        """Return the request as it goes to an upstream."""
+        http, head, body = self.http, self.head, self._body
+        pieces: tuple[bytes | memoryview, ...] = ()
+        # A front says nothing of the priority: the replica decides.
+        sent = priority_of_call(self.endpoint, priority) if self.endpoint else _UNTOLD
+        if body:
+            pieces = (body,) if sent.field is None else with_priority(body, sent.field)
+        lines = [
+            f"{http.method} {self.target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
+            *head.lines,
+            sent.header,
+            b"x-request-id: %b\r\n" % (self.wire_id or head.request_id).encode(),
+        ]
+        if body or http.method in ("POST", "PUT", "PATCH"):
+            lines.append(b"content-length: %d\r\n" % sum(map(len, pieces)))
+        if self.may_fail_over:
+            lines.append(b"%b: 1\r\n" % FAILOVER_HEADER)
+        tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in head.tracing.items()]
+        return Call(b"".join(lines), b"".join(tracing), pieces, bodiless=http.method == "HEAD")
 
     async def _ask_engine(self, engine: Upstream) -> None:
         """Send a request that computes nothing, without waiting in the pool."""
@@ -581,7 +604,13 @@ class InFlightRequest:
                 if not exchange.begun:
                     raise error
                 self.outcome = _BROKEN.get(ending, Outcome.ENGINE_ERROR)
-                self.client.break_off(exchange, _broken_words(ending), error.code)
+                self.client.break_off(exchange, self._ending(error, _broken_words(ending)))
+
+    def _ending(self, error: ApiError, message: str) -> bytes:
+        """Return the event that ends a stream which cannot go on."""
+        api, exchange = api_of(self.http.path), self.exchange
+        number = next_sequence_number(exchange.tail) if exchange is not None else 0
+        return ending_event(api, message, error.status, error.code, number)
 
     # ---- what the registry asks
 

@@ -148,7 +148,7 @@ async def _generate(request: web.Request, endpoint: Endpoint) -> web.StreamRespo
     stream = clock.submit(
         wanted.prompt_tokens,
         wanted.output_tokens,
-        wanted.priority,
+        int(request.headers.get("x-vllm-priority", wanted.priority)),  # the body's is overridden
         request.headers.get("x-request-id", ""),
     )
     try:

@@ -1,4 +1,8 @@
-"""Which classes a service accepts, gives by default, and gives to those without an API key."""
+"""Which classes a service accepts, gives by default, and gives to those without an API key.
+
+A default or anonymous class that the service does not accept is a problem; the highest accepted
+class that is not above it holds meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +64,43 @@ def compile_admission(
         anonymous = before.anonymous_class if before else None
         anonymous = anonymous if anonymous in possible else None
     problems = [_missing(service, field, name, known) for field, name in missing.items()]
-    return Admission(default, accepted, anonymous), problems
+    ranks = {**held, **known}
+    found = Admission(
+        _accepted(default, accepted, ranks) or _lowest(accepted, ranks),
+        accepted,
+        None if anonymous is None else _accepted(anonymous, accepted, ranks),
+    )
+    refused = [
+        _not_accepted(service, field, name, accepted)
+        for field, name in asked
+        if accepted and name not in accepted and field not in missing
+        if field != "defaultClass" or spec.default_class
+    ]
+    return found, problems + refused
+
+
+def _accepted(name: str, accepted: tuple[str, ...], classes: Classes) -> str | None:
+    """Return a class, or the highest accepted one below it where it is not accepted itself."""
+    if not accepted or name in accepted:
+        return name
+    below = [each for each in accepted if classes[each].rank <= classes[name].rank]
+    return max(below, key=lambda each: (classes[each].rank, each), default=None)
+
+
+def _lowest(accepted: tuple[str, ...], classes: Classes) -> str:
+    return min(accepted, key=lambda each: (classes[each].rank, each))
+
+
+def _not_accepted(
+    service: InferenceService, field: str, name: str, accepted: tuple[str, ...]
+) -> Problem:
+    return Problem(
+        "InvalidAdmission",
+        "InferenceService",
+        service.metadata.name,
+        f"spec.admission.{field}",
+        f"{name} is not among spec.admission.classes; add it, or name one of {listed(accepted)}",
+    )
 
 
 def _missing(service: InferenceService, field: str, name: str, known: Classes) -> Problem:

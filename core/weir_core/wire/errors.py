@@ -18,6 +18,7 @@ by all clients; both together are, by all that were tried (docs/clients.md):
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ MAX_RETRY_AFTER_S: Final = 59.0
 120."""
 _FOLD_S: Final = MAX_RETRY_AFTER_S - 30.0
 
+_SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number":\s*(\d{1,18})')
 _SENT_AGAIN: Final = frozenset({501, 504})
 """Errors that SDKs send again although it cannot help: what is not implemented stays so, and an
 engine too slow to begin would get three times the load."""
@@ -152,6 +154,12 @@ def ending_event(api: Api, message: str, status: int, code: str, sequence_number
         }
     comment = message.encode()
     return b"event: error\n: %b\ndata: %b\n\n" % (comment, msgspec.json.encode(event))
+
+
+def next_sequence_number(tail: bytes) -> int:
+    """Return the number that follows the last one in the last bytes of a /v1/responses stream."""
+    found = _SEQUENCE_NUMBER.findall(tail)
+    return int(found[-1]) + 1 if found else 0
 
 
 def retry_headers(reason: str, seconds: float) -> dict[str, str]:

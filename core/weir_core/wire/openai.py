@@ -14,8 +14,6 @@ from typing import Final
 
 import msgspec
 
-from weir_core.wire import errors
-
 
 class RequestFields(msgspec.Struct, frozen=True, gc=False):
     """What Weir reads of a request; None where the client did not say."""
@@ -140,13 +138,3 @@ def reports_failure(piece: bytes) -> bool:
 
 def _count(found: re.Match[bytes] | None) -> int:
     return int(found.group(1)) if found else 0
-
-
-def error_body(message: str, *, kind: str, code: str) -> bytes:
-    """Return an error in OpenAI's shape; `weir_core.wire.errors` has those of the other APIs."""
-    return errors.error_body(errors.Api.OPENAI, 0, message, kind, code)
-
-
-def error_event(message: str, *, kind: str, code: str) -> bytes:
-    """Return an unnamed event that ends a stream; `weir_core.wire.errors` has the named one."""
-    return b"data: " + error_body(message, kind=kind, code=code) + b"\n\n"

@@ -11,7 +11,9 @@ every field but a name has a default.
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal
 
 import msgspec
 
@@ -21,6 +23,11 @@ from weir_core.api.tenant import InferenceTenant
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
 from weir_core.step.mode import BUILT_IN_TPOT_S, Mode
 from weir_core.units import parse_duration
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_MAX_RANK: Final = 1_000_000
+"""The engine's priority fits 64 bits up to it."""
+_ROUNDING: Final = 1e-9
 
 
 class EngineMode(msgspec.Struct, frozen=True):
@@ -121,9 +128,80 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         """Read a document.
 
         Raises:
-            ValueError: It is not one; the message says where.
+            ValueError: It is not one, or not one that a sidecar can work with; the message says
+                where.
         """
-        return msgspec.json.decode(data, type=cls)
+        document = msgspec.json.decode(data, type=cls)
+        fault = next(document.faults(), None)
+        if fault is not None:
+            raise ValueError(fault)
+        return document
+
+    def faults(self) -> Iterator[str]:
+        """Yield what makes the document one that a sidecar cannot work with, as sentences."""
+        classes = self.classes or BUILT_IN_CLASSES
+        yield from _class_faults(classes)
+        names = {one.name for one in classes}
+        named = [("default_class", self.default_class)]
+        named += [(f"accepted_classes[{at}]", one) for at, one in enumerate(self.accepted_classes)]
+        named += [("anonymous_class", self.anonymous_class)] if self.anonymous_class else []
+        for entry in self.tenants:
+            of = f"tenant {entry.policy.name}: "
+            named += [(f"{of}default_class", entry.default_class)]
+            named += [(f"{of}max_class", entry.max_class)]
+        for field, name in named:
+            if name not in names:
+                yield f"{field}: there is no class {name}"
+        yield from _tenant_faults(self.tenants)
+
+
+def _class_faults(classes: Sequence[ClassPolicy]) -> Iterator[str]:
+    """Yield what no scheduler can work with."""
+    repeated = _repeated(one.name for one in classes)
+    if repeated is not None:
+        yield f"class {repeated} is there twice"
+    for one in classes:
+        of = f"class {one.name}: "
+        if abs(one.rank) > _MAX_RANK:
+            yield f"{of}rank {one.rank} is beyond {_MAX_RANK}"
+        if not 0 <= one.min_share <= 1:
+            yield f"{of}min_share {one.min_share:g} is not between 0 and 1"
+        targets = (one.ttft_target_s, one.tpot_target_s)
+        if not one.weight > 0 or any(each is not None and each <= 0 for each in targets):
+            yield f"{of}its weight or a target is not above 0"
+        if one.max_queue_wait_s < 0:
+            yield f"{of}max_queue_wait_s {one.max_queue_wait_s:g} is below 0"
+    total = sum(one.min_share for one in classes)
+    if total > 1 + _ROUNDING:
+        yield f"the min_shares of the classes add up to {total:g}, which is more than 1"
+
+
+def _tenant_faults(tenants: Sequence[TenantEntry]) -> Iterator[str]:
+    """Yield what no tenant can be known or bounded by; no message quotes a hash."""
+    repeated = _repeated(entry.policy.name for entry in tenants)
+    if repeated is not None:
+        yield f"tenant {repeated} is there twice"
+    owners: dict[str, str] = {}
+    for entry in tenants:
+        name, policy = entry.policy.name, entry.policy
+        limits = (policy.max_requests, policy.tokens_per_minute)
+        if not policy.weight > 0 or any(each is not None and each < 1 for each in limits):
+            yield f"tenant {name}: its weight or a limit is not above 0"
+        for digest in entry.key_hashes:
+            if not _HASH.fullmatch(digest):
+                yield f"tenant {name}: a key hash is not 64 lower-case hex digits"
+            owner = owners.setdefault(digest, name)
+            if owner != name:
+                yield f"tenants {owner} and {name} have one key"
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def class_policy(resource: InferencePriorityClass) -> ClassPolicy:

@@ -1,16 +1,20 @@
 """The tenants of a policy document, out of InferenceTenants and Secrets with hashes of their keys.
 
 A tenant that cannot be taken as it is written stays as it was, keys included. A key belongs to one
-tenant: where two claim it, the one that had it keeps it, else the first by name.
+tenant: where two claim it, the one that had it keeps it, else the first by name. A `defaultClass`
+above the `maxClass` is a problem too, but no reason to lock a tenant out: the lower one holds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from weir_core.api.tenant import InferenceTenant
+from weir_core.wire.class_entries import Classes
 from weir_core.wire.policies import TenantEntry, tenant_policy
 from weir_core.wire.problems import Manifest, Problem, listed, name_of, read
 
@@ -31,14 +35,14 @@ class _Offer(NamedTuple):
 
 
 def compile_tenants(
-    manifests: Sequence[Manifest], secrets: Secrets, classes: Collection[str], before: Entries
+    manifests: Sequence[Manifest], secrets: Secrets, classes: Classes, before: Entries
 ) -> tuple[list[TenantEntry], list[Problem]]:
     """Return the tenants to put in force, in the order of their names.
 
     Args:
         manifests: Every InferenceTenant of the service's namespace.
         secrets: The Secrets they name.
-        classes: Names of the classes in force.
+        classes: The classes in force.
         before: The last good version of each tenant.
     """
     offers: dict[str, _Offer] = {}
@@ -50,7 +54,9 @@ def compile_tenants(
             problems.append(entry)
             offers[name] = _Offer(None, before.get(name))
         else:
-            offers[name] = _Offer(entry, before.get(name))
+            lowered = _lowered(entry, classes)
+            problems += [] if lowered is entry else [_above(entry, name)]
+            offers[name] = _Offer(lowered, before.get(name))
     chosen, refused = _one_owner_each(offers)
     return [chosen[name] for name in sorted(chosen)], problems + refused
 
@@ -61,7 +67,25 @@ def secret_of(manifest: Manifest) -> str | None:
     return None if isinstance(found, Problem) else found.spec.api_key_secret_ref.name
 
 
-def _entry(manifest: Manifest, secrets: Secrets, classes: Collection[str]) -> TenantEntry | Problem:
+def _lowered(entry: TenantEntry, classes: Classes) -> TenantEntry:
+    """Return the entry with a default class that is not above its highest one."""
+    if classes[entry.default_class].rank <= classes[entry.max_class].rank:
+        return entry
+    return msgspec.structs.replace(entry, default_class=entry.max_class)
+
+
+def _above(entry: TenantEntry, tenant: str) -> Problem:
+    return Problem(
+        "InvalidTenant",
+        "InferenceTenant",
+        tenant,
+        "spec.defaultClass",
+        f"{entry.default_class} is above maxClass {entry.max_class}, which holds meanwhile; "
+        f"lower the one or raise the other",
+    )
+
+
+def _entry(manifest: Manifest, secrets: Secrets, classes: Classes) -> TenantEntry | Problem:
     found = read(manifest, InferenceTenant, "InvalidTenant")
     if isinstance(found, Problem):
         return found

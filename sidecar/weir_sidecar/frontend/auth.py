@@ -80,6 +80,7 @@ class Directory:
         self.tenants: tuple[TenantPolicy, ...] = tuple(t.policy for t in document.tenants)
         self.anonymous_class = document.anonymous_class
         self._ranks = {policy.name: policy.rank for policy in self.classes}
+        self._targets_s = {policy.name: policy.ttft_target_s for policy in self.classes}
         accepted = set(document.accepted_classes) or set(self._ranks)
         # Accepted classes, the highest first; names break ties so that replays agree.
         self._accepted = [
@@ -157,6 +158,10 @@ class Directory:
         named = _first(said, TENANT_HEADERS) if caller.delegates else None
         return named[:_MAX_NAME] if named else caller.tenant
 
+    def ttft_target_s(self, class_name: str) -> float | None:
+        """Return what a class is promised."""
+        return self._targets_s[class_name]
+
     def class_of(self, caller: Caller, said: Said, fields: RequestFields) -> str:
         """Return the class of a request.
 
@@ -169,7 +174,7 @@ class Directory:
         wanted = self._wanted(fields)
         if wanted is None:
             wanted = self._ranks.get(caller.default_class, 0)
-            if caller.default_class in self._accepted:
+            if caller.default_class in self._accepted and wanted <= caller.max_rank:
                 return caller.default_class
         name = self._highest(min(wanted, caller.max_rank)) or self._lowest(caller)
         if name is None:

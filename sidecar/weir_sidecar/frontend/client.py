@@ -8,8 +8,7 @@ from typing import Final
 
 from aiohttp import HttpVersion11, web
 
-from weir_core.wire.openai import error_event
-from weir_sidecar.upstreams.splice import EVENT_STREAM, LAST_CHUNK, Exchange, Unframed
+from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
@@ -150,10 +149,11 @@ class Client:
         async with asyncio.timeout(timeout_s):
             await self._request.writer.drain()
 
-    def break_off(self, answer: Exchange | None, message: str, code: str) -> None:
-        """End an answer that cannot go on: in words where the format allows, else by a cut.
+    def break_off(self, answer: Exchange | None, event: bytes) -> None:
+        """End an answer that cannot go on: by `event` where the format allows, and by a cut.
 
-        Without an `answer` it is a waiting stream's head that went out, and comments.
+        Without an `answer` it is a waiting stream's head that went out, and comments. The last
+        chunk is left out, so that no client takes the answer for whole: some look at nothing else.
         """
         self._keep_alive = False
         if self.is_closing():
@@ -163,11 +163,10 @@ class Client:
             if not is_stream or not (self._is_old or answer.at_chunk_boundary):
                 self.abort()
                 return
-        event = error_event(message, kind="server_error", code=code)
         if self._is_old:
             self.write(b"\n\n" + event)
         else:
-            self.write(b"%x\r\n\n\n%b\r\n%b" % (len(event) + 2, event, LAST_CHUNK))
+            self.write(b"%x\r\n\n\n%b\r\n" % (len(event) + 2, event))
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits."""

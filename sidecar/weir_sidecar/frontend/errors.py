@@ -6,15 +6,15 @@ says when, in Retry-After, and why, in a header that llm-d's clients know too.
 
 from __future__ import annotations
 
-import math
 import re
+import zlib
 from typing import Final
 
 from aiohttp import web
 
 from weir_core.errors import WeirError
 from weir_core.sched.types import Reason
-from weir_core.wire.openai import error_body
+from weir_core.wire.errors import api_of, error_body, retry_headers, status_headers
 from weir_sidecar.outcomes import Outcome
 
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
@@ -41,7 +41,7 @@ class ApiError(WeirError):
         code: str,
         message: str,
         *,
-        retry_after_s: int | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -61,15 +61,23 @@ class ApiError(WeirError):
             return "service_unavailable"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
-    def response(self, request_id: str, *, close: bool) -> web.Response:
-        """Return the answer; `close` where the client's connection cannot go on."""
+    def response(self, path: str, request_id: str, *, close: bool) -> web.Response:
+        """Return the answer as the API of `path` writes errors.
+
+        Args:
+            path: The decoded path that was asked.
+            request_id: The request's id.
+            close: The client's connection cannot go on.
+        """
         headers = {"x-request-id": request_id, "Server": "weir", **self.headers}
+        headers.update(status_headers(self.status))
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(self.retry_after_s)
-            headers[DROPPED_REASON] = self.code
+            # Refused in one moment, clients should not come back in one moment.
+            spread = 1.0 + 0.25 * zlib.crc32(request_id.encode()) / 0xFFFFFFFF
+            headers.update(retry_headers(self.code, self.retry_after_s * spread))
         response = web.Response(
             status=self.status,
-            body=error_body(self.message, kind=self.kind, code=self.code),
+            body=error_body(api_of(path), self.status, self.message, self.kind, self.code),
             content_type="application/json",
             headers=headers,
         )
@@ -159,11 +167,11 @@ def rejected(reason: Reason, retry_after_s: float) -> ApiError:
         Outcome(reason.value.replace("-", "_")),
         reason.value,
         message,
-        retry_after_s=max(1, math.ceil(retry_after_s)),
+        retry_after_s=retry_after_s,
     )
 
 
-def no_engine(state: str, retry_after_s: int) -> ApiError:
+def no_engine(state: str, retry_after_s: float) -> ApiError:
     """There is no engine to run the request."""
     return ApiError(
         503,
@@ -184,7 +192,7 @@ def told_in_stream(status: int, answer: bytes) -> ApiError:
     )
 
 
-def shutting_down(retry_after_s: int) -> ApiError:
+def shutting_down(retry_after_s: float) -> ApiError:
     """This replica is leaving."""
     return rejected(Reason.SHUTTING_DOWN, retry_after_s)
 

@@ -9,14 +9,15 @@ from typing import Final
 
 from aiohttp import web
 
+from weir_core.wire.engine_inputs import STRIPPED_HEADERS
 from weir_sidecar.frontend.auth import READ_HEADERS
 
 _IDS: Final = random.Random()
 """Ids tell requests apart and are no secret; the system's source of those costs a call each."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
-# Hop by hop, or said anew by the sidecar.
-_NOT_FORWARDED: Final = frozenset(
+# Hop by hop, said anew by the sidecar, or not for clients to say.
+_NOT_FORWARDED: Final = STRIPPED_HEADERS | frozenset(
     {
         b"connection",
         b"content-encoding",

@@ -31,7 +31,6 @@ MAX_EARLY_BYTES: Final = 64 << 10
 TAIL_BYTES: Final = 16 << 10
 _SEPARATOR: Final = b"\r\n\r\n"
 _BOUNDARY: Final = b"\r\n"
-LAST_CHUNK: Final = b"0\r\n\r\n"
 EVENT_STREAM: Final = b"text/event-stream"
 
 

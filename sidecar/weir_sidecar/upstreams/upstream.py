@@ -14,9 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from weir_core.errors import EngineUnavailable
-from weir_core.wire.openai import with_priority
 from weir_sidecar.frontend.client import Client
-from weir_sidecar.frontend.headers import RequestHead
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.tracing import RequestTrace
@@ -161,19 +159,3 @@ class Upstream:
             exchange.end(Ending.CLIENT_GONE)
         else:
             exchange.resume()
-
-
-def call_of(
-    method: str, target: str, head: RequestHead, body: bytes, *, wire_id: str,
-    priority: int | None = None,
-) -> Call:  # fmt: skip
-    """Return a client's request as it goes to an upstream, under `wire_id`."""
-    pieces = () if not body else (body,) if priority is None else with_priority(body, priority)
-    start = f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
-    tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in head.tracing.items()]
-    identity = b"x-request-id: %b\r\n" % wire_id.encode()
-    needs_length = body or method in ("POST", "PUT", "PATCH")
-    size = sum(map(len, pieces))
-    length = b"content-length: %d\r\n" % size if needs_length else b""
-    lines = b"".join([start, *head.lines, identity, length])
-    return Call(lines, b"".join(tracing), pieces, bodiless=method == "HEAD")

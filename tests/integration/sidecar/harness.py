@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from weir_core.wire.policies import PolicyDocument
@@ -207,6 +208,17 @@ class Running:
         """Send a request and read all of the answer."""
         async with self.session.post(self.url + path, **options) as response:
             return Answer(response.status, response.headers.copy(), await response.read())
+
+    async def broken(self, path: str = CHAT, **options: Any) -> Answer:
+        """Send a request whose answer is cut; return what came before the cut."""
+        body = bytearray()
+        async with self.session.post(self.url + path, **options) as response:
+            try:
+                while piece := await response.content.readany():
+                    body += piece
+            except aiohttp.ClientPayloadError:
+                return Answer(response.status, response.headers.copy(), bytes(body))
+        pytest.fail("the answer was whole")
 
     async def get(self, path: str, **options: Any) -> Answer:
         async with self.session.get(self.url + path, **options) as response:

@@ -60,7 +60,7 @@ async def test_the_grace_period_cuts_what_still_runs_with_words(house: House) ->
     engine = await house.mock_engine(Profile(output_tokens=100_000, token_gap_s=0.01))  # type: ignore[arg-type]
     short = Draining(grace_period_s=1.0, lame_duck_s=0.0, margin_s=0.5)
     running = await house.sidecar(replace(PATIENT, draining=short))
-    stream = asyncio.create_task(running.post(json=chat(stream=True)))
+    stream = asyncio.create_task(running.broken(json=chat(stream=True)))
     await eventually(lambda: engine.running == 1)
     farewell = await running.sidecar.drain.run()
     assert farewell.cut == 1

@@ -173,10 +173,16 @@ async def test_an_engine_that_is_not_http_is_502(house: House) -> None:
 async def test_a_stream_that_breaks_between_chunks_ends_with_an_error_event(house: House) -> None:
     await house.mock_engine(Profile(cut_after_tokens=3, output_tokens=10))
     running = await house.sidecar()
-    answer = await running.post(json=chat(stream=True))
-    last = answer.body.rstrip().rpartition(b"data: ")[2]
+    answer = await running.broken(json=chat(stream=True))
+    head, _, last = answer.body.rstrip().rpartition(b"data: ")
     assert answer.status == 200
-    assert json.loads(last)["error"]["type"] == "server_error"
+    assert b"\n\nevent: error\n: " in head
+    said = json.loads(last)
+    assert (said["type"], said["code"], said["error"]["code"]) == (
+        "error",
+        "bad_engine_answer",
+        502,
+    )
     assert running.outcomes == {"engine_error": 1}
 
 
@@ -217,13 +223,13 @@ async def test_an_old_clients_stream_ends_with_an_error_event_too(house: House) 
     reader, writer = await running.raw()
     writer.write(request_bytes(version="1.0"))
     body = (await reader.read()).partition(b"\r\n\r\n")[2]
-    assert body.startswith(EVENT + b'\n\ndata: {"error":')
+    assert body.startswith(EVENT + b"\n\nevent: error\n")
 
 
 async def test_a_stream_that_stops_moving_ends_with_an_error_event(house: House) -> None:
     await house.mock_engine(Profile(stall_after_tokens=2, output_tokens=10))
     running = await house.sidecar(quick(progress_s=0.1))
-    answer = await running.post(json=chat(stream=True))
+    answer = await running.broken(json=chat(stream=True))
     assert b'"code":"engine_timeout"' in answer.body
     assert running.outcomes == {"engine_timeout": 1}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from tests.integration.sidecar.harness import (
 )
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
 from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry
-from weir_core.wire.priority import rank_of
+from weir_core.wire.priority import due_s_of, rank_of
 from weir_core.wire.sidecar_state import Scheduling, SidecarState
 from weir_core.wire.steps import Step, encode_step
 from weir_sidecar.settings import Limits, Tokenizing
@@ -216,9 +217,35 @@ async def test_a_full_memory_of_waiting_bodies_is_503(house: House) -> None:
     await first
 
 
+HEADER = re.compile(rb"(?i)\r\nx-vllm-priority: (-?\d+)\r\n")
+
+
 @pytest.mark.parametrize("kind", ["weir", "priority"])
-async def test_the_engine_is_told_the_rank(house: House, kind: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_the_engine_is_told_the_rank_by_the_header(
+    house: House, kind: str, path: str
+) -> None:
     house.facts(kind)
+    seen: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        seen.append(wire.request)
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    await house.raw_engine(script)
+    running = await house.sidecar()
+    jumps = {"X-Vllm-Priority": "-9000000000000", "X-data-parallel-rank": "1"}
+    body = {"model": "m", "priority": 5}
+    await running.post(path, json=body, headers={**asking("batch"), **jumps})
+    await running.post(path, json=body, headers=asking("interactive"))
+    told = [HEADER.findall(request) for request in seen]
+    assert [[rank_of(int(value)) for value in values] for values in told] == [[-100], [100]]
+    assert all(b"data-parallel" not in request.lower() for request in seen)
+    assert [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in seen] == [body, body]
+
+
+async def test_an_engine_that_heeds_the_body_is_told_there(house: House) -> None:
+    house.facts()
     seen: list[dict[str, Any]] = []
 
     async def script(wire: Wire) -> None:
@@ -227,10 +254,29 @@ async def test_the_engine_is_told_the_rank(house: House, kind: str) -> None:
 
     await house.raw_engine(script)
     running = await house.sidecar()
-    await running.post(json={"model": "m", "priority": 5}, headers=asking("batch"))
-    await running.post(json={"model": "m"}, headers=asking("interactive"))
-    assert [rank_of(body["priority"]) for body in seen] == [-100, 100]
-    assert [body["model"] for body in seen] == ["m", "m"]
+    jump = {"X-Vllm-Priority": "-9000000000000"}
+    body = {"model": "m", "input": "a", "priority": 5}
+    await running.post("/v1/embeddings", json=body, headers={**asking("batch"), **jump})
+    assert rank_of(seen[0].pop("priority")) == -100
+    assert seen == [{"model": "m", "input": "a"}]
+
+
+async def test_a_target_of_a_requests_own_is_no_less_than_its_classs(house: House) -> None:
+    house.facts()
+    due_s: list[float] = []
+
+    async def script(wire: Wire) -> None:
+        found = HEADER.search(wire.request)
+        assert found is not None
+        due_s.append(due_s_of(int(found[1])) or 0.0)
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    await house.raw_engine(script)
+    running = await house.sidecar()
+    await running.post(json={"model": "m"}, headers=asking("batch"))
+    hurried = {**asking("batch"), "x-slo-ttft-ms": "1"}
+    await running.post(json={"model": "m"}, headers=hurried)
+    assert due_s[1] >= due_s[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
@@ -546,7 +592,7 @@ async def test_a_drain_finishes_what_waits_and_refuses_newcomers(house: House) -
         fresh.post(running.url + CHAT, json=chat()) as response,
     ):
         assert response.status == 503
-        assert response.headers["Retry-After"] == "1"
+        assert int(response.headers["Retry-After"]) >= 1
     engine.answer("first")
     await eventually(lambda: engine.order[-1] == "waits")
     engine.answer("waits")

@@ -129,7 +129,7 @@ async def test_a_refused_request_has_a_span_that_says_why(house: House, spans: S
 async def test_a_broken_answer_is_an_error_of_its_span(house: House, spans: Spans) -> None:
     await house.mock_engine(Profile(cut_after_tokens=2, output_tokens=5))
     running = await house.sidecar(tracing=spans.tracing)
-    await running.post(json=chat(stream=True))
+    await running.broken(json=chat(stream=True))
     await running.ended(1)
     server = spans.named("chat tiny")
     assert server.status.status_code is StatusCode.ERROR

@@ -450,3 +450,56 @@ def test_compiling_the_same_again_settles(earlier: World, now: World) -> None:
     once, _ = compiled(*now[0], **now[1], before=before)
     twice, _ = compiled(*now[0], **now[1], before=once)
     assert compiled(*now[0], **now[1], before=twice)[0] == twice
+
+
+def test_a_default_class_above_the_highest_is_a_problem_and_the_highest_holds() -> None:
+    document, problems = compiled(
+        a_tenant("app", defaultClass="interactive", maxClass="batch"),
+        secrets=keys(app="a"),
+    )
+    entry = tenants(document)["app"]
+    assert (entry.default_class, entry.max_class) == ("batch", "batch")
+    assert entry.key_hashes == (digest("a"),)
+    assert [str(problem) for problem in problems] == [
+        "InferenceTenant/app: spec.defaultClass: interactive is above maxClass batch, which holds "
+        "meanwhile; lower the one or raise the other"
+    ]
+
+
+def test_a_class_that_rises_above_the_highest_of_a_tenant_is_lowered_for_it() -> None:
+    tenant = a_tenant("app", defaultClass="slow", maxClass="fast")
+    world = [a_class("standard"), a_class("fast", 5), tenant]
+    before = good(*world, a_class("slow", 1), secrets=keys(app="a"))
+    document, problems = compiled(*world, a_class("slow", 9), secrets=keys(app="a"), before=before)
+    assert tenants(document)["app"].default_class == "fast"
+    assert [problem.field for problem in problems] == ["spec.defaultClass"]
+
+
+@pytest.mark.parametrize(
+    ("admission", "fields", "default", "anonymous"),
+    [
+        pytest.param(
+            {"classes": ["interactive", "batch"], "defaultClass": "standard"},
+            ["spec.admission.defaultClass"], "batch", None, id="the next lower class",
+        ),
+        pytest.param(
+            {"classes": ["interactive"], "defaultClass": "batch"},
+            ["spec.admission.defaultClass"], "interactive", None, id="nothing is lower",
+        ),
+        pytest.param({"classes": ["batch"]}, [], "batch", None, id="a default nobody wrote"),
+        pytest.param(
+            {"classes": ["standard", "batch"], "anonymousClass": "interactive"},
+            ["spec.admission.anonymousClass"], "standard", "standard", id="anonymous lowered",
+        ),
+        pytest.param(
+            {"classes": ["standard"], "anonymousClass": "batch"},
+            ["spec.admission.anonymousClass"], "standard", None, id="anonymous gets no more",
+        ),
+    ],
+)  # fmt: skip
+def test_a_class_that_the_service_does_not_accept_is_a_problem(
+    admission: Manifest, fields: list[str], default: str, anonymous: str | None
+) -> None:
+    document, problems = compiled(admission=admission)
+    assert [problem.field for problem in problems] == fields
+    assert (document.default_class, document.anonymous_class) == (default, anonymous)

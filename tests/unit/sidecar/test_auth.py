@@ -69,6 +69,13 @@ def test_only_delegates_name_whom_a_request_is_accounted_to() -> None:
     assert directory.tenant_of(gateway, {}) == "gateway"
 
 
+def test_a_default_class_above_the_highest_is_not_given() -> None:
+    above = TenantEntry(TenantPolicy("chat"), "interactive", "batch", False, entry().key_hashes)
+    directory = Directory(PolicyDocument(tenants=(above,)))
+    caller = directory.identify(bearer("sk-chat"), from_here=False)
+    assert directory.class_of(caller, {}, RequestFields()) == "batch"
+
+
 def test_the_canonical_header_wins() -> None:
     directory = Directory(PolicyDocument())
     caller = directory.identify({}, from_here=True)
