@@ -45,19 +45,23 @@ class Estimator:
         longest_guess_tokens: int = LONGEST_GUESS_TOKENS,
     ) -> None:
         self._output_quantile = output_quantile
-        self._step_tokens = max(1, step_tokens)
-        self._longest_guess_tokens = longest_guess_tokens
+        self.fit(step_tokens, longest_guess_tokens)
         self._bytes_per_token: dict[str, float] = {}
         # Tenant -> mean tokens of its bodies that are too large for a text.
         self._large_prompts: dict[str, float] = {}
         self._outputs: dict[tuple[str, str], StreamingQuantile] = {}
         self._all_outputs = StreamingQuantile(output_quantile)
         self._correction = 1.0
-        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
-        self._step_shape: tuple[float, float] | None = None
         self._last_step = StepRecord(0.0, 0, 0)
         self._steps_seen = 0
         self.steps = StepTimeModel()
+
+    def fit(self, step_tokens: int, longest_guess_tokens: int) -> None:
+        """Reckon with another engine's limits; what was learned stays."""
+        self._step_tokens = max(1, step_tokens)
+        self._longest_guess_tokens = longest_guess_tokens
+        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
+        self._step_shape: tuple[float, float] | None = None
 
     def prompt_tokens(self, request: Request) -> int:
         """Return the exact count where it is known, else one from the body's size."""

@@ -9,6 +9,9 @@ are dispatched in the order of `pick` while the `gate` lets them through, room b
 `preempt` where a higher rank lacks it. What runs is in the `ledger`, what became of everybody in
 the `tally`.
 
+An engine comes and goes by events, too. While there is none, nothing is dispatched and the pool
+waits; what had been sent to it and had not begun waits again, as if it had never been sent.
+
 Events about a request that is gone are ignored: when a requeue and a first token cross on the
 wire, whoever performs the actions has already decided which one came first.
 """
@@ -24,7 +27,7 @@ from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.policies import RuleNames, make_rules
+from weir_core.sched.policies import RuleNames, Rules
 from weir_core.sched.pool import Pool
 from weir_core.sched.tally import Tally
 from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketOffice, set_instants
@@ -34,24 +37,30 @@ from weir_core.sched.types import (
     ClassPolicy,
     Dispatch,
     EngineFacts,
+    EngineKind,
     PoolLimits,
     Reason,
     Request,
     Requeue,
+    RequeueReason,
     StepRecord,
     TenantPolicy,
 )
 
+_NO_ENGINE_YET = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
+"""What rules and estimates reckon with before any engine was there to dispatch to."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """What a scheduler is made with; classes and tenants can change later, this cannot.
+    """What a scheduler is made with; classes, tenants and engine can change later.
 
     Attributes:
+        engine: None where no engine has come up yet.
         default_class: Class of requests whose own class does not exist.
     """
 
-    engine: EngineFacts
+    engine: EngineFacts | None = None
     rules: RuleNames = field(default_factory=RuleNames)
     limits: PoolLimits = field(default_factory=PoolLimits)
     default_class: str = "standard"
@@ -67,17 +76,15 @@ class Scheduler:
         tenants: Sequence[TenantPolicy] = (),
         estimator: Estimator | None = None,
     ) -> None:
+        self._facts = settings.engine or _NO_ENGINE_YET
         self.estimator = estimator or Estimator(
-            settings.engine.max_num_batched_tokens,
-            # What is only guessed never claims more than half of a small engine.
-            longest_guess_tokens=min(
-                LONGEST_GUESS_TOKENS, max(1, settings.engine.kv_capacity_tokens // 2)
-            ),
+            self._facts.max_num_batched_tokens, longest_guess_tokens=_longest_guess(self._facts)
         )
         self.forecast = Forecast()
-        self.rules = make_rules(settings.rules, settings.engine, self.estimator, self.forecast)
+        self.rules = Rules(settings.rules, self._facts, self.estimator, self.forecast)
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
-        self.ledger = Ledger(settings.engine.kind)
+        self.ledger = Ledger()
+        self.ledger.set_engine(settings.engine)
         self.tally = Tally()
         self._office = TicketOffice(self.estimator, settings.default_class)
         self._door = Door(self.rules, self.pool, self.ledger, self.forecast, settings.limits)
@@ -109,17 +116,51 @@ class Scheduler:
             ValueError: There is no class at all; the last ones stay in force.
         """
         self._office.configure(classes)
-        waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
-        for ticket in waiting:
-            self._unqueue(ticket)
+        waiting = self._empty_pool()
         for ticket in self._tickets.values():
             self._office.renew(ticket)
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
-        for ticket in reversed(waiting):  # each goes before those who are back already
-            self._queue(ticket)
+        self._refill_pool(waiting)
         self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
+
+    # ---- the engine
+
+    @property
+    def engine(self) -> EngineFacts | None:
+        """Return the engine that is there, or None."""
+        return self.ledger.engine
+
+    def on_engine_up(self, engine: EngineFacts, now: float) -> list[Action]:
+        """Note that an engine is there, or that it is another one than was known.
+
+        Requests stay; limits, rules and estimates follow the engine.
+        """
+        if engine != self._facts:
+            self._facts = engine
+            self.estimator.fit(engine.max_num_batched_tokens, _longest_guess(engine))
+            self.rules.fit(engine)
+            waiting = self._empty_pool()
+            for ticket in waiting:
+                self._office.estimate(ticket)
+            self._refill_pool(waiting)
+        self.ledger.set_engine(engine)
+        return self._pump(now)
+
+    def on_engine_gone(self, now: float) -> list[Action]:
+        """Note that the engine is gone, with all that it held.
+
+        What it had not begun waits again, with its age and without a charge. What it had begun
+        is lost: whoever performs the actions reports each with `on_abort`.
+        """
+        self.ledger.set_engine(None)
+        self._drain.interrupted()
+        actions: list[Action] = []
+        for ticket in self.ledger.unstarted():
+            self._back_to_pool(ticket, now)
+            actions.append(Requeue(ticket.request.request_id, RequeueReason.ENGINE_GONE))
+        return actions + self._pump(now)
 
     # ---- events
 
@@ -231,6 +272,8 @@ class Scheduler:
         """Return when `on_tick` is due if nothing else happens, or None."""
         if not self.pool.requests:
             return None
+        if self.engine is None:
+            return self._expiry.first_key()
         instants = (self._expiry.first_key(), self.rules.pick.next_change(self.pool, now))
         return min((at for at in instants if at is not None), default=None)
 
@@ -242,7 +285,7 @@ class Scheduler:
             self._expire(actions, now)
             while self._advance(actions, now):
                 pass
-        self._drain.observe(now, self.pool.requests > 0)
+        self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
@@ -326,10 +369,12 @@ class Scheduler:
     ) -> None:
         for victim in victims:
             victim.requeues += 1
-            set_instants(victim)
-            self.tally.requeued += 1
             self._back_to_pool(victim, now)
-            actions.append(Requeue(victim.request.request_id, winner.request.request_id))
+            actions.append(
+                Requeue(
+                    victim.request.request_id, RequeueReason.PREEMPTED, winner.request.request_id
+                )
+            )
         self._expire(actions, now)  # who ran when its longest wait ended has no time left
 
     def _expire(self, actions: list[Action], now: float) -> None:
@@ -369,8 +414,22 @@ class Scheduler:
         self.pool.remove(ticket)
         self._expiry.forget()
 
+    def _empty_pool(self) -> list[Ticket]:
+        """Take all that wait out, to be put back by `_refill_pool`."""
+        waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
+        for ticket in waiting:
+            self._unqueue(ticket)
+        return waiting
+
+    def _refill_pool(self, waiting: Sequence[Ticket]) -> None:
+        for ticket in reversed(waiting):  # each goes before those who are back already
+            self._queue(ticket)
+
     def _back_to_pool(self, ticket: Ticket, now: float) -> None:
         self._leave_engine(ticket)
+        self.tally.requeued += 1
+        ticket.was_requeued = True
+        set_instants(ticket)
         ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
@@ -413,6 +472,11 @@ class Scheduler:
         exact = max(1, prompt_tokens - max(0, ticket.request.cached_tokens))
         self._charge(ticket, exact - ticket.charged, now)
         ticket.charged = float(exact)
+
+
+def _longest_guess(engine: EngineFacts) -> int:
+    """Return the most that is guessed of a prompt, never more than half of a small engine."""
+    return min(LONGEST_GUESS_TOKENS, max(1, engine.kv_capacity_tokens // 2))
 
 
 def _ends_at(ticket: Ticket) -> float:

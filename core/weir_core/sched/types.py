@@ -178,15 +178,25 @@ class Reject(NamedTuple):
     retry_after_s: float
 
 
+class RequeueReason(Enum):
+    """Why a request that was sent to the engine waits again."""
+
+    PREEMPTED = "preempted"
+    """A request of a higher rank gets its place."""
+    ENGINE_GONE = "engine-gone"
+    """The engine it was sent to is gone."""
+
+
 class Requeue(NamedTuple):
     """Take this request back from the engine, unseen by its client; it waits again.
 
     Attributes:
-        in_favour_of: The higher-ranked request that gets its place.
+        in_favour_of: The request that gets its place, where it was preempted.
     """
 
     request_id: str
-    in_favour_of: str
+    reason: RequeueReason
+    in_favour_of: str = ""
 
 
 Action = Dispatch | Reject | Requeue
