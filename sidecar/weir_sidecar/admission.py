@@ -267,6 +267,8 @@ class Admission:
                     self._forget(turn)
                     self._metrics.of_class(turn.request.class_name).rejections(action.reason).inc()
                     turn.refuse(outcomes.rejected(action.reason, action.retry_after_s))
+                    if turn.dispatch is not None:
+                        turn.take_back()
                 case Requeue():
                     self._metrics.of_class(turn.request.class_name).preemptions.inc()
                     turn.counted_tokens = 0
@@ -277,9 +279,8 @@ class Admission:
     def _arm(self, now: float) -> None:
         """Set the timer to the next instant at which time alone changes something for who waits."""
         assert self.scheduler is not None
-        due = None
+        due = self.scheduler.next_tick(now)
         if self.scheduler.pool.requests:
-            due = self.scheduler.next_tick(now)
             silent = self._silent
             while silent and not self._is_silent(silent[0][2], silent[0][3]):
                 heapq.heappop(silent)

@@ -22,6 +22,7 @@ def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> l
         *_conservation(scheduler, waiting, running),
         *_inversions(scheduler, actions, waiting),
         *_overdue(waiting, now),
+        *_unbegun(scheduler, running, now),
         *_idleness(scheduler, actions, now),
         *_miscounts(scheduler, waiting, running),
         *_preemptions(scheduler, actions),
@@ -56,6 +57,13 @@ def _overdue(waiting: Sequence[Ticket], now: float) -> Iterator[str]:
         waited_s = now - ticket.request.arrival_s
         if waited_s >= ticket.policy.max_queue_wait_s and now >= ticket.expires_s:
             yield f"INV-4: {ticket.request.request_id} has waited {waited_s} s"
+
+
+def _unbegun(scheduler: Scheduler, running: Sequence[Ticket], now: float) -> Iterator[str]:
+    for ticket in running:
+        if not ticket.started and now >= scheduler.begin_by_s(ticket):
+            ran_s = now - ticket.dispatched_s
+            yield f"INV-4: {ticket.request.request_id} was dispatched {ran_s} s ago and never begun"
 
 
 def _idleness(scheduler: Scheduler, actions: Sequence[Action], now: float) -> Iterator[str]:

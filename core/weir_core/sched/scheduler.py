@@ -9,6 +9,10 @@ are dispatched in the order of `pick` while the `gate` lets them through, room b
 `preempt` where a higher rank lacks it. What runs is in the `ledger`, what became of everybody in
 the `tally`.
 
+A deadline does not end at the dispatch: what the engine has not begun for far longer than its
+class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is taken
+back and refused.
+
 An engine comes and goes by events, too. While there is none, nothing is dispatched and the pool
 waits; what had been sent to it and had not begun waits again, as if it had never been sent.
 
@@ -47,6 +51,8 @@ from weir_core.sched.types import (
     TenantPolicy,
 )
 
+_BUSY_PATIENCE = 4.0
+"""Times the longest wait for a first token, where the engine works on and only this one is late."""
 _NO_ENGINE_YET = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
 """What rules and estimates reckon with before any engine was there to dispatch to."""
 
@@ -92,6 +98,9 @@ class Scheduler:
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
+        # What runs and has not begun, by an instant before which it need not be looked at.
+        self._unbegun = LazyHeap()
+        self._progress_s = float("-inf")
         self.configure(classes, tenants, now=0.0)
 
     @property
@@ -102,6 +111,12 @@ class Scheduler:
     def backlog(self) -> int:
         """Return how many requests wait."""
         return self.pool.requests
+
+    def begin_by_s(self, ticket: Ticket) -> float:
+        """Return when a request without a first token is given up, if no progress is heard."""
+        patience_s = max(ticket.policy.max_queue_wait_s, ticket.first_token_longest_s)
+        silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
+        return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
     # ---- configuration
 
@@ -122,6 +137,9 @@ class Scheduler:
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
         self._refill_pool(waiting)
+        self._unbegun = LazyHeap()
+        for ticket in self.ledger.unstarted():
+            self._unbegun.push(self.begin_by_s(ticket), ticket)
         self._tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
@@ -189,6 +207,7 @@ class Scheduler:
         self, request_id: str, now: float, prompt_tokens: int | None = None
     ) -> list[Action]:
         """Note that a prompt is done and one token is out; give its exact length if known."""
+        self._progress_s = now
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
             return []
@@ -213,6 +232,7 @@ class Scheduler:
         """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
         ticket = self._running(request_id)
         if ticket is not None and ticket.started and count > 0:
+            self._progress_s = now
             self._count_output(ticket, count, now)
         return []
 
@@ -224,6 +244,7 @@ class Scheduler:
         output_tokens: int | None = None,
     ) -> list[Action]:
         """Note that an answer is complete; give the engine's usage counts if known."""
+        self._progress_s = now
         ticket = self._running(request_id)
         if ticket is None:
             return []
@@ -258,6 +279,7 @@ class Scheduler:
 
     def on_step(self, record: StepRecord, now: float) -> list[Action]:
         """Learn from one engine step, and use the room it made."""
+        self._progress_s = now
         self.estimator.learn_step(record)
         if record.prefill_tokens > 0:
             self.ledger.prefilled(record.prefill_tokens)
@@ -270,17 +292,16 @@ class Scheduler:
 
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
-        if not self.pool.requests:
-            return None
-        if self.engine is None:
-            return self._expiry.first_key()
-        instants = (self._expiry.first_key(), self.rules.pick.next_change(self.pool, now))
+        instants = [self._expiry.first_key(), self._unbegun.first_key()]
+        if self.pool.requests and self.engine is not None:
+            instants.append(self.rules.pick.next_change(self.pool, now))
         return min((at for at in instants if at is not None), default=None)
 
     # ---- the pump
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
+        self._give_up(actions, now)
         if self.pool.requests:
             self._expire(actions, now)
             while self._advance(actions, now):
@@ -311,23 +332,21 @@ class Scheduler:
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
-        lead_s = self._lead_s(ticket)
+        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self.estimator.first_token_s(ahead)
         if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
             self._expel(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
-        self._dispatch(ticket, lead_s, actions, now)
+        ticket.first_token_expected_s = lead_s
+        ticket.first_token_longest_s = self.estimator.longest_first_token_s(ahead)
+        self._dispatch(ticket, actions, now)
         return True
 
     def _kv_block(self, ticket: Ticket) -> Block | None:
         lacks = self.ledger.running and self.rules.gate.kv_shortfall(ticket, self.ledger) > 0
         return Block.KV if lacks else None
-
-    def _lead_s(self, ticket: Ticket) -> float:
-        """Return the predicted time from dispatching `ticket` now to its first token."""
-        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        return self.estimator.first_token_s(ahead)
 
     def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
         shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
@@ -346,11 +365,11 @@ class Scheduler:
             self._requeue(passed, ticket, actions, now)
         return True
 
-    def _dispatch(self, ticket: Ticket, lead_s: float, actions: list[Action], now: float) -> None:
+    def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
         ticket.dispatched_s = now
-        ticket.first_token_expected_s = lead_s
         self.ledger.add(ticket)
+        self._unbegun.push(self.begin_by_s(ticket), ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
@@ -386,6 +405,19 @@ class Scheduler:
                 self._queue(ticket)
             else:
                 self._expel(ticket, actions, now)
+
+    def _give_up(self, actions: list[Action], now: float) -> None:
+        """Refuse what the engine should have begun long ago."""
+        while (ticket := self._unbegun.first_until(now)) is not None:
+            begin_by_s = self.begin_by_s(ticket)
+            if now < begin_by_s:
+                self._unbegun.postpone_first(begin_by_s)
+                continue
+            self._leave_engine(ticket)
+            self._charge(ticket, -ticket.charged, now)
+            self._forget(ticket)
+            wait_s = self.forecast.wait_s(ticket, self.pool, now)
+            self._refuse(Refusal(ticket, Reason.TTL_EXPIRED, wait_s), actions)
 
     def _expel(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
@@ -438,12 +470,16 @@ class Scheduler:
 
     def _start(self, ticket: Ticket) -> None:
         """Note that a prompt is done."""
+        ticket.epoch += 1
+        self._unbegun.forget()
         self.ledger.first_token(ticket)
         self._drain.prompt_done(ticket.new_tokens, is_last=not self.ledger.prefills())
 
     def _leave_engine(self, ticket: Ticket) -> None:
         self.ledger.remove(ticket)
         ticket.epoch += 1
+        if not ticket.started:
+            self._unbegun.forget()
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE

@@ -41,6 +41,7 @@ class Ticket:
         due_s: When its first token is due; infinity without a target.
         kv_tokens: KV room set aside for it, while it runs.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+        first_token_longest_s: Time from its dispatch in which a working engine begins it.
         requeues: How often it was preempted.
         was_requeued: It was sent back, for whatever reason.
         payer: The tenant whose limits it counts against.
@@ -60,7 +61,7 @@ class Ticket:
         self.state = State.WAITING
         self.epoch = 0
         self.late = self.started = self.by_min_share = False
-        self.dispatched_s = self.first_token_expected_s = 0.0
+        self.dispatched_s = self.first_token_expected_s = self.first_token_longest_s = 0.0
         self.kv_tokens = self.output_tokens = 0
         self.charged = 0.0
         self.requeues = 0

@@ -171,7 +171,10 @@ class Dispatch(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Refuse this request; the client may try again after `retry_after_s`."""
+    """Refuse this request; the client may try again after `retry_after_s`.
+
+    One that was dispatched and has not begun is taken back from the engine by it.
+    """
 
     request_id: str
     reason: Reason

@@ -18,6 +18,7 @@ from weir_core.sched.types import (
     Request,
     Requeue,
     RequeueReason,
+    StepRecord,
     TenantPolicy,
 )
 
@@ -120,6 +121,78 @@ def test_what_waits_is_estimated_anew_for_the_engine_that_comes(kv_tokens: int) 
     s.on_engine_up(EngineFacts(EngineKind.WEIR, 2, 1000, kv_tokens), 0.1)
     assert s.tickets["picture"].prompt_tokens == min(32_768, kv_tokens // 2)
     assert violations(s, [], 0.1) == []
+
+
+def give_up_at(s: Scheduler, *, heard_at: Sequence[float] = ()) -> tuple[float, list[Action]]:
+    """Follow the scheduler's own ticks until it acts, with steps heard at these instants."""
+    steps = sorted(heard_at)
+    while (at := s.next_tick(0.0)) is not None:
+        while steps and steps[0] < at:
+            s.on_step(StepRecord(0.1, 10, 0), steps.pop(0))
+        if actions := s.on_tick(at):
+            return at, actions
+    raise AssertionError("no tick is due")
+
+
+@pytest.mark.parametrize(
+    ("class_name", "tokens", "heard_at", "want_s"),
+    [
+        pytest.param("interactive", 100, (), 10.0, id="as long as its class may wait"),
+        pytest.param("standard", 100, (), 30.0, id="another class"),
+        pytest.param("interactive", 100, (3.0, 8.0), 18.0, id="as long from the last progress"),
+        pytest.param("interactive", 100, range(60), 40.0, id="the engine works, only not on it"),
+        pytest.param("interactive", 50_000, (), 100.0, id="an unknown engine may be slow"),
+    ],
+)
+def test_what_the_engine_does_not_begin_is_taken_back_and_refused(
+    class_name: str, tokens: int, heard_at: Sequence[float], want_s: float
+) -> None:
+    s = scheduler()
+    s.on_arrival(request("silent", class_name, tokens=tokens), 0.0)
+    at, actions = give_up_at(s, heard_at=heard_at)
+    assert at == pytest.approx(want_s, abs=0.1)
+    (action,) = actions
+    assert isinstance(action, Reject)
+    assert action.reason is Reason.TTL_EXPIRED
+    assert action.retry_after_s >= 1.0
+    assert s.tickets == {}
+    assert violations(s, actions, at) == []
+
+
+def test_a_long_prompt_that_is_being_computed_is_left_alone() -> None:
+    s = scheduler()
+    for step in range(100):
+        s.on_step(StepRecord(1.0 + 0.01 * (step % 2), 1000, 0), float(step))
+    s.on_arrival(request("book", "interactive", 100.0, tokens=100_000), 100.0)
+    for step in range(1, 150):
+        assert s.on_step(StepRecord(1.0 + 0.01 * (step % 2), 1000, 0), 100.0 + step) == []
+        assert s.on_tick(100.0 + step) == []
+    s.on_first_token("book", 250.0)
+    assert s.on_tick(10_000.0) == []
+
+
+@pytest.mark.parametrize("sign", ["token", "tokens", "end"])
+def test_others_tokens_are_signs_of_life(sign: str) -> None:
+    s = scheduler()
+    s.on_arrival(request("other"), 0.0)
+    if sign != "token":
+        s.on_first_token("other", 0.0)
+    s.on_arrival(request("chat", "interactive"), 0.0)
+    if sign == "token":
+        s.on_first_token("other", 9.0)
+    elif sign == "tokens":
+        s.on_tokens("other", 1, 9.0)
+    else:
+        s.on_finish("other", 9.0)
+    assert s.on_tick(18.9) == []
+    assert len(s.on_tick(19.1)) == 1
+
+
+def test_what_was_taken_back_from_a_silent_engine_costs_nothing() -> None:
+    s = scheduler(tenants=[TenantPolicy("t", tokens_per_minute=600)])
+    s.on_arrival(request("silent", "interactive", tokens=700), 0.0)
+    assert len(s.on_tick(10.0)) == 1
+    assert dispatched(s.on_arrival(request("next", arrival_s=10.0), 10.0)) == ["next"]
 
 
 def test_time_without_an_engine_does_not_make_it_look_slow() -> None:

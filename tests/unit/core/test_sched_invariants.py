@@ -110,7 +110,10 @@ class SchedulerHistory(RuleBasedStateMachine):
             else:
                 assert isinstance(action, Reject)
                 assert 1.0 <= action.retry_after_s <= 120.0
-                self.waiting.remove(request_id)
+                if request_id in self.running:
+                    assert not self.running.pop(request_id), "its first byte was sent"
+                else:
+                    self.waiting.remove(request_id)
                 self.ended.add(request_id)
 
     def chosen(self, among: Sequence[str], index: int) -> str:

@@ -263,6 +263,7 @@ def test_a_request_that_was_sent_back_is_not_refused_for_being_late() -> None:
 def test_a_request_that_is_sent_back_after_its_longest_wait_is_refused_at_once() -> None:
     s = scheduler(slots=1)
     s.on_arrival(request("standard"), 0.0)
+    s.on_step(StepRecord(0.01, 1, 0), 29.0)
     actions = s.on_arrival(request("chat", "interactive", 30.0), 30.0)
     assert requeued(actions) == ["standard"]
     assert rejected(actions) == [("standard", Reason.TTL_EXPIRED)]

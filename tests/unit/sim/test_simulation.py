@@ -86,6 +86,28 @@ def test_an_engine_that_dies_loses_only_what_it_had_begun(system: str) -> None:
     assert any(trip.requeues and trip.finished_s > 0 for trip in result.trips)
 
 
+@pytest.mark.parametrize("system", ["weir", "weir-priority", "weir-fcfs"])
+def test_a_silent_engine_holds_no_interactive_request_for_long(system: str) -> None:
+    workload = generate(WorkloadSpec(rate=4.0, duration_s=60.0), 0)
+    asked = {request.request_id: request for request in workload}
+    waits: list[float] = []
+    taken_back = 0
+
+    def check(front: Front, now: float, actions: list[Action]) -> None:
+        nonlocal taken_back
+        for action in actions:
+            request = asked[action.request_id]
+            if isinstance(action, Reject) and request.class_name == "interactive":
+                waits.append(now - request.arrival_s)
+                taken_back += now - request.arrival_s >= 10.0
+
+    outages = [Outage(20.0, 300.0, is_silent=True)]
+    result = simulate(SimConfig(H100, SYSTEMS[system], outages=outages), workload, check)
+    assert [trip.outcomes for trip in result.trips] == [1] * len(workload)
+    assert taken_back
+    assert max(waits) < 20.0
+
+
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
 def test_every_system_gives_every_request_exactly_one_outcome(system: str) -> None:
     workload = generate(WorkloadSpec(rate=20.0, duration_s=20.0), 0)
