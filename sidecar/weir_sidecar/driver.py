@@ -15,7 +15,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from weir_core.sched.concurrency import ConcurrencyLimit
 from weir_core.sched.memory import BodyMemory
@@ -31,6 +31,7 @@ from weir_core.sched.types import (
     Reject,
     Request,
     Requeue,
+    RequeueReason,
     StepRecord,
 )
 from weir_core.wire.openai import Usage
@@ -92,7 +93,10 @@ class Driver:
             settings.limits.unscheduled_per_tenant, settings.limits.unscheduled
         )
         self.facts: Facts | None = None
-        self.scheduler: Scheduler | None = None
+        bounds = PoolLimits(settings.limits.max_requests, settings.limits.max_held_bytes // 2)
+        self.scheduler = Scheduler(
+            SchedulerSettings(limits=bounds), self.directory.classes, self.directory.tenants
+        )
         self.engine_state = "starting"
         """What is known of the engine, in a word for messages."""
         self._requests: dict[str, InFlightRequest] = {}
@@ -114,31 +118,39 @@ class Driver:
             log.warning("the engine says nothing of itself; taking it for plain vLLM")
         elif facts.fallback:
             log.warning("the engine runs without Weir's scheduler: %s", facts.fallback)
-        if known == self.facts or (self.scheduler is not None and self._requests):
-            return
-        self.facts = known
-        self._metrics.describe_engine(known)
+        if known != self.facts:
+            self.facts = known
+            self._metrics.describe_engine(known)
         engine = EngineFacts(
             kind=EngineKind(known.kind),
             max_num_seqs=known.max_num_seqs,
             max_num_batched_tokens=known.max_num_batched_tokens,
             kv_capacity_tokens=known.kv_capacity_tokens or _NO_KV_BOUND,
         )
-        bounds = PoolLimits(self._limits.max_requests, self._limits.max_held_bytes // 2)
-        settings = SchedulerSettings(engine, limits=bounds)
-        self.scheduler = Scheduler(settings, self.directory.classes, self.directory.tenants)
+        now = self._clock()
+        self._perform(self.scheduler.on_engine_up(engine, now), now)
 
     def engine_gone(self) -> None:
-        """Hear that the engine is gone; what waits goes on waiting, unless it can go elsewhere."""
-        if self.scheduler is None:
-            return
+        """Hear that the engine is gone; what has not begun waits, unless it can go elsewhere."""
+        now = self._clock()
+        self._perform(self.scheduler.on_engine_gone(now), now)
         for ticket in self.waiting():
             request = self._requests.get(ticket.request.request_id)
             if request is not None and request.goes_elsewhere:
-                self._forget(request)
-                now = self._clock()
-                self._perform(self.scheduler.on_abort(request.id, now, ran=False), now)
-                request.rejected(errors.no_engine("the engine is down", self.retry_after_s))
+                self._refuse_without_engine(request, now)
+
+    def _refuse_without_engine(self, request: InFlightRequest, now: float) -> None:
+        self._forget(request)
+        self._perform(self.scheduler.on_abort(request.id, now, ran=False), now)
+        request.rejected(self._no_engine())
+
+    def _no_engine(self) -> errors.ApiError:
+        return errors.no_engine(f"the engine is {self.engine_state}", self.retry_after_s)
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine is there to be asked."""
+        return self.scheduler.engine is not None
 
     def apply(self, document: PolicyDocument) -> None:
         """Make these the classes and tenants; what waits and runs stays."""
@@ -148,11 +160,10 @@ class Driver:
         self.directory = Directory(document)
         self._configure_memory()
         log.info("policies are in force", extra={"open_to": self.directory.openness})
-        if self.scheduler is not None:
-            now = self._clock()
-            self._perform(
-                self.scheduler.configure(self.directory.classes, self.directory.tenants, now), now
-            )
+        now = self._clock()
+        self._perform(
+            self.scheduler.configure(self.directory.classes, self.directory.tenants, now), now
+        )
 
     def _configure_memory(self) -> None:
         ranks = [policy.rank for policy in self.directory.classes]
@@ -168,24 +179,19 @@ class Driver:
         """Return the instant from which, and to which, waits are measured."""
         return self._clock()
 
-    def reserve(self, payer: str) -> bool:
+    def reserve(self, payer: str) -> None:
         """Count a request whose head has come among its payer's; raise the refusal at a limit.
 
-        Its body may take long to come: counting it from here bounds uploads, too. False where
-        there is no scheduler yet, and so nothing to give back.
+        Its body may take long to come: counting it from here bounds uploads, too.
         """
-        if self.scheduler is None:
-            return False
         wait_s = self.scheduler.tenants.wait_s(payer, self._clock())
         if wait_s > 0:
             raise errors.rejected(Reason.TENANT_LIMIT, wait_s)
         self.scheduler.tenants.enter(payer)
-        return True
 
     def release(self, payer: str) -> None:
         """Give back what `reserve` counted."""
-        if self.scheduler is not None:
-            self.scheduler.tenants.leave(payer)
+        self.scheduler.tenants.leave(payer)
 
     def enter_unscheduled(self, payer: str) -> None:
         """Count a request that computes nothing; raise the refusal where there are too many."""
@@ -202,9 +208,7 @@ class Driver:
         The names are OpenAI's. In place of a rate of requests there is a number at once, of which
         one is free again as soon as a request ends.
         """
-        standing = None
-        if self.scheduler is not None:
-            standing = self.scheduler.tenants.standing(payer, self._clock())
+        standing = self.scheduler.tenants.standing(payer, self._clock())
         if standing is None:
             return {}
         headers = {}
@@ -224,9 +228,15 @@ class Driver:
         return self._document.keep_alive_s
 
     def arrive(self, request: InFlightRequest, asked: Request) -> None:
-        """Tell the scheduler of a request that has arrived; raise the refusal without an engine."""
-        if self.scheduler is None:
-            raise errors.no_engine("the engine is starting", 1)
+        """Tell the scheduler of a request that has arrived.
+
+        Where the engine is gone for a while the request waits for its return.
+
+        Raises:
+            ApiError: No engine was ever here, or the request can go to a replica that has one.
+        """
+        if not self.has_engine and (self.facts is None or request.goes_elsewhere):
+            raise self._no_engine()
         now = asked.arrival_s
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
@@ -251,7 +261,7 @@ class Driver:
         A stream's is its first token, from which there is something to learn. A plain answer's is
         its last, and after an error the engine has nothing left to do.
         """
-        if request.asked is None or self.scheduler is None:
+        if request.asked is None:
             return
         now = self._clock()
         if answer.status >= 400:
@@ -266,7 +276,7 @@ class Driver:
 
     def ended(self, request: InFlightRequest, outcome: Outcome) -> None:
         """Hear that a request is over; one that was refused is gone already."""
-        if request.asked is None or self.scheduler is None:
+        if request.asked is None:
             return
         now, usage = self._clock(), request.usage
         if outcome is not Outcome.OK:
@@ -286,15 +296,13 @@ class Driver:
 
     def check_engine(self) -> None:
         """Raise the refusal where no engine can be asked now."""
-        if self.engine_state not in ("ready", "stalled"):
-            raise errors.no_engine(f"the engine is {self.engine_state}", self.retry_after_s)
+        if not self.has_engine:
+            raise self._no_engine()
 
     # ---- the engine's steps
 
     def on_step(self, step: Step) -> None:
         """Hear of one step of the engine."""
-        if self.scheduler is None:
-            return
         self._steps_heard = True
         now = self._clock()
         record = StepRecord(
@@ -319,8 +327,6 @@ class Driver:
 
     def count_tokens(self) -> None:
         """Tell what streams have brought since the last call; called about once a second."""
-        if self.scheduler is None:
-            return
         now = self._clock()
         for request_id, request in self._requests.items():
             exchange = request.exchange
@@ -333,8 +339,6 @@ class Driver:
 
     def waiting(self) -> list[Ticket]:
         """Return the tickets that wait, in order of rank and arrival."""
-        if self.scheduler is None:
-            return []
         tickets = [t for t in self.scheduler.tickets.values() if t.state is State.WAITING]
         return sorted(tickets, key=lambda ticket: (-ticket.policy.rank, ticket.seq))
 
@@ -359,19 +363,25 @@ class Driver:
                 case Reject():
                     self._forget(request)
                     self._metrics.of_class(request.class_name).rejections(action.reason).inc()
-                    request.rejected(errors.rejected(action.reason, action.retry_after_s))
+                    request.rejected(self._error_of(action))
                 case Requeue():
-                    self._metrics.of_class(request.class_name).preemptions.inc()
+                    if action.reason is not RequeueReason.ENGINE_GONE:
+                        self._metrics.of_class(request.class_name).preemptions.inc()
                     request.requeued()
+                case _:
+                    assert_never(action)
         self._note_starvation(now)
         self._arm(now)
 
+    def _error_of(self, action: Reject) -> errors.ApiError:
+        if action.reason is Reason.TTL_EXPIRED and not self.has_engine:
+            return self._no_engine()  # that is what it waited for
+        return errors.rejected(action.reason, action.retry_after_s)
+
     def _arm(self, now: float) -> None:
-        """Set the timer to the next instant at which time alone changes something for who waits."""
-        assert self.scheduler is not None
-        due = None
+        """Set the timer to the next instant at which time alone changes something."""
+        due = self.scheduler.next_tick(now)
         if self.scheduler.pool.requests:
-            due = self.scheduler.next_tick(now)
             silent = self._silent
             while silent and not self._is_silent(silent[0][2], silent[0][3]):
                 heapq.heappop(silent)
@@ -390,14 +400,11 @@ class Driver:
 
     def _tick(self) -> None:
         self._timer = None
-        if self.scheduler is None:
-            return
         now = self._clock()
         self._perform(self.scheduler.on_tick(now) + self._note_silent(now), now)
 
     def _note_silent(self, now: float) -> list[Action]:
         """Tell the scheduler of the prompts that are taken to be done by now."""
-        assert self.scheduler is not None
         actions: list[Action] = []
         while self._silent and self._silent[0][0] <= now + _PATIENCE_GRID_S:
             *_, request, dispatch = heapq.heappop(self._silent)
@@ -426,8 +433,7 @@ class Driver:
             del self._by_wire_id[request.wire_id]
 
     def _ticket(self, request: InFlightRequest) -> Ticket | None:
-        scheduler = self.scheduler
-        return None if scheduler is None else scheduler.tickets.get(request.id)
+        return self.scheduler.tickets.get(request.id)
 
     # ---- what is measured
 
@@ -441,7 +447,6 @@ class Driver:
 
     def _inverted(self, dispatch: Dispatch) -> bool:
         """Tell whether a higher rank still waits (INV-3)."""
-        assert self.scheduler is not None
         for queue in self.scheduler.pool.classes:
             if queue.policy.rank <= dispatch.rank:
                 return False
@@ -468,8 +473,11 @@ class Driver:
 
     def _note_starvation(self, now: float) -> None:
         """Count the time in which requests wait and the engine has none."""
-        assert self.scheduler is not None
-        starved = self.scheduler.pool.requests > 0 and self.scheduler.ledger.running == 0
+        starved = (
+            self.has_engine
+            and self.scheduler.pool.requests > 0
+            and self.scheduler.ledger.running == 0
+        )
         if self._starved_since is not None:
             self._metrics.bubble.inc(now - self._starved_since)
         self._starved_since = now if starved else None

@@ -318,7 +318,8 @@ class InFlightRequest:
             raise errors.rejected(Reason.QUEUE_FULL, 1)
         if driver is not None and self.caller is not None:
             self.rank = driver.directory.rank_by_head(self.caller, head.said)
-            self._reserved = driver.reserve(self.caller.tenant)
+            driver.reserve(self.caller.tenant)
+            self._reserved = True
 
     async def _read_body(self) -> None:
         shared = self.shared

@@ -83,11 +83,16 @@ class EngineModel:
 
     def __init__(self, profile: EngineProfile, kind: EngineKind) -> None:
         self.profile = profile
-        self.kv = KvCache(profile.kv_blocks, profile.block_tokens)
         self.counts = EngineCounts()
         self.step = 0
         self._kind = kind
         self._seq = 0
+        self.crash()
+
+    def crash(self) -> None:
+        """Lose all requests and the cache; the totals stay."""
+        profile = self.profile
+        self.kv = KvCache(profile.kv_blocks, profile.block_tokens)
         self._jobs: dict[str, Job] = {}
         self._waiting: list[tuple[tuple[int, float, int], int, Job]] = []
         self._prefilling: list[Job] = []

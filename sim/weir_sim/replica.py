@@ -3,6 +3,8 @@
 Everything between the two takes `link_s` each way, as a socket and two event loops do: the front
 knows of a token only when it arrives, and the engine of a request only when it was sent. A
 requeue can cross a first token on that way; what the old attempt still sends is then ignored.
+
+An engine may die and come back empty, which a scheduler is told, or fall silent, which it is not.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
+from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.types import (
     Action,
     ClassPolicy,
     Dispatch,
+    EngineFacts,
     Reject,
     Request,
     Requeue,
@@ -37,6 +41,7 @@ class Trip:
 
     Attributes:
         submitted_s: When its client sent it last; later than its arrival after a refusal.
+        failed: Its answer had begun when the engine died.
         refusals: How often it was refused; the last one may be its outcome.
     """
 
@@ -52,6 +57,7 @@ class Trip:
     refusals: int = 0
     job: Job | None = None
     reported: int = 0
+    failed: bool = False
 
 
 class Replica:
@@ -79,6 +85,10 @@ class Replica:
         self._tick_at: float | None = None
         self._noted_s = 0.0
         self._in_bubble = False
+        self._facts: EngineFacts | None = None
+        """The engine that died and has not come back."""
+        self._deaths = 0
+        self._silent_until_s = 0.0
 
     def submit(self, trip: Trip) -> None:
         """Take in a request now."""
@@ -101,22 +111,57 @@ class Replica:
         )
         self._settle()
 
+    # ---- outages
+
+    def engine_dies(self) -> None:
+        """Lose the engine and all that it held."""
+        scheduler, now = self._scheduler(), self._loop.now
+        self._facts = scheduler.engine
+        self._deaths += 1
+        self.engine.crash()
+        begun = [trip for trip in self._trips.values() if trip.job is not None and trip.reported]
+        self._perform(scheduler.on_engine_gone(now))
+        for trip in begun:
+            trip.failed = True
+            self._end(trip)
+            self._perform(scheduler.on_abort(trip.request.request_id, now))
+        self._settle()
+
+    def engine_returns(self) -> None:
+        """Have an engine with the same limits again, which holds nothing."""
+        assert self._facts is not None, "no engine died"
+        facts, self._facts = self._facts, None
+        self._perform(self._scheduler().on_engine_up(facts, self._loop.now))
+        self._settle()
+
+    def engine_is_silent(self, until_s: float) -> None:
+        """Let the engine do nothing until then, and say nothing of it."""
+        self._silent_until_s = until_s
+
+    def _scheduler(self) -> Scheduler:
+        if not isinstance(self.front, Scheduler):
+            raise TypeError("only Weir's scheduler is told of an engine's death")
+        return self.front
+
     # ---- what the front wants
 
     def _perform(self, actions: list[Action]) -> None:
         now = self._loop.now
         for action in actions:
             trip = self._trips[action.request_id]
-            if isinstance(action, Dispatch):
-                self._dispatch(trip, action)
-            elif isinstance(action, Requeue):
-                trip.requeues += 1
-                self._loop.at(now + self._link_s, self._cancel, trip.job)
-                trip.job = None
-            else:
-                trip.rejected = action
-                trip.refusals += 1
-                self._end(trip)
+            match action:
+                case Dispatch():
+                    self._dispatch(trip, action)
+                case Requeue():
+                    trip.requeues += 1
+                    self._take_out(trip)
+                case Reject():
+                    self._take_out(trip)
+                    trip.rejected = action
+                    trip.refusals += 1
+                    self._end(trip)
+                case _:
+                    assert_never(action)
         if self._after_event is not None:
             self._after_event(self.front, now, actions)
 
@@ -141,7 +186,14 @@ class Replica:
         )
         self._loop.at(self._loop.now + self._link_s, self._enter, trip.job)
 
+    def _take_out(self, trip: Trip) -> None:
+        if trip.job is not None:
+            self._loop.at(self._loop.now + self._link_s, self._cancel, trip.job)
+            trip.job = None
+
     def _enter(self, job: Job) -> None:
+        if self._facts is not None:
+            return  # sent to an engine that is gone
         self.engine.add(job)
         self._step_if_idle()
 
@@ -165,15 +217,23 @@ class Replica:
     # ---- what the engine did
 
     def _step_if_idle(self) -> None:
-        if self.engine.is_stepping:
+        if self.engine.is_stepping or self._facts is not None:
+            return
+        if self._loop.now < self._silent_until_s:
+            self._loop.at(self._silent_until_s, self._step_if_idle)
             return
         duration_s = self.engine.begin()
         self._note_bubble()
         if duration_s is not None:
             self.on_step_formed(self.engine)
-            self._loop.at(self._loop.now + duration_s, self._step_ended)
+            self._loop.at(self._loop.now + duration_s, self._step_ended, self._deaths)
 
-    def _step_ended(self) -> None:
+    def _step_ended(self, deaths: int) -> None:
+        if deaths != self._deaths:
+            return
+        if self._loop.now < self._silent_until_s:
+            self._loop.at(self._silent_until_s, self._step_ended, deaths)
+            return
         result = self.engine.end()
         report = result.first_tokens or result.finished or result.record.prefill_tokens
         if report or self.engine.step % _TOKEN_REPORT_STEPS == 0:
@@ -222,4 +282,5 @@ class Replica:
         if self._in_bubble:
             self.bubble_s += now - self._noted_s
         self._noted_s = now
-        self._in_bubble = not self.engine.is_stepping and self.front.backlog() > 0
+        is_idle = self._facts is None and not self.engine.is_stepping
+        self._in_bubble = is_idle and self.front.backlog() > 0

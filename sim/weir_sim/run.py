@@ -120,6 +120,20 @@ SYSTEMS: Mapping[str, System] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which the engines of all replicas do nothing.
+
+    Attributes:
+        is_silent: They still hold what they held and say nothing; else they are dead, and come
+            back empty.
+    """
+
+    from_s: float
+    until_s: float
+    is_silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SimConfig:
     """One run.
 
@@ -130,6 +144,7 @@ class SimConfig:
         slot_shares: Slots per class of `class-slots`, relative.
         retries: How often a client sends a refused request again, each time after the
             Retry-After it was told. Its latency counts from its first attempt.
+        outages: When the engines are gone; for Weir's own systems.
         sample_s: How often the queue and the batch are looked at for a timeline; 0 never.
     """
 
@@ -146,6 +161,7 @@ class SimConfig:
         default_factory=lambda: {"interactive": 0.2, "standard": 0.5, "batch": 0.3}
     )
     retries: int = 0
+    outages: Sequence[Outage] = ()
     sample_s: float = 0.0
 
 
@@ -260,9 +276,19 @@ class _Simulation:
             self._loop.at(self._trips[0].request.arrival_s, self._arrive, 0)
             self._loop.at(0.0, self._scrape)
             self._loop.at(0.0, self._sample)
+        for replica in self._replicas:
+            for outage in self._config.outages:
+                self._plan(replica, outage)
         last_s = self._trips[-1].request.arrival_s if self._trips else 0.0
         self._loop.run(lambda: self._ended == len(self._trips), last_s + self._config.drain_s)
         return SimResult(self._config, self._trips, self._replicas, self._loop.now, self._timeline)
+
+    def _plan(self, replica: Replica, outage: Outage) -> None:
+        if outage.is_silent:
+            self._loop.at(outage.from_s, replica.engine_is_silent, outage.until_s)
+        else:
+            self._loop.at(outage.from_s, replica.engine_dies)
+            self._loop.at(outage.until_s, replica.engine_returns)
 
     def _arrive(self, index: int) -> None:
         if index + 1 < len(self._trips):

@@ -37,9 +37,14 @@ class WeirEngineModel(EngineModel):
     """One engine with Weir's scheduler."""
 
     def __init__(self, profile: EngineProfile, mode: Mode | None = None) -> None:
+        self._started_with = mode
         super().__init__(profile, EngineKind.WEIR)
-        most = profile.max_num_batched_tokens
-        self._planner = Planner(most, mode)
+
+    def crash(self) -> None:
+        """Lose all requests, the cache, and what was learned."""
+        super().crash()
+        most = self.profile.max_num_batched_tokens
+        self._planner = Planner(most, self._started_with)
         self._preemptions = Preemptions(2 * most)
 
     @property

@@ -22,7 +22,8 @@ def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> l
         *_conservation(scheduler, waiting, running),
         *_inversions(scheduler, actions, waiting),
         *_overdue(waiting, now),
-        *_idleness(scheduler, now),
+        *_unbegun(scheduler, running, now),
+        *_idleness(scheduler, actions, now),
         *_miscounts(scheduler, waiting, running),
         *_preemptions(scheduler, actions),
         *_kept_out(scheduler, running, now),
@@ -58,7 +59,17 @@ def _overdue(waiting: Sequence[Ticket], now: float) -> Iterator[str]:
             yield f"INV-4: {ticket.request.request_id} has waited {waited_s} s"
 
 
-def _idleness(scheduler: Scheduler, now: float) -> Iterator[str]:
+def _unbegun(scheduler: Scheduler, running: Sequence[Ticket], now: float) -> Iterator[str]:
+    for ticket in running:
+        if not ticket.started and now >= scheduler.begin_by_s(ticket):
+            ran_s = now - ticket.dispatched_s
+            yield f"INV-4: {ticket.request.request_id} was dispatched {ran_s} s ago and never begun"
+
+
+def _idleness(scheduler: Scheduler, actions: Sequence[Action], now: float) -> Iterator[str]:
+    if scheduler.engine is None:
+        yield from _sent_nowhere(scheduler, actions)
+        return
     if not len(scheduler.pool):
         return
     if not scheduler.ledger.running:
@@ -67,6 +78,14 @@ def _idleness(scheduler: Scheduler, now: float) -> Iterator[str]:
     rank = ticket.policy.rank
     if scheduler.rules.gate.block(ticket, rank, scheduler.ledger, now) is None:
         yield f"INV-5: {ticket.request.request_id} could be dispatched and waits"
+
+
+def _sent_nowhere(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[str]:
+    for action in actions:
+        if isinstance(action, Dispatch):
+            yield f"INV-5: {action.request_id} was dispatched and there is no engine"
+    if scheduler.ledger.prefills():
+        yield "INV-5: requests are to begin in an engine that is gone"
 
 
 def _miscounts(

@@ -18,6 +18,10 @@ _ENOUGH = 20
 """Answers of one tenant after which its own lengths are used."""
 _MAX_TENANTS = 1024
 _PREFILL_S_PER_TOKEN = 5e-5
+_SLOWEST_S_PER_TOKEN = 2e-3
+"""Of an engine without a step log, about which little is known: 500 prompt tokens a second."""
+_SLACK = 2.0
+"""Times the expected time to first token that a working engine may take."""
 LONGEST_GUESS_TOKENS = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
 _MAX_TOKENS = 10_000_000
@@ -45,19 +49,23 @@ class Estimator:
         longest_guess_tokens: int = LONGEST_GUESS_TOKENS,
     ) -> None:
         self._output_quantile = output_quantile
-        self._step_tokens = max(1, step_tokens)
-        self._longest_guess_tokens = longest_guess_tokens
+        self.fit(step_tokens, longest_guess_tokens)
         self._bytes_per_token: dict[str, float] = {}
         # Tenant -> mean tokens of its bodies that are too large for a text.
         self._large_prompts: dict[str, float] = {}
         self._outputs: dict[tuple[str, str], StreamingQuantile] = {}
         self._all_outputs = StreamingQuantile(output_quantile)
         self._correction = 1.0
-        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
-        self._step_shape: tuple[float, float] | None = None
         self._last_step = StepRecord(0.0, 0, 0)
         self._steps_seen = 0
         self.steps = StepTimeModel()
+
+    def fit(self, step_tokens: int, longest_guess_tokens: int) -> None:
+        """Reckon with another engine's limits; what was learned stays."""
+        self._step_tokens = max(1, step_tokens)
+        self._longest_guess_tokens = longest_guess_tokens
+        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
+        self._step_shape: tuple[float, float] | None = None
 
     def prompt_tokens(self, request: Request) -> int:
         """Return the exact count where it is known, else one from the body's size."""
@@ -125,6 +133,11 @@ class Estimator:
         fixed_s, token_s = self._step_shape
         steps = tokens // self._step_tokens + 1
         return self._correction * (steps * fixed_s + tokens * token_s)
+
+    def longest_first_token_s(self, tokens: int) -> float:
+        """Return a time in which any engine that works computes `tokens` of prefill."""
+        likely_s = _SLACK * self.first_token_s(tokens)
+        return likely_s if self.steps.trained else max(likely_s, tokens * _SLOWEST_S_PER_TOKEN)
 
     def learn_first_token(self, expected_s: float, took_s: float) -> None:
         """Correct the model by one outcome; too low is corrected faster than too high."""

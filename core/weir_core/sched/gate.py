@@ -39,6 +39,8 @@ from weir_core.sched.types import EngineFacts, EngineKind
 class Block(Enum):
     """What a request waits for."""
 
+    ENGINE = "engine"
+    """There is none."""
     PREFILL = "prefill"
     SLOT = "slot"
     KV = "kv"
@@ -133,10 +135,12 @@ class ClassAwareGate:
         return raised_tokens + ticket.new_tokens <= self._step_tokens
 
     def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
-        """Return the first of slot, prefill and decodes that is exhausted.
+        """Return the first of engine, slot, prefill and decodes that is lacking.
 
         An empty engine takes anything.
         """
+        if ledger.engine is None:
+            return Block.ENGINE
         if ledger.running == 0:
             return None
         free = self._slots - ledger.running
@@ -201,12 +205,12 @@ class OpenGate:
         self.depth_tokens = engine.max_num_batched_tokens
 
     def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
-        """Nothing stands in the way."""
-        return None
+        """Nothing stands in the way but the lack of an engine."""
+        return Block.ENGINE if ledger.engine is None else None
 
     def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
-        """Nothing stands in the way."""
-        return None
+        """Nothing stands in the way but the lack of an engine."""
+        return self.shut(rank, ledger, now)
 
     def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:  # noqa: ARG002
         """Nothing stands in the way."""

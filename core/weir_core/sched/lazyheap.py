@@ -58,6 +58,11 @@ class LazyHeap:
         ticket = self.first()
         return ticket if ticket is not None and entries[0][0] <= key else None
 
+    def postpone_first(self, key: float) -> None:
+        """Give the ticket that `first` has just returned another key."""
+        entry = self._entries[0]
+        heapq.heapreplace(self._entries, (key, *entry[1:]))
+
     def first_key(self) -> float | None:
         """Return the smallest key of a living ticket, or None."""
         return self._entries[0][0] if self.first() is not None else None

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from weir_core.sched.tickets import State, Ticket
-from weir_core.sched.types import EngineKind
+from weir_core.sched.types import EngineFacts, EngineKind
 
 _GROWTH = 1.25
 """Room is enlarged by this factor when a request outgrows its expected output."""
@@ -77,13 +77,21 @@ class RankLoad:
 class Ledger:
     """Everything dispatched and not finished."""
 
-    def __init__(self, kind: EngineKind) -> None:
-        self._kind = kind
+    def __init__(self) -> None:
+        self.engine: EngineFacts | None = None
+        """The engine that is there, or None while there is none."""
+        self._kind = EngineKind.FCFS
         self._by_rank: dict[int, RankLoad] = {}
         self.loads: list[RankLoad] = []
         """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
         self.running = 0
         self.kv_tokens = 0
+
+    def set_engine(self, engine: EngineFacts | None) -> None:
+        """Note which engine is there, or that none is."""
+        self.engine = engine
+        if engine is not None:
+            self._kind = engine.kind
 
     def of_rank(self, rank: int) -> RankLoad:
         """Return the load of one rank."""
@@ -132,6 +140,11 @@ class Ledger:
     def prefills(self) -> bool:
         """Return whether any request has no first token yet."""
         return any(load.unstarted for load in self.loads)
+
+    def unstarted(self) -> list[Ticket]:
+        """Return the requests without a first token, the newest first."""
+        tickets = [ticket for load in self.loads for ticket in load.unstarted.values()]
+        return sorted(tickets, key=lambda ticket: ticket.seq, reverse=True)
 
     def add(self, ticket: Ticket) -> None:
         """Note that `ticket` was dispatched."""

@@ -67,31 +67,25 @@ class RuleNames:
     preempt: str = "before-first-byte"
 
 
-@dataclass(frozen=True, slots=True)
 class Rules:
-    """One variant of each rule, made for one engine."""
-
-    pick: Pick
-    make_fairness: Callable[[], Fairness]
-    order: Order
-    gate: Gate
-    shed: Shed
-    preempt: Preempt
-
-
-def make_rules(
-    names: RuleNames, engine: EngineFacts, estimator: Estimator, forecast: Forecast
-) -> Rules:
-    """Return the named rules.
+    """One variant of each rule, fitted to one engine.
 
     Raises:
         KeyError: A name is not in `POLICIES`.
     """
-    return Rules(
-        pick=PICKS[names.pick](engine),
-        make_fairness=FAIRNESS[names.fairness],
-        order=ORDERS[names.order](),
-        gate=GATES[names.gate](engine, estimator),
-        shed=SHEDS[names.shed](estimator, forecast),
-        preempt=PREEMPTS[names.preempt](engine),
-    )
+
+    def __init__(
+        self, names: RuleNames, engine: EngineFacts, estimator: Estimator, forecast: Forecast
+    ) -> None:
+        self._names = names
+        self._estimator = estimator
+        self.make_fairness = FAIRNESS[names.fairness]
+        self.order = ORDERS[names.order]()
+        self.shed = SHEDS[names.shed](estimator, forecast)
+        self.fit(engine)
+
+    def fit(self, engine: EngineFacts) -> None:
+        """Make the rules that depend on the engine anew for this one."""
+        self.pick = PICKS[self._names.pick](engine)
+        self.gate = GATES[self._names.gate](engine, self._estimator)
+        self.preempt = PREEMPTS[self._names.preempt](engine)

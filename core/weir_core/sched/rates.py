@@ -53,6 +53,11 @@ class DrainRate:
         self._rate = rate if self._rate is None else self._rate + _SMOOTHING * (rate - self._rate)
         self._since, self._tokens = now, 0.0
 
+    def interrupted(self) -> None:
+        """Note that the engine is gone: what it had computed of its prompts is lost."""
+        self._ahead = 0.0
+        self._since = None
+
     def value(self) -> float | None:
         """Return tokens per second, or None before the first full window."""
         return self._rate

@@ -9,6 +9,13 @@ are dispatched in the order of `pick` while the `gate` lets them through, room b
 `preempt` where a higher rank lacks it. What runs is in the `ledger`, what became of everybody in
 the `tally`.
 
+A deadline does not end at the dispatch: what the engine has not begun for far longer than its
+class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is taken
+back and refused.
+
+An engine comes and goes by events, too. While there is none, nothing is dispatched and the pool
+waits; what had been sent to it and had not begun waits again, as if it had never been sent.
+
 Events about a request that is gone are ignored: when a requeue and a first token cross on the
 wire, whoever performs the actions has already decided which one came first.
 """
@@ -24,7 +31,7 @@ from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.ledger import Ledger
-from weir_core.sched.policies import RuleNames, make_rules
+from weir_core.sched.policies import RuleNames, Rules
 from weir_core.sched.pool import Pool
 from weir_core.sched.tally import Tally
 from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketOffice, set_instants
@@ -34,24 +41,32 @@ from weir_core.sched.types import (
     ClassPolicy,
     Dispatch,
     EngineFacts,
+    EngineKind,
     PoolLimits,
     Reason,
     Request,
     Requeue,
+    RequeueReason,
     StepRecord,
     TenantPolicy,
 )
 
+_BUSY_PATIENCE = 4.0
+"""Times the longest wait for a first token, where the engine works on and only this one is late."""
+_NO_ENGINE_YET = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
+"""What rules and estimates reckon with before any engine was there to dispatch to."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """What a scheduler is made with; classes and tenants can change later, this cannot.
+    """What a scheduler is made with; classes, tenants and engine can change later.
 
     Attributes:
+        engine: None where no engine has come up yet.
         default_class: Class of requests whose own class does not exist.
     """
 
-    engine: EngineFacts
+    engine: EngineFacts | None = None
     rules: RuleNames = field(default_factory=RuleNames)
     limits: PoolLimits = field(default_factory=PoolLimits)
     default_class: str = "standard"
@@ -67,17 +82,15 @@ class Scheduler:
         tenants: Sequence[TenantPolicy] = (),
         estimator: Estimator | None = None,
     ) -> None:
+        self._facts = settings.engine or _NO_ENGINE_YET
         self.estimator = estimator or Estimator(
-            settings.engine.max_num_batched_tokens,
-            # What is only guessed never claims more than half of a small engine.
-            longest_guess_tokens=min(
-                LONGEST_GUESS_TOKENS, max(1, settings.engine.kv_capacity_tokens // 2)
-            ),
+            self._facts.max_num_batched_tokens, longest_guess_tokens=_longest_guess(self._facts)
         )
         self.forecast = Forecast()
-        self.rules = make_rules(settings.rules, settings.engine, self.estimator, self.forecast)
+        self.rules = Rules(settings.rules, self._facts, self.estimator, self.forecast)
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
-        self.ledger = Ledger(settings.engine.kind)
+        self.ledger = Ledger()
+        self.ledger.set_engine(settings.engine)
         self.tally = Tally()
         self._office = TicketOffice(self.estimator, settings.default_class)
         self._door = Door(self.rules, self.pool, self.ledger, self.forecast, settings.limits)
@@ -85,6 +98,9 @@ class Scheduler:
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
+        # What runs and has not begun, by an instant before which it need not be looked at.
+        self._unbegun = LazyHeap()
+        self._progress_s = float("-inf")
         self.configure(classes, tenants, now=0.0)
 
     @property
@@ -95,6 +111,12 @@ class Scheduler:
     def backlog(self) -> int:
         """Return how many requests wait."""
         return self.pool.requests
+
+    def begin_by_s(self, ticket: Ticket) -> float:
+        """Return when a request without a first token is given up, if no progress is heard."""
+        patience_s = max(ticket.policy.max_queue_wait_s, ticket.first_token_longest_s)
+        silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
+        return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
     # ---- configuration
 
@@ -109,17 +131,54 @@ class Scheduler:
             ValueError: There is no class at all; the last ones stay in force.
         """
         self._office.configure(classes)
-        waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
-        for ticket in waiting:
-            self._unqueue(ticket)
+        waiting = self._empty_pool()
         for ticket in self._tickets.values():
             self._office.renew(ticket)
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
-        for ticket in reversed(waiting):  # each goes before those who are back already
-            self._queue(ticket)
+        self._refill_pool(waiting)
+        self._unbegun = LazyHeap()
+        for ticket in self.ledger.unstarted():
+            self._unbegun.push(self.begin_by_s(ticket), ticket)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
+
+    # ---- the engine
+
+    @property
+    def engine(self) -> EngineFacts | None:
+        """Return the engine that is there, or None."""
+        return self.ledger.engine
+
+    def on_engine_up(self, engine: EngineFacts, now: float) -> list[Action]:
+        """Note that an engine is there, or that it is another one than was known.
+
+        Requests stay; limits, rules and estimates follow the engine.
+        """
+        if engine != self._facts:
+            self._facts = engine
+            self.estimator.fit(engine.max_num_batched_tokens, _longest_guess(engine))
+            self.rules.fit(engine)
+            waiting = self._empty_pool()
+            for ticket in waiting:
+                self._office.estimate(ticket)
+            self._refill_pool(waiting)
+        self.ledger.set_engine(engine)
+        return self._pump(now)
+
+    def on_engine_gone(self, now: float) -> list[Action]:
+        """Note that the engine is gone, with all that it held.
+
+        What it had not begun waits again, with its age and without a charge. What it had begun
+        is lost: whoever performs the actions reports each with `on_abort`.
+        """
+        self.ledger.set_engine(None)
+        self._drain.interrupted()
+        actions: list[Action] = []
+        for ticket in self.ledger.unstarted():
+            self._back_to_pool(ticket, now)
+            actions.append(Requeue(ticket.request.request_id, RequeueReason.ENGINE_GONE))
+        return actions + self._pump(now)
 
     # ---- events
 
@@ -148,6 +207,7 @@ class Scheduler:
         self, request_id: str, now: float, prompt_tokens: int | None = None
     ) -> list[Action]:
         """Note that a prompt is done and one token is out; give its exact length if known."""
+        self._progress_s = now
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
             return []
@@ -172,6 +232,7 @@ class Scheduler:
         """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
         ticket = self._running(request_id)
         if ticket is not None and ticket.started and count > 0:
+            self._progress_s = now
             self._count_output(ticket, count, now)
         return []
 
@@ -183,6 +244,7 @@ class Scheduler:
         output_tokens: int | None = None,
     ) -> list[Action]:
         """Note that an answer is complete; give the engine's usage counts if known."""
+        self._progress_s = now
         ticket = self._running(request_id)
         if ticket is None:
             return []
@@ -217,6 +279,7 @@ class Scheduler:
 
     def on_step(self, record: StepRecord, now: float) -> list[Action]:
         """Learn from one engine step, and use the room it made."""
+        self._progress_s = now
         self.estimator.learn_step(record)
         if record.prefill_tokens > 0:
             self.ledger.prefilled(record.prefill_tokens)
@@ -229,20 +292,21 @@ class Scheduler:
 
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
-        if not self.pool.requests:
-            return None
-        instants = (self._expiry.first_key(), self.rules.pick.next_change(self.pool, now))
+        instants = [self._expiry.first_key(), self._unbegun.first_key()]
+        if self.pool.requests and self.engine is not None:
+            instants.append(self.rules.pick.next_change(self.pool, now))
         return min((at for at in instants if at is not None), default=None)
 
     # ---- the pump
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
+        self._give_up(actions, now)
         if self.pool.requests:
             self._expire(actions, now)
             while self._advance(actions, now):
                 pass
-        self._drain.observe(now, self.pool.requests > 0)
+        self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
@@ -268,23 +332,21 @@ class Scheduler:
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
-        lead_s = self._lead_s(ticket)
+        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self.estimator.first_token_s(ahead)
         if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
             self._expel(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
-        self._dispatch(ticket, lead_s, actions, now)
+        ticket.first_token_expected_s = lead_s
+        ticket.first_token_longest_s = self.estimator.longest_first_token_s(ahead)
+        self._dispatch(ticket, actions, now)
         return True
 
     def _kv_block(self, ticket: Ticket) -> Block | None:
         lacks = self.ledger.running and self.rules.gate.kv_shortfall(ticket, self.ledger) > 0
         return Block.KV if lacks else None
-
-    def _lead_s(self, ticket: Ticket) -> float:
-        """Return the predicted time from dispatching `ticket` now to its first token."""
-        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        return self.estimator.first_token_s(ahead)
 
     def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
         shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
@@ -303,11 +365,11 @@ class Scheduler:
             self._requeue(passed, ticket, actions, now)
         return True
 
-    def _dispatch(self, ticket: Ticket, lead_s: float, actions: list[Action], now: float) -> None:
+    def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
         ticket.dispatched_s = now
-        ticket.first_token_expected_s = lead_s
         self.ledger.add(ticket)
+        self._unbegun.push(self.begin_by_s(ticket), ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
@@ -326,10 +388,12 @@ class Scheduler:
     ) -> None:
         for victim in victims:
             victim.requeues += 1
-            set_instants(victim)
-            self.tally.requeued += 1
             self._back_to_pool(victim, now)
-            actions.append(Requeue(victim.request.request_id, winner.request.request_id))
+            actions.append(
+                Requeue(
+                    victim.request.request_id, RequeueReason.PREEMPTED, winner.request.request_id
+                )
+            )
         self._expire(actions, now)  # who ran when its longest wait ended has no time left
 
     def _expire(self, actions: list[Action], now: float) -> None:
@@ -341,6 +405,19 @@ class Scheduler:
                 self._queue(ticket)
             else:
                 self._expel(ticket, actions, now)
+
+    def _give_up(self, actions: list[Action], now: float) -> None:
+        """Refuse what the engine should have begun long ago."""
+        while (ticket := self._unbegun.first_until(now)) is not None:
+            begin_by_s = self.begin_by_s(ticket)
+            if now < begin_by_s:
+                self._unbegun.postpone_first(begin_by_s)
+                continue
+            self._leave_engine(ticket)
+            self._charge(ticket, -ticket.charged, now)
+            self._forget(ticket)
+            wait_s = self.forecast.wait_s(ticket, self.pool, now)
+            self._refuse(Refusal(ticket, Reason.TTL_EXPIRED, wait_s), actions)
 
     def _expel(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
@@ -369,8 +446,22 @@ class Scheduler:
         self.pool.remove(ticket)
         self._expiry.forget()
 
+    def _empty_pool(self) -> list[Ticket]:
+        """Take all that wait out, to be put back by `_refill_pool`."""
+        waiting = [t for t in self._tickets.values() if t.state is State.WAITING]
+        for ticket in waiting:
+            self._unqueue(ticket)
+        return waiting
+
+    def _refill_pool(self, waiting: Sequence[Ticket]) -> None:
+        for ticket in reversed(waiting):  # each goes before those who are back already
+            self._queue(ticket)
+
     def _back_to_pool(self, ticket: Ticket, now: float) -> None:
         self._leave_engine(ticket)
+        self.tally.requeued += 1
+        ticket.was_requeued = True
+        set_instants(ticket)
         ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
@@ -379,12 +470,16 @@ class Scheduler:
 
     def _start(self, ticket: Ticket) -> None:
         """Note that a prompt is done."""
+        ticket.epoch += 1
+        self._unbegun.forget()
         self.ledger.first_token(ticket)
         self._drain.prompt_done(ticket.new_tokens, is_last=not self.ledger.prefills())
 
     def _leave_engine(self, ticket: Ticket) -> None:
         self.ledger.remove(ticket)
         ticket.epoch += 1
+        if not ticket.started:
+            self._unbegun.forget()
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
@@ -413,6 +508,11 @@ class Scheduler:
         exact = max(1, prompt_tokens - max(0, ticket.request.cached_tokens))
         self._charge(ticket, exact - ticket.charged, now)
         ticket.charged = float(exact)
+
+
+def _longest_guess(engine: EngineFacts) -> int:
+    """Return the most that is guessed of a prompt, never more than half of a small engine."""
+    return min(LONGEST_GUESS_TOKENS, max(1, engine.kv_capacity_tokens // 2))
 
 
 def _ends_at(ticket: Ticket) -> float:

@@ -68,7 +68,7 @@ class Predictive:
 
     def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:
         """Return whether it is past its latest useful start."""
-        if ticket.policy.shed == "never" or ticket.requeues:
+        if ticket.policy.shed == "never" or ticket.was_requeued:
             return False
         return now > self._latest_start_s(ticket, lead_s)
 

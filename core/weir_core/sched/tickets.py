@@ -41,40 +41,40 @@ class Ticket:
         due_s: When its first token is due; infinity without a target.
         kv_tokens: KV room set aside for it, while it runs.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
+        first_token_longest_s: Time from its dispatch in which a working engine begins it.
+        requeues: How often it was preempted.
+        was_requeued: It was sent back, for whatever reason.
         payer: The tenant whose limits it counts against.
         account: The name under which it queues in its class; its tenant's, while that rule holds.
         cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        policy: ClassPolicy,
-        seq: int,
-        *,
-        prompt_tokens: int,
-        new_tokens: int,
-        output_estimate: int,
-    ) -> None:
+    def __init__(self, request: Request, policy: ClassPolicy, seq: int) -> None:
         self.request = request
         self.policy = policy
         self.seq = seq
-        self.prompt_tokens = prompt_tokens
-        self.new_tokens = new_tokens
-        self.output_estimate = output_estimate
-        self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
+        self.prompt_tokens = self.new_tokens = self.output_estimate = 1
+        self.cost = 0.0
         self.payer = request.payer or request.tenant
         self.account = ""
         self.engine_rank = self.load_rank = policy.rank
         self.state = State.WAITING
         self.epoch = 0
         self.late = self.started = self.by_min_share = False
-        self.dispatched_s = self.first_token_expected_s = 0.0
+        self.dispatched_s = self.first_token_expected_s = self.first_token_longest_s = 0.0
         self.kv_tokens = self.output_tokens = 0
         self.charged = 0.0
         self.requeues = 0
+        self.was_requeued = False
         self.due_s = self.expires_s = 0.0
         set_instants(self)
+
+    def set_sizes(self, prompt_tokens: int, new_tokens: int, output_estimate: int) -> None:
+        """Set its expected tokens, and with them its cost."""
+        self.prompt_tokens = prompt_tokens
+        self.new_tokens = new_tokens
+        self.output_estimate = output_estimate
+        self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
 
 
 class TicketOffice:
@@ -102,18 +102,18 @@ class TicketOffice:
 
     def issue(self, request: Request) -> Ticket:
         """Return a ticket for a request that has just arrived."""
-        policy = self._policy_of(request)
-        prompt_tokens = self._estimator.prompt_tokens(request)
-        cached = min(max(0, request.cached_tokens), prompt_tokens - 1)
         self._issued += 1
-        return Ticket(
-            request,
-            policy,
-            self._issued,
-            prompt_tokens=prompt_tokens,
-            new_tokens=prompt_tokens - cached,
-            output_estimate=self._estimator.output_tokens(request),
-        )
+        ticket = Ticket(request, self._policy_of(request), self._issued)
+        self.estimate(ticket)
+        return ticket
+
+    def estimate(self, ticket: Ticket) -> None:
+        """Set what a ticket that does not run will probably cost."""
+        request = ticket.request
+        prompt_tokens = self._estimator.prompt_tokens(request)
+        cached_tokens = min(max(0, request.cached_tokens), prompt_tokens - 1)
+        output_tokens = self._estimator.output_tokens(request)
+        ticket.set_sizes(prompt_tokens, prompt_tokens - cached_tokens, output_tokens)
 
     def renew(self, ticket: Ticket) -> None:
         """Put a ticket under the present policy of its class; in the engine its rank stays."""
@@ -140,5 +140,5 @@ def set_instants(ticket: Ticket) -> None:
     ticket.due_s = float("inf") if target_s is None else request.arrival_s + target_s
     ticket.expires_s = request.arrival_s + policy.max_queue_wait_s
     # A requeued one lost its place through no fault of its own: only the longest wait ends it.
-    if policy.shed == "predictive" and not ticket.requeues:
+    if policy.shed == "predictive" and not ticket.was_requeued:
         ticket.expires_s = min(ticket.expires_s, ticket.due_s)

@@ -171,22 +171,35 @@ class Dispatch(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Refuse this request; the client may try again after `retry_after_s`."""
+    """Refuse this request; the client may try again after `retry_after_s`.
+
+    One that was dispatched and has not begun is taken back from the engine by it.
+    """
 
     request_id: str
     reason: Reason
     retry_after_s: float
 
 
+class RequeueReason(Enum):
+    """Why a request that was sent to the engine waits again."""
+
+    PREEMPTED = "preempted"
+    """A request of a higher rank gets its place."""
+    ENGINE_GONE = "engine-gone"
+    """The engine it was sent to is gone."""
+
+
 class Requeue(NamedTuple):
     """Take this request back from the engine, unseen by its client; it waits again.
 
     Attributes:
-        in_favour_of: The higher-ranked request that gets its place.
+        in_favour_of: The request that gets its place, where it was preempted.
     """
 
     request_id: str
-    in_favour_of: str
+    reason: RequeueReason
+    in_favour_of: str = ""
 
 
 Action = Dispatch | Reject | Requeue

@@ -251,7 +251,7 @@ def test_a_token_budget_refills_over_its_minute() -> None:
 
 
 def ticket(seq: int) -> Ticket:
-    return Ticket(ask(), BUILT_IN_CLASSES[1], seq, prompt_tokens=1, new_tokens=1, output_estimate=1)
+    return Ticket(ask(), BUILT_IN_CLASSES[1], seq)
 
 
 def test_a_heap_gives_the_smallest_living_ticket_ties_in_order_of_arrival() -> None:

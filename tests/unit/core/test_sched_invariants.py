@@ -23,6 +23,7 @@ from weir_core.sched.types import (
     Reject,
     Request,
     Requeue,
+    RequeueReason,
     StepRecord,
     TenantPolicy,
 )
@@ -44,6 +45,15 @@ policies = st.builds(
 )
 
 
+engines = st.builds(
+    EngineFacts,
+    kind=st.sampled_from(list(EngineKind)),
+    max_num_seqs=st.integers(1, 6),
+    max_num_batched_tokens=st.integers(1, 3000),
+    kv_capacity_tokens=st.integers(10, 20_000),
+)
+
+
 def named(policy: ClassPolicy, name: str) -> ClassPolicy:
     return ClassPolicy(
         name=name,
@@ -61,26 +71,19 @@ class SchedulerHistory(RuleBasedStateMachine):
     """Sends any events in any order, and follows each request by the actions alone."""
 
     @initialize(
-        kind=st.sampled_from(list(EngineKind)),
-        slots=st.integers(1, 6),
-        step_tokens=st.integers(1, 3000),
-        kv_tokens=st.integers(10, 20_000),
+        engine=st.none() | engines,
         most_waiting=st.integers(1, 12),
         gate=st.sampled_from(["class-aware", "class-blind"]),
     )
     def start(
         self,
-        kind: EngineKind,
-        slots: int,
-        step_tokens: int,
-        kv_tokens: int,
+        engine: EngineFacts | None,
         most_waiting: int,
         gate: str,
     ) -> None:
-        facts = EngineFacts(kind, slots, step_tokens, kv_tokens)
         limits = PoolLimits(max_requests=most_waiting, max_bytes=20_000)
         self.scheduler = Scheduler(
-            SchedulerSettings(facts, RuleNames(gate=gate), limits), BUILT_IN_CLASSES
+            SchedulerSettings(engine, RuleNames(gate=gate), limits), BUILT_IN_CLASSES
         )
         self.now = 0.0
         self.serial = 0
@@ -101,12 +104,16 @@ class SchedulerHistory(RuleBasedStateMachine):
             elif isinstance(action, Requeue):
                 assert not self.running.pop(request_id), "its first byte was sent"
                 self.waiting.add(request_id)
-                self.requeues[request_id] = self.requeues.get(request_id, 0) + 1
+                preempted = action.reason is RequeueReason.PREEMPTED
+                self.requeues[request_id] = self.requeues.get(request_id, 0) + preempted
                 assert self.requeues[request_id] <= MAX_REQUEUES
             else:
                 assert isinstance(action, Reject)
                 assert 1.0 <= action.retry_after_s <= 120.0
-                self.waiting.remove(request_id)
+                if request_id in self.running:
+                    assert not self.running.pop(request_id), "its first byte was sent"
+                else:
+                    self.waiting.remove(request_id)
                 self.ended.add(request_id)
 
     def chosen(self, among: Sequence[str], index: int) -> str:
@@ -198,6 +205,18 @@ class SchedulerHistory(RuleBasedStateMachine):
     def steps(self, duration_s: float, prefill: int, decodes: int, context: int) -> None:
         record = StepRecord(duration_s, prefill, decodes, context, context)
         self.perform(self.scheduler.on_step(record, self.now))
+
+    @rule()
+    def engine_goes(self) -> None:
+        self.perform(self.scheduler.on_engine_gone(self.now))
+        for request_id in list(self.running):  # begun answers end with it
+            del self.running[request_id]
+            self.ended.add(request_id)
+            self.perform(self.scheduler.on_abort(request_id, self.now))
+
+    @rule(engine=engines)
+    def engine_is_up(self, engine: EngineFacts) -> None:
+        self.perform(self.scheduler.on_engine_up(engine, self.now))
 
     @rule(passed_s=st.floats(0, 20))
     def time_passes(self, passed_s: float) -> None:

@@ -10,7 +10,7 @@ from weir_core.api.priorityclass import InferencePriorityClass
 from weir_core.api.tenant import InferenceTenant
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.forecast import Forecast
-from weir_core.sched.policies import POLICIES, RuleNames, make_rules
+from weir_core.sched.policies import POLICIES, RuleNames, Rules
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
     ClassPolicy,
@@ -78,10 +78,10 @@ def test_every_rule_has_names_and_ships_its_first() -> None:
 def test_every_named_rule_can_be_made(rule: str, name: str) -> None:
     engine = EngineFacts(EngineKind.WEIR, 8, 2048, 10_000)
     names = replace(RuleNames(), **{rule: name})
-    make_rules(names, engine, Estimator(2048), Forecast())
+    Rules(names, engine, Estimator(2048), Forecast())
 
 
 def test_a_rule_that_does_not_exist_is_an_error() -> None:
     engine = EngineFacts(EngineKind.WEIR, 8, 2048, 10_000)
     with pytest.raises(KeyError):
-        make_rules(RuleNames(pick="dice"), engine, Estimator(2048), Forecast())
+        Rules(RuleNames(pick="dice"), engine, Estimator(2048), Forecast())

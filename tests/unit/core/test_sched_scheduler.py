@@ -21,6 +21,7 @@ from weir_core.sched.types import (
     Reject,
     Request,
     Requeue,
+    RequeueReason,
     StepRecord,
     TenantPolicy,
 )
@@ -220,7 +221,7 @@ def test_a_higher_rank_takes_the_slot_of_a_request_without_a_first_byte() -> Non
     s.on_arrival(request("batch", "batch"), 0.0)
     actions = s.on_arrival(request("chat", "interactive", 0.1), 0.1)
     assert actions == [
-        Requeue("batch", in_favour_of="chat"),
+        Requeue("batch", RequeueReason.PREEMPTED, in_favour_of="chat"),
         Dispatch("chat", rank=100, waited_s=0.0),
     ]
     s.on_first_token("chat", 0.2)
@@ -262,6 +263,7 @@ def test_a_request_that_was_sent_back_is_not_refused_for_being_late() -> None:
 def test_a_request_that_is_sent_back_after_its_longest_wait_is_refused_at_once() -> None:
     s = scheduler(slots=1)
     s.on_arrival(request("standard"), 0.0)
+    s.on_step(StepRecord(0.01, 1, 0), 29.0)
     actions = s.on_arrival(request("chat", "interactive", 30.0), 30.0)
     assert requeued(actions) == ["standard"]
     assert rejected(actions) == [("standard", Reason.TTL_EXPIRED)]

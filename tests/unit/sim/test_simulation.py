@@ -26,7 +26,7 @@ from weir_sim.experiments import (
 )
 from weir_sim.profiles import PROFILES
 from weir_sim.report import Report, jain, report
-from weir_sim.run import SYSTEMS, RequestTooLong, SimConfig, simulate
+from weir_sim.run import SYSTEMS, Outage, RequestTooLong, SimConfig, simulate
 from weir_sim.workload import ADVERSARIAL_MIX, SimRequest, WorkloadSpec, generate
 
 H100 = PROFILES["h100-8b"]
@@ -61,6 +61,51 @@ def test_the_invariants_hold_at_every_event(system: str) -> None:
                 trip.finished_s,
             ]
             assert instants == sorted(instants)
+
+
+@pytest.mark.parametrize("system", ["weir", "weir-priority", "weir-fcfs"])
+def test_an_engine_that_dies_loses_only_what_it_had_begun(system: str) -> None:
+    broken: list[str] = []
+
+    def check(front: Front, now: float, actions: list[Action]) -> None:
+        assert isinstance(front, Scheduler)
+        broken.extend(violations(front, actions, now))
+
+    workload = generate(WorkloadSpec(rate=6.0, duration_s=40.0), 0)
+    outages = [Outage(10.0, 14.0), Outage(25.0, 26.0)]
+    result = simulate(SimConfig(SMALL, SYSTEMS[system], outages=outages), workload, check)
+    assert broken == []
+    assert [trip.outcomes for trip in result.trips] == [1] * len(workload)
+    failed = [trip for trip in result.trips if trip.failed]
+    assert 1 <= len(failed) <= 2 * SMALL.max_num_seqs
+    assert all(any(trip.dispatched_s <= o.from_s for o in outages) for trip in failed)
+    for trip in result.trips:
+        assert not any(o.from_s < trip.dispatched_s < o.until_s for o in outages)
+        if trip.rejected is not None:
+            assert trip.request.class_name != "batch"
+    assert any(trip.requeues and trip.finished_s > 0 for trip in result.trips)
+
+
+@pytest.mark.parametrize("system", ["weir", "weir-priority", "weir-fcfs"])
+def test_a_silent_engine_holds_no_interactive_request_for_long(system: str) -> None:
+    workload = generate(WorkloadSpec(rate=4.0, duration_s=60.0), 0)
+    asked = {request.request_id: request for request in workload}
+    waits: list[float] = []
+    taken_back = 0
+
+    def check(front: Front, now: float, actions: list[Action]) -> None:
+        nonlocal taken_back
+        for action in actions:
+            request = asked[action.request_id]
+            if isinstance(action, Reject) and request.class_name == "interactive":
+                waits.append(now - request.arrival_s)
+                taken_back += now - request.arrival_s >= 10.0
+
+    outages = [Outage(20.0, 300.0, is_silent=True)]
+    result = simulate(SimConfig(H100, SYSTEMS[system], outages=outages), workload, check)
+    assert [trip.outcomes for trip in result.trips] == [1] * len(workload)
+    assert taken_back
+    assert max(waits) < 20.0
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS))
