@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, assert_never
 
+import msgspec
+
 from weir_core.sched.concurrency import ConcurrencyLimit
 from weir_core.sched.memory import BodyMemory
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
@@ -237,7 +239,7 @@ class Driver:
         """
         if not self.has_engine and (self.facts is None or request.goes_elsewhere):
             raise self._no_engine()
-        now = asked.arrival_s
+        now = self._clock()
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
         while request.wire_id in self._by_wire_id:
@@ -246,6 +248,16 @@ class Driver:
         self._by_wire_id[request.wire_id] = request
         actions = self._note_silent(now)
         self._perform(actions + self.scheduler.on_arrival(asked, now), now)
+
+    def arrive_again(self, request: InFlightRequest) -> None:
+        """Let a request wait whose engine died with a part of its answer that nobody was sent."""
+        asked = request.asked
+        assert asked is not None
+        now = self._clock()
+        self._forget(request)
+        self._perform(self.scheduler.on_abort(request.id, now), now)
+        request.requeued()
+        self.arrive(request, msgspec.structs.replace(asked, request_id=self.next_id()))
 
     def priority(self, request: InFlightRequest) -> int | None:
         """Return the engine's `priority` for a request on its way there; None takes none."""

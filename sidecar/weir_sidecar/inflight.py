@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EXPLAIN: Final = EXPLAIN_HEADER.decode()
+_MOST_ENGINES_LOST: Final = 3
+"""Engines that may die under one request: it may be the reason."""
 _UNTOLD: Final = SentPriority(b"", None)
 NO_SECRETS: Final[frozenset[bytes]] = frozenset()
 
@@ -189,6 +191,7 @@ class InFlightRequest:
         self._body = b""
         self._call: Call | None = None
         self._reserved = self._explains = False
+        self._engines_lost = 0
         self._refusal: ApiError | None = None
         self._routed: tuple[Replica, int] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -240,7 +243,7 @@ class InFlightRequest:
         if self.shared.driver is not None and self.caller is not None:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
         if self.client.head_sent:
-            self.client.break_off(None, self._ending(error, error.message))
+            self.client.break_off(None, self._ending(error))
             return self.client.response
         close = self.shared.leaving or not self.http.content.is_eof()
         return error.response(self.http.path, self.head.request_id, close=close)
@@ -421,12 +424,23 @@ class InFlightRequest:
                 self.trace.routed(now, now)  # the one candidate
                 self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
             exchange = await self._attempt(engine, driver.priority(self))
+            lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
+            if lost and self.dispatch is not None and not driver.has_engine:
+                # The engine had begun, but the client was sent nothing: nothing is lost yet.
+                driver.arrive_again(self)
             if self.dispatch is None and not self.begun:
-                self.state = State.WAITING  # it lost its place, or its engine is gone
+                self._note_lost_place(driver)
                 continue
-            if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
+            if lost:
                 raise self._lost(exchange)
             return
+
+    def _note_lost_place(self, driver: Driver) -> None:
+        """Wait again; raise the refusal where the engine has died too often under this request."""
+        self.state = State.WAITING
+        self._engines_lost += not driver.has_engine
+        if self._engines_lost >= _MOST_ENGINES_LOST and self._refusal is None:
+            raise errors.no_engine("it died under this request again", driver.retry_after_s)
 
     def _lost(self, exchange: Exchange | None) -> ApiError:
         """Return the error for an attempt without a first byte that the engine did not keep."""
@@ -601,17 +615,17 @@ class InFlightRequest:
                 self.outcome = Outcome.CLIENT_SLOW
                 self.client.abort()
             case ending:
-                error = _ERRORS[ending]()
                 if not exchange.begun:
-                    raise error
-                self.outcome = _BROKEN.get(ending, Outcome.ENGINE_ERROR)
-                self.client.break_off(exchange, self._ending(error, _broken_words(ending)))
+                    raise _ERRORS[ending]()
+                error = _BROKEN.get(ending, errors.engine_lost)()
+                self.outcome = Outcome.CUT if ending is Ending.SHUT_DOWN else error.outcome
+                self.client.break_off(exchange, self._ending(error))
 
-    def _ending(self, error: ApiError, message: str) -> bytes:
+    def _ending(self, error: ApiError) -> bytes:
         """Return the event that ends a stream which cannot go on."""
         api, exchange = api_of(self.http.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
-        return ending_event(api, message, error.status, error.code, number)
+        return ending_event(api, error.message, error.status, error.code, number)
 
     # ---- what the registry asks
 
@@ -669,18 +683,13 @@ _ERRORS: dict[Ending | None, Callable[[], ApiError]] = {
     Ending.REQUEUED: errors.internal_error,
     None: errors.internal_error,
 }
-_BROKEN: dict[Ending | None, Outcome] = {
-    Ending.TIMED_OUT: Outcome.ENGINE_TIMEOUT,
-    Ending.SHUT_DOWN: Outcome.CUT,
+"""What is said of an attempt that ended before its first byte."""
+_BROKEN: dict[Ending | None, Callable[[], ApiError]] = {
+    Ending.MALFORMED: errors.bad_gateway,
+    Ending.TIMED_OUT: errors.engine_silent,
+    Ending.SHUT_DOWN: errors.cut_by_shutdown,
 }
-
-
-def _broken_words(ending: Ending | None) -> str:
-    if ending is Ending.TIMED_OUT:
-        return "The engine stopped sending in the middle of the answer."
-    if ending is Ending.SHUT_DOWN:
-        return "This replica had to shut down before the answer was finished."
-    return "The engine broke off in the middle of the answer."
+"""What is said of one that ended after it; the others were lost."""
 
 
 def _outcome_of(exchange: Exchange) -> Outcome:

@@ -233,6 +233,33 @@ def engine_timeout() -> ApiError:
     )
 
 
+def engine_silent() -> ApiError:
+    """The engine sent nothing more for too long in the middle of an answer."""
+    return ApiError(
+        504,
+        Outcome.ENGINE_TIMEOUT,
+        "engine_timeout",
+        "The engine stopped sending in the middle of the answer.",
+    )
+
+
+def cut_by_shutdown() -> ApiError:
+    """The time of a drain was over in the middle of an answer."""
+    error = shutting_down(1)
+    error.message = "This replica had to shut down before the answer was finished."
+    return error
+
+
+def engine_lost() -> ApiError:
+    """The engine died, or closed the connection, in the middle of an answer."""
+    return ApiError(
+        503,
+        Outcome.ENGINE_ERROR,
+        "engine_lost",
+        "The engine broke off in the middle of the answer.",
+    )
+
+
 def bad_gateway() -> ApiError:
     """The engine answered something that is not HTTP."""
     return ApiError(

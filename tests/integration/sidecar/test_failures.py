@@ -180,8 +180,8 @@ async def test_a_stream_that_breaks_between_chunks_ends_with_an_error_event(hous
     said = json.loads(last)
     assert (said["type"], said["code"], said["error"]["code"]) == (
         "error",
-        "bad_engine_answer",
-        502,
+        "engine_lost",
+        503,
     )
     assert running.outcomes == {"engine_error": 1}
 

@@ -196,10 +196,11 @@ async def test_a_waiting_stream_shows_life_and_then_its_answer(house: House) -> 
             await go.wait()
         await wire.send(HEAD + CHUNK + LAST)
 
-    await house.raw_engine(one_at_a_time)
+    engine = await house.raw_engine(one_at_a_time)
     running = await house.sidecar()
     headers = {"x-weir-class": "interactive"}
     first = asyncio.create_task(running.post(json=chat(stream=True), headers=headers))
+    await eventually(lambda: len(engine.requests) == 1)
     async with running.session.post(running.url + CHAT, json=chat(stream=True)) as response:
         assert response.status == 200
         assert (await response.content.readany()).startswith(b": waiting\n\n")
