@@ -60,6 +60,8 @@ _DECODER: Final = msgspec.json.Decoder(RequestFields, strict=False)
 # A quote inside generated text is escaped in JSON, so no pattern here can match model output.
 _USAGE: Final = re.compile(rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
+# Anthropic's input tokens leave out what was read from the prefix cache or written to it.
+_CACHED_TOKENS: Final = re.compile(rb'"cache_(?:read|creation)_input_tokens":\s*(\d+)')
 _OUTPUT_TOKENS: Final = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 _STREAM_ERROR: Final = re.compile(rb'data:\s*\{"error":')
 
@@ -106,7 +108,8 @@ def usage_in(tail: bytes) -> Usage | None:
         return None
     prompt = _PROMPT_TOKENS.search(found.group(1))
     output = _OUTPUT_TOKENS.search(found.group(1))
-    return Usage(_count(prompt), _count(output)) if prompt else None
+    cached = sum(map(int, _CACHED_TOKENS.findall(found.group(1))))
+    return Usage(_count(prompt) + cached, _count(output)) if prompt else None
 
 
 def token_count_in(page: bytes) -> int | None:
