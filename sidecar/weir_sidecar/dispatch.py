@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
-from weir_core.wire.engine_inputs import SentPriority, priority_of_call
+from weir_core.wire.engine_inputs import SentPriority, sent_priority
 from weir_core.wire.openai import with_priority
 from weir_core.wire.paths import endpoint_of
 from weir_sidecar.client import Client
@@ -171,7 +171,7 @@ def call_of(
 ) -> Call:
     """Return a client's request as it goes to an engine, with its `priority` there."""
     endpoint = None if priority is None else endpoint_of(request.method, request.path)
-    sent = SentPriority(b"", None) if endpoint is None else priority_of_call(endpoint, priority)
+    sent = SentPriority(b"", None) if endpoint is None else sent_priority(endpoint, priority)
     pieces = () if not body else (body,) if sent.field is None else with_priority(body, sent.field)
     start = f"{request.method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")
     tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in intake.tracing.items()]
