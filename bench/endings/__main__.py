@@ -18,9 +18,9 @@ from typing import Final
 from bench.endings.clients import Seen, ask, ask_curl
 from bench.endings.player import Answer, Ending, playing
 from bench.endings.proxies import Route, envoy, nginx
-from weir_core.wire.errors import Api, ending_event
+from weir_core.wire.errors import ErrorShape, ending_event
 
-_EVENT: Final = ending_event(Api.CHAT, "The engine died.", 503, "engine_lost")
+_EVENT: Final = ending_event(ErrorShape.CHAT, "The engine died.", 503, "engine_lost")
 _TOKENS: Final = tuple(
     b'data: {"choices":[{"index":0,"delta":{"content":"%d"}}]}\n\n' % number for number in range(5)
 )

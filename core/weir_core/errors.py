@@ -2,6 +2,7 @@
 
 WeirError
 ├── InvalidSpec              the user must edit the resource; retrying cannot help
+├── InvalidBody              the client must change its request; retrying cannot help
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
 │   ├── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
@@ -32,6 +33,22 @@ class InvalidSpec(WeirError):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class InvalidBody(WeirError):
+    """A request's body cannot be read, or holds what clients may not send.
+
+    Args:
+        field: The field at fault, or nothing where it is the whole body.
+        message: What is wrong with it, one sentence.
+    """
+
+    reason = "bad_request"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
         self.field = field
         self.message = message
 

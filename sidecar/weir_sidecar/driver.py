@@ -150,6 +150,11 @@ class Driver:
         return errors.no_engine(f"the engine is {self.engine_state}", self.retry_after_s)
 
     @property
+    def by_priority(self) -> bool:
+        """Whether the engine orders requests by priority."""
+        return self.facts is not None and self.facts.kind != "fcfs"
+
+    @property
     def has_engine(self) -> bool:
         """Whether an engine is there to be asked."""
         return self.scheduler.engine is not None
@@ -261,7 +266,7 @@ class Driver:
 
     def priority(self, request: InFlightRequest) -> int | None:
         """Return the engine's `priority` for a request on its way there; None takes none."""
-        if self.facts is None or self.facts.kind == "fcfs" or request.dispatch is None:
+        if not self.by_priority or request.dispatch is None:
             return None
         ticket = self._ticket(request)
         due_s = float("inf") if ticket is None else ticket.due_s

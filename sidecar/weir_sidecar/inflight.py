@@ -19,25 +19,26 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
 
+from weir_core.errors import InvalidBody
 from weir_core.sched.types import Dispatch, Reason, Request
-from weir_core.wire.engine_inputs import SentPriority, bounded_target_s, priority_of_call
-from weir_core.wire.errors import api_of, ending_event, next_sequence_number
-from weir_core.wire.openai import (
-    UNREADABLE,
-    RequestFields,
-    Usage,
-    is_utf8,
-    read_request,
-    reports_failure,
-    usage_in,
-    with_priority,
+from weir_core.wire import bodies
+from weir_core.wire.answers import reports_failure, tokens_in
+from weir_core.wire.bodies import RequestBody
+from weir_core.wire.engine_inputs import (
+    SentPriority,
+    bounded_target_s,
+    may_search_beams,
+    sent_priority,
 )
-from weir_core.wire.paths import Endpoint, Kind, endpoint_of
+from weir_core.wire.errors import ending_event, error_shape_of, next_sequence_number
+from weir_core.wire.openai import Usage, usage_in, with_priority
+from weir_core.wire.paths import Api, Endpoint, Kind, endpoint_of
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
@@ -70,6 +71,7 @@ log = logging.getLogger(__name__)
 _EXPLAIN: Final = EXPLAIN_HEADER.decode()
 _MOST_ENGINES_LOST: Final = 3
 """Engines that may die under one request: it may be the reason."""
+_PLAIN: Final = RequestBody()
 _UNTOLD: Final = SentPriority(b"", None)
 NO_SECRETS: Final[frozenset[bytes]] = frozenset()
 
@@ -177,8 +179,10 @@ class InFlightRequest:
         self.class_name = NO_CLASS
         self.endpoint: Endpoint | None = None
         self.tenant = self.target = self.wire_id = self.id = ""
-        self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
-        self.fields: RequestFields = UNREADABLE
+        self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = (
+            self._engines_lost
+        ) = 0
+        self.api, self.asks = Api.OTHER, _PLAIN
         self.streams = self.may_fail_over = False
         self.asked: Request | None = None
         self.dispatch: Dispatch | None = None
@@ -191,7 +195,6 @@ class InFlightRequest:
         self._body = b""
         self._call: Call | None = None
         self._reserved = self._explains = False
-        self._engines_lost = 0
         self._refusal: ApiError | None = None
         self._routed: tuple[Replica, int] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -308,6 +311,7 @@ class InFlightRequest:
             self.endpoint = endpoint_of(http.method, http.path)
             if self.endpoint is None:
                 raise errors.not_found(http.path)
+            self.api = self.endpoint.api
             # An address is looked up only where it matters: it costs a system call.
             from_here = not driver.directory.tenants and is_here(http.remote)
             self.caller = driver.directory.identify(head.said, from_here=from_here)
@@ -340,11 +344,23 @@ class InFlightRequest:
             )
         self._body = body
         shared.metrics.body_bytes.observe(len(body))
-        if shared.driver is not None or self.trace is not None:
-            self.fields = read_request(body)
+        if self.endpoint is not None and self.endpoint.kind is not Kind.NO_GENERATION:
+            self.asks = self._read_wishes(self.endpoint, body)
         if self.trace is not None:
-            self.trace.describe(operation_of(self.http.path), self.fields)
+            self.trace.describe(operation_of(self.http.path), self.asks)
         self._classify()
+
+    def _read_wishes(self, endpoint: Endpoint, body: bytes) -> RequestBody:
+        """Return what the body makes the engine do; raise the refusal."""
+        content_type = self.http.headers.get("Content-Type", "")
+        try:
+            if content_type.lower().startswith("multipart/form-data"):
+                return bodies.read_form(content_type, body)
+            return bodies.read_body(endpoint, body)
+        except InvalidBody as error:
+            if self.shared.driver is None:  # a front leaves it to the replicas
+                return _PLAIN
+            raise errors.bad_request(error.message, code="invalid_body") from None
 
     def _hold(self, size_bytes: int) -> None:
         """Account for the body's bytes as they come; raise the refusal where memory is short."""
@@ -372,7 +388,7 @@ class InFlightRequest:
         if driver is None or caller is None:
             return
         directory, said = driver.directory, self.head.said
-        self.class_name = directory.class_of(caller, said, self.fields)
+        self.class_name = directory.class_of(caller, said, self.asks)
         self.tenant = directory.tenant_of(caller, said)
         if self.trace is not None:
             self.trace.admitted(self.class_name, self.tenant)
@@ -387,36 +403,7 @@ class InFlightRequest:
 
     async def _wait_and_ask(self, driver: Driver, engine: Upstream) -> None:
         """Send the request when the scheduler dispatches it, again where it lost its place."""
-        if self.fields is UNREADABLE and not is_utf8(self._body):
-            # The engine would read it, with a priority in it that was not looked at here.
-            raise errors.bad_request("The body must be JSON in UTF-8.", code="bad_encoding")
-        of_class = driver.directory.ttft_target_s(self.class_name)
-        target_s = bounded_target_s(ttft_target_s(self.head.said), of_class)
-        prompt_tokens = await driver.count_prompt(self.http.path, self._body)
-        self.streams = bool(self.fields.stream)
-        self.wire_id = self.head.request_id
-        caller = self.caller
-        assert caller is not None
-        # In one step: the place among the payer's requests passes to the scheduler.
-        self._leave_limits(driver)
-        self.state = State.WAITING
-        driver.arrive(
-            self,
-            Request(
-                request_id=driver.next_id(),
-                tenant=self.tenant,
-                payer=caller.tenant,
-                class_name=self.class_name,
-                arrival_s=self.shared.clock(),
-                body_bytes=len(self._body),
-                prompt_tokens=prompt_tokens,
-                max_output_tokens=self.fields.output_limit_tokens,
-                endpoint=self.http.path,
-                ttft_target_s=target_s,
-            ),
-        )
-        if self.streams and driver.keep_alive_s is not None:
-            self._show_life_in(driver.keep_alive_s)
+        await self._enter_pool(driver)
         while True:
             dispatch = await self._dispatched()
             if self.trace is not None:
@@ -430,10 +417,44 @@ class InFlightRequest:
                 driver.arrive_again(self)
             if self.dispatch is None and not self.begun:
                 self._note_lost_place(driver)
-                continue
-            if lost:
+            elif lost:
                 raise self._lost(exchange)
-            return
+            else:
+                return
+
+    async def _enter_pool(self, driver: Driver) -> None:
+        """Tell the scheduler of the request; raise the refusal."""
+        asks, caller = self.asks, self.caller
+        assert caller is not None
+        if asks.searches_beams:
+            self._check_beams(driver)
+        of_class = driver.directory.ttft_target_s(self.class_name)
+        target_s = bounded_target_s(ttft_target_s(self.head.said), of_class)
+        prompt_tokens = await driver.count_prompt(self.http.path, self._body)
+        self.streams = asks.streams
+        if self.streams:
+            self.tokens_in = partial(tokens_in, self.api)
+        self.wire_id = self.head.request_id
+        # In one step: the place among the payer's requests passes to the scheduler.
+        self._leave_limits(driver)
+        self.state = State.WAITING
+        driver.arrive(
+            self,
+            Request(
+                request_id=driver.next_id(),
+                tenant=self.tenant,
+                payer=caller.tenant,
+                class_name=self.class_name,
+                arrival_s=self.shared.clock(),
+                body_bytes=len(self._body),
+                prompt_tokens=prompt_tokens,
+                max_output_tokens=asks.max_output_tokens,
+                endpoint=self.http.path,
+                ttft_target_s=target_s,
+            ),
+        )
+        if self.streams and driver.keep_alive_s is not None:
+            self._show_life_in(driver.keep_alive_s)
 
     def _note_lost_place(self, driver: Driver) -> None:
         """Wait again; raise the refusal where the engine has died too often under this request."""
@@ -460,6 +481,16 @@ class InFlightRequest:
         if self.state in (State.WAITING, State.SENT) and not self.begun:
             self.client.show_life()
             self._show_life_in(period_s)
+
+    def _check_beams(self, driver: Driver) -> None:
+        """Refuse a beam search that would go before higher classes inside the engine."""
+        if not may_search_beams(
+            driver.directory.rank_of(self.class_name), by_priority=driver.by_priority
+        ):
+            raise errors.forbidden(
+                f"The class {self.class_name} may not use beam search: vLLM runs its steps before "
+                "those of higher classes."
+            )
 
     async def _dispatched(self) -> Dispatch:
         """Wait for a place at the engine; raise the refusal when there will be none."""
@@ -533,7 +564,11 @@ class InFlightRequest:
         http, head, body = self.http, self.head, self._body
         pieces: tuple[bytes | memoryview, ...] = ()
         # A front says nothing of the priority: the replica decides.
-        sent = priority_of_call(self.endpoint, priority) if self.endpoint else _UNTOLD
+        sent = (
+            sent_priority(self.endpoint, priority, is_in_body=self.asks.priority is not None)
+            if self.endpoint
+            else _UNTOLD
+        )
         if body:
             pieces = (body,) if sent.field is None else with_priority(body, sent.field)
         lines = [
@@ -606,7 +641,7 @@ class InFlightRequest:
         assert exchange is not None
         match exchange.ending:
             case Ending.COMPLETE:
-                self.outcome = _outcome_of(exchange)
+                self.outcome = _outcome_of(self.api, exchange)
                 if self.outcome is Outcome.OK:
                     self.usage = usage_in(exchange.tail)
             case Ending.CLIENT_GONE:
@@ -623,9 +658,9 @@ class InFlightRequest:
 
     def _ending(self, error: ApiError) -> bytes:
         """Return the event that ends a stream which cannot go on."""
-        api, exchange = api_of(self.http.path), self.exchange
+        shape, exchange = error_shape_of(self.http.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
-        return ending_event(api, error.message, error.status, error.code, number)
+        return ending_event(shape, error.message, error.status, error.code, number)
 
     # ---- what the registry asks
 
@@ -692,9 +727,9 @@ _BROKEN: dict[Ending | None, Callable[[], ApiError]] = {
 """What is said of one that ended after it; the others were lost."""
 
 
-def _outcome_of(exchange: Exchange) -> Outcome:
+def _outcome_of(api: Api, exchange: Exchange) -> Outcome:
     if exchange.status < 400:
-        return Outcome.ENGINE_ERROR if reports_failure(exchange.tail) else Outcome.OK
+        return Outcome.ENGINE_ERROR if reports_failure(api, exchange.tail) else Outcome.OK
     reason = (exchange.header(DROPPED_REASON.encode()) or b"").decode("latin-1")
     try:
         return Outcome(reason.replace("-", "_"))

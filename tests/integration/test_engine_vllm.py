@@ -17,7 +17,8 @@ import pytest
 
 from tests.integration.conftest import START_LIMIT_S, TINY, Engine, RunEngine, metric_in
 from weir_core.api.engine import Parallelism
-from weir_core.wire.openai import reports_failure
+from weir_core.wire.answers import reports_failure
+from weir_core.wire.paths import Api
 
 LISTEN = "0A"
 LOOPBACK = {"0100007F", "0" * 24 + "01000000"}
@@ -123,7 +124,7 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         parallel.process.terminate()
         # Cut, or told that it failed: what vLLM cancels first as it ends differs from time to time.
         streamed, broke_off = _read_until_cut(pieces)
-        assert broke_off or reports_failure(streamed[-1000:])
+        assert broke_off or reports_failure(Api.COMPLETIONS, streamed[-1000:])
         assert b'"finish_reason":"' not in streamed
         with suppress(httpx.RemoteProtocolError):
             assert plain.result().status_code == 500

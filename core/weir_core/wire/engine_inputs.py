@@ -2,7 +2,7 @@
 
 vLLM takes such wishes from headers and from fields of bodies. Each one is passed, counted, bounded,
 replaced, stripped or refused here on purpose. A test reads the sources of the pinned vLLM: a header
-or a field that a newer version adds makes it fail, with the name, until somebody has decided.
+or a field that a newer version adds makes it fail, with the name, until it is decided about.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ _HEEDS_HEADER: Final = frozenset({Priority.HEADER, Priority.BOTH})
 _HEEDS_BODY: Final = frozenset({Priority.BODY, Priority.BOTH})
 
 
-def priority_of_call(
+def sent_priority(
     endpoint: Endpoint, priority: int | None, *, is_in_body: bool = False
 ) -> SentPriority:
     """Return how a request's priority is sent, so that the client's own is never heeded.
@@ -182,7 +182,7 @@ def bounded_target_s(asked_s: float | None, class_target_s: float | None) -> flo
     """Return the TTFT target that a request has of its own, or None where its class's holds.
 
     The deadline orders requests of one class, so one that asks for less than its class is promised
-    would overtake all others of the class. A class without a target promises nothing to anybody.
+    would overtake all others of the class. A class without a target promises nothing.
     """
     if asked_s is None or class_target_s is None:
         return None

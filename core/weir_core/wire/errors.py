@@ -40,8 +40,8 @@ _SENT_AGAIN: Final = frozenset({501, 504})
 engine too slow to begin would get three times the load."""
 
 
-class Api(StrEnum):
-    """The APIs that vLLM serves, as far as their errors differ."""
+class ErrorShape(StrEnum):
+    """The APIs that vLLM serves, as far as their errors differ in shape."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -56,17 +56,17 @@ class Api(StrEnum):
 
 
 _EXACT: Final = {
-    "/v1/chat/completions": Api.CHAT,
-    "/v1/completions": Api.COMPLETIONS,
-    "/v1/responses": Api.RESPONSES,
-    "/v1/messages": Api.MESSAGES,
-    "/v1/messages/render": Api.VLLM,
+    "/v1/chat/completions": ErrorShape.CHAT,
+    "/v1/completions": ErrorShape.COMPLETIONS,
+    "/v1/responses": ErrorShape.RESPONSES,
+    "/v1/messages": ErrorShape.MESSAGES,
+    "/v1/messages/render": ErrorShape.VLLM,
 }
 _UNDER: Final = (
-    ("/v1/responses/", Api.RESPONSES),
-    ("/v1/messages/", Api.MESSAGES),
-    ("/cohere/", Api.COHERE),
-    ("/v1/", Api.OPENAI),
+    ("/v1/responses/", ErrorShape.RESPONSES),
+    ("/v1/messages/", ErrorShape.MESSAGES),
+    ("/cohere/", ErrorShape.COHERE),
+    ("/v1/", ErrorShape.OPENAI),
 )
 
 _ANTHROPIC_TYPES: Final = {
@@ -83,20 +83,20 @@ _ANTHROPIC_TYPES: Final = {
 }
 
 
-def api_of(path: str) -> Api:
+def error_shape_of(path: str) -> ErrorShape:
     """Return the API of a decoded path; vLLM's own where the path is not known."""
     path = path.rstrip("/")
     exact = _EXACT.get(path)
     if exact is not None:
         return exact
-    return next((api for prefix, api in _UNDER if path.startswith(prefix)), Api.VLLM)
+    return next((shape for prefix, shape in _UNDER if path.startswith(prefix)), ErrorShape.VLLM)
 
 
-def error_body(api: Api, status: int, message: str, kind: str, code: str) -> bytes:
+def error_body(shape: ErrorShape, status: int, message: str, kind: str, code: str) -> bytes:
     """Return the body of a refusal as the asked API writes errors.
 
     Args:
-        api: The API that was asked.
+        shape: That of the API that was asked.
         status: The HTTP status that goes with the body.
         message: What is wrong and what to do, one or two sentences.
         kind: OpenAI's `type`; Anthropic's follows from the status.
@@ -104,13 +104,13 @@ def error_body(api: Api, status: int, message: str, kind: str, code: str) -> byt
     """
     message = _one_line(message)
     body: dict[str, Any]
-    if api is Api.MESSAGES:
+    if shape is ErrorShape.MESSAGES:
         details = {"error_code": code}
         error = {"type": anthropic_type(status), "message": message, "details": details}
         body = {"type": "error", "error": error}
-    elif api is Api.COHERE:
+    elif shape is ErrorShape.COHERE:
         body = {"message": message, "code": code}
-    elif api is Api.VLLM:
+    elif shape is ErrorShape.VLLM:
         body = {"error": _error(message, kind, status), "code": code}
     else:
         body = {"error": _error(message, kind, code)}
@@ -125,14 +125,16 @@ def anthropic_type(status: int) -> str:
     return "api_error" if status >= 500 else "invalid_request_error"
 
 
-def ending_event(api: Api, message: str, status: int, code: str, sequence_number: int = 0) -> bytes:
+def ending_event(
+    shape: ErrorShape, message: str, status: int, code: str, sequence_number: int = 0
+) -> bytes:
     """Return the server-sent event that ends a stream which cannot go on.
 
     The event has to start on a line of its own: where the last event may be unfinished, the caller
     writes an empty line before it.
 
     Args:
-        api: The API that was asked.
+        shape: That of the API that was asked.
         message: What happened, one or two sentences; line breaks become spaces.
         status: What the status would have been, had the answer not begun.
         code: Our stable word for what happened.
@@ -140,7 +142,7 @@ def ending_event(api: Api, message: str, status: int, code: str, sequence_number
     """
     message = _one_line(message)
     event: dict[str, Any]
-    if api is Api.COHERE:
+    if shape is ErrorShape.COHERE:
         delta = {"finish_reason": "ERROR", "error": message}
         event = {"type": "message-end", "delta": delta, "code": code}
     else:

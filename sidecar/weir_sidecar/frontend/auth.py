@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Final
 
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
-from weir_core.wire.openai import RequestFields
+from weir_core.wire.bodies import RequestBody
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.frontend import errors
 
@@ -153,6 +153,10 @@ class Directory:
         name = self._asked_for(asked, caller) if asked else caller.default_class
         return self._ranks.get(name, 0)
 
+    def rank_of(self, class_name: str) -> int:
+        """Return the rank of a class."""
+        return self._ranks[class_name]
+
     def tenant_of(self, caller: Caller, said: Said) -> str:
         """Return who is accounted for: whom a delegate names, else the caller."""
         named = _first(said, TENANT_HEADERS) if caller.delegates else None
@@ -162,7 +166,7 @@ class Directory:
         """Return what a class is promised."""
         return self._targets_s[class_name]
 
-    def class_of(self, caller: Caller, said: Said, fields: RequestFields) -> str:
+    def class_of(self, caller: Caller, said: Said, fields: RequestBody) -> str:
         """Return the class of a request.
 
         Raises:
@@ -201,7 +205,7 @@ class Directory:
             )
         return name
 
-    def _wanted(self, fields: RequestFields) -> float | None:
+    def _wanted(self, fields: RequestBody) -> float | None:
         """Return the rank that the body wishes for, or None where it has no wish."""
         tier = fields.service_tier
         if tier == "priority":

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from weir_core.errors import WeirError
 from weir_core.sched.types import Reason
-from weir_core.wire.errors import api_of, error_body, retry_headers, status_headers
+from weir_core.wire.errors import error_body, error_shape_of, retry_headers, status_headers
 from weir_sidecar.outcomes import Outcome
 
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
@@ -77,7 +77,7 @@ class ApiError(WeirError):
             headers.update(retry_headers(self.code, self.retry_after_s * spread))
         response = web.Response(
             status=self.status,
-            body=error_body(api_of(path), self.status, self.message, self.kind, self.code),
+            body=error_body(error_shape_of(path), self.status, self.message, self.kind, self.code),
             content_type="application/json",
             headers=headers,
         )

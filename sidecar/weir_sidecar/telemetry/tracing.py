@@ -33,7 +33,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.re import parse_env_headers
 
-from weir_core.wire.openai import RequestFields, Usage
+from weir_core.wire.bodies import RequestBody
+from weir_core.wire.openai import Usage
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.otlp_json import FLUSH_S, JsonExporter
@@ -88,21 +89,21 @@ class RequestTrace:
         self._sampled = root.context.trace_flags.sampled
         """Not sampled: only its ids travel on, so that the engine does not sample it either."""
 
-    def describe(self, operation: str | None, fields: RequestFields) -> None:
+    def describe(self, operation: str | None, body: RequestBody) -> None:
         """Tell what was asked for, once the body is known."""
         if operation is None or not self._sampled:
             return
         known = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "vllm",
-            "gen_ai.request.model": fields.model,
-            "gen_ai.request.max_tokens": fields.output_limit_tokens,
-            "gen_ai.request.temperature": fields.temperature,
-            "gen_ai.request.top_p": fields.top_p,
-            "gen_ai.request.choice.count": fields.n,
+            "gen_ai.request.model": body.model,
+            "gen_ai.request.max_tokens": body.max_output_tokens,
+            "gen_ai.request.temperature": body.temperature,
+            "gen_ai.request.top_p": body.top_p,
+            "gen_ai.request.choice.count": body.sequences // body.prompts,
         }
         self._root.attributes.update({k: v for k, v in known.items() if v is not None})
-        self._root.name = f"{operation} {fields.model}" if fields.model else operation
+        self._root.name = f"{operation} {body.model}" if body.model else operation
 
     def admitted(self, class_name: str, tenant: str) -> None:
         """Tell who asked, and for which class."""

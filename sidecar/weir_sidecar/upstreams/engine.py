@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from weir_core.wire.openai import reports_failure, was_aborted
+from weir_core.wire.answers import reports_failure, was_aborted
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
@@ -43,14 +43,14 @@ class OwnEngine(Upstream):
             await self._monitor.check()
         return exchange
 
-    def suspects(self, answer: Exchange, piece: bytes) -> bool:
+    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:
         """Hold back a 5xx, and an answer that begins with a failure: the engine may be dying."""
-        return answer.status >= 500 or reports_failure(piece)
+        return answer.status >= 500 or reports_failure(request.api, piece)
 
-    async def accepts(self, request: Attempted, answer: Exchange) -> bool:  # noqa: ARG002
+    async def accepts(self, request: Attempted, answer: Exchange) -> bool:
         """Pass an error on when the engine is well.
 
         An answer that the engine gave up is none, however well the engine seems.
         """
         await self._monitor.check()
-        return self._monitor.up and not was_aborted(answer.tail)
+        return self._monitor.up and not was_aborted(request.api, answer.tail)

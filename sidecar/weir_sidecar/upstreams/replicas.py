@@ -93,7 +93,7 @@ class Replica(Upstream):
         """The replica, for a log line."""
         return {"replica": self.name}
 
-    def suspects(self, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
         """Hold back a refusal: another replica may take the request."""
         return answer.status in (429, 503) and answer.header(_DROPPED) is not None
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from weir_core.errors import EngineUnavailable
+from weir_core.wire.paths import Api
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
@@ -53,6 +54,7 @@ class Call:
 class Attempted(Protocol):
     """What an attempt needs of its request."""
 
+    api: Api
     arrival: float
     client: Client
     exchange: Exchange | None
@@ -89,7 +91,7 @@ class Upstream:
         self._timeouts = timeouts
         self._clock = clock
 
-    def suspects(self, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
         """Tell whether an answer should be held back until `accepts` has judged it."""
         return False
 
@@ -115,7 +117,7 @@ class Upstream:
         used = connection.used
         exchange = request.exchange = request.client.exchange(
             self._clock,
-            screen=partial(self._holds_back, request.client),
+            screen=partial(self._holds_back, request),
             bodiless=not call.has_body_answer,
             tokens_in=request.tokens_in,
         )
@@ -137,9 +139,10 @@ class Upstream:
             connection.finish()
         return exchange, used
 
-    def _holds_back(self, client: Client, answer: Exchange, piece: bytes) -> bool:
+    def _holds_back(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:
         """Tell whether an answer should be held back; an error, too, whose stream has its head."""
-        return self.suspects(answer, piece) or (client.head_sent and answer.status >= 400)
+        told_too_late = request.client.head_sent and answer.status >= 400
+        return told_too_late or self.suspects(request, answer, piece)
 
     async def _judge(self, request: Attempted, exchange: Exchange) -> None:
         told_too_late = request.client.head_sent and exchange.status >= 400

@@ -55,9 +55,9 @@ async def mortal(
 
 
 def send(
-    running: Running, *, stream: bool = True, class_name: str = "batch", **headers: str
+    running: Running, *, stream: bool = True, class_name: str = "batch", fails_over: bool = False
 ) -> asyncio.Task[Answer]:
-    headers = {"x-weir-class": class_name, **headers}
+    headers = {"x-weir-class": class_name, **(FAILOVER if fails_over else {})}
     return asyncio.create_task(running.post(json=chat(stream=stream), headers=headers))
 
 
@@ -105,7 +105,7 @@ async def test_newcomers_wait_for_an_engine_that_was_there(house: House) -> None
 
 async def test_with_another_replica_left_a_front_is_told_at_once(house: House) -> None:
     running, script = await mortal(house)
-    tasks = [send(running, **FAILOVER) for _ in range(3)]
+    tasks = [send(running, fails_over=True) for _ in range(3)]
     await eventually(lambda: len(running.sidecar.driver.waiting()) == 2)
     script.die.set()
     answers = await asyncio.gather(*tasks)
@@ -113,7 +113,7 @@ async def test_with_another_replica_left_a_front_is_told_at_once(house: House) -
     assert {a.headers["x-llm-d-request-dropped-reason"] for a in answers} == {
         "rejected-no-endpoints"
     }
-    assert (await send(running, **FAILOVER)).status == 503
+    assert (await send(running, fails_over=True)).status == 503
 
 
 async def test_a_request_under_which_engines_die_ends_at_last(house: House) -> None:

@@ -288,7 +288,7 @@ async def test_a_body_that_only_the_engine_could_read_raises_no_priority(
     running = await house.sidecar()
     answer = await running.post(data=json.dumps(chat(priority=-(2**62))).encode(encoding))
     assert answer.status == 400
-    assert json.loads(answer.body)["error"]["code"] == "bad_encoding"
+    assert json.loads(answer.body)["error"]["code"] == "invalid_body"
     assert (engine.finished, engine.aborted) == (0, 0)
 
 

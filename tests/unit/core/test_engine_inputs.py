@@ -16,7 +16,7 @@ from weir_core.wire.engine_inputs import (
     Treatment,
     bounded_target_s,
     may_search_beams,
-    priority_of_call,
+    sent_priority,
 )
 from weir_core.wire.paths import POSTS
 
@@ -162,7 +162,7 @@ def test_what_a_client_must_not_say_is_stripped() -> None:
 def test_the_priority_goes_where_vllm_heeds_it(
     path: str, priority: int | None, is_in_body: bool, want: SentPriority
 ) -> None:
-    assert priority_of_call(POSTS[path], priority, is_in_body=is_in_body) == want
+    assert sent_priority(POSTS[path], priority, is_in_body=is_in_body) == want
 
 
 @pytest.mark.parametrize(

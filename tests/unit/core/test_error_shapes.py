@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weir_core.wire.errors import (
-    Api,
+    ErrorShape,
     anthropic_type,
-    api_of,
     ending_event,
     error_body,
+    error_shape_of,
     retry_headers,
     status_headers,
 )
@@ -23,59 +23,59 @@ from weir_core.wire.errors import (
 @pytest.mark.parametrize(
     ("path", "want"),
     [
-        ("/v1/chat/completions", Api.CHAT),
-        ("/v1/chat/completions/", Api.CHAT),
-        ("/v1/chat/completions/batch", Api.OPENAI),
-        ("/v1/completions", Api.COMPLETIONS),
-        ("/v1/responses", Api.RESPONSES),
-        ("/v1/responses/resp_1/cancel", Api.RESPONSES),
-        ("/v1/messages", Api.MESSAGES),
-        ("/v1/messages/count_tokens", Api.MESSAGES),
-        pytest.param("/v1/messages/render", Api.VLLM, id="vLLM's own beside Anthropic's"),
-        ("/v1/embeddings", Api.OPENAI),
-        ("/v1/models", Api.OPENAI),
-        ("/v1/audio/transcriptions", Api.OPENAI),
-        ("/cohere/v2/chat", Api.COHERE),
-        ("/inference/v1/generate", Api.VLLM),
-        ("/tokenize", Api.VLLM),
-        ("/v2/embed", Api.VLLM),
-        ("/", Api.VLLM),
-        ("", Api.VLLM),
+        ("/v1/chat/completions", ErrorShape.CHAT),
+        ("/v1/chat/completions/", ErrorShape.CHAT),
+        ("/v1/chat/completions/batch", ErrorShape.OPENAI),
+        ("/v1/completions", ErrorShape.COMPLETIONS),
+        ("/v1/responses", ErrorShape.RESPONSES),
+        ("/v1/responses/resp_1/cancel", ErrorShape.RESPONSES),
+        ("/v1/messages", ErrorShape.MESSAGES),
+        ("/v1/messages/count_tokens", ErrorShape.MESSAGES),
+        pytest.param("/v1/messages/render", ErrorShape.VLLM, id="vLLM's own beside Anthropic's"),
+        ("/v1/embeddings", ErrorShape.OPENAI),
+        ("/v1/models", ErrorShape.OPENAI),
+        ("/v1/audio/transcriptions", ErrorShape.OPENAI),
+        ("/cohere/v2/chat", ErrorShape.COHERE),
+        ("/inference/v1/generate", ErrorShape.VLLM),
+        ("/tokenize", ErrorShape.VLLM),
+        ("/v2/embed", ErrorShape.VLLM),
+        ("/", ErrorShape.VLLM),
+        ("", ErrorShape.VLLM),
     ],
 )
-def test_the_path_tells_the_api(path: str, want: Api) -> None:
-    assert api_of(path) is want
+def test_the_path_tells_the_api(path: str, want: ErrorShape) -> None:
+    assert error_shape_of(path) is want
 
 
 @pytest.mark.parametrize(
     ("api", "want"),
     [
         (
-            Api.CHAT,
+            ErrorShape.CHAT,
             b'{"error":{"message":"Too busy.","type":"rate_limit_error","param":null,'
             b'"code":"rejected-saturated"}}',
         ),
         (
-            Api.MESSAGES,
+            ErrorShape.MESSAGES,
             b'{"type":"error","error":{"type":"rate_limit_error","message":"Too busy.",'
             b'"details":{"error_code":"rejected-saturated"}}}',
         ),
-        (Api.COHERE, b'{"message":"Too busy.","code":"rejected-saturated"}'),
+        (ErrorShape.COHERE, b'{"message":"Too busy.","code":"rejected-saturated"}'),
         (
-            Api.VLLM,
+            ErrorShape.VLLM,
             b'{"error":{"message":"Too busy.","type":"rate_limit_error","param":null,"code":429},'
             b'"code":"rejected-saturated"}',
         ),
     ],
 )
-def test_a_refusal_speaks_the_language_of_the_api(api: Api, want: bytes) -> None:
+def test_a_refusal_speaks_the_language_of_the_api(api: ErrorShape, want: bytes) -> None:
     got = error_body(api, 429, "Too busy.", "rate_limit_error", "rejected-saturated")
     assert got == want
 
 
-@pytest.mark.parametrize("api", [Api.COMPLETIONS, Api.RESPONSES, Api.OPENAI])
-def test_openais_apis_share_one_shape(api: Api) -> None:
-    assert error_body(api, 400, "m", "k", "c") == error_body(Api.CHAT, 400, "m", "k", "c")
+@pytest.mark.parametrize("api", [ErrorShape.COMPLETIONS, ErrorShape.RESPONSES, ErrorShape.OPENAI])
+def test_openais_apis_share_one_shape(api: ErrorShape) -> None:
+    assert error_body(api, 400, "m", "k", "c") == error_body(ErrorShape.CHAT, 400, "m", "k", "c")
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_anthropics_word_follows_from_the_status(status: int, want: str) -> None
     assert anthropic_type(status) == want
 
 
-@pytest.mark.parametrize("api", [each for each in Api if each is not Api.COHERE])
-def test_a_stream_ends_with_an_event_that_every_client_notices(api: Api) -> None:
+@pytest.mark.parametrize("api", [each for each in ErrorShape if each is not ErrorShape.COHERE])
+def test_a_stream_ends_with_an_event_that_every_client_notices(api: ErrorShape) -> None:
     assert ending_event(api, "The engine died.", 503, "engine_lost", 7) == (
         b"event: error\n"
         b": The engine died.\n"
@@ -111,7 +111,7 @@ def test_a_stream_ends_with_an_event_that_every_client_notices(api: Api) -> None
 
 
 def test_a_stream_of_coheres_ends_as_its_clients_can_read() -> None:
-    assert ending_event(Api.COHERE, "The engine died.", 503, "engine_lost") == (
+    assert ending_event(ErrorShape.COHERE, "The engine died.", 503, "engine_lost") == (
         b"event: error\n"
         b": The engine died.\n"
         b'data: {"type":"message-end","delta":{"finish_reason":"ERROR",'
@@ -121,15 +121,15 @@ def test_a_stream_of_coheres_ends_as_its_clients_can_read() -> None:
 
 @given(st.text())
 def test_no_message_can_break_out_of_its_line(message: str) -> None:
-    event = ending_event(Api.CHAT, message, 500, "c").decode()
+    event = ending_event(ErrorShape.CHAT, message, 500, "c").decode()
     name, comment, data, *rest = event.splitlines()  # where Unicode knows a line end
     assert (name, rest) == ("event: error", [""])
     assert comment.startswith(": ")
     assert json.loads(data.removeprefix("data: "))["message"] == comment.removeprefix(": ")
 
 
-@given(st.sampled_from(Api), st.text())
-def test_every_message_makes_a_body(api: Api, message: str) -> None:
+@given(st.sampled_from(ErrorShape), st.text())
+def test_every_message_makes_a_body(api: ErrorShape, message: str) -> None:
     assert json.loads(error_body(api, 400, message, "k", "c"))
 
 

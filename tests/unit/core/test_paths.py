@@ -49,7 +49,7 @@ LEVERS = {
     "/weight_checker",
     "/weight_info",
 }
-"""Routes of vLLM that act on the engine, or tell of it, and are for nobody behind the sidecar."""
+"""Routes of vLLM that act on the engine, or tell of it, and are not for clients."""
 
 
 def _as_listed(path: str) -> str:

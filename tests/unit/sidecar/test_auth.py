@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weir_core.sched.types import BUILT_IN_CLASSES, TenantPolicy
-from weir_core.wire.openai import RequestFields
+from weir_core.wire.bodies import RequestBody
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.frontend.auth import Caller, Directory, is_here, ttft_target_s
 from weir_sidecar.frontend.errors import ApiError
@@ -47,7 +47,7 @@ def test_an_anonymous_class_opens_the_service_up_to_that_class() -> None:
     caller = directory.identify({}, from_here=False)
     assert (caller.default_class, caller.max_rank) == ("batch", -100)
     with pytest.raises(ApiError) as refusal:
-        directory.class_of(caller, {b"x-weir-class": "standard"}, RequestFields())
+        directory.class_of(caller, {b"x-weir-class": "standard"}, RequestBody())
     assert refusal.value.status == 403
 
 
@@ -73,21 +73,21 @@ def test_a_default_class_above_the_highest_is_not_given() -> None:
     above = TenantEntry(TenantPolicy("chat"), "interactive", "batch", False, entry().key_hashes)
     directory = Directory(PolicyDocument(tenants=(above,)))
     caller = directory.identify(bearer("sk-chat"), from_here=False)
-    assert directory.class_of(caller, {}, RequestFields()) == "batch"
+    assert directory.class_of(caller, {}, RequestBody()) == "batch"
 
 
 def test_the_canonical_header_wins() -> None:
     directory = Directory(PolicyDocument())
     caller = directory.identify({}, from_here=True)
     said = {b"x-weir-class": "interactive", b"x-llm-d-inference-objective": "batch"}
-    assert directory.class_of(caller, said, RequestFields()) == "batch"
+    assert directory.class_of(caller, said, RequestBody()) == "batch"
 
 
 def test_a_service_without_an_acceptable_class_says_so() -> None:
     directory = Directory(PolicyDocument(accepted_classes=("interactive",), tenants=(entry(),)))
     caller = directory.identify(bearer("sk-chat"), from_here=False)
     with pytest.raises(ApiError) as refusal:
-        directory.class_of(caller, {}, RequestFields())
+        directory.class_of(caller, {}, RequestBody())
     assert refusal.value.status == 403
 
 
@@ -111,7 +111,7 @@ def test_no_wish_raises_a_request_above_its_callers_highest_class(
     directory = Directory(PolicyDocument(accepted_classes=tuple(accepted)))
     caller = Caller("t", default_class, RANKS[most])
     said = {} if header is None else {b"x-weir-class": header}
-    fields = RequestFields(service_tier=tier, priority=priority)
+    fields = RequestBody(service_tier=tier, priority=priority)
     with contextlib.suppress(ApiError):
         name = directory.class_of(caller, said, fields)
         assert RANKS[name] <= RANKS[most]

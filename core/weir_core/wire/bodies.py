@@ -1,0 +1,292 @@
+"""What the body of a request makes the engine do: how many prompts and sequences, how long, how.
+
+A body is read in one pass for the few fields that decide something; unknown fields are skipped
+without an object for them, and lists of prompts are counted without an object for each where that
+could be many. What cannot be read is refused, because the engine's reader, which takes more than
+JSON is (NaN, lone surrogates, a byte order mark), would find fields that nothing here has counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+import msgspec
+
+from weir_core.errors import InvalidBody
+from weir_core.wire.engine_inputs import EXTRA_ARGS
+from weir_core.wire.paths import Endpoint, Kind
+
+MAX_N: Final = 16384
+"""vLLM's own bound of `n` (VLLM_MAX_N_SEQUENCES); it refuses more."""
+LENIENT_BYTES: Final = 256 << 10
+"""Bodies up to this size get a second reading, by Python's reader, which is the engine's."""
+_MANY: Final = 1 << 18
+"""Commas in a body from which on the elements of a list are counted by characters."""
+
+
+class RequestBody(msgspec.Struct, frozen=True, gc=False):
+    """What Weir keeps of a body; it holds nothing of the body's bytes.
+
+    Attributes:
+        model: The model named, or None.
+        streams: The answer is to be a stream of events.
+        prompts: Prompts that the engine computes, one at least.
+        sequences: Answers that the engine computes: prompts times `n`.
+        max_output_tokens: The most tokens of one answer, or None where the client did not say.
+        searches_beams: vLLM runs each step of each sequence as a request of its own.
+        priority: The client's own wish, in vLLM's polarity.
+        service_tier: OpenAI's wish.
+        temperature: For traces.
+        top_p: For traces.
+    """
+
+    model: str | None = None
+    streams: bool = False
+    prompts: int = 1
+    sequences: int = 1
+    max_output_tokens: int | None = None
+    searches_beams: bool = False
+    priority: int | None = None
+    service_tier: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+_NOTHING: Final = msgspec.Raw(b"")
+
+
+class _Extra(msgspec.Struct, frozen=True, gc=False):
+    """The keys of `vllm_xargs` and `extra_args` that are refused."""
+
+    kv_cache_report_mode: msgspec.Raw = _NOTHING
+    kv_transfer_params: msgspec.Raw = _NOTHING
+    ec_transfer_params: msgspec.Raw = _NOTHING
+
+
+class _Sampling(msgspec.Struct, frozen=True, gc=False):
+    """What of `sampling_params` counts."""
+
+    n: int | None = None
+    max_tokens: int | None = None
+    extra_args: _Extra | None = None
+
+
+class _Body(msgspec.Struct, frozen=True, gc=False):
+    """The fields that are read, in the order in which clients mostly write them."""
+
+    model: str | None = None
+    messages: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    priority: int | None = None
+    service_tier: str | None = None
+    use_beam_search: bool | None = None
+    background: bool | None = None
+    vllm_xargs: _Extra | None = None
+    kv_transfer_params: msgspec.Raw = _NOTHING
+    ec_transfer_params: msgspec.Raw = _NOTHING
+    sampling_params: _Sampling | None = None
+    prompt_embeds: msgspec.Raw = _NOTHING
+    query: msgspec.Raw = _NOTHING
+    queries: msgspec.Raw = _NOTHING
+    documents: msgspec.Raw = _NOTHING
+    items: msgspec.Raw = _NOTHING
+    data_1: msgspec.Raw = _NOTHING
+    data_2: msgspec.Raw = _NOTHING
+    text_1: msgspec.Raw = _NOTHING
+    text_2: msgspec.Raw = _NOTHING
+    texts: msgspec.Raw = _NOTHING
+    images: msgspec.Raw = _NOTHING
+    inputs: msgspec.Raw = _NOTHING
+    questions: msgspec.Raw = _NOTHING
+
+
+_DECODER: Final = msgspec.json.Decoder(_Body, strict=False)
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_MAPPING: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_EMPTY: Final = frozenset({b"", b"null", b"{}"})
+_START: Final = re.compile(rb"\s*(\S)\s*(\S?)")
+_FAULTY_FIELD: Final = re.compile(r" - at `\$\.(.+)`$")
+
+_SCORED: Final = ("query", "queries", "documents", "items", "data_1", "data_2", "text_1", "text_2")
+_COUNTED: Final[dict[str, tuple[str, ...]]] = {
+    "/v1/completions": ("prompt", "prompt_embeds"),
+    "/v1/chat/completions/batch": ("messages",),
+    "/generative_scoring": ("items",),
+    "/v1/systemone": ("questions",),
+    "/v1/embeddings": ("input", "messages"),
+    "/v2/embed": ("texts", "images", "inputs"),
+    "/pooling": ("input", "messages"),
+    "/classify": ("input", "messages"),
+    **dict.fromkeys(("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"), _SCORED),
+    "/invocations": ("prompt", "prompt_embeds", "input", "messages", *_SCORED),
+}
+"""Path -> the fields whose prompts the engine computes; elsewhere a body is one prompt."""
+_CONVERSATIONS: Final = frozenset({"messages", "input"})
+"""Fields where a list of objects is one conversation."""
+_WITHOUT_N: Final = frozenset(
+    {"/v1/responses", "/v1/messages", "/cohere/v2/chat", "/generative_scoring", "/v1/systemone"}
+)
+"""Paths of generations where vLLM ignores `n`."""
+_FORM_NAMES: Final = frozenset({b"vllm_xargs", b"use_beam_search"})
+_BOUNDARY: Final = re.compile(r'boundary="?([^";,]+)', re.IGNORECASE)
+_PART_NAME: Final = re.compile(rb'[;\s]name(\*?)[^=;]*=\s*"?([^";\r\n]*)', re.IGNORECASE)
+
+
+def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
+    """Return what a JSON body makes the engine do.
+
+    Raises:
+        InvalidBody: It cannot be read, or holds what clients may not send.
+    """
+    fields = _decode(body)
+    _refuse(endpoint, fields)
+    prompts = _prompts(endpoint, fields, body)
+    sampling = fields.sampling_params
+    n, max_tokens = fields.n, _max_output_tokens(fields)
+    if sampling is not None and endpoint.path == "/inference/v1/generate":
+        n, max_tokens = sampling.n, sampling.max_tokens
+    if endpoint.kind is not Kind.GENERATION or endpoint.path in _WITHOUT_N:
+        n = None
+    answers = 1 if n is None else min(max(n, 1), MAX_N)
+    return RequestBody(
+        model=fields.model,
+        streams=bool(fields.stream),
+        prompts=prompts,
+        sequences=prompts * answers,
+        max_output_tokens=None if max_tokens is None else max(max_tokens, 1),
+        searches_beams=bool(fields.use_beam_search),
+        priority=fields.priority,
+        service_tier=fields.service_tier,
+        temperature=fields.temperature,
+        top_p=fields.top_p,
+    )
+
+
+def read_form(content_type: str, body: bytes) -> RequestBody:
+    """Return what a form with audio makes the engine do.
+
+    Raises:
+        InvalidBody: It holds what clients may not send.
+    """
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        raise InvalidBody("", "The body must be a form (multipart/form-data) with a boundary.")
+    for part in body.split(b"--" + boundary[1].strip().encode("latin-1", "replace")):
+        for encoded, name in _PART_NAME.findall(part.partition(b"\r\n\r\n")[0]):
+            # A name in another encoding could be any; no client needs one.
+            if encoded or name.replace(b"\\", b"").strip() in _FORM_NAMES:
+                raise InvalidBody(
+                    name.decode("latin-1"), "vllm_xargs and use_beam_search are not for clients."
+                )
+    return RequestBody()
+
+
+def _decode(body: bytes) -> _Body:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise _of_another_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    if len(body) > LENIENT_BYTES or not json.detect_encoding(body).startswith("utf-8"):
+        raise InvalidBody("", "The body must be JSON in UTF-8.")
+    try:
+        value = json.loads(body, parse_constant=_no_number)
+        return _DECODER.decode(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except msgspec.ValidationError as error:
+        raise _of_another_type(error) from None
+    except (ValueError, RecursionError):
+        raise InvalidBody("", "The body is not JSON.") from None
+
+
+def _no_number(_: str) -> None:
+    """Read NaN and the infinities, which JSON has not, as null."""
+
+
+def _of_another_type(error: msgspec.ValidationError) -> InvalidBody:
+    field = _FAULTY_FIELD.search(str(error))
+    return InvalidBody(field[1] if field else "", f"The body cannot be read: {error}.")
+
+
+def _refuse(endpoint: Endpoint, fields: _Body) -> None:
+    """Refuse what clients may not send."""
+    if fields.background and endpoint.path == "/v1/responses":
+        raise InvalidBody("background", "Responses in the background are not served.")
+    if fields.kv_transfer_params is not _NOTHING:
+        _refuse_any(fields.kv_transfer_params, "kv_transfer_params")
+    if fields.ec_transfer_params is not _NOTHING:
+        _refuse_any(fields.ec_transfer_params, "ec_transfer_params")
+    if fields.vllm_xargs is not None:
+        _refuse_extra(fields.vllm_xargs, "vllm_xargs")
+    if fields.sampling_params is not None and fields.sampling_params.extra_args is not None:
+        _refuse_extra(fields.sampling_params.extra_args, "sampling_params.extra_args")
+
+
+def _refuse_extra(extra: _Extra, field: str) -> None:
+    for name in EXTRA_ARGS:
+        _refuse_any(getattr(extra, name), f"{field}.{name}")
+
+
+def _refuse_any(value: msgspec.Raw, field: str) -> None:
+    if bytes(value) not in _EMPTY:
+        raise InvalidBody(field, f"{field} is not for clients.")
+
+
+def _max_output_tokens(fields: _Body) -> int | None:
+    if fields.max_completion_tokens is not None:
+        return fields.max_completion_tokens
+    return fields.max_tokens if fields.max_tokens is not None else fields.max_output_tokens
+
+
+def _prompts(endpoint: Endpoint, fields: _Body, body: bytes) -> int:
+    names = _COUNTED.get(endpoint.path)
+    if names is None:
+        return 1
+    is_small = len(body) < _MANY or body.count(b",") < _MANY
+    found = [(name, getattr(fields, name)) for name in names]
+    counts = [_count(name, raw, is_small) for name, raw in found if raw is not _NOTHING]
+    return max(sum(counts), 1)
+
+
+def _count(name: str, value: msgspec.Raw, is_small: bool) -> int:
+    """Return how many prompts a field holds."""
+    start = _START.match(memoryview(value))
+    if start is None or start[1] != b"[":
+        return _single(name, value, is_small)
+    first = start[2]
+    if first not in (b'"', b"[", b"{"):  # token ids, or nothing
+        return 1
+    if first == b"{" and name in _CONVERSATIONS:
+        return 1
+    return len(_LIST.decode(value)) if is_small else _elements(bytes(value), first)
+
+
+def _single(name: str, value: msgspec.Raw, is_small: bool) -> int:
+    """Return how many prompts a value that is no list holds."""
+    start = bytes(memoryview(value)[:4])
+    if name == "questions" and start[:1] == b"{":
+        return len(_MAPPING.decode(value)) if is_small else bytes(value).count(b",") + 1
+    return int(start != b"null")
+
+
+def _elements(value: bytes, first: bytes) -> int:
+    """Return how many elements a large list has, without an object for each.
+
+    It is exact for lists of texts and lists of token ids, and no less than what there is for
+    lists of objects and of conversations.
+    """
+    if first != b'"':
+        return value.count(first) - int(first == b"[")
+    if b"\\" in value:
+        value = value.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return max(value.count(b'"') // 2, 1)
