@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-_PACE_S: Final = 0.01
+_PACE_S: Final = 0.003
 _UNTIL_GONE_S: Final = 5.0
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
