@@ -35,7 +35,7 @@ _FOLD_S: Final = MAX_RETRY_AFTER_S - 30.0
 
 ENDING_PAUSE_S: Final = 0.1
 """Between the last event and the close. curl over HTTP/2 and two routers lose an event that reaches
-them together with the close: without a pause up to half of 20 were lost, with it none."""
+them together with the close: without a pause up to 20 of 20 were lost, with it none."""
 
 _SENT_AGAIN: Final = frozenset({501, 504})
 """Errors that SDKs send again although it cannot help: what is not implemented stays so, and an
