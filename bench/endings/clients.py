@@ -10,8 +10,11 @@ import asyncio
 from typing import Final, NamedTuple
 
 _LIMIT_S: Final = 10.0
-_BODY: Final = b"{}"
+PATH: Final = "/v1/chat/completions"
+_BODY: Final = b'{"model":"m","messages":[{"role":"user","content":"How are you?"}],"stream":true}'
+_TYPE: Final = "content-type: application/json"
 
+_LAST: Final = b"\r\n0\r\n\r\n"
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
 _END_STREAM: Final = 0x1
@@ -34,51 +37,62 @@ class Seen(NamedTuple):
     end: str
 
 
-async def ask_curl(port: int, path: str) -> Seen:
+async def ask_curl(port: int) -> Seen:
     """Send one POST over HTTP/2 with curl."""
     child = await asyncio.create_subprocess_exec(
-        *("curl", "-sN", "--http2-prior-knowledge", "--max-time", str(_LIMIT_S), "--data", _BODY),
-        f"http://127.0.0.1:{port}{path}",
+        *(
+            "curl",
+            "-sN",
+            "--http2-prior-knowledge",
+            "--max-time",
+            str(_LIMIT_S),
+            "-H",
+            _TYPE,
+            "-d",
+            _BODY,
+        ),
+        f"http://127.0.0.1:{port}{PATH}",
         stdout=asyncio.subprocess.PIPE,
     )
     body, _ = await child.communicate()
     return Seen(body, f"exit code {child.returncode}" if child.returncode else "whole")
 
 
-async def ask(port: int, path: str, *, http2: bool) -> Seen:
+async def ask(port: int, *, http2: bool) -> Seen:
     """Send one POST and read until the stream ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         async with asyncio.timeout(_LIMIT_S):
             if http2:
-                return await _ask_http2(reader, writer, path)
-            return await _ask_http1(reader, writer, path)
+                return await _ask_http2(reader, writer)
+            return await _ask_http1(reader, writer)
     finally:
         writer.close()
 
 
-async def _ask_http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> Seen:
+async def _ask_http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Seen:
     writer.write(
-        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(_BODY)}\r\n\r\n".encode()
+        f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\n{_TYPE}\r\n"
+        f"content-length: {len(_BODY)}\r\n\r\n".encode()
         + _BODY
     )
     received = b""
     end = "closed"
     try:
-        while not received.endswith(b"\r\n0\r\n\r\n"):
-            piece = await reader.read(65536)
-            if not piece:
-                break
+        while not received.endswith(_LAST) and (piece := await reader.read(65536)):
             received += piece
-        else:
-            end = "whole"
     except ConnectionResetError:
         end = "reset"
-    return Seen(received.partition(b"\r\n\r\n")[2], end)
+    head, _, body = received.partition(b"\r\n\r\n")
+    if head and b" 200 " not in head.partition(b"\r\n")[0]:
+        end = head.partition(b"\r\n")[0].decode()
+    elif body.endswith(_LAST):
+        end = "whole"
+    return Seen(body, end)
 
 
-async def _ask_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> Seen:
-    head = _POST_HTTP + _literal(_PATH_FIELD, path) + _literal(_AUTHORITY_FIELD, "localhost")
+async def _ask_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Seen:
+    head = _POST_HTTP + _literal(_PATH_FIELD, PATH) + _literal(_AUTHORITY_FIELD, "localhost")
     writer.write(
         _PREFACE
         + _frame(_SETTINGS, 0, 0, b"")

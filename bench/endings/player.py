@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-_PACE_S: Final = 0.01
+_PACE_S: Final = 0.003
 _UNTIL_GONE_S: Final = 5.0
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
@@ -60,8 +60,10 @@ class Answer:
 @contextlib.asynccontextmanager
 async def playing(answers: Callable[[str], Answer]) -> AsyncIterator[int]:
     """Serve `answers`, by path, on a loopback port; yields the port."""
+    connections: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
         try:
             path, is_old = await _request(reader)
             await _play(answers(path), writer, is_old=is_old)
@@ -70,11 +72,14 @@ async def playing(answers: Callable[[str], Answer]) -> AsyncIterator[int]:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has left
         finally:
+            connections.discard(asyncio.current_task())
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield int(server.sockets[0].getsockname()[1])
+        if left := [each for each in connections if each is not None]:
+            await asyncio.wait(left, timeout=_UNTIL_GONE_S)
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, bool]:

@@ -1,4 +1,6 @@
-"""The proxies, started as people run them before streams: no time limit on a route, no retries.
+"""The proxies and routers, started as people should run them before streams.
+
+No route has a time limit, and nothing tries again or takes a replica out.
 
 Envoy's is one process. Its second pair of listeners passes everything over HTTP/2 to the first,
 as an edge in front of a mesh does. nginx is asked in four ways, because its defaults speak
@@ -16,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bench.relay.routers import installed
+
+PEERS_LOCK: Final = Path(__file__).parents[2] / "requirements" / "peers.lock"
 _READY_S: Final = 20.0
 _STOP_S: Final = 5.0
 _MANAGER: Final = (
@@ -61,6 +66,32 @@ async def envoy(program: str, origin: int, directory: Path) -> AsyncIterator[lis
             Route("Envoy, HTTP/2 to a second Envoy", far),
             Route("Envoy, HTTP/2 to a second Envoy", far, http2=True),
         ]
+
+
+@contextlib.asynccontextmanager
+async def routers(origin: int, directory: Path) -> AsyncIterator[list[Route]]:
+    """Run the routers of bench/relay and bench/peers in front of the port `origin`."""
+    relays = await asyncio.to_thread(installed)
+    peers = await asyncio.to_thread(installed, PEERS_LOCK)
+    programs = {
+        "sglang-router": [str(relays / "sglang-router"), "launch"],
+        "vllm-router": [str(relays / "vllm-router")],
+        "smg": [str(peers / "smg"), "launch"],
+    }
+    routes = []
+    async with contextlib.AsyncExitStack() as stack:
+        for name, program in programs.items():
+            port, metrics_port = free_ports(2)
+            command = [
+                *(*program, "--worker-urls", f"http://127.0.0.1:{origin}"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--disable-retries", "--disable-circuit-breaker"),
+                *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)),
+            ]
+            log = directory / f"{name}.log"
+            await stack.enter_async_context(_running(command, log, port))
+            routes.append(Route(name, port))
+        yield routes
 
 
 @contextlib.asynccontextmanager
@@ -123,7 +154,8 @@ async def _running(command: Sequence[str], log: Path, port: int) -> AsyncIterato
         try:
             await asyncio.wait_for(child.wait(), _STOP_S)
         except TimeoutError:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
             await child.wait()
 
 

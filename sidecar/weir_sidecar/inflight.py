@@ -36,7 +36,7 @@ from weir_core.wire.engine_inputs import (
     may_search_beams,
     sent_priority,
 )
-from weir_core.wire.errors import ending_event, error_shape_of, next_sequence_number
+from weir_core.wire.errors import ENDING_PAUSE_S, ending_event, error_shape_of, next_sequence_number
 from weir_core.wire.openai import Usage, usage_in, with_priority
 from weir_core.wire.paths import Api, Endpoint, Kind, endpoint_of
 from weir_sidecar.frontend import errors
@@ -194,7 +194,7 @@ class InFlightRequest:
         self.trace: RequestTrace | None = None
         self._body = b""
         self._call: Call | None = None
-        self._reserved = self._explains = False
+        self._reserved = self._explains = self._broke_off = False
         self._refusal: ApiError | None = None
         self._routed: tuple[Replica, int] | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -210,11 +210,16 @@ class InFlightRequest:
         self.shared.registry.add(self)
         try:
             await self._run()
+            if self._broke_off:
+                await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
             self.outcome = Outcome.CLIENT_GONE
             raise
         except ApiError as error:
-            return self._refuse(error)
+            response = self._refuse(error)
+            if self._broke_off:
+                await asyncio.sleep(ENDING_PAUSE_S)
+            return response
         except Exception:
             log.exception("request failed", extra={"request_id": self.head.request_id})
             if not self.begun:
@@ -246,7 +251,7 @@ class InFlightRequest:
         if self.shared.driver is not None and self.caller is not None:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
         if self.client.head_sent:
-            self.client.break_off(None, self._ending(error))
+            self._break_off(None, error)
             return self.client.response
         close = self.shared.leaving or not self.http.content.is_eof()
         return error.response(self.http.path, self.head.request_id, close=close)
@@ -654,13 +659,15 @@ class InFlightRequest:
                     raise _ERRORS[ending]()
                 error = _BROKEN.get(ending, errors.engine_lost)()
                 self.outcome = Outcome.CUT if ending is Ending.SHUT_DOWN else error.outcome
-                self.client.break_off(exchange, self._ending(error))
+                self._break_off(exchange, error)
 
-    def _ending(self, error: ApiError) -> bytes:
-        """Return the event that ends a stream which cannot go on."""
+    def _break_off(self, answer: Exchange | None, error: ApiError) -> None:
+        """End a stream that cannot go on."""
         shape, exchange = error_shape_of(self.http.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
-        return ending_event(shape, error.message, error.status, error.code, number)
+        event = ending_event(shape, error.message, error.status, error.code, number)
+        self.client.break_off(answer, event)
+        self._broke_off = True
 
     # ---- what the registry asks
 
