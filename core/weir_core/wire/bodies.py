@@ -136,7 +136,7 @@ _CONVERSATIONS: Final = frozenset({"messages", "input"})
 _WITHOUT_N: Final = frozenset(
     {"/v1/responses", "/v1/messages", "/cohere/v2/chat", "/generative_scoring", "/v1/systemone"}
 )
-"""Paths of generations where vLLM ignores `n`."""
+"""Paths of generations where vLLM ignores `n` and `use_beam_search`."""
 _FORM_NAMES: Final = frozenset({b"vllm_xargs", b"use_beam_search"})
 _BOUNDARY: Final = re.compile(r'boundary="?([^";,]+)', re.IGNORECASE)
 _PART_NAME: Final = re.compile(rb'[;\s]name(\*?)[^=;]*=\s*"?([^";\r\n]*)', re.IGNORECASE)
@@ -155,8 +155,11 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
     n, max_tokens = fields.n, _max_output_tokens(fields)
     if sampling is not None and endpoint.path == "/inference/v1/generate":
         n, max_tokens = sampling.n, sampling.max_tokens
-    if endpoint.kind is not Kind.GENERATION or endpoint.path in _WITHOUT_N:
+    heeds_n = endpoint.kind is Kind.GENERATION and endpoint.path not in _WITHOUT_N
+    if not heeds_n:
         n = None
+    if endpoint.kind is not Kind.GENERATION:
+        max_tokens = None
     answers = 1 if n is None else min(max(n, 1), MAX_N)
     return RequestBody(
         model=fields.model,
@@ -164,7 +167,7 @@ def read_body(endpoint: Endpoint, body: bytes) -> RequestBody:
         prompts=prompts,
         sequences=prompts * answers,
         max_output_tokens=None if max_tokens is None else max(max_tokens, 1),
-        searches_beams=bool(fields.use_beam_search),
+        searches_beams=heeds_n and bool(fields.use_beam_search),
         priority=fields.priority,
         service_tier=fields.service_tier,
         temperature=fields.temperature,

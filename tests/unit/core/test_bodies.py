@@ -126,6 +126,7 @@ def test_a_list_of_very_many_is_counted() -> None:
         pytest.param("/v1/responses", {"max_output_tokens": 5}, 5, id="responses"),
         pytest.param(CHAT, {"max_tokens": -3}, 1, id="what the engine refuses"),
         pytest.param(CHAT, {}, None, id="not said"),
+        pytest.param("/v2/embed", {"max_tokens": 7}, None, id="of a prompt, where nothing follows"),
         pytest.param(
             "/inference/v1/generate", {"sampling_params": {"max_tokens": 6}}, 6, id="tokens in"
         ),
@@ -183,6 +184,13 @@ def test_refuses_what_it_cannot_read_and_what_clients_may_not_send(
         read(path, body)
     assert caught.value.field == field
     assert caught.value.message.endswith(".")
+
+
+def test_beam_search_is_seen_where_vllm_heeds_it() -> None:
+    assert read(CHAT, {"use_beam_search": True}).searches_beams
+    assert read("/invocations", {"use_beam_search": "true"}).searches_beams
+    assert not read("/v1/responses", {"use_beam_search": True}).searches_beams
+    assert not read("/v1/embeddings", {"use_beam_search": True}).searches_beams
 
 
 def test_passes_what_is_harmless() -> None:
