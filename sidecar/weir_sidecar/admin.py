@@ -12,7 +12,7 @@ from weir_sidecar.admission import Admission
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.settings import Settings
-from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
 from weir_sidecar.upstreams.connections import Pool
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
@@ -81,9 +81,7 @@ class Admin:
             scheduler.pool.body_bytes if scheduler else 0,
         )
         page = self._metrics.render() + await self._engine_metrics()
-        return web.Response(
-            body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return web.Response(body=page, headers=METRICS_HEADERS)
 
     async def _engine_metrics(self) -> bytes:
         if not self._monitor.up:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -32,6 +33,9 @@ from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, 
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 log = logging.getLogger(__name__)
+
+_ADMIN_IDLE_S: Final = 10.0
+"""Silent connections to the admin port end early: they use the descriptors that are kept for it."""
 
 
 class Sidecar:
@@ -152,7 +156,9 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 @contextlib.asynccontextmanager
 async def _admin_port(admin: Admin, host: str, port: int) -> AsyncIterator[int]:
-    runner = web.AppRunner(admin.port_app(), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        admin.port_app(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

@@ -13,7 +13,10 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from weir_core.errors import EngineUnavailable
+from weir_core.sched.types import Reason
 from weir_core.wire.openai import with_priority
+from weir_sidecar import outcomes
+from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.intake import Intake
 from weir_sidecar.ledger import Entry
@@ -102,6 +105,8 @@ class Dispatcher:
                 exchange = await self._attempts(tried, call, entry, client)
             except EngineUnavailable as error:
                 log.warning("engine unreachable", extra={"error": str(error)})
+                if is_own_shortage(error.__cause__):
+                    raise outcomes.rejected(Reason.QUEUE_FULL, 1) from error
             finally:
                 self._upstream.done(pool)
             if exchange is not None and (exchange.begun or exchange.ending is not Ending.LOST):

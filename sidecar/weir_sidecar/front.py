@@ -22,13 +22,15 @@ from prometheus_client import CollectorRegistry
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable, InvalidSpec
 from weir_sidecar import outcomes
+from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.drain import Drain, Phase
+from weir_sidecar.frontend.auth import is_here
 from weir_sidecar.frontend.server import Server
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.outcomes import DROPPED_REASON
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.settings import Settings
-from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
 from weir_sidecar.upstreams.connections import Pool, tcp_pool
 from weir_sidecar.upstreams.splice import Exchange
 
@@ -77,7 +79,9 @@ class Replica:
         try:
             reply = await self._admin.get("/readyz", timeout_s=PROBE_TIMEOUT_S)
             ready, self._unanswered = reply.status == 200, 0
-        except EngineUnavailable:
+        except EngineUnavailable as error:
+            if is_own_shortage(error.__cause__):
+                return  # what was known of the replica stays
             self._unanswered += 1
             ready = self.ready and self._unanswered < PROBE_FAILURES
         if ready != self.ready:
@@ -169,10 +173,10 @@ class Front:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listen = listen
-        metrics = Metrics(CollectorRegistry())
+        self._metrics = Metrics(CollectorRegistry())
         # The replicas bound what they hold; the front only bounds itself.
         limit = settings.limits.max_requests * max(len(replicas), 1)
-        self.ledger = Ledger(metrics, clock, limit=limit)
+        self.ledger = Ledger(self._metrics, clock, limit=limit)
         self.replicas = Replicas(
             [Replica(address, settings, clock) for address in replicas],
             settings.health.retry_after_s,
@@ -186,13 +190,16 @@ class Front:
         self.port = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer probes, and relay everything else."""
+        """Answer probes, this machine's questions for metrics, and relay everything else."""
         if request.raw_path == "/healthz":
             return web.Response(text="ok\n")
         if request.raw_path == "/readyz":
             ready = len(self.replicas.ready)
             serving = self.drain.phase is Phase.SERVING and ready > 0
             return web.Response(status=200 if serving else 503, text=f"{ready} replicas ready\n")
+        if request.raw_path == "/metrics" and is_here(request.remote):
+            self._metrics.running.set(len(self.ledger))
+            return web.Response(body=self._metrics.render(), headers=METRICS_HEADERS)
         return await self._proxy.handle(request)
 
     @contextlib.asynccontextmanager

@@ -18,6 +18,8 @@ from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.instruments import Count, FastCounter, FastHistogram
 
+METRICS_HEADERS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+"""Of a page of metrics."""
 _LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
 )  # fmt: skip

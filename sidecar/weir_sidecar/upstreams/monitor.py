@@ -3,7 +3,8 @@
 A loaded engine is not a dead one. vLLM's /health answers late when its API server is busy, so a
 missed answer alone means nothing: what counts is a byte for a running request or a counter of the
 engine that moved. Only when neither happened for a long time, while requests run, is the engine
-`stalled`. A refused connection or a 503 is different: then it is gone now.
+`stalled`. A refused connection or a 503 is different: then it is gone now. Where the sidecar itself
+lacks what it takes to ask, what was known stays.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from enum import StrEnum
 from typing import Final
 
 from weir_core.errors import EngineUnavailable
+from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.settings import Health
+from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
 
@@ -72,9 +75,11 @@ class Monitor:
         self._engine_bytes = 0
         self._counters: bytes = b""
         self._doubt = asyncio.Event()
+        self._seldom = Seldom(clock)
         self.state = EngineState.STARTING
         self.on_ready: Callable[[], None] = lambda: None
-        """Called when an engine that was not there has become ready."""
+        """Called when an engine that was not there has become ready; an `OSError` of it means that
+        the engine could not be met, and is ready later."""
 
     @property
     def up(self) -> bool:
@@ -97,17 +102,19 @@ class Monitor:
             answered = reply.status == 200
             gone = not answered
         except EngineUnavailable as error:
+            if is_own_shortage(error.__cause__):
+                self._seldom.warn(log, "the engine cannot be asked", {"error": str(error)})
+                return self.state
             answered = False
-            gone = not isinstance(error.__cause__, TimeoutError)
+            # A full backlog of its socket (EAGAIN) is a busy engine's, too.
+            gone = not isinstance(error.__cause__, TimeoutError | BlockingIOError)
         now = self._clock()
         if gone:
             if self.state is not EngineState.STARTING:
                 self._become(EngineState.DOWN)
         elif self.state in (EngineState.STARTING, EngineState.DOWN):
             if answered:
-                self._progress_at = now
-                self.on_ready()
-                self._become(EngineState.READY)
+                self._meet(now)
         else:
             await self._check_progress(now, answered=answered)
         return self.state
@@ -115,6 +122,15 @@ class Monitor:
     def doubt(self) -> None:
         """Hear that the engine refused a connection or broke one: ask it now."""
         self._doubt.set()
+
+    def _meet(self, now: float) -> None:
+        try:
+            self.on_ready()
+        except OSError as error:
+            self._seldom.warn(log, "the engine's facts cannot be read", {"error": str(error)})
+            return
+        self._progress_at = now
+        self._become(EngineState.READY)
 
     async def _check_progress(self, now: float, *, answered: bool) -> None:
         """Decide between ready and stalled."""

@@ -66,6 +66,16 @@ async def test_equal_replicas_take_turns(street: Street) -> None:
     assert street.served() == [5, 5]
 
 
+async def test_what_the_front_refuses_is_in_its_own_metrics(street: Street) -> None:
+    for replica in street.front.replicas.ready:
+        street.front.replicas.lost(replica.pool)
+    assert (await street.post()).status == 503
+    url = f"http://127.0.0.1:{street.front.port}/metrics"
+    async with street.replicas[0].session.get(url) as response:
+        page = await response.text()
+    assert 'weir_requests_total{class="none",outcome="rejected_no_endpoints"} 1.0' in page
+
+
 async def test_the_replica_with_fewer_outstanding_gets_the_next(street: Street) -> None:
     street.engines[0].profile = street.engines[1].profile = SLOW
     streams = [asyncio.create_task(street.post(stream=True)) for _ in range(10)]

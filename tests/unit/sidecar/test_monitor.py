@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -23,9 +25,13 @@ class Engine:
     def __init__(self) -> None:
         self.health: int | None = 200
         """None: it does not answer in time; 0: it refuses the connection."""
+        self.error: OSError | None = None
+        """What keeps the sidecar from asking."""
         self.tokens = 0
 
     async def get(self, path: str, **_bounds: float) -> Reply:
+        if self.error is not None:
+            raise EngineUnavailable("not asked") from self.error
         if self.health is None:
             raise EngineUnavailable("late") from TimeoutError()
         if self.health == 0:
@@ -86,6 +92,34 @@ async def test_a_refusal_or_a_503_is_down_at_once(scene: Scene, health: int) -> 
     assert await scene.pass_time(1) is EngineState.DOWN
     scene.engine.health = 200
     assert await scene.pass_time(1) is EngineState.READY
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(errno.EMFILE, id="no file descriptor left"),
+        pytest.param(errno.ENFILE, id="none in the whole system"),
+        pytest.param(errno.ENOMEM, id="no memory"),
+        pytest.param(errno.EAGAIN, id="the engine's backlog is full"),
+    ],
+)
+async def test_what_keeps_the_sidecar_from_asking_says_nothing_of_the_engine(
+    scene: Scene, number: int
+) -> None:
+    scene.engine.error = OSError(number, "short")
+    assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_an_engine_that_cannot_be_met_is_met_later() -> None:
+    made = Scene()
+
+    def unreadable() -> None:
+        raise OSError(errno.EMFILE, "no file descriptor left")
+
+    made.monitor.on_ready = unreadable
+    assert await made.pass_time(5) is EngineState.STARTING
+    made.monitor.on_ready = lambda: None
+    assert await made.pass_time(1) is EngineState.READY
 
 
 async def test_an_idle_engine_stays_ready(scene: Scene) -> None:
