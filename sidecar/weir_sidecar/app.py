@@ -74,7 +74,13 @@ class Sidecar:
             settings,
             clock,
             tracing=tracing,
-            desk=Desk(self.admission, self.pool, settings.tokenizing, settings.identity.pod),
+            desk=Desk(
+                self.admission,
+                self.pool,
+                settings.tokenizing,
+                settings.identity.pod,
+                serves_here=settings.addresses.is_loopback,
+            ),
         )
         self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings, clock)
         self.drain = Drain(

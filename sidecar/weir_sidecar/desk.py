@@ -41,6 +41,7 @@ class Desk:
 
     Args:
         admission: The scheduler's driver.
+        serves_here: Without tenants, requests from this machine are served.
         pool: Connections to the engine, to have large prompts counted.
         settings: Which bodies are counted, and how long that may take.
         replica: This replica's name, for explanations.
@@ -49,9 +50,16 @@ class Desk:
     secret: Final = SECRET_HEADERS
 
     def __init__(
-        self, admission: Admission, pool: Pool, settings: Tokenizing, replica: str
+        self,
+        admission: Admission,
+        pool: Pool,
+        settings: Tokenizing,
+        replica: str,
+        *,
+        serves_here: bool,
     ) -> None:
         self._admission = admission
+        self._serves_here = serves_here
         self._pool = pool
         self._settings = settings
         self._replica = replica
@@ -61,7 +69,7 @@ class Desk:
         """Return who asks; raise the 401."""
         directory = self._admission.directory
         # An address is looked up only where it matters: it costs a system call.
-        from_here = not directory.tenants and is_here(request.remote)
+        from_here = self._serves_here and not directory.tenants and is_here(request.remote)
         return directory.identify(intake.said, from_here=from_here)
 
     async def arrive(

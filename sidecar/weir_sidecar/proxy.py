@@ -23,6 +23,7 @@ from weir_sidecar.dispatch import Dispatcher, Upstream, call_of
 from weir_sidecar.frontend.auth import wants_explanation
 from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.client import Client
+from weir_sidecar.frontend.cors import CrossOrigin
 from weir_sidecar.intake import Intake, new_request_id, read_headers
 from weir_sidecar.ledger import Entry, Ledger
 from weir_sidecar.outcomes import DROPPED_REASON, Outcome, Refusal
@@ -76,6 +77,7 @@ class Proxy:
         self._tracing = tracing
         self._desk = desk
         self._dispatcher = Dispatcher(upstream, ledger.metrics, settings.timeouts, clock)
+        self._cross_origin = CrossOrigin(settings.cors)
         self.leaving = False
         """Answers end their connection: a drain has begun."""
         self.refusing = False
@@ -88,6 +90,10 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
+        if request.method == "OPTIONS":
+            preflight = self._cross_origin.preflight(request)
+            if preflight is not None:
+                return preflight
         entry = self._ledger.enter()
         client = Client(request, lambda: self.leaving)
         self._busy.add(client.transport)
@@ -126,6 +132,7 @@ class Proxy:
         """Answer ourselves; a body that was not read to its end costs the connection."""
         entry.outcome, entry.status = refusal.outcome, refusal.status
         close = self.leaving or not request.content.is_eof()
+        refusal.headers.update(self._cross_origin.headers(request.headers.get("Origin")))
         return refusal.response(client.request_id, close=close)
 
     async def _serve(self, request: web.BaseRequest, entry: Entry, client: Client) -> None:
