@@ -383,6 +383,7 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
             labels.ENV_LAME_DUCK_S: "0",
         },
         startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
+        liveness=Probe("/healthz", plan.port, period_s=10.0, timeout_s=5.0, failure_threshold=6),
     )
 
 

@@ -106,8 +106,8 @@ class Admission:
         """Make these the classes and tenants; what waits and runs stays."""
         if document == self._document:
             return
-        self._document = document
-        self.directory = Directory(document)
+        directory = Directory(document)  # raises where the document cannot be used
+        self._document, self.directory = document, directory
         log.info("policies are in force", extra={"open_to": self.directory.openness})
         if self.scheduler is not None:
             now = self._clock()

@@ -25,6 +25,7 @@ from weir_sidecar.ledger import Ledger
 from weir_sidecar.policy_file import PolicyFile
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.tracing import Tracing
 from weir_sidecar.upstreams.connections import unix_pool
@@ -82,7 +83,10 @@ class Sidecar:
                 serves_here=settings.addresses.is_loopback,
             ),
         )
-        self.server = Server(self.proxy.handle, self.proxy, self.ledger, settings, clock)
+        self.supervisor = Supervisor(self.metrics, clock)
+        self.server = Server(
+            self.proxy.handle, self.proxy, self.ledger, settings, clock, self.supervisor
+        )
         self.drain = Drain(
             self.server,
             self.ledger,
@@ -113,8 +117,8 @@ class Sidecar:
             stack.enter_context(step_log(addresses.steps_socket, self._on_step))
             self.policies.look()
             log.info("open to %s", self.admission.directory.openness)
-            for name, run in (("monitor", self.monitor.run()), ("housekeeping", self._keep())):
-                stack.push_async_callback(_end, asyncio.create_task(run, name=name))
+            for name, run in (("monitor", self.monitor.run), ("housekeeping", self._keep)):
+                await stack.enter_async_context(self.supervisor.running(name, run))
             stack.push_async_callback(self.drain.stop)
             self.api_port = await stack.enter_async_context(
                 self.server.listen(addresses.host, addresses.api_port)
@@ -144,8 +148,9 @@ class Sidecar:
         self.admission.on_step(step)
 
     def _apply(self, document: PolicyDocument) -> None:
+        mode = document.mode_message()
         self.admission.apply(document)
-        self._mode = document.mode_message()
+        self._mode = mode
 
     def _tell_mode(self) -> None:
         """Tell the engine how to divide its steps, until it has heard it."""
@@ -153,11 +158,6 @@ class Sidecar:
             self.settings.addresses.mode_socket, self._mode
         ):
             self._told_mode = self._mode
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,7 @@ from weir_sidecar.ledger import Ledger
 from weir_sidecar.outcomes import DROPPED_REASON
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
 from weir_sidecar.upstreams.connections import Pool, tcp_pool
 from weir_sidecar.upstreams.splice import Exchange
@@ -182,7 +183,10 @@ class Front:
             settings.health.retry_after_s,
         )
         self._proxy = Proxy(self.replicas, self.ledger, settings, clock)
-        self._server = Server(self.handle, self._proxy, self.ledger, settings, clock)
+        self._supervisor = Supervisor(self._metrics, clock)
+        self._server = Server(
+            self.handle, self._proxy, self.ledger, settings, clock, self._supervisor
+        )
         # Nobody keeps a list of fronts, so there is nobody to wait for.
         self.drain = Drain(
             self._server, self.ledger, settings.draining, clock, is_expected=lambda: False
@@ -191,12 +195,13 @@ class Front:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer probes, this machine's questions for metrics, and relay everything else."""
+        trouble = self._supervisor.trouble
         if request.raw_path == "/healthz":
-            return web.Response(text="ok\n")
+            return _probe(not self._supervisor.hopeless, trouble or "ok")
         if request.raw_path == "/readyz":
             ready = len(self.replicas.ready)
-            serving = self.drain.phase is Phase.SERVING and ready > 0
-            return web.Response(status=200 if serving else 503, text=f"{ready} replicas ready\n")
+            serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
+            return _probe(serving, trouble or f"{ready} replicas ready")
         if request.raw_path == "/metrics" and is_here(request.remote):
             self._metrics.running.set(len(self.ledger))
             return web.Response(body=self._metrics.render(), headers=METRICS_HEADERS)
@@ -205,13 +210,17 @@ class Front:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Front]:
         """Listen and probe; leaving the context stops at once, so drain before."""
-        probes = asyncio.create_task(self.replicas.probe_forever(), name="probes")
         try:
-            async with self._server.listen(*self._listen) as self.port:
+            async with (
+                self._supervisor.running("probes", self.replicas.probe_forever),
+                self._server.listen(*self._listen) as self.port,
+            ):
                 log.info("listening", extra={"host": self._listen[0], "port": self.port})
                 yield self
         finally:
-            probes.cancel()
-            await asyncio.gather(probes, return_exceptions=True)
             await self.drain.stop()
             self.replicas.close()
+
+
+def _probe(well: bool, words: str) -> web.Response:
+    return web.Response(status=200 if well else 503, text=words + "\n")

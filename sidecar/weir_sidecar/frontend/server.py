@@ -13,6 +13,7 @@ from weir_sidecar.frontend.protocol import Handler, HttpServer
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.proxy import Proxy
 from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
 
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
@@ -27,6 +28,7 @@ class Server:
         ledger: Watched for requests that wait too long.
         settings: Bounds.
         clock: Seconds that only move forward.
+        supervisor: Keeps the watch running.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Server:
         ledger: Ledger,
         settings: Settings,
         clock: Callable[[], float],
+        supervisor: Supervisor,
     ) -> None:
         self._proxy = proxy
         self._ledger = ledger
         self._timeouts = settings.timeouts
         self._clock = clock
+        self._supervisor = supervisor
         self._server = HttpServer(
             handler, proxy.refuse_unread, settings.limits, settings.timeouts, ledger.metrics
         )
@@ -50,13 +54,11 @@ class Server:
         """Listen, and yield the port; at the end close every connection."""
         runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
         await runner.setup()
-        watch = asyncio.create_task(self._watch(), name="watch")
         try:
             await web.TCPSite(runner, host, port, backlog=1024).start()
-            yield runner.addresses[0][1]
+            async with self._supervisor.running("watch", self._watch):
+                yield runner.addresses[0][1]
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
             await runner.cleanup()
 
     async def _watch(self) -> None:

@@ -204,7 +204,7 @@ class Metrics:
         }
         self.policies_refused = Counter(
             "weir_policies_refused_total",
-            "Policy documents that could not be read; the last good one stayed in force.",
+            "Policy documents that could not be used; the last good one stayed in force.",
             registry=registry,
         )
 
@@ -310,6 +310,11 @@ class Metrics:
         self.connections_refused = Counter(
             "weir_connections_refused_total",
             "Client connections ended at once because file descriptors run out.",
+            registry=registry,
+        )
+        self.task_failures = Counter(
+            "weir_task_failures_total",
+            "Failures of the sidecar's background tasks; each is logged and starts the task again.",
             registry=registry,
         )
         self._build = Gauge(
