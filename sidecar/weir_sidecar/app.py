@@ -145,6 +145,7 @@ class Sidecar:
     def _on_step(self, step: Step) -> None:
         if self._steps is not None:
             self._steps.write(step)
+        self.monitor.steps += 1
         self.admission.on_step(step)
 
     def _apply(self, document: PolicyDocument) -> None:

@@ -145,10 +145,57 @@ async def test_neither_bytes_nor_counters_for_long_is_stalled_until_one_moves(
     scene: Scene,
 ) -> None:
     scene.request()
-    assert await scene.pass_time(STALL_S) is EngineState.READY
-    assert await scene.pass_time(STALL_S) is EngineState.STALLED
+    assert await scene.pass_time(2 * STALL_S) is EngineState.STALLED
     assert scene.monitor.up  # it still gets requests: it may recover
     scene.engine.tokens += 1
+    assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_steps_are_progress(scene: Scene) -> None:
+    scene.request()
+    for _ in range(10):
+        scene.monitor.steps += 1
+        assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_a_silent_engine_is_stalled_when_the_time_is_over_and_no_later(scene: Scene) -> None:
+    scene.engine.tokens = 7  # moved before this request: nothing to do with it
+    scene.request()
+    assert await scene.pass_time(STALL_S) is EngineState.READY
+    assert await scene.pass_time(1) is EngineState.STALLED
+
+
+async def test_requests_that_leave_without_an_answer_are_no_progress(scene: Scene) -> None:
+    seen = set()
+    for _ in range(3):
+        entry = scene.ledger.enter()
+        entry.exchange = Exchange(Buffer(), lambda: scene.now)
+        seen.add(await scene.pass_time(STALL_S / 2))
+        scene.ledger.leave(entry)
+        seen.add(await scene.pass_time(5))
+    assert scene.monitor.state is EngineState.STALLED
+    assert seen == {EngineState.READY, EngineState.STALLED}
+
+
+async def test_one_that_gave_up_soon_does_not_make_an_idle_engine_stalled(scene: Scene) -> None:
+    entry = scene.ledger.enter()
+    entry.exchange = Exchange(Buffer(), lambda: scene.now)
+    await scene.pass_time(2)
+    scene.ledger.leave(entry)
+    assert await scene.pass_time(10 * STALL_S) is EngineState.READY
+
+
+async def test_an_answer_after_unanswered_ones_is_progress(scene: Scene) -> None:
+    for exchange in (scene.request(), scene.request()):
+        assert await scene.pass_time(STALL_S * 0.9) is EngineState.READY
+        exchange.feed(b"x")
+        assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_an_idle_engine_that_answers_again_is_ready_again(scene: Scene) -> None:
+    scene.engine.health = None
+    assert await scene.pass_time(STALL_S + 1) is EngineState.STALLED
+    scene.engine.health = 200
     assert await scene.pass_time(1) is EngineState.READY
 
 
