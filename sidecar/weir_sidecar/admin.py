@@ -105,7 +105,7 @@ class Admin:
             return _probe(ready=False, why=self._supervisor.trouble)
         return web.Response(text="ok\n")
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, _request: web.BaseRequest) -> web.Response:
         """Tell whether clients should be sent here."""
         if self._drain.phase is not Phase.SERVING:
             return _probe(ready=False, why=f"draining: {self._drain.phase.value}")

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from weir_sidecar.admin import Admin
 from weir_sidecar.admission import Admission
 from weir_sidecar.desk import Desk
 from weir_sidecar.drain import Drain
+from weir_sidecar.frontend import routes
 from weir_sidecar.frontend.server import Server
 from weir_sidecar.ledger import Ledger
 from weir_sidecar.policy_file import PolicyFile
@@ -85,7 +86,7 @@ class Sidecar:
         )
         self.supervisor = Supervisor(self.metrics, clock)
         self.server = Server(
-            self.proxy.handle, self.proxy, self.ledger, settings, clock, self.supervisor
+            self._handle, self.proxy, self.ledger, settings, clock, self.supervisor
         )
         self.drain = Drain(
             self.server,
@@ -94,6 +95,7 @@ class Sidecar:
             clock,
             is_expected=lambda: self.monitor.state is EngineState.READY,
         )
+        self._admin = Admin(self)
         self._mode = PolicyDocument().mode_message()
         self._told_mode = b""
         self._steps: StepFile | None = None
@@ -104,7 +106,6 @@ class Sidecar:
     async def running(self) -> AsyncIterator[Sidecar]:
         """Listen and watch the engine; leaving the context stops at once, so drain before."""
         addresses = self.settings.addresses
-        admin = Admin(self)
         async with contextlib.AsyncExitStack() as stack:
             if self._tracing is not None:
                 stack.push_async_callback(self._tracing.close)
@@ -124,11 +125,16 @@ class Sidecar:
                 self.server.listen(addresses.host, addresses.api_port)
             )
             self.admin_port = await stack.enter_async_context(
-                _admin_port(admin, addresses.host, addresses.admin_port)
+                _admin_port(self._admin, addresses.host, addresses.admin_port)
             )
-            await stack.enter_async_context(_admin_socket(admin, addresses.admin_socket))
+            await stack.enter_async_context(_admin_socket(self._admin, addresses.admin_socket))
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
             yield self
+
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if request.raw_path == routes.HEALTH:
+            return self._admin.readyz(request)
+        return self.proxy.handle(request)
 
     async def _keep(self) -> None:
         """Look after what nobody tells us of: changed policies, tokens of running streams."""

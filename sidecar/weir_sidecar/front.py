@@ -24,6 +24,7 @@ from weir_core.errors import EngineUnavailable, InvalidSpec
 from weir_sidecar import outcomes
 from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.drain import Drain, Phase
+from weir_sidecar.frontend import routes
 from weir_sidecar.frontend.auth import is_here
 from weir_sidecar.frontend.server import Server
 from weir_sidecar.ledger import Ledger
@@ -198,7 +199,7 @@ class Front:
         trouble = self._supervisor.trouble
         if request.raw_path == "/healthz":
             return _probe(not self._supervisor.hopeless, trouble or "ok")
-        if request.raw_path == "/readyz":
+        if request.raw_path in ("/readyz", routes.HEALTH):
             ready = len(self.replicas.ready)
             serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
             return _probe(serving, trouble or f"{ready} replicas ready")

@@ -12,6 +12,9 @@ from typing import Final
 HOT: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 """Allowed as they are, without decoding first."""
 
+HEALTH: Final = "/health"
+"""Answered as vLLM answers it, by the sidecar: a load balancer asks without a key."""
+
 _EXACT: Final = frozenset(
     {
         "/classify",

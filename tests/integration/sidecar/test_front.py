@@ -66,6 +66,13 @@ async def test_equal_replicas_take_turns(street: Street) -> None:
     assert street.served() == [5, 5]
 
 
+async def test_health_of_the_front_is_whether_a_replica_is_ready(street: Street) -> None:
+    assert await street.status("/health") == 200
+    for replica in street.front.replicas.ready:
+        street.front.replicas.lost(replica.pool)
+    assert await street.status("/health") == 503
+
+
 async def test_what_the_front_refuses_is_in_its_own_metrics(street: Street) -> None:
     for replica in street.front.replicas.ready:
         street.front.replicas.lost(replica.pool)

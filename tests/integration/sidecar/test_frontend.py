@@ -24,7 +24,9 @@ from tests.integration.sidecar.harness import (
 from weir_core.sched.types import TenantPolicy
 from weir_core.wire.cors import Cors
 from weir_core.wire.policies import PolicyDocument, TenantEntry
+from weir_sidecar.drain import Phase
 from weir_sidecar.settings import Limits
+from weir_sidecar.upstreams.monitor import EngineState
 
 BODY = b'{"model":"tiny","messages":[]}'
 
@@ -260,3 +262,24 @@ async def test_without_tenants_a_pod_does_not_trust_its_loopback(
     await house.raw_engine(plain)
     running = await house.sidecar(replace(PATIENT, addresses=replace(PATIENT.addresses, host=host)))
     assert (await running.post(json={})).status == want
+
+
+async def test_health_is_answered_as_vllm_does_without_a_key(house: House) -> None:
+    house.policies(with_tenant("known"))
+    engine = await house.raw_engine(plain)
+    running = await house.sidecar()
+    assert (await running.get("/health")).status == 200
+    engine.healthy = False
+    await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
+    assert (await running.get("/health")).status == 503
+    assert running.outcomes == {}
+
+
+async def test_health_of_a_leaving_replica_sends_load_balancers_away(house: House) -> None:
+    await house.raw_engine(plain)
+    running = await house.sidecar(
+        replace(PATIENT, draining=replace(PATIENT.draining, lame_duck_s=5.0))
+    )
+    running.sidecar.drain.begin()
+    await eventually(lambda: running.sidecar.drain.phase is Phase.LAME_DUCK)
+    assert (await running.get("/health")).status == 503
