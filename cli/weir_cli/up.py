@@ -377,12 +377,26 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
             *replicas,
         ),
         env={
+            **_settings(plan),
             labels.ENV_SERVICE: plan.name,
             labels.ENV_GRACE_PERIOD_S: f"{grace_period_s:g}",
             labels.ENV_LAME_DUCK_S: "0",
         },
         startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
+        liveness=Probe("/healthz", plan.port, period_s=10.0, timeout_s=5.0, failure_threshold=6),
     )
+
+
+def _settings(plan: ServicePlan) -> dict[str, str]:
+    """Return what a sidecar of the service is told: the front keeps the same bounds."""
+    return {
+        name: value
+        for replica in plan.replicas[:1]
+        for process in replica.processes
+        if process.role == "sidecar"
+        for name, value in process.env.items()
+        if name.startswith("WEIR_")
+    }
 
 
 def front_readiness(port: int) -> Probe:

@@ -16,6 +16,7 @@ from prometheus_client import disable_created_metrics
 
 from weir_core.errors import WeirError
 from weir_sidecar.app import Sidecar
+from weir_sidecar.descriptors import raise_limit
 from weir_sidecar.drain import Drain
 from weir_sidecar.front import Front
 from weir_sidecar.settings import Settings
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
+        raise_limit()
         uvloop.run(front(settings, chosen) if chosen.command == "front" else serve(settings))
     except WeirError as error:
         sys.stderr.write(f"weir-sidecar: {error}\n")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
-from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.supervise import Supervisor
+from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
 from weir_sidecar.upstreams.connections import Pool
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
+
+log = logging.getLogger(__name__)
 
 MAX_SHOWN: Final = 100
 """Waiting requests that /state lists one by one."""
@@ -32,6 +37,7 @@ class Parts(Protocol):
     metrics: Metrics
     drain: Drain
     driver: Driver
+    supervisor: Supervisor
 
 
 class Admin:
@@ -49,10 +55,11 @@ class Admin:
         self._metrics = parts.metrics
         self._drain = parts.drain
         self._driver = parts.driver
+        self._supervisor = parts.supervisor
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which anybody in the cluster may read."""
-        app = web.Application()
+        app = web.Application(middlewares=[_reported])
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
@@ -62,7 +69,7 @@ class Admin:
 
     def socket_app(self) -> web.Application:
         """Return the app of the admin socket, which only the pod can reach."""
-        app = web.Application()
+        app = web.Application(middlewares=[_reported])
         app.router.add_post("/drain", self.drain)
         app.router.add_get("/state", self.state)
         return app
@@ -81,9 +88,7 @@ class Admin:
             scheduler.pool.body_bytes if scheduler else 0,
         )
         page = self._metrics.render() + await self._engine_metrics()
-        return web.Response(
-            body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return web.Response(body=page, headers=METRICS_HEADERS)
 
     async def _engine_metrics(self) -> bytes:
         if not self._monitor.up:
@@ -95,13 +100,17 @@ class Admin:
         return reply.body if reply.status == 200 else b""
 
     async def healthz(self, _request: web.Request) -> web.Response:
-        """Answer: the process is alive."""
+        """Answer: the process is alive, and does all that it should, or tries to."""
+        if self._supervisor.hopeless:
+            return _probe(ready=False, why=self._supervisor.trouble)
         return web.Response(text="ok\n")
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, _request: web.BaseRequest) -> web.Response:
         """Tell whether clients should be sent here."""
         if self._drain.phase is not Phase.SERVING:
             return _probe(ready=False, why=f"draining: {self._drain.phase.value}")
+        if self._supervisor.trouble:
+            return _probe(ready=False, why=self._supervisor.trouble)
         return self._engine_probe()
 
     async def enginez(self, _request: web.Request) -> web.Response:
@@ -176,6 +185,18 @@ class Admin:
         return web.json_response(
             {"phase": self._drain.phase.value, "seconds": farewell.seconds, "cut": farewell.cut}
         )
+
+
+@web.middleware
+async def _reported(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log what fails: aiohttp's own lines, mostly of malformed requests, are off."""
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("the admin page failed", extra={"path": request.path})
+        return web.Response(status=500, text="this page failed; the log says why\n")
 
 
 def _probe(*, ready: bool, why: str) -> web.Response:

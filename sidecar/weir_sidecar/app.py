@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -18,11 +19,12 @@ from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
 from weir_sidecar.drain import Drain
 from weir_sidecar.driver import Driver
-from weir_sidecar.frontend.server import Server
+from weir_sidecar.frontend.server import HEALTH_PATH, Server
 from weir_sidecar.inflight import Handler
 from weir_sidecar.policy_file import PolicyFile
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.tracing import Tracing
 from weir_sidecar.upstreams.connections import unix_pool
@@ -32,6 +34,9 @@ from weir_sidecar.upstreams.monitor import EngineState, Monitor
 from weir_sidecar.upstreams.prompt_counter import PromptCounter
 
 log = logging.getLogger(__name__)
+
+_ADMIN_IDLE_S: Final = 10.0
+"""Silent connections to the admin port end early: they use the descriptors that are kept for it."""
 
 
 class Sidecar:
@@ -76,7 +81,8 @@ class Sidecar:
         self.handler.engine = OwnEngine(
             self.pool, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )
-        self.server = Server(self.handler.handle, self.handler, settings, clock)
+        self.supervisor = Supervisor(self.metrics, clock)
+        self.server = Server(self._handle, self.handler, settings, clock, self.supervisor)
         self.drain = Drain(
             self.server,
             self.registry,
@@ -84,6 +90,7 @@ class Sidecar:
             clock,
             is_expected=lambda: self.monitor.state is EngineState.READY,
         )
+        self._admin = Admin(self)
         self._mode = PolicyDocument().mode_message()
         self._told_mode = b""
         self._steps: StepFile | None = None
@@ -94,7 +101,6 @@ class Sidecar:
     async def running(self) -> AsyncIterator[Sidecar]:
         """Listen and watch the engine; leaving the context stops at once, so drain before."""
         addresses = self.settings.addresses
-        admin = Admin(self)
         async with contextlib.AsyncExitStack() as stack:
             if self._tracing is not None:
                 stack.push_async_callback(self._tracing.close)
@@ -107,18 +113,23 @@ class Sidecar:
             stack.enter_context(step_log(addresses.steps_socket, self._on_step))
             self.policies.look()
             log.info("open to %s", self.driver.directory.openness)
-            for name, run in (("monitor", self.monitor.run()), ("housekeeping", self._keep())):
-                stack.push_async_callback(_end, asyncio.create_task(run, name=name))
+            for name, run in (("monitor", self.monitor.run), ("housekeeping", self._keep)):
+                await stack.enter_async_context(self.supervisor.running(name, run))
             stack.push_async_callback(self.drain.stop)
             self.api_port = await stack.enter_async_context(
                 self.server.listen(addresses.host, addresses.api_port)
             )
             self.admin_port = await stack.enter_async_context(
-                _admin_port(admin, addresses.host, addresses.admin_port)
+                _admin_port(self._admin, addresses.host, addresses.admin_port)
             )
-            await stack.enter_async_context(_admin_socket(admin, addresses.admin_socket))
+            await stack.enter_async_context(_admin_socket(self._admin, addresses.admin_socket))
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
             yield self
+
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if request.raw_path == HEALTH_PATH:
+            return self._admin.readyz(request)
+        return self.handler.handle(request)
 
     async def _keep(self) -> None:
         """Look after what nobody tells us of: changed policies, tokens of running streams."""
@@ -140,11 +151,13 @@ class Sidecar:
     def _on_step(self, step: Step) -> None:
         if self._steps is not None:
             self._steps.write(step)
+        self.monitor.steps += 1
         self.driver.on_step(step)
 
     def _apply(self, document: PolicyDocument) -> None:
+        mode = document.mode_message()
         self.driver.apply(document)
-        self._mode = document.mode_message()
+        self._mode = mode
 
     def _tell_mode(self) -> None:
         """Tell the engine how to divide its steps, until it has heard it."""
@@ -154,14 +167,11 @@ class Sidecar:
             self._told_mode = self._mode
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
 @contextlib.asynccontextmanager
 async def _admin_port(admin: Admin, host: str, port: int) -> AsyncIterator[int]:
-    runner = web.AppRunner(admin.port_app(), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        admin.port_app(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

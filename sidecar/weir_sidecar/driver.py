@@ -163,8 +163,8 @@ class Driver:
         """Make these the classes and tenants; what waits and runs stays."""
         if document == self._document:
             return
-        self._document = document
-        self.directory = Directory(document)
+        directory = Directory(document)  # raises where the document cannot be used
+        self._document, self.directory = document, directory
         self._configure_memory()
         log.info("policies are in force", extra={"open_to": self.directory.openness})
         now = self._clock()

@@ -6,7 +6,6 @@ replica (`weir_core.route`) in place of a scheduler and an engine.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -16,11 +15,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from weir_sidecar.drain import Drain, Phase
-from weir_sidecar.frontend.server import Server
+from weir_sidecar.frontend.auth import is_here
+from weir_sidecar.frontend.server import HEALTH_PATH, Server
 from weir_sidecar.inflight import Handler
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
-from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.supervise import Supervisor
+from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
 from weir_sidecar.upstreams.replicas import Address, Replica, Replicas
 
 log = logging.getLogger(__name__)
@@ -44,18 +45,19 @@ class Front:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listen = listen
-        metrics = Metrics(CollectorRegistry())
+        self._metrics = Metrics(CollectorRegistry())
         # The replicas bound what they hold; the front only bounds itself.
         limit = settings.limits.max_requests * max(len(replicas), 1)
-        self.registry = Registry(metrics, clock, settings.limits, max_held=limit)
+        self.registry = Registry(self._metrics, clock, settings.limits, max_held=limit)
         self.replicas = Replicas(
-            [Replica(address, settings, metrics, clock) for address in replicas],
+            [Replica(address, settings, self._metrics, clock) for address in replicas],
             settings.health.retry_after_s,
             clock,
         )
+        self._supervisor = Supervisor(self._metrics, clock)
         self._handler = Handler(self.registry, settings, clock)
         self._handler.replicas = self.replicas
-        self._server = Server(self.handle, self._handler, settings, clock)
+        self._server = Server(self.handle, self._handler, settings, clock, self._supervisor)
         # No endpoint list holds a front, so there is none to wait for.
         self.drain = Drain(
             self._server, self.registry, settings.draining, clock, is_expected=lambda: False
@@ -63,25 +65,33 @@ class Front:
         self.port = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer probes, and relay everything else."""
+        """Answer probes, this machine's questions for metrics, and relay everything else."""
+        trouble = self._supervisor.trouble
         if request.raw_path == "/healthz":
-            return web.Response(text="ok\n")
-        if request.raw_path == "/readyz":
+            return _probe(not self._supervisor.hopeless, trouble or "ok")
+        if request.raw_path in ("/readyz", HEALTH_PATH):
             ready = len(self.replicas.ready)
-            serving = self.drain.phase is Phase.SERVING and ready > 0
-            return web.Response(status=200 if serving else 503, text=f"{ready} replicas ready\n")
+            serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
+            return _probe(serving, trouble or f"{ready} replicas ready")
+        if request.raw_path == "/metrics" and is_here(request.remote):
+            self._metrics.running.set(len(self.registry))
+            return web.Response(body=self._metrics.render(), headers=METRICS_HEADERS)
         return await self._handler.handle(request)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Front]:
         """Listen and probe; leaving the context stops at once, so drain before."""
-        probes = asyncio.create_task(self.replicas.probe_forever(), name="probes")
         try:
-            async with self._server.listen(*self._listen) as self.port:
+            async with (
+                self._supervisor.running("probes", self.replicas.probe_forever),
+                self._server.listen(*self._listen) as self.port,
+            ):
                 log.info("listening", extra={"host": self._listen[0], "port": self.port})
                 yield self
         finally:
-            probes.cancel()
-            await asyncio.gather(probes, return_exceptions=True)
             await self.drain.stop()
             self.replicas.close()
+
+
+def _probe(well: bool, words: str) -> web.Response:
+    return web.Response(status=200 if well else 503, text=words + "\n")

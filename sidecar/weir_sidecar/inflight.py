@@ -51,6 +51,7 @@ from weir_sidecar.frontend.auth import (
 )
 from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.client import Client
+from weir_sidecar.frontend.cors import CrossOrigin
 from weir_sidecar.frontend.errors import DROPPED_REASON, ApiError
 from weir_sidecar.frontend.headers import RequestHead, new_request_id, read_head
 from weir_sidecar.outcomes import Outcome
@@ -111,6 +112,9 @@ class Handler:
         self.replica = settings.identity.pod
         self.clock = clock
         self.tracing = tracing
+        self.cross_origin = CrossOrigin(settings.cors)
+        self.serves_here = settings.addresses.is_loopback
+        """Without tenants, requests from this machine are served."""
         self.driver: Driver | None = None
         """Tells the scheduler of requests; None in a front."""
         self.engine: Upstream | None = None
@@ -125,6 +129,10 @@ class Handler:
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
+        if http.method == "OPTIONS":
+            preflight = self.cross_origin.preflight(http)
+            if preflight is not None:
+                return preflight
         request = InFlightRequest(http, self)
         self._busy.add(request.client.transport)
         try:
@@ -253,6 +261,7 @@ class InFlightRequest:
         if self.client.head_sent:
             self._break_off(None, error)
             return self.client.response
+        error.headers.update(self.shared.cross_origin.headers(self.http.headers.get("Origin")))
         close = self.shared.leaving or not self.http.content.is_eof()
         return error.response(self.http.path, self.head.request_id, close=close)
 
@@ -318,7 +327,7 @@ class InFlightRequest:
                 raise errors.not_found(http.path)
             self.api = self.endpoint.api
             # An address is looked up only where it matters: it costs a system call.
-            from_here = not driver.directory.tenants and is_here(http.remote)
+            from_here = shared.serves_here and not driver.directory.tenants and is_here(http.remote)
             self.caller = driver.directory.identify(head.said, from_here=from_here)
         if head.websocket:
             raise errors.bad_request(

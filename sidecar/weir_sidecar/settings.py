@@ -12,6 +12,7 @@ from pathlib import Path
 
 from weir_core.api import labels
 from weir_core.errors import InvalidSpec
+from weir_core.wire.cors import Cors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,15 @@ class Addresses:
     """0 lets the kernel choose, for tests."""
     admin_port: int = labels.ADMIN_PORT
     run_dir: Path = Path(labels.RUN_DIR)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the sidecar, as under `weir up`.
+
+        A pod listens on all of its addresses: there a connection from the loopback may be anyone's
+        that a service mesh's proxy passes on.
+        """
+        return self.host.startswith("127.") or self.host in ("::1", "localhost")
 
     @property
     def engine_socket(self) -> Path:
@@ -182,6 +192,8 @@ class Settings:
     draining: Draining = field(default_factory=Draining)
     tokenizing: Tokenizing = field(default_factory=Tokenizing)
     policies: Policies = field(default_factory=Policies)
+    cors: Cors = field(default_factory=Cors)
+    """Which web pages the engine lets call it."""
     log_level: str = "INFO"
     step_file: Path | None = None
     """Where the engine's steps are kept, as JSON lines, for `weir simulate calibrate`; None keeps
@@ -233,9 +245,17 @@ class Settings:
             policies=Policies(
                 directory=Path(env.get(labels.ENV_POLICIES_DIR, labels.POLICIES_DIR))
             ),
+            cors=_cors(env.get(labels.ENV_CORS, "{}")),
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
         )
+
+
+def _cors(text: str) -> Cors:
+    try:
+        return Cors.decode(text)
+    except ValueError as error:
+        raise InvalidSpec(labels.ENV_CORS, str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

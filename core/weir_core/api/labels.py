@@ -70,6 +70,8 @@ ENV_GRACE_PERIOD_S: Final = "WEIR_GRACE_PERIOD_S"
 ENV_POLICIES_DIR: Final = "WEIR_POLICIES_DIR"
 """POLICIES_DIR when it is not set."""
 ENV_LAME_DUCK_S: Final = "WEIR_LAME_DUCK_S"
+ENV_CORS: Final = "WEIR_CORS"
+"""`wire.cors.Cors` as JSON; vLLM's defaults when it is not set."""
 
 # Environment of the engine and the model container: `wire.engine.EngineConfig` as JSON.
 ENV_ENGINE_CONFIG: Final = "WEIR_ENGINE_CONFIG"

@@ -92,8 +92,8 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         default_class: Class of requests that name none and whose tenant has none.
         accepted_classes: Classes this service accepts; none stands for all.
         anonymous_class: Class of requests without an API key, from anywhere, and the highest
-            they may ask for. None refuses them, except from this machine while there are no
-            tenants.
+            they may ask for. None refuses them; under `weir up` this machine is served while
+            there are no tenants.
         engine: How the engine divides its steps.
         keep_alive_s: Wait after which a stream gets its head, and the time between its comments,
             in seconds; None sends nothing before the answer.

@@ -10,6 +10,7 @@ from weir_core.api.engine import EnvVar
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.api.model import Source
 from weir_core.errors import InvalidSpec
+from weir_core.wire.cors import Cors, cors_of
 from weir_core.wire.engine import MOUNTED, EngineConfig, ModelMount, locate
 from weir_operator.render.naming import Manifest
 
@@ -49,6 +50,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
         _env(labels.ENV_MAX_BODY_BYTES, str(admission.max_body_bytes)),
         _env(labels.ENV_MAX_REQUESTS, str(admission.max_queued)),
+        *_cors(owner),
         *_home(),
         *_tracing(owner, "weir-sidecar"),
     ]
@@ -198,6 +200,12 @@ def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
         _env("OTEL_TRACES_SAMPLER_ARG", str(tracing.sampling_ratio)),
         {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": ",".join(resource)},  # to be expanded
     ]
+
+
+def _cors(owner: InferenceService) -> list[Manifest]:
+    """Return what the engine's arguments let browsers do, where they say anything of it."""
+    rules = cors_of(owner.spec.engine.args)
+    return [_env(labels.ENV_CORS, rules.encode())] if rules != Cors() else []
 
 
 def _home() -> list[Manifest]:

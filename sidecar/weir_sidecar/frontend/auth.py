@@ -5,7 +5,8 @@ class; it may lower itself that way, and never rises above its tenant's highest 
 that asks for too much is an error, because its sender believes in a promise that nobody made;
 OpenAI's `service_tier` and vLLM's `priority` are wishes, and end at what is allowed.
 
-Without tenants only this machine may ask, and it may ask for anything.
+Without tenants, and without a class for requests without a key, a pod serves nothing. A sidecar
+that listens on the loopback only, as under `weir up`, serves its own machine then, for any class.
 """
 
 from __future__ import annotations
@@ -108,14 +109,14 @@ class Directory:
             return f"{len(self.tenants)} tenants, by API key, and anybody as {self.anonymous_class}"
         if self.anonymous_class is not None:
             return f"anybody, as {self.anonymous_class} (no tenants)"
-        return "this machine only (no tenants)"
+        return "no client on a network (no tenants)"
 
     def identify(self, said: Said, *, from_here: bool) -> Caller:
         """Return who asks.
 
         Args:
             said: The request's headers.
-            from_here: It comes from this machine.
+            from_here: It comes from this machine, and that is to count.
 
         Raises:
             ApiError: 401, the key is missing or unknown.
@@ -124,8 +125,9 @@ class Directory:
             caller = self._here if from_here else self._anonymous
             if caller is None:
                 raise errors.unauthorized(
-                    "This service has no tenants, so only its own machine may call it. Declare an "
-                    "InferenceTenant, or set spec.admission.anonymousClass."
+                    "This service has neither tenants nor a class for requests without a key, so "
+                    "it serves nothing here. Declare an InferenceTenant, or set "
+                    "spec.admission.anonymousClass."
                 )
             return caller
         key = _key_in(said)

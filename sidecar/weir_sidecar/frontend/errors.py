@@ -94,7 +94,7 @@ def not_found(path: str) -> ApiError:
         Outcome.CLIENT_ERROR,
         "not_found",
         f"There is nothing to call at {shown}. The API is under /v1, for example "
-        "/v1/chat/completions; health and metrics are on the admin port.",
+        "/v1/chat/completions; /health is here, and metrics are on the admin port.",
     )
 
 

@@ -12,7 +12,10 @@ from aiohttp import web
 from weir_sidecar.frontend.protocol import Handle, HttpServer
 from weir_sidecar.inflight import Handler
 from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
 
+HEALTH_PATH: Final = "/health"
+"""Answered as vLLM answers it, by the sidecar: a load balancer asks without a key."""
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
 
@@ -25,6 +28,7 @@ class Server:
         handler: Its switches, and the requests that are watched for waiting too long.
         settings: Bounds.
         clock: Seconds that only move forward.
+        supervisor: Keeps the watch running.
     """
 
     def __init__(
@@ -33,10 +37,12 @@ class Server:
         handler: Handler,
         settings: Settings,
         clock: Callable[[], float],
+        supervisor: Supervisor,
     ) -> None:
         self._handler = handler
         self._timeouts = settings.timeouts
         self._clock = clock
+        self._supervisor = supervisor
         self._server = HttpServer(
             handle,
             handler.refuse_unread,
@@ -50,13 +56,11 @@ class Server:
         """Listen, and yield the port; at the end close every connection."""
         runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
         await runner.setup()
-        watch = asyncio.create_task(self._watch(), name="watch")
         try:
             await web.TCPSite(runner, host, port, backlog=1024).start()
-            yield runner.addresses[0][1]
+            async with self._supervisor.running("watch", self._watch):
+                yield runner.addresses[0][1]
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
             await runner.cleanup()
 
     async def _watch(self) -> None:

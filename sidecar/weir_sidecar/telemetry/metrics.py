@@ -18,6 +18,8 @@ from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.instruments import Count, FastCounter, FastHistogram
 
+METRICS_HEADERS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+"""Of a page of metrics."""
 _LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600,
 )  # fmt: skip
@@ -202,7 +204,7 @@ class Metrics:
         }
         self.policies_refused = Counter(
             "weir_policies_refused_total",
-            "Policy documents that could not be read; the last good one stayed in force.",
+            "Policy documents that could not be used; the last good one stayed in force.",
             registry=registry,
         )
 
@@ -308,6 +310,11 @@ class Metrics:
         self.connections_refused = Counter(
             "weir_connections_refused_total",
             "Client connections ended at once because file descriptors run out.",
+            registry=registry,
+        )
+        self.task_failures = Counter(
+            "weir_task_failures_total",
+            "Failures of the sidecar's background tasks; each is logged and starts the task again.",
             registry=registry,
         )
         self._build = Gauge(

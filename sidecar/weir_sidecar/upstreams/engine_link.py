@@ -30,12 +30,16 @@ _AT_ONCE: Final = 64
 
 
 def read_facts(path: Path) -> Facts | None:
-    """Return what the engine says of itself, or None where it says nothing readable."""
+    """Return what the engine says of itself, or None where it says nothing readable.
+
+    Raises:
+        OSError: There is something that cannot be read now, which says nothing of the engine.
+    """
     try:
         return Facts.decode(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         log.warning("the engine's facts cannot be read", extra={"error": str(error)})
         return None
 
@@ -117,10 +121,10 @@ class StepFile:
 
 def send_mode(path: Path, message: bytes) -> bool:
     """Tell the engine how to divide its steps; false where nobody listens, or not now."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
-        writer.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+            writer.setblocking(False)
             writer.sendto(message, str(path))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

@@ -15,6 +15,7 @@ from typing import Final
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable, InvalidSpec
 from weir_core.route.least_outstanding import LeastOutstanding
+from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.errors import DROPPED_REASON
 from weir_sidecar.settings import Settings
@@ -80,7 +81,9 @@ class Replica(Upstream):
         try:
             reply = await self._admin.get("/readyz", timeout_s=PROBE_TIMEOUT_S)
             ready, self._unanswered = reply.status == 200, 0
-        except EngineUnavailable:
+        except EngineUnavailable as error:
+            if is_own_shortage(error.__cause__):
+                return self.ready  # what was known of the replica stays
             self._unanswered += 1
             ready = self.ready and self._unanswered < PROBE_FAILURES
         if ready != self.ready:
@@ -127,6 +130,10 @@ class Replicas:
     def ready(self) -> list[str]:
         """The names of the replicas that requests may go to."""
         return self._router.ready
+
+    def named(self, name: str) -> Replica:
+        """Return a replica by its name."""
+        return self._replicas[name]
 
     async def probe_forever(self) -> None:
         """Probe every replica each period, until cancelled."""

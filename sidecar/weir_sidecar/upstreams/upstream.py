@@ -14,7 +14,10 @@ from functools import partial
 from typing import Protocol
 
 from weir_core.errors import EngineUnavailable
+from weir_core.sched.types import Reason
 from weir_core.wire.paths import Api
+from weir_sidecar.descriptors import is_own_shortage
+from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
@@ -100,7 +103,11 @@ class Upstream:
         return True
 
     async def attempt(self, request: Attempted, call: Call) -> Exchange | None:
-        """Send a request and relay its answer; None where no connection could be opened."""
+        """Send a request and relay its answer; None where no connection could be opened.
+
+        Raises:
+            ApiError: The sidecar has no file descriptor left for one.
+        """
         try:
             exchange, used = await self._send(request, call, fresh=False)
             if used and exchange.ending is Ending.LOST and exchange.status == 0:
@@ -108,6 +115,8 @@ class Upstream:
                 exchange, _ = await self._send(request, call, fresh=True)
         except EngineUnavailable as error:
             log.warning("upstream unreachable", extra={"error": str(error)})
+            if is_own_shortage(error.__cause__):
+                raise errors.rejected(Reason.QUEUE_FULL, 1) from error
             return None
         return exchange
 

@@ -44,6 +44,11 @@ class Street:
         async with session.get(f"http://127.0.0.1:{self.front.port}{path}") as response:
             return response.status
 
+    def lose_all(self) -> None:
+        """Let the front take every replica for lost."""
+        for name in self.front.replicas.ready:
+            self.front.replicas.lost(self.front.replicas.named(name))
+
     def served(self) -> list[int]:
         return [engine.finished for engine in self.engines]
 
@@ -67,6 +72,21 @@ async def test_equal_replicas_take_turns(street: Street) -> None:
     for _ in range(10):
         assert (await street.post()).status == 200
     assert street.served() == [5, 5]
+
+
+async def test_health_of_the_front_is_whether_a_replica_is_ready(street: Street) -> None:
+    assert await street.status("/health") == 200
+    street.lose_all()
+    assert await street.status("/health") == 503
+
+
+async def test_what_the_front_refuses_is_in_its_own_metrics(street: Street) -> None:
+    street.lose_all()
+    assert (await street.post()).status == 503
+    url = f"http://127.0.0.1:{street.front.port}/metrics"
+    async with street.replicas[0].session.get(url) as response:
+        page = await response.text()
+    assert 'weir_requests_total{class="none",outcome="rejected_no_endpoints"} 1.0' in page
 
 
 async def test_the_replica_with_fewer_outstanding_gets_the_next(street: Street) -> None:

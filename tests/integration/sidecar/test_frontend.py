@@ -22,14 +22,24 @@ from tests.integration.sidecar.harness import (
     request_bytes,
 )
 from weir_core.sched.types import TenantPolicy
+from weir_core.wire.cors import Cors
 from weir_core.wire.policies import PolicyDocument, TenantEntry
+from weir_sidecar.drain import Phase
 from weir_sidecar.settings import Limits
+from weir_sidecar.upstreams.monitor import EngineState
 
 BODY = b'{"model":"tiny","messages":[]}'
 
 
 async def plain(wire: Wire) -> None:
     await wire.send(PLAIN)
+
+
+def with_tenant(name: str, key: str = "sk-known") -> PolicyDocument:
+    """A document with one tenant."""
+    key_hash = hashlib.sha256(key.encode()).hexdigest()
+    entry = TenantEntry(TenantPolicy(name), "standard", "standard", False, (key_hash,))
+    return PolicyDocument(tenants=(entry,))
 
 
 async def answer_to(house: House, data: bytes, limits: Limits | None = None) -> bytes:
@@ -108,9 +118,7 @@ async def test_an_inflated_body_counts_against_what_may_be_held(house: House) ->
 
 
 async def test_nothing_is_inflated_for_a_stranger(house: House) -> None:
-    key_hash = hashlib.sha256(b"sk-known").hexdigest()
-    entry = TenantEntry(TenantPolicy("known"), "standard", "standard", False, (key_hash,))
-    house.policies(PolicyDocument(tenants=(entry,)))
+    house.policies(with_tenant("known"))
     await house.raw_engine(plain)
     # It would be a 400 if anything had looked into it.
     sent = request_bytes(b"this is not gzip", extra="Content-Encoding: gzip\r\n")
@@ -202,3 +210,76 @@ async def test_an_idle_connection_outlives_the_time_for_heads(house: House) -> N
         assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(b"HTTP/1.1 200 ")
         await asyncio.wait_for(silent.read(), 10)  # it began to wait later, and is closed
         silent, _ = await running.raw()
+
+
+OPEN = Cors(("*",))
+PREFLIGHT = {
+    "Origin": "http://app.example",
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type",
+}
+
+
+@pytest.mark.parametrize(
+    ("rules", "want", "allowed"),
+    [
+        pytest.param(OPEN, 200, "*", id="any origin"),
+        pytest.param(Cors(), 400, None, id="vLLM's default"),
+    ],
+)
+async def test_a_preflight_needs_no_key_and_errors_can_be_read_by_the_page(
+    house: House, rules: Cors, want: int, allowed: str | None
+) -> None:
+    house.policies(with_tenant("known"))
+    engine = await house.raw_engine(plain)
+    running = await house.sidecar(replace(PATIENT, cors=rules))
+    async with running.session.options(running.url + CHAT, headers=PREFLIGHT) as answer:
+        assert (answer.status, answer.headers.get("Access-Control-Allow-Origin")) == (want, allowed)
+    refused = await running.post(json={}, headers={"Origin": "http://app.example"})
+    assert refused.status == 401
+    assert refused.headers.get("Access-Control-Allow-Origin") == allowed
+    assert not engine.requests
+
+
+async def test_an_options_request_that_is_no_preflight_needs_a_key(house: House) -> None:
+    house.policies(with_tenant("known"))
+    await house.raw_engine(plain)
+    running = await house.sidecar(replace(PATIENT, cors=OPEN))
+    async with running.session.options(running.url + CHAT) as answer:
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "want"),
+    [
+        pytest.param("127.0.0.1", 200, id="on the loopback, as under weir up"),
+        pytest.param("0.0.0.0", 401, id="on all addresses, as in a pod"),
+    ],
+)
+async def test_without_tenants_a_pod_does_not_trust_its_loopback(
+    house: House, host: str, want: int
+) -> None:
+    await house.raw_engine(plain)
+    running = await house.sidecar(replace(PATIENT, addresses=replace(PATIENT.addresses, host=host)))
+    assert (await running.post(json={})).status == want
+
+
+async def test_health_is_answered_as_vllm_does_without_a_key(house: House) -> None:
+    house.policies(with_tenant("known"))
+    engine = await house.raw_engine(plain)
+    running = await house.sidecar()
+    assert (await running.get("/health")).status == 200
+    engine.healthy = False
+    await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
+    assert (await running.get("/health")).status == 503
+    assert running.outcomes == {}
+
+
+async def test_health_of_a_leaving_replica_sends_load_balancers_away(house: House) -> None:
+    await house.raw_engine(plain)
+    running = await house.sidecar(
+        replace(PATIENT, draining=replace(PATIENT.draining, lame_duck_s=5.0))
+    )
+    running.sidecar.drain.begin()
+    await eventually(lambda: running.sidecar.drain.phase is Phase.LAME_DUCK)
+    assert (await running.get("/health")).status == 503

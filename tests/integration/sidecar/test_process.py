@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.integration.sidecar.harness import CHAT, House, chat, eventually
+from tests.integration.sidecar.harness import CHAT, PLAIN, House, Wire, chat, eventually
 from weir_core.api import labels
 from weir_sim.mock_engine import Profile
 
@@ -59,6 +61,21 @@ async def until_ready(session: aiohttp.ClientSession, url: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def plain(wire: Wire) -> None:
+    await wire.send(PLAIN)
+
+
+async def until_engine(session: aiohttp.ClientSession, state: str) -> dict[str, Any]:
+    """Wait until the sidecar says this of its engine; return all that it says."""
+    async with asyncio.timeout(20):
+        while True:
+            async with session.get("http://admin/state") as response:
+                said: dict[str, Any] = await response.json()
+            if said["engine"] == state:
+                return said
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_and_then_exits_with_zero(house: House, number: int) -> None:
     engine = await house.mock_engine(SLOW)
@@ -97,6 +114,40 @@ async def test_a_wrong_setting_is_named_and_exits_with_two(run_dir: Path) -> Non
     _, said = await asyncio.wait_for(started.communicate(), timeout=30)
     assert started.returncode == 2
     assert b"WEIR_MAX_REQUESTS" in said
+
+
+async def test_without_descriptors_left_for_clients_the_engine_is_still_watched(
+    house: House,
+) -> None:
+    house.facts("weir")
+    engine = await house.raw_engine(plain)
+    admin = aiohttp.UnixConnector(str(house.run_dir / "admin.sock"))
+    async with (
+        process(house.run_dir) as (port, started),
+        aiohttp.ClientSession(connector=admin) as session,
+        contextlib.AsyncExitStack() as silent,
+    ):
+        await until_engine(session, "ready")
+        resource.prlimit(started.pid, resource.RLIMIT_NOFILE, (64, 64))
+        connected = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        for _, writer in connected:
+            silent.callback(writer.close)
+        await eventually(lambda: any(reader.at_eof() for reader, _ in connected))
+        assert not all(reader.at_eof() for reader, _ in connected)
+        engine.healthy = False
+        await until_engine(session, "down")
+        engine.healthy = True
+        assert (await until_engine(session, "ready"))["scheduling"]["engine"]["kind"] == "weir"
+
+
+async def test_the_limit_on_descriptors_is_raised(house: House) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        async with process(house.run_dir) as (_, started):
+            assert resource.prlimit(started.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_the_front_is_a_subcommand(house: House) -> None:

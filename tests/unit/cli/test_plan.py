@@ -99,4 +99,5 @@ def test_the_front_knows_every_replica_and_the_curl_the_model(tmp_path: Path) ->
         *("--replica", first, "--replica", second),
     )
     assert front.env["WEIR_GRACE_PERIOD_S"] == "60"
+    assert front.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
     assert '"model": "one-model"' in curl(plan)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.control.builders import service
 from weir_core.errors import InvalidSpec
+from weir_core.wire.cors import Cors
 from weir_core.wire.engine import EngineConfig
 from weir_operator.render import pod_templates
 
@@ -53,6 +54,19 @@ def test_the_collectors_address_is_as_it_is_written(word: str, part: str) -> Non
         env["OTEL_RESOURCE_ATTRIBUTES"], {**env, "OTEL_POD_NAME": "chat-1"}
     )
     assert "k8s.pod.name=chat-1," in resource
+
+
+@pytest.mark.parametrize(
+    ("args", "want"),
+    [
+        pytest.param([], None, id="not set where the engine is told nothing"),
+        pytest.param(['--allowed-origins=["*"]'], Cors(("*",)), id="any origin"),
+    ],
+)
+def test_the_sidecar_is_told_which_web_pages_may_call(args: list[str], want: Cors | None) -> None:
+    variables = containers({"engine": {"args": args}})["sidecar"]["env"]
+    told = [each["value"] for each in variables if each["name"] == "WEIR_CORS"]
+    assert [Cors.decode(text) for text in told] == ([want] if want else [])
 
 
 def sources(*uris_and_secrets: tuple[str, str | None]) -> Manifest:

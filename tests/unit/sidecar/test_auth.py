@@ -32,7 +32,7 @@ def test_without_tenants_this_machine_may_ask_for_anything() -> None:
     directory = Directory(PolicyDocument())
     caller = directory.identify(bearer("anything"), from_here=True)
     assert caller == Caller("anonymous", "standard", float("inf"))
-    assert directory.openness == "this machine only (no tenants)"
+    assert directory.openness == "no client on a network (no tenants)"
 
 
 def test_without_tenants_nobody_else_may() -> None:

@@ -34,6 +34,13 @@ def test_facts_that_are_missing_or_broken_are_none(tmp_path: Path) -> None:
     assert read_facts(path) == facts
 
 
+def test_facts_that_cannot_be_read_now_are_not_taken_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "engine.json"
+    path.mkdir()
+    with pytest.raises(OSError, match=r"engine\.json"):
+        read_facts(path)
+
+
 def test_a_mode_for_which_nobody_listens_is_not_sent(tmp_path: Path) -> None:
     assert not send_mode(tmp_path / "mode.sock", b"{}")
 

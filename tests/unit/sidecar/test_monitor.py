@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry
@@ -25,9 +27,13 @@ class Engine:
     def __init__(self) -> None:
         self.health: int | None = 200
         """None: it does not answer in time; 0: it refuses the connection."""
+        self.error: OSError | None = None
+        """What keeps the sidecar from asking."""
         self.tokens = 0
 
     async def get(self, path: str, **_bounds: float) -> Reply:
+        if self.error is not None:
+            raise EngineUnavailable("not asked") from self.error
         if self.health is None:
             raise EngineUnavailable("late") from TimeoutError()
         if self.health == 0:
@@ -56,11 +62,16 @@ class Scene:
         )
 
     def request(self) -> Exchange:
+        exchange = self.begin().exchange
+        assert exchange is not None
+        exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        return exchange
+
+    def begin(self) -> InFlightRequest:
         request = InFlightRequest(make_mocked_request("POST", "/"), self.handler)
         self.registry.add(request)
         request.exchange = Exchange(Buffer(), lambda: self.now)
-        request.exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        return request.exchange
+        return request
 
     async def pass_time(self, seconds: float) -> EngineState:
         for _ in range(int(seconds)):
@@ -92,6 +103,34 @@ async def test_a_refusal_or_a_503_is_down_at_once(scene: Scene, health: int) -> 
     assert await scene.pass_time(1) is EngineState.READY
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(errno.EMFILE, id="no file descriptor left"),
+        pytest.param(errno.ENFILE, id="none in the whole system"),
+        pytest.param(errno.ENOMEM, id="no memory"),
+        pytest.param(errno.EAGAIN, id="the engine's backlog is full"),
+    ],
+)
+async def test_what_keeps_the_sidecar_from_asking_says_nothing_of_the_engine(
+    scene: Scene, number: int
+) -> None:
+    scene.engine.error = OSError(number, "short")
+    assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_an_engine_that_cannot_be_met_is_met_later() -> None:
+    made = Scene()
+
+    def unreadable() -> None:
+        raise OSError(errno.EMFILE, "no file descriptor left")
+
+    made.monitor.on_ready = unreadable
+    assert await made.pass_time(5) is EngineState.STARTING
+    made.monitor.on_ready = lambda: None
+    assert await made.pass_time(1) is EngineState.READY
+
+
 async def test_an_idle_engine_stays_ready(scene: Scene) -> None:
     assert await scene.pass_time(10 * STALL_S) is EngineState.READY
 
@@ -115,10 +154,55 @@ async def test_neither_bytes_nor_counters_for_long_is_stalled_until_one_moves(
     scene: Scene,
 ) -> None:
     scene.request()
-    assert await scene.pass_time(STALL_S) is EngineState.READY
-    assert await scene.pass_time(STALL_S) is EngineState.STALLED
+    assert await scene.pass_time(2 * STALL_S) is EngineState.STALLED
     assert scene.monitor.up  # it still gets requests: it may recover
     scene.engine.tokens += 1
+    assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_steps_are_progress(scene: Scene) -> None:
+    scene.request()
+    for _ in range(10):
+        scene.monitor.steps += 1
+        assert await scene.pass_time(STALL_S / 2) is EngineState.READY
+
+
+async def test_a_silent_engine_is_stalled_when_the_time_is_over_and_no_later(scene: Scene) -> None:
+    scene.engine.tokens = 7  # moved before this request: nothing to do with it
+    scene.request()
+    assert await scene.pass_time(STALL_S) is EngineState.READY
+    assert await scene.pass_time(1) is EngineState.STALLED
+
+
+async def test_requests_that_leave_without_an_answer_are_no_progress(scene: Scene) -> None:
+    seen = set()
+    for _ in range(3):
+        request = scene.begin()
+        seen.add(await scene.pass_time(STALL_S / 2))
+        request._count()
+        seen.add(await scene.pass_time(5))
+    assert scene.monitor.state is EngineState.STALLED
+    assert seen == {EngineState.READY, EngineState.STALLED}
+
+
+async def test_one_that_gave_up_soon_does_not_make_an_idle_engine_stalled(scene: Scene) -> None:
+    request = scene.begin()
+    await scene.pass_time(2)
+    request._count()
+    assert await scene.pass_time(10 * STALL_S) is EngineState.READY
+
+
+async def test_an_answer_after_unanswered_ones_is_progress(scene: Scene) -> None:
+    for exchange in (scene.request(), scene.request()):
+        assert await scene.pass_time(STALL_S * 0.9) is EngineState.READY
+        exchange.feed(b"x")
+        assert await scene.pass_time(1) is EngineState.READY
+
+
+async def test_an_idle_engine_that_answers_again_is_ready_again(scene: Scene) -> None:
+    scene.engine.health = None
+    assert await scene.pass_time(STALL_S + 1) is EngineState.STALLED
+    scene.engine.health = 200
     assert await scene.pass_time(1) is EngineState.READY
 
 

@@ -51,6 +51,27 @@ def test_bounds_on_clients_are_read() -> None:
     assert (settings.limits.max_headers, settings.limits.max_header_bytes) == (100, 65536)
 
 
+@pytest.mark.parametrize(
+    ("host", "want"),
+    [
+        pytest.param({}, False, id="a pod"),
+        pytest.param({labels.ENV_HOST: "0.0.0.0"}, False, id="all addresses"),
+        pytest.param({labels.ENV_HOST: "10.0.0.7"}, False, id="one on a network"),
+        pytest.param({labels.ENV_HOST: "127.0.1.2"}, True, id="a replica of weir up"),
+        pytest.param({labels.ENV_HOST: "::1"}, True, id="the loopback of IPv6"),
+    ],
+)
+def test_only_a_sidecar_on_the_loopback_serves_its_machine_without_tenants(
+    host: dict[str, str], want: bool
+) -> None:
+    assert Settings.from_env(host).addresses.is_loopback is want
+
+
+def test_rules_for_browsers_that_cannot_be_read_are_refused_by_name() -> None:
+    with pytest.raises(InvalidSpec, match=labels.ENV_CORS):
+        Settings.from_env({labels.ENV_CORS: "*"})
+
+
 def test_variables_of_the_contract_are_read() -> None:
     settings = Settings.from_env(
         {
