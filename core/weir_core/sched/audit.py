@@ -96,6 +96,7 @@ def _miscounts(
         "waiting requests": (pool.requests, len(waiting)),
         "waiting bytes": (pool.body_bytes, sum(t.request.body_bytes for t in waiting)),
         "running requests": (ledger.running, len(running)),
+        "slots": (ledger.slots, sum(t.slots for t in running)),
         "KV tokens": (ledger.kv_tokens, sum(t.kv_tokens for t in running)),
         "unstarted": (
             sum(len(load.unstarted) for load in ledger.loads),

@@ -66,7 +66,9 @@ class Door:
 
     def refusals(self, newcomer: Ticket, now: float) -> list[Refusal]:
         """Return the refusal of the newcomer, or those of requests that make way for it."""
-        if (wait_s := self.tenants.wait_s(newcomer.payer, now)) > 0:
+        if not self.tenants.allows(newcomer.payer, newcomer.sequences):
+            return [Refusal(newcomer, Reason.TOO_LARGE, 0.0)]
+        if (wait_s := self.tenants.wait_s(newcomer.payer, newcomer.sequences, now)) > 0:
             return [Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)]
         if not self._must_wait(newcomer, now):
             return []

@@ -20,9 +20,11 @@ request would be, and counts under its own class from then on, so that it keeps 
 higher rank out. One more bound holds for it: of its class the engine has no more than a step of
 prefill to compute, so that shares do not pile up there.
 
-A request also needs a sequence slot and room in the KV cache. Slots are held back for higher
-ranks only while these have recently used them, up to a share of the batch. An empty engine takes
-any request: it never idles while one waits.
+A request also needs a slot for each of its sequences, and room in the KV cache. One that is larger
+than the engine is taken to be as large as it, because vLLM computes in waves what does not fit at
+once. It waits until nearly all of the engine is free, and what would be served after it does not
+pass it. Slots are held back for higher ranks only while these have recently used them, up to a
+share of the batch. An empty engine takes any request: it never idles while one waits.
 """
 
 from __future__ import annotations
@@ -51,19 +53,27 @@ class Gate(Protocol):
     """Says whether the engine may be given a request now."""
 
     def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
-        """Return what stands in the way of every request that competes at `rank`, or None."""
+        """Return what stands in the way of any request that competes at `rank`, or None."""
         ...
 
     def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
         """Return what stands in the way of dispatching `ticket` at `rank`, or None."""
         ...
 
+    def lack(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return what `ticket` itself lacks where its rank is not shut out, or None."""
+        ...
+
     def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
         """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
         ...
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
-        """Return how many tokens of KV room `ticket` lacks; 0 or less is none."""
+    def claim(self, ticket: Ticket) -> tuple[int, int]:
+        """Return the slots and the tokens of KV room to set aside for `ticket`."""
+        ...
+
+    def shortfall(self, ticket: Ticket, rank: int, block: Block, ledger: Ledger, now: float) -> int:
+        """Return how many slots or tokens of KV room `ticket` lacks, as `block` says."""
         ...
 
     def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
@@ -113,16 +123,25 @@ class ClassAwareGate:
         self._step_tokens = step_tokens(engine)
         self.depth_tokens = max(1, int(self._step_tokens * DEPTH_STEPS[engine.kind]))
         self._reserve_slots = int(engine.max_num_seqs * reserve_share)
+        self._widest = max(1, self._slots - self._reserve_slots)
         self._memory_s = memory_s
-        # rank -> (when, most requests above this rank that ran at once, fading).
+        # rank -> (when, most slots that ranks above this one had at once, fading).
         self._peaks: dict[int, tuple[float, float]] = {}
 
     def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
-        """Return what shuts the gate for `rank`, else whether `ticket` lacks KV room."""
+        """Return what shuts the gate for `rank`, else whether `ticket` lacks slots or KV room."""
         shut = self.shut(rank, ledger, now)
-        if shut is None and ledger.running and self.kv_shortfall(ticket, ledger) > 0:
+        return self.lack(ticket, rank, ledger, now) if shut is None else shut
+
+    def lack(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
+        """Return whether slots or KV room are too few for `ticket` itself."""
+        if not ledger.running:
+            return None
+        if ticket.sequences > 1 and self.shortfall(ticket, rank, Block.SLOT, ledger, now) > 0:
+            return Block.SLOT
+        if self.shortfall(ticket, rank, Block.KV, ledger, now) > 0:
             return Block.KV
-        return shut
+        return None
 
     def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
         """Return whether little enough of its class is left to compute.
@@ -143,7 +162,7 @@ class ClassAwareGate:
             return Block.ENGINE
         if ledger.running == 0:
             return None
-        free = self._slots - ledger.running
+        free = self._slots - ledger.slots
         if free <= self._reserve_slots and free <= self._held_back(rank, ledger, now):
             return Block.SLOT
         if self._prefill(rank, ledger) >= self.depth_tokens:
@@ -152,10 +171,19 @@ class ClassAwareGate:
             return Block.DECODES
         return None
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
-        """Return how many tokens of KV room `ticket` lacks; 0 or less is none."""
-        needed = ticket.prompt_tokens + ticket.output_estimate
-        return ledger.kv_tokens + needed - self._kv_tokens
+    def claim(self, ticket: Ticket) -> tuple[int, int]:
+        """Return what it needs, and of what it cannot have all that there is."""
+        sequences, kv_tokens = ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
+        slots = sequences if sequences < self._widest else self._widest
+        return slots, kv_tokens if kv_tokens < self._kv_tokens else self._kv_tokens
+
+    def shortfall(self, ticket: Ticket, rank: int, block: Block, ledger: Ledger, now: float) -> int:
+        """Return how many slots or tokens of KV room `ticket` lacks; 0 or less is none."""
+        slots, kv_tokens = self.claim(ticket)
+        if block is Block.SLOT:
+            free = self._slots - ledger.slots - self._held_back(rank, ledger, now)
+            return slots - max(0, free)
+        return ledger.kv_tokens + kv_tokens - self._kv_tokens
 
     def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
         """Remember the target, and for each lower rank the slots that its betters use."""
@@ -166,7 +194,7 @@ class ClassAwareGate:
         for load in ledger.loads:
             if load.rank < ticket.load_rank and above >= self._peak(load.rank, now):
                 self._peaks[load.rank] = (now, float(above))
-            above += load.running
+            above += load.slots
 
     def _prefill(self, rank: int, ledger: Ledger) -> int:
         return ledger.prefill_at_or_above(rank)
@@ -179,11 +207,11 @@ class ClassAwareGate:
                 tightest_s = target_s
         if tightest_s is None:
             return False
-        step_s = self._estimator.decode_step_s(ledger.running, ledger.kv_tokens)
+        step_s = self._estimator.decode_step_s(ledger.slots, ledger.kv_tokens)
         return step_s is not None and step_s > self._decode_share * tightest_s
 
     def _held_back(self, rank: int, ledger: Ledger, now: float) -> int:
-        missing = round(self._peak(rank, now)) - ledger.running_above(rank)
+        missing = round(self._peak(rank, now)) - ledger.slots_above(rank)
         return max(0, min(missing, self._reserve_slots))
 
     def _peak(self, rank: int, now: float) -> float:
@@ -212,11 +240,26 @@ class OpenGate:
         """Nothing stands in the way but the lack of an engine."""
         return self.shut(rank, ledger, now)
 
+    def lack(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
     def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:  # noqa: ARG002
         """Nothing stands in the way."""
         return True
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:  # noqa: ARG002
+    def claim(self, ticket: Ticket) -> tuple[int, int]:
+        """Return what it needs."""
+        return ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
+
+    def shortfall(
+        self,
+        ticket: Ticket,  # noqa: ARG002
+        rank: int,  # noqa: ARG002
+        block: Block,  # noqa: ARG002
+        ledger: Ledger,  # noqa: ARG002
+        now: float,  # noqa: ARG002
+    ) -> int:
         """Room is the engine's affair."""
         return 0
 

@@ -25,7 +25,7 @@ class Preempt(Protocol):
     """Chooses who makes room."""
 
     def for_place(
-        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+        self, ticket: Ticket, block: Block, shortfall: int, ledger: Ledger
     ) -> list[Ticket]:
         """Return who must leave so that `ticket` fits, or nobody when that cannot help."""
         ...
@@ -49,17 +49,17 @@ class BeforeFirstByte:
         self._max_requeues = max_requeues
 
     def for_place(
-        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+        self, ticket: Ticket, block: Block, shortfall: int, ledger: Ledger
     ) -> list[Ticket]:
-        """Return one victim for a slot, as many as it takes for KV room, none for prefill."""
-        if block in {Block.PREFILL, Block.DECODES}:
+        """Return as many as it takes for slots or KV room, none for what nobody can free."""
+        if block not in {Block.SLOT, Block.KV}:
             return []  # what is in the way is of this rank or higher, or has begun to answer
         victims: list[Ticket] = []
         freed = 0
         for victim in self._victims(ticket.policy.rank, ledger):
             victims.append(victim)
-            freed += victim.kv_tokens
-            if block is Block.SLOT or freed >= kv_shortfall:
+            freed += victim.slots if block is Block.SLOT else victim.kv_tokens
+            if freed >= shortfall:
                 return victims
         return []
 
@@ -98,7 +98,7 @@ class Never:
         self,
         ticket: Ticket,  # noqa: ARG002
         block: Block,  # noqa: ARG002
-        kv_shortfall: int,  # noqa: ARG002
+        shortfall: int,  # noqa: ARG002
         ledger: Ledger,  # noqa: ARG002
     ) -> list[Ticket]:
         """Return nobody."""

@@ -199,7 +199,7 @@ class Scheduler:
                 return actions
             self._refuse_waiting(refusal, actions)
         self._tickets[request.request_id] = ticket
-        self._tenants.enter(ticket.payer)
+        self._tenants.enter(ticket.payer, ticket.sequences)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -253,7 +253,7 @@ class Scheduler:
         self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
-        self.estimator.learn_output(ticket.request, ticket.output_tokens)
+        self.estimator.learn_output(ticket.request, ticket.output_tokens // ticket.sequences)
         self.tally.finished += 1
         self._leave_engine(ticket)
         self._forget(ticket)
@@ -322,8 +322,8 @@ class Scheduler:
             ticket.by_min_share = ticket.policy.rank < rank
             if ticket.by_min_share and not self.rules.gate.has_room_for_share(ticket, self.ledger):
                 continue
-            block = shut or self._kv_block(ticket)
-            may_go = block is None or self._victims(ticket, block)
+            block = shut or self.rules.gate.lack(ticket, rank, self.ledger, now)
+            may_go = block is None or self._victims(ticket, rank, block, now)
             if may_go and self._serve(ticket, rank, block, actions, now):
                 return True
         return False
@@ -344,19 +344,15 @@ class Scheduler:
         self._dispatch(ticket, actions, now)
         return True
 
-    def _kv_block(self, ticket: Ticket) -> Block | None:
-        lacks = self.ledger.running and self.rules.gate.kv_shortfall(ticket, self.ledger) > 0
-        return Block.KV if lacks else None
-
-    def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
-        shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
+    def _victims(self, ticket: Ticket, rank: int, block: Block, now: float) -> list[Ticket]:
+        shortfall = self.rules.gate.shortfall(ticket, rank, block, self.ledger, now)
         return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
 
     def _make_room(
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         while block is not None:
-            victims = self._victims(ticket, block)
+            victims = self._victims(ticket, rank, block, now)
             if not victims:
                 return False
             self._requeue(victims, ticket, actions, now)
@@ -368,7 +364,7 @@ class Scheduler:
     def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
         ticket.dispatched_s = now
-        self.ledger.add(ticket)
+        self.ledger.add(ticket, *self.rules.gate.claim(ticket))
         self._unbegun.push(self.begin_by_s(ticket), ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
@@ -484,7 +480,7 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self._tenants.leave(ticket.payer)
+        self._tenants.leave(ticket.payer, ticket.sequences)
 
     # ---- accounts
 
