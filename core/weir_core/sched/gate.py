@@ -68,8 +68,8 @@ class Gate(Protocol):
         """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
         ...
 
-    def claim(self, ticket: Ticket) -> tuple[int, int]:
-        """Return the slots and the tokens of KV room to set aside for `ticket`."""
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set the slots and the tokens of KV room that `ticket` needs; done before all else."""
         ...
 
     def shortfall(self, ticket: Ticket, rank: int, block: Block, ledger: Ledger, now: float) -> int:
@@ -139,9 +139,8 @@ class ClassAwareGate:
             return None
         if ticket.sequences > 1 and self.shortfall(ticket, rank, Block.SLOT, ledger, now) > 0:
             return Block.SLOT
-        if self.shortfall(ticket, rank, Block.KV, ledger, now) > 0:
-            return Block.KV
-        return None
+        lacks_room = ledger.kv_tokens + ticket.kv_tokens > self._kv_tokens
+        return Block.KV if lacks_room else None
 
     def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
         """Return whether little enough of its class is left to compute.
@@ -171,19 +170,18 @@ class ClassAwareGate:
             return Block.DECODES
         return None
 
-    def claim(self, ticket: Ticket) -> tuple[int, int]:
-        """Return what it needs, and of what it cannot have all that there is."""
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set what it needs, or all that there is where that is less."""
         sequences, kv_tokens = ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
-        slots = sequences if sequences < self._widest else self._widest
-        return slots, kv_tokens if kv_tokens < self._kv_tokens else self._kv_tokens
+        ticket.slots = sequences if sequences < self._widest else self._widest
+        ticket.kv_tokens = kv_tokens if kv_tokens < self._kv_tokens else self._kv_tokens
 
     def shortfall(self, ticket: Ticket, rank: int, block: Block, ledger: Ledger, now: float) -> int:
         """Return how many slots or tokens of KV room `ticket` lacks; 0 or less is none."""
-        slots, kv_tokens = self.claim(ticket)
         if block is Block.SLOT:
             free = self._slots - ledger.slots - self._held_back(rank, ledger, now)
-            return slots - max(0, free)
-        return ledger.kv_tokens + kv_tokens - self._kv_tokens
+            return ticket.slots - max(0, free)
+        return ledger.kv_tokens + ticket.kv_tokens - self._kv_tokens
 
     def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
         """Remember the target, and for each lower rank the slots that its betters use."""
@@ -248,9 +246,10 @@ class OpenGate:
         """Nothing stands in the way."""
         return True
 
-    def claim(self, ticket: Ticket) -> tuple[int, int]:
-        """Return what it needs."""
-        return ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set what it needs."""
+        ticket.slots = ticket.sequences
+        ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
 
     def shortfall(
         self,

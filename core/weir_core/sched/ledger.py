@@ -141,26 +141,27 @@ class Ledger:
 
     def prefills(self) -> bool:
         """Return whether any request has no first token yet."""
-        return any(load.unstarted for load in self.loads)
+        for load in self.loads:  # noqa: SIM110 - asked at every first token
+            if load.unstarted:
+                return True
+        return False
 
     def unstarted(self) -> list[Ticket]:
         """Return the requests without a first token, the newest first."""
         tickets = [ticket for load in self.loads for ticket in load.unstarted.values()]
         return sorted(tickets, key=lambda ticket: ticket.seq, reverse=True)
 
-    def add(self, ticket: Ticket, slots: int, kv_tokens: int) -> None:
-        """Note that `ticket` was dispatched, and set that much aside for it."""
+    def add(self, ticket: Ticket) -> None:
+        """Note that `ticket` was dispatched, and set aside what it claims."""
         ticket.state = State.RUNNING
         ticket.started = False
         ticket.output_tokens = 0
-        ticket.slots = slots
-        ticket.kv_tokens = kv_tokens
         ticket.load_rank = ticket.policy.rank
         load = self.of_rank(ticket.load_rank)
-        load.slots += slots
+        load.slots += ticket.slots
         load.start(ticket)
         self.running += 1
-        self.slots += slots
+        self.slots += ticket.slots
         self.kv_tokens += ticket.kv_tokens
 
     def remove(self, ticket: Ticket) -> None:

@@ -114,7 +114,8 @@ class Scheduler:
 
     def begin_by_s(self, ticket: Ticket) -> float:
         """Return when a request without a first token is given up, if no progress is heard."""
-        patience_s = max(ticket.policy.max_queue_wait_s, ticket.first_token_longest_s)
+        longest_s = self.estimator.longest_first_token_s(ticket.prefill_ahead)
+        patience_s = max(ticket.policy.max_queue_wait_s, longest_s)
         silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
         return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
@@ -162,6 +163,7 @@ class Scheduler:
             waiting = self._empty_pool()
             for ticket in waiting:
                 self._office.estimate(ticket)
+                self.rules.gate.set_claim(ticket)
             self._refill_pool(waiting)
         self.ledger.set_engine(engine)
         return self._pump(now)
@@ -192,6 +194,7 @@ class Scheduler:
             raise ValueError(f"request {request.request_id!r} is already here")
         self.tally.arrived += 1
         ticket = self._office.issue(request)
+        self.rules.gate.set_claim(ticket)
         actions: list[Action] = []
         for refusal in self._door.refusals(ticket, now):
             if refusal.ticket is ticket:
@@ -301,7 +304,8 @@ class Scheduler:
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        self._give_up(actions, now)
+        if self._unbegun.is_due(now):
+            self._give_up(actions, now)
         if self.pool.requests:
             self._expire(actions, now)
             while self._advance(actions, now):
@@ -332,15 +336,14 @@ class Scheduler:
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
-        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        lead_s = self.estimator.first_token_s(ahead)
+        ticket.prefill_ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
         if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
             self._expel(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
         ticket.first_token_expected_s = lead_s
-        ticket.first_token_longest_s = self.estimator.longest_first_token_s(ahead)
         self._dispatch(ticket, actions, now)
         return True
 
@@ -364,8 +367,8 @@ class Scheduler:
     def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
         ticket.dispatched_s = now
-        self.ledger.add(ticket, *self.rules.gate.claim(ticket))
-        self._unbegun.push(self.begin_by_s(ticket), ticket)
+        self.ledger.add(ticket)
+        self._unbegun.push(now + ticket.policy.max_queue_wait_s, ticket)
         self.rules.gate.dispatched(ticket, self.ledger, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)

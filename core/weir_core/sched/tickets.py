@@ -40,10 +40,10 @@ class Ticket:
         load_rank: The rank it counts under while it runs: its class's at its dispatch.
         late: It can no longer be on time and lets those that can go first.
         due_s: When its first token is due; infinity without a target.
-        slots: Slots set aside for it, while it runs.
-        kv_tokens: KV room set aside for it, while it runs.
+        slots: Slots that it claims, and that are set aside for it while it runs.
+        kv_tokens: The same of KV room, in tokens.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
-        first_token_longest_s: Time from its dispatch in which a working engine begins it.
+        prefill_ahead: Prompt tokens up to its first one, its own included, at its dispatch.
         requeues: How often it was preempted.
         was_requeued: It was sent back, for whatever reason.
         payer: The tenant whose limits it counts against.
@@ -64,7 +64,8 @@ class Ticket:
         self.state = State.WAITING
         self.epoch = 0
         self.late = self.started = self.by_min_share = False
-        self.dispatched_s = self.first_token_expected_s = self.first_token_longest_s = 0.0
+        self.dispatched_s = self.first_token_expected_s = 0.0
+        self.prefill_ahead = 0
         self.slots = self.kv_tokens = self.output_tokens = 0
         self.charged = 0.0
         self.requeues = 0
