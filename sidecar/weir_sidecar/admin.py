@@ -137,11 +137,11 @@ class Admin:
             return None
         now = self._admission.now()
         waiting = self._admission.waiting()
-        tally = scheduler.tally
+        tally = scheduler.counts
         return {
             "engine": msgspec.to_builtins(facts),
-            "at_engine": scheduler.ledger.running,
-            "kv_tokens": scheduler.ledger.kv_tokens,
+            "at_engine": scheduler.engine_load.running,
+            "kv_tokens": scheduler.engine_load.kv_tokens,
             "drain_tokens_per_second": scheduler.forecast.drain_rate,
             "waiting": len(waiting),
             "classes": [

@@ -378,7 +378,7 @@ class Admission:
     def _note_starvation(self, now: float) -> None:
         """Count the time in which requests wait and the engine has none."""
         assert self.scheduler is not None
-        starved = self.scheduler.pool.requests > 0 and self.scheduler.ledger.running == 0
+        starved = self.scheduler.pool.requests > 0 and self.scheduler.engine_load.running == 0
         if self._starved_since is not None:
             self._metrics.bubble.inc(now - self._starved_since)
         self._starved_since = now if starved else None

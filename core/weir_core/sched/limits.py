@@ -1,7 +1,7 @@
 """Bounds: what a replica holds for waiting requests, and what a tenant may have and send.
 
-A full pool refuses newcomers, unless requests of lower ranks wait whose places suffice: then those
-are refused instead, the newest of the lowest rank first, so that a flood of batch work cannot lock
+A full pool rejects newcomers, unless requests of lower ranks wait whose places suffice: then these
+are evicted instead, the newest of the lowest rank first, so that a flood of batch work cannot lock
 the others out.
 """
 
@@ -109,7 +109,7 @@ class TenantLimits:
 
 
 def evictions(ticket: Ticket, pool: Pool, limits: PoolLimits) -> list[Ticket] | Reason:
-    """Return the requests to refuse so that `ticket` fits, or why it cannot fit.
+    """Return the requests to evict so that `ticket` fits, or why it cannot fit.
 
     Lower ranks make room, the lowest and newest first, and only if all of it suffices; those
     whose place the others make anyway stay.

@@ -45,7 +45,7 @@ class Ticket:
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
         prefill_ahead: Prompt tokens up to its first one, its own included, at its dispatch.
         requeues: How often it was preempted.
-        was_requeued: It was sent back, for whatever reason.
+        was_requeued: It was in an engine and waits, or runs, again; for whatever reason.
         payer: The tenant whose limits it counts against.
         account: The name under which it queues in its class; its tenant's, while that rule holds.
         cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
@@ -81,7 +81,7 @@ class Ticket:
         self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
 
 
-class TicketOffice:
+class TicketFactory:
     """Knows the classes, and what a request will probably cost.
 
     Args:

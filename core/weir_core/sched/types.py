@@ -26,7 +26,7 @@ class EngineKind(Enum):
 
 
 class Reason(Enum):
-    """Why a request was refused; the values are the stable codes clients see."""
+    """Why a request was rejected; the values are the stable codes clients see."""
 
     SATURATED = "rejected-saturated"
     """It could not be on time behind what already waits."""
@@ -55,8 +55,8 @@ class ClassPolicy:
         preemptible: Whether a higher rank may take its engine slot before its first token.
         ttft_target_s: Target from arrival to first token; None promises nothing.
         tpot_target_s: Target for the mean time per output token; None promises nothing.
-        max_queue_wait_s: Longest wait in the pool; after it the request is refused.
-        shed: `predictive` refuses early what cannot be on time, `never` lets it wait behind
+        max_queue_wait_s: Longest wait in the pool; after it the request is rejected.
+        shed: `predictive` rejects early what cannot be on time, `never` lets it wait behind
             what can.
     """
 
@@ -182,9 +182,9 @@ class Dispatch(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Refuse this request; the client may try again after `retry_after_s`.
+    """Reject this request; the client may try again after `retry_after_s`.
 
-    One that was dispatched and has not begun is taken back from the engine by it.
+    One that was dispatched and has not begun is to be aborted in the engine.
     """
 
     request_id: str
@@ -202,7 +202,7 @@ class RequeueReason(Enum):
 
 
 class Requeue(NamedTuple):
-    """Take this request back from the engine, unseen by its client; it waits again.
+    """Abort this request in the engine, unseen by its client; it waits again.
 
     Attributes:
         in_favour_of: The request that gets its place, where it was preempted.

@@ -237,7 +237,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert violations(self.scheduler, self.actions, self.now) == []
         tickets = self.scheduler.tickets
         assert set(tickets) == self.waiting | set(self.running)
-        assert self.scheduler.tally.outcomes == len(self.ended)
+        assert self.scheduler.counts.outcomes == len(self.ended)
         next_tick = self.scheduler.next_tick(self.now)
         assert next_tick is None or not math.isnan(next_tick)
 

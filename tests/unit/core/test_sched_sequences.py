@@ -64,14 +64,14 @@ def test_slots_hold_sequences(sequences: int, want: int) -> None:
         if dispatched(s.on_arrival(request(name, sequences), 0.0))
     ]
     assert len(sent) == want
-    assert s.ledger.slots == min(8, want * sequences)
+    assert s.engine_load.slots == min(8, want * sequences)
     assert violations(s, [], 0.0) == []
 
 
 def test_each_sequence_needs_kv_room_for_its_own_output() -> None:
     s = scheduler(kv_tokens=1000)
     start(s, request("four", 4, output=100))
-    assert s.ledger.kv_tokens == 10 + 4 * 100
+    assert s.engine_load.kv_tokens == 10 + 4 * 100
     assert s.on_arrival(request("six", 6, output=100), 0.0) == []
     assert dispatched(s.on_arrival(request("two", 2, "interactive", output=100), 0.0)) == ["two"]
 
@@ -79,9 +79,12 @@ def test_each_sequence_needs_kv_room_for_its_own_output() -> None:
 def test_a_request_wider_than_the_engine_holds_all_of_it_and_no_more() -> None:
     s = scheduler(slots=20, kv_tokens=1000)
     start(s, request("wide", 500, output=100))
-    assert (s.ledger.slots, s.ledger.kv_tokens) == (18, 950)  # without what may be held back
+    assert (s.engine_load.slots, s.engine_load.kv_tokens) == (
+        18,
+        950,
+    )  # without what may be held back
     s.on_finish("wide", 1.0)
-    assert (s.ledger.slots, s.ledger.kv_tokens) == (0, 0)
+    assert (s.engine_load.slots, s.engine_load.kv_tokens) == (0, 0)
 
 
 def test_nothing_narrower_of_its_rank_or_below_passes_a_wide_request() -> None:

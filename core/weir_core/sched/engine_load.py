@@ -74,7 +74,7 @@ class RankLoad:
         return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
 
 
-class Ledger:
+class EngineLoad:
     """Everything dispatched and not finished."""
 
     def __init__(self) -> None:
