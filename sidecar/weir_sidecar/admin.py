@@ -146,25 +146,25 @@ class Admin:
             return None
         now = self._driver.now()
         waiting = self._driver.waiting()
-        tally = scheduler.tally
+        counts = scheduler.counts
         return {
             "engine": msgspec.to_builtins(facts),
-            "at_engine": scheduler.ledger.running,
-            "kv_tokens": scheduler.ledger.kv_tokens,
+            "at_engine": scheduler.engine_load.running,
+            "kv_tokens": scheduler.engine_load.kv_tokens,
             "drain_tokens_per_second": scheduler.forecast.drain_rate,
             "waiting": len(waiting),
             "classes": [
                 {"name": queue.policy.name, "rank": queue.policy.rank, "waiting": queue.waiting}
                 for queue in scheduler.pool.classes
             ],
-            "tally": {
-                "arrived": tally.arrived,
-                "dispatched": tally.dispatched,
-                "dispatched_by_min_share": tally.dispatched_by_min_share,
-                "finished": tally.finished,
-                "aborted": tally.aborted,
-                "preempted": tally.requeued,
-                "rejected": {reason.value: n for reason, n in tally.rejected.items()},
+            "counts": {
+                "arrived": counts.arrived,
+                "dispatched": counts.dispatched,
+                "dispatched_by_min_share": counts.dispatched_by_min_share,
+                "finished": counts.finished,
+                "aborted": counts.aborted,
+                "preempted": counts.requeued,
+                "rejected": {reason.value: n for reason, n in counts.rejected.items()},
             },
             "queue": [
                 {

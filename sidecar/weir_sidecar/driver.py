@@ -191,14 +191,14 @@ class Driver:
 
         Its body may take long to come: counting it from here bounds uploads, too.
         """
-        wait_s = self.scheduler.tenants.wait_s(payer, self._clock())
+        wait_s = self.scheduler.tenants.wait_s(payer, 1, self._clock())
         if wait_s > 0:
             raise errors.rejected(Reason.TENANT_LIMIT, wait_s)
-        self.scheduler.tenants.enter(payer)
+        self.scheduler.tenants.enter(payer, 1)
 
     def release(self, payer: str) -> None:
         """Give back what `reserve` counted."""
-        self.scheduler.tenants.leave(payer)
+        self.scheduler.tenants.leave(payer, 1)
 
     def enter_unscheduled(self, payer: str) -> None:
         """Count a request that computes nothing; raise the refusal where there are too many."""
@@ -493,7 +493,7 @@ class Driver:
         starved = (
             self.has_engine
             and self.scheduler.pool.requests > 0
-            and self.scheduler.ledger.running == 0
+            and self.scheduler.engine_load.running == 0
         )
         if self._starved_since is not None:
             self._metrics.bubble.inc(now - self._starved_since)

@@ -463,6 +463,7 @@ class InFlightRequest:
                 body_bytes=len(self._body),
                 prompt_tokens=prompt_tokens,
                 max_output_tokens=asks.max_output_tokens,
+                sequences=asks.sequences,
                 endpoint=self.http.path,
                 ttft_target_s=target_s,
             ),

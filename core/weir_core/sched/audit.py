@@ -33,10 +33,10 @@ def violations(scheduler: Scheduler, actions: Sequence[Action], now: float) -> l
 def _conservation(
     scheduler: Scheduler, waiting: Sequence[Ticket], running: Sequence[Ticket]
 ) -> Iterator[str]:
-    tally = scheduler.tally
-    accounted = tally.outcomes + len(waiting) + len(running)
-    if tally.arrived != accounted:
-        yield f"INV-1: {tally.arrived} arrived, {accounted} accounted for"
+    counts = scheduler.counts
+    accounted = counts.outcomes + len(waiting) + len(running)
+    if counts.arrived != accounted:
+        yield f"INV-1: {counts.arrived} arrived, {accounted} accounted for"
     if len(waiting) + len(running) != len(scheduler.tickets):
         yield "INV-1: a request neither waits nor runs"
 
@@ -72,11 +72,11 @@ def _idleness(scheduler: Scheduler, actions: Sequence[Action], now: float) -> It
         return
     if not len(scheduler.pool):
         return
-    if not scheduler.ledger.running:
+    if not scheduler.engine_load.running:
         yield "INV-5: the engine is empty and the pool is not"
     *_, ticket = scheduler.rules.pick.candidates(scheduler.pool, now)
     rank = ticket.policy.rank
-    if scheduler.rules.gate.block(ticket, rank, scheduler.ledger, now) is None:
+    if scheduler.rules.gate.block(ticket, rank, scheduler.engine_load, now) is None:
         yield f"INV-5: {ticket.request.request_id} could be dispatched and waits"
 
 
@@ -84,21 +84,22 @@ def _sent_nowhere(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[s
     for action in actions:
         if isinstance(action, Dispatch):
             yield f"INV-5: {action.request_id} was dispatched and there is no engine"
-    if scheduler.ledger.prefills():
+    if scheduler.engine_load.prefills():
         yield "INV-5: requests are to begin in an engine that is gone"
 
 
 def _miscounts(
     scheduler: Scheduler, waiting: Sequence[Ticket], running: Sequence[Ticket]
 ) -> Iterator[str]:
-    pool, ledger = scheduler.pool, scheduler.ledger
+    pool, engine_load = scheduler.pool, scheduler.engine_load
     pairs = {
         "waiting requests": (pool.requests, len(waiting)),
         "waiting bytes": (pool.body_bytes, sum(t.request.body_bytes for t in waiting)),
-        "running requests": (ledger.running, len(running)),
-        "KV tokens": (ledger.kv_tokens, sum(t.kv_tokens for t in running)),
+        "running requests": (engine_load.running, len(running)),
+        "slots": (engine_load.slots, sum(t.slots for t in running)),
+        "KV tokens": (engine_load.kv_tokens, sum(t.kv_tokens for t in running)),
         "unstarted": (
-            sum(len(load.unstarted) for load in ledger.loads),
+            sum(len(load.unstarted) for load in engine_load.loads),
             sum(not t.started for t in running),
         ),
         "waiting by class": (sum(queue.waiting for queue in pool.classes), len(waiting)),
@@ -107,8 +108,8 @@ def _miscounts(
         if kept != counted:
             yield f"INV-7: {name}: kept {kept}, counted {counted}"
     prompts = sum(t.new_tokens for t in running if not t.started)
-    if not 0 <= ledger.prefill_of_all() <= prompts:
-        yield f"INV-7: prefill left: kept {ledger.prefill_of_all()}, prompts are {prompts}"
+    if not 0 <= engine_load.prefill_of_all() <= prompts:
+        yield f"INV-7: prefill left: kept {engine_load.prefill_of_all()}, prompts are {prompts}"
 
 
 def _preemptions(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[str]:
@@ -123,13 +124,13 @@ def _preemptions(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[st
 
 def _kept_out(scheduler: Scheduler, running: Sequence[Ticket], now: float) -> Iterator[str]:
     """Find a request of the highest rank that waits for prompts which are not of its rank."""
-    levels, gate, ledger = scheduler.pool.levels, scheduler.rules.gate, scheduler.ledger
+    levels, gate, engine_load = scheduler.pool.levels, scheduler.rules.gate, scheduler.engine_load
     if not isinstance(gate, ClassAwareGate) or isinstance(gate, ClassBlindGate):
         return  # the others are there to be compared with
     if not levels or not levels[0].waiting:
         return
     rank = levels[0].rank
-    block = gate.shut(rank, ledger, now)
+    block = gate.shut(rank, engine_load, now)
     own = sum(
         ticket.new_tokens
         for ticket in running

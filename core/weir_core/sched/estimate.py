@@ -77,7 +77,7 @@ class Estimator:
         return _sane(min(request.body_bytes / ratio, self._longest_guess_tokens))
 
     def output_tokens(self, request: Request) -> int:
-        """Return the expected length of the answer, never above the client's bound."""
+        """Return the expected length of one sequence, never above the client's bound."""
         own = self._outputs.get((request.tenant, request.endpoint))
         sketch = own if own is not None and own.observations >= _ENOUGH else self._all_outputs
         expected = sketch.value() or _OUTPUT_TOKENS
@@ -96,7 +96,7 @@ class Estimator:
             _follow(self._bytes_per_token, request.tenant, seen)
 
     def learn_output(self, request: Request, output_tokens: int) -> None:
-        """Note the length of a finished answer."""
+        """Note the length of a finished sequence."""
         if output_tokens <= 0:
             return
         self._all_outputs.observe(output_tokens)

@@ -44,7 +44,7 @@ class Fairness(Protocol):
         ...
 
     def charge(self, name: str, tokens: float) -> None:
-        """Note tokens served to `name`; a negative amount takes a charge back."""
+        """Note tokens served to `name`; a negative amount returns a charge."""
         ...
 
     def next(self) -> str | None:

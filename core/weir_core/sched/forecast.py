@@ -2,7 +2,7 @@
 
 Work ahead of it (what waits of higher ranks, and of its own class before its turn) over the
 drain rate that higher ranks leave. A class is always left its minimum share. Before a drain rate
-was ever measured nothing is known, and the forecast is no wait: an idle replica refuses nobody.
+was ever measured nothing is known, and the forecast is no wait: an idle replica rejects nobody.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ request would be, and counts under its own class from then on, so that it keeps 
 higher rank out. One more bound holds for it: of its class the engine has no more than a step of
 prefill to compute, so that shares do not pile up there.
 
-A request also needs a sequence slot and room in the KV cache. Slots are held back for higher
-ranks only while these have recently used them, up to a share of the batch. An empty engine takes
-any request: it never idles while one waits.
+A request also needs a slot for each of its sequences, and room in the KV cache. One that is larger
+than the engine is taken to be as large as it, because vLLM computes in waves what does not fit at
+once. It waits until nearly all of the engine is free, and what would be served after it does not
+pass it. Slots are held back for higher ranks only while these have recently used them, up to a
+share of the batch. An empty engine takes any request: it never idles while one waits.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
+from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
-from weir_core.sched.ledger import Ledger
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
@@ -50,23 +52,33 @@ class Block(Enum):
 class Gate(Protocol):
     """Says whether the engine may be given a request now."""
 
-    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
-        """Return what stands in the way of every request that competes at `rank`, or None."""
+    def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
+        """Return what stands in the way of any request that competes at `rank`, or None."""
         ...
 
-    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
+    def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what stands in the way of dispatching `ticket` at `rank`, or None."""
         ...
 
-    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
+    def lack(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
+        """Return what `ticket` itself lacks where its rank is not shut out, or None."""
+        ...
+
+    def has_room_for_share(self, ticket: Ticket, engine_load: EngineLoad) -> bool:
         """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
         ...
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
-        """Return how many tokens of KV room `ticket` lacks; 0 or less is none."""
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set the slots and the tokens of KV room that `ticket` needs; done before all else."""
         ...
 
-    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
+    def shortfall(
+        self, ticket: Ticket, rank: int, block: Block, engine_load: EngineLoad, now: float
+    ) -> int:
+        """Return how many slots or tokens of KV room `ticket` lacks, as `block` says."""
+        ...
+
+    def dispatched(self, ticket: Ticket, engine_load: EngineLoad, now: float) -> None:
         """Note that `ticket` has just joined what runs."""
         ...
 
@@ -113,65 +125,83 @@ class ClassAwareGate:
         self._step_tokens = step_tokens(engine)
         self.depth_tokens = max(1, int(self._step_tokens * DEPTH_STEPS[engine.kind]))
         self._reserve_slots = int(engine.max_num_seqs * reserve_share)
+        self._widest = max(1, self._slots - self._reserve_slots)
         self._memory_s = memory_s
-        # rank -> (when, most requests above this rank that ran at once, fading).
+        # rank -> (when, most slots that ranks above this one had at once, fading).
         self._peaks: dict[int, tuple[float, float]] = {}
 
-    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:
-        """Return what shuts the gate for `rank`, else whether `ticket` lacks KV room."""
-        shut = self.shut(rank, ledger, now)
-        if shut is None and ledger.running and self.kv_shortfall(ticket, ledger) > 0:
-            return Block.KV
-        return shut
+    def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
+        """Return what shuts the gate for `rank`, else whether `ticket` lacks slots or KV room."""
+        shut = self.shut(rank, engine_load, now)
+        return self.lack(ticket, rank, engine_load, now) if shut is None else shut
 
-    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:
+    def lack(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
+        """Return whether slots or KV room are too few for `ticket` itself."""
+        if not engine_load.running:
+            return None
+        if ticket.sequences > 1 and self.shortfall(ticket, rank, Block.SLOT, engine_load, now) > 0:
+            return Block.SLOT
+        lacks_room = engine_load.kv_tokens + ticket.kv_tokens > self._kv_tokens
+        return Block.KV if lacks_room else None
+
+    def has_room_for_share(self, ticket: Ticket, engine_load: EngineLoad) -> bool:
         """Return whether little enough of its class is left to compute.
 
         Where the engine runs it before the higher rank, its whole prompt stands in the way.
         """
         if ticket.engine_rank == ticket.policy.rank:
             return True
-        raised_tokens = ledger.of_rank(ticket.policy.rank).raised_tokens
+        raised_tokens = engine_load.of_rank(ticket.policy.rank).raised_tokens
         return raised_tokens + ticket.new_tokens <= self._step_tokens
 
-    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:
+    def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return the first of engine, slot, prefill and decodes that is lacking.
 
         An empty engine takes anything.
         """
-        if ledger.engine is None:
+        if engine_load.engine is None:
             return Block.ENGINE
-        if ledger.running == 0:
+        if engine_load.running == 0:
             return None
-        free = self._slots - ledger.running
-        if free <= self._reserve_slots and free <= self._held_back(rank, ledger, now):
+        free = self._slots - engine_load.slots
+        if free <= self._reserve_slots and free <= self._held_back(rank, engine_load, now):
             return Block.SLOT
-        if self._prefill(rank, ledger) >= self.depth_tokens:
+        if self._prefill(rank, engine_load) >= self.depth_tokens:
             return Block.PREFILL
-        if self._decodes_are_enough(rank, ledger, now):
+        if self._decodes_are_enough(rank, engine_load, now):
             return Block.DECODES
         return None
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:
-        """Return how many tokens of KV room `ticket` lacks; 0 or less is none."""
-        needed = ticket.prompt_tokens + ticket.output_estimate
-        return ledger.kv_tokens + needed - self._kv_tokens
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set what it needs, or all that there is where that is less."""
+        sequences, kv_tokens = ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
+        ticket.slots = sequences if sequences < self._widest else self._widest
+        ticket.kv_tokens = kv_tokens if kv_tokens < self._kv_tokens else self._kv_tokens
 
-    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
+    def shortfall(
+        self, ticket: Ticket, rank: int, block: Block, engine_load: EngineLoad, now: float
+    ) -> int:
+        """Return how many slots or tokens of KV room `ticket` lacks; 0 or less is none."""
+        if block is Block.SLOT:
+            free = self._slots - engine_load.slots - self._held_back(rank, engine_load, now)
+            return ticket.slots - max(0, free)
+        return engine_load.kv_tokens + ticket.kv_tokens - self._kv_tokens
+
+    def dispatched(self, ticket: Ticket, engine_load: EngineLoad, now: float) -> None:
         """Remember the target, and for each lower rank the slots that its betters use."""
         target_s = ticket.policy.tpot_target_s
         if target_s is not None:
             self._targets[target_s] = (now, ticket.policy.rank)
         above = 0
-        for load in ledger.loads:
+        for load in engine_load.loads:
             if load.rank < ticket.load_rank and above >= self._peak(load.rank, now):
                 self._peaks[load.rank] = (now, float(above))
-            above += load.running
+            above += load.slots
 
-    def _prefill(self, rank: int, ledger: Ledger) -> int:
-        return ledger.prefill_at_or_above(rank)
+    def _prefill(self, rank: int, engine_load: EngineLoad) -> int:
+        return engine_load.prefill_at_or_above(rank)
 
-    def _decodes_are_enough(self, rank: int, ledger: Ledger, now: float) -> bool:
+    def _decodes_are_enough(self, rank: int, engine_load: EngineLoad, now: float) -> bool:
         tightest_s = None
         for target_s, (when, served_rank) in self._targets.items():
             lately = served_rank > rank and now - when <= self._memory_s
@@ -179,11 +209,11 @@ class ClassAwareGate:
                 tightest_s = target_s
         if tightest_s is None:
             return False
-        step_s = self._estimator.decode_step_s(ledger.running, ledger.kv_tokens)
+        step_s = self._estimator.decode_step_s(engine_load.slots, engine_load.kv_tokens)
         return step_s is not None and step_s > self._decode_share * tightest_s
 
-    def _held_back(self, rank: int, ledger: Ledger, now: float) -> int:
-        missing = round(self._peak(rank, now)) - ledger.running_above(rank)
+    def _held_back(self, rank: int, engine_load: EngineLoad, now: float) -> int:
+        missing = round(self._peak(rank, now)) - engine_load.slots_above(rank)
         return max(0, min(missing, self._reserve_slots))
 
     def _peak(self, rank: int, now: float) -> float:
@@ -194,8 +224,8 @@ class ClassAwareGate:
 class ClassBlindGate(ClassAwareGate):
     """Counts the prefill of all classes alike. For comparison."""
 
-    def _prefill(self, rank: int, ledger: Ledger) -> int:  # noqa: ARG002
-        return ledger.prefill_of_all()
+    def _prefill(self, rank: int, engine_load: EngineLoad) -> int:  # noqa: ARG002
+        return engine_load.prefill_of_all()
 
 
 class OpenGate:
@@ -204,21 +234,37 @@ class OpenGate:
     def __init__(self, engine: EngineFacts, estimator: Estimator) -> None:  # noqa: ARG002
         self.depth_tokens = engine.max_num_batched_tokens
 
-    def shut(self, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
+    def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way but the lack of an engine."""
-        return Block.ENGINE if ledger.engine is None else None
+        return Block.ENGINE if engine_load.engine is None else None
 
-    def block(self, ticket: Ticket, rank: int, ledger: Ledger, now: float) -> Block | None:  # noqa: ARG002
+    def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way but the lack of an engine."""
-        return self.shut(rank, ledger, now)
+        return self.shut(rank, engine_load, now)
 
-    def has_room_for_share(self, ticket: Ticket, ledger: Ledger) -> bool:  # noqa: ARG002
+    def lack(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+    def has_room_for_share(self, ticket: Ticket, engine_load: EngineLoad) -> bool:  # noqa: ARG002
         """Nothing stands in the way."""
         return True
 
-    def kv_shortfall(self, ticket: Ticket, ledger: Ledger) -> int:  # noqa: ARG002
+    def set_claim(self, ticket: Ticket) -> None:
+        """Set what it needs."""
+        ticket.slots = ticket.sequences
+        ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
+
+    def shortfall(
+        self,
+        ticket: Ticket,  # noqa: ARG002
+        rank: int,  # noqa: ARG002
+        block: Block,  # noqa: ARG002
+        engine_load: EngineLoad,  # noqa: ARG002
+        now: float,  # noqa: ARG002
+    ) -> int:
         """Room is the engine's affair."""
         return 0
 
-    def dispatched(self, ticket: Ticket, ledger: Ledger, now: float) -> None:
+    def dispatched(self, ticket: Ticket, engine_load: EngineLoad, now: float) -> None:
         """Nothing to remember."""

@@ -50,6 +50,11 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
+    def is_due(self, key: float) -> bool:
+        """Return whether `first_until` may find one; a quick look."""
+        entries = self._entries
+        return bool(entries) and entries[0][0] <= key
+
     def first_until(self, key: float) -> Ticket | None:
         """Return the first living ticket if its key is not above `key`."""
         entries = self._entries

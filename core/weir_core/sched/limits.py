@@ -1,7 +1,7 @@
 """Bounds: what a replica holds for waiting requests, and what a tenant may have and send.
 
-A full pool refuses newcomers, unless requests of lower ranks wait whose places suffice: then those
-are refused instead, the newest of the lowest rank first, so that a flood of batch work cannot lock
+A full pool rejects newcomers, unless requests of lower ranks wait whose places suffice: then these
+are evicted instead, the newest of the lowest rank first, so that a flood of batch work cannot lock
 the others out.
 """
 
@@ -94,15 +94,21 @@ class TenantLimits:
         }
 
     def in_flight(self, tenant: str) -> int:
-        """Return how many requests of `tenant` wait or run."""
+        """Return how many sequences of `tenant` wait or run."""
         return self._in_flight.get(tenant, 0)
 
-    def wait_s(self, tenant: str, now: float) -> float:
-        """Return when `tenant` may send its next request, in seconds from now; 0 is at once."""
+    def allows(self, tenant: str, sequences: int) -> bool:
+        """Return whether `tenant` may ever have so many sequences in flight."""
+        policy = self._policies.get(tenant)
+        return policy is None or policy.max_requests is None or sequences <= policy.max_requests
+
+    def wait_s(self, tenant: str, sequences: int, now: float) -> float:
+        """Return when `tenant` may send so many more, in seconds from now; 0 is at once."""
         policy = self._policies.get(tenant)
         if policy is None:
             return 0.0
-        if policy.max_requests is not None and self.in_flight(tenant) >= policy.max_requests:
+        most = policy.max_requests
+        if most is not None and self.in_flight(tenant) + sequences > most:
             return 1.0
         budget = self._budgets.get(tenant)
         return budget.wait_s(now) if budget else 0.0
@@ -121,13 +127,13 @@ class TenantLimits:
             tokens_full_in_s=0.0 if budget is None else budget.full_in_s(now),
         )
 
-    def enter(self, tenant: str) -> None:
-        """Count one more request in flight."""
-        self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
+    def enter(self, tenant: str, sequences: int) -> None:
+        """Count so many more sequences in flight."""
+        self._in_flight[tenant] = self._in_flight.get(tenant, 0) + sequences
 
-    def leave(self, tenant: str) -> None:
-        """Count one request less."""
-        left = self._in_flight[tenant] - 1
+    def leave(self, tenant: str, sequences: int) -> None:
+        """Count so many less."""
+        left = self._in_flight[tenant] - sequences
         if left:
             self._in_flight[tenant] = left
         else:
@@ -142,7 +148,7 @@ class TenantLimits:
 
 
 def evictions(ticket: Ticket, pool: Pool, limits: PoolLimits) -> list[Ticket] | Reason:
-    """Return the requests to refuse so that `ticket` fits, or why it cannot fit.
+    """Return the requests to evict so that `ticket` fits, or why it cannot fit.
 
     Lower ranks make room, the lowest and newest first, and only if all of it suffices; those
     whose place the others make anyway stay.

@@ -45,7 +45,7 @@ class Pick(Protocol):
         """Account for a dispatch."""
         ...
 
-    def returned(self, pool: Pool, ticket: Ticket) -> None:
+    def requeued(self, pool: Pool, ticket: Ticket) -> None:
         """Account for a dispatched request that waits again."""
         ...
 
@@ -68,7 +68,7 @@ class ByRank:
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Nothing to account for."""
 
-    def returned(self, pool: Pool, ticket: Ticket) -> None:
+    def requeued(self, pool: Pool, ticket: Ticket) -> None:
         """Nothing to account for."""
 
     def next_change(self, pool: Pool, now: float) -> float | None:  # noqa: ARG002
@@ -125,7 +125,7 @@ class ByRankWithMinShare:
                 cap = self._credit_cap_tokens
                 queue.credit = credit if credit < cap else cap
 
-    def returned(self, pool: Pool, ticket: Ticket) -> None:
+    def requeued(self, pool: Pool, ticket: Ticket) -> None:
         """Give back what a class spent on a request that was not served after all."""
         queue = pool.named(ticket.policy.name)
         if queue is not None and ticket.by_min_share:

@@ -245,7 +245,7 @@ class Pool:
         self.body_bytes -= ticket.request.body_bytes
 
     def charge(self, ticket: Ticket, tokens: float) -> None:
-        """Count `tokens` served (or, negative, taken back) for its tenant and class."""
+        """Count `tokens` served (or, negative, returned) for its tenant and class."""
         name = ticket.policy.name
         queue = self._by_name.get(name)
         if queue is not None:

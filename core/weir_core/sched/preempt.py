@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.gate import Block
-from weir_core.sched.ledger import Ledger
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineKind
 
@@ -25,12 +25,12 @@ class Preempt(Protocol):
     """Chooses who makes room."""
 
     def for_place(
-        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+        self, ticket: Ticket, block: Block, shortfall: int, engine_load: EngineLoad
     ) -> list[Ticket]:
         """Return who must leave so that `ticket` fits, or nobody when that cannot help."""
         ...
 
-    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:
+    def for_passage(self, ticket: Ticket, engine_load: EngineLoad) -> list[Ticket]:
         """Return who must leave because it stands before `ticket` inside the engine."""
         ...
 
@@ -40,7 +40,7 @@ class BeforeFirstByte:
 
     Args:
         passage_tokens: Prefill of lower ranks that a newcomer waits for without complaint.
-        max_requeues: How often one request may be sent back.
+        max_requeues: How often one request may be preempted.
     """
 
     def __init__(self, kind: EngineKind, passage_tokens: int, max_requeues: int = 2) -> None:
@@ -49,44 +49,44 @@ class BeforeFirstByte:
         self._max_requeues = max_requeues
 
     def for_place(
-        self, ticket: Ticket, block: Block, kv_shortfall: int, ledger: Ledger
+        self, ticket: Ticket, block: Block, shortfall: int, engine_load: EngineLoad
     ) -> list[Ticket]:
-        """Return one victim for a slot, as many as it takes for KV room, none for prefill."""
-        if block in {Block.PREFILL, Block.DECODES}:
+        """Return as many as it takes for slots or KV room, none for what nobody can free."""
+        if block not in {Block.SLOT, Block.KV}:
             return []  # what is in the way is of this rank or higher, or has begun to answer
         victims: list[Ticket] = []
         freed = 0
-        for victim in self._victims(ticket.policy.rank, ledger):
+        for victim in self._victims(ticket.policy.rank, engine_load):
             victims.append(victim)
-            freed += victim.kv_tokens
-            if block is Block.SLOT or freed >= kv_shortfall:
+            freed += victim.slots if block is Block.SLOT else victim.kv_tokens
+            if freed >= shortfall:
                 return victims
         return []
 
-    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:
+    def for_passage(self, ticket: Ticket, engine_load: EngineLoad) -> list[Ticket]:
         """Return as many as it takes until little enough stands before `ticket`."""
         victims: list[Ticket] = []
         if self._reorders:
             return victims
-        ahead = ledger.prefill_below(ticket.policy.rank)
+        ahead = engine_load.prefill_below(ticket.policy.rank)
         if ahead <= self._passage_tokens:
             return victims
-        for victim in self._victims(ticket.policy.rank, ledger):
+        for victim in self._victims(ticket.policy.rank, engine_load):
             if ahead <= self._passage_tokens:
                 break
             victims.append(victim)
             ahead -= victim.new_tokens
         return victims
 
-    def _victims(self, rank: int, ledger: Ledger) -> Iterator[Ticket]:
-        for load in ledger.ranks_below(rank):
+    def _victims(self, rank: int, engine_load: EngineLoad) -> Iterator[Ticket]:
+        for load in engine_load.ranks_below(rank):
             for victim in reversed(load.unstarted.values()):
                 # The class's rank may have been raised since it was dispatched.
                 if victim.policy.rank < rank and self._may_go(victim):
                     yield victim
 
     def _may_go(self, victim: Ticket) -> bool:
-        # Sent back, one on its minimum share would only go before the higher rank once more.
+        # Requeued, one on its minimum share would only go before the higher rank once more.
         may_go = victim.policy.preemptible and not victim.by_min_share
         return may_go and victim.requeues < self._max_requeues
 
@@ -98,12 +98,12 @@ class Never:
         self,
         ticket: Ticket,  # noqa: ARG002
         block: Block,  # noqa: ARG002
-        kv_shortfall: int,  # noqa: ARG002
-        ledger: Ledger,  # noqa: ARG002
+        shortfall: int,  # noqa: ARG002
+        engine_load: EngineLoad,  # noqa: ARG002
     ) -> list[Ticket]:
         """Return nobody."""
         return []
 
-    def for_passage(self, ticket: Ticket, ledger: Ledger) -> list[Ticket]:  # noqa: ARG002
+    def for_passage(self, ticket: Ticket, engine_load: EngineLoad) -> list[Ticket]:  # noqa: ARG002
         """Return nobody."""
         return []

@@ -3,15 +3,14 @@
 It does no I/O and has no clock: every event carries `now`, and equal events give equal actions.
 The sidecar performs the actions with sockets, the simulator with a heap.
 
-The story of a request: the `door` lets it in or refuses it; it waits in the `pool`; after each
-event that may change something the pool is pumped. Who waited too long is refused, then requests
-are dispatched in the order of `pick` while the `gate` lets them through, room being made by
-`preempt` where a higher rank lacks it. What runs is in the `ledger`, what became of everybody in
-the `tally`.
+How a request goes: `admit` lets it in or rejects it; it waits in the `pool`; after each event that
+may change something the pool is pumped. What waited too long is rejected, then requests are
+dispatched in the order of `pick` while the `gate` lets them through, room being made by `preempt`
+where a higher rank lacks it. `engine_load` holds what runs, `counts` what became of all requests.
 
 A deadline does not end at the dispatch: what the engine has not begun for far longer than its
-class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is taken
-back and refused.
+class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is
+aborted there and rejected.
 
 An engine comes and goes by events, too. While there is none, nothing is dispatched and the pool
 waits; what had been sent to it and had not begun waits again, as if it had never been sent.
@@ -25,16 +24,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from weir_core.sched.door import Door, Refusal
+from weir_core.sched.admit import AdmissionControl, Rejection
+from weir_core.sched.counts import Counts
+from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import LONGEST_GUESS_TOKENS, Estimator
 from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
-from weir_core.sched.ledger import Ledger
 from weir_core.sched.policies import RuleNames, Rules
 from weir_core.sched.pool import Pool
-from weir_core.sched.tally import Tally
-from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketOffice, set_instants
+from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketFactory, set_instants
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
     Action,
@@ -89,12 +88,14 @@ class Scheduler:
         self.forecast = Forecast()
         self.rules = Rules(settings.rules, self._facts, self.estimator, self.forecast)
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
-        self.ledger = Ledger()
-        self.ledger.set_engine(settings.engine)
-        self.tally = Tally()
-        self._office = TicketOffice(self.estimator, settings.default_class)
-        self._door = Door(self.rules, self.pool, self.ledger, self.forecast, settings.limits)
-        self.tenants = self._door.tenants
+        self.engine_load = EngineLoad()
+        self.engine_load.set_engine(settings.engine)
+        self.counts = Counts()
+        self._ticket_factory = TicketFactory(self.estimator, settings.default_class)
+        self._admission = AdmissionControl(
+            self.rules, self.pool, self.engine_load, self.forecast, settings.limits
+        )
+        self.tenants = self._admission.tenants
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
@@ -114,7 +115,8 @@ class Scheduler:
 
     def begin_by_s(self, ticket: Ticket) -> float:
         """Return when a request without a first token is given up, if no progress is heard."""
-        patience_s = max(ticket.policy.max_queue_wait_s, ticket.first_token_longest_s)
+        longest_s = self.estimator.longest_first_token_s(ticket.prefill_ahead)
+        patience_s = max(ticket.policy.max_queue_wait_s, longest_s)
         silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
         return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
@@ -130,15 +132,15 @@ class Scheduler:
         Raises:
             ValueError: There is no class at all; the last ones stay in force.
         """
-        self._office.configure(classes)
+        self._ticket_factory.configure(classes)
         waiting = self._empty_pool()
         for ticket in self._tickets.values():
-            self._office.renew(ticket)
+            self._ticket_factory.renew(ticket)
         weights = {tenant.name: tenant.weight for tenant in tenants}
-        self.pool.configure(self._office.policies_in_use(self._tickets.values()), weights)
+        self.pool.configure(self._ticket_factory.policies_in_use(self._tickets.values()), weights)
         self._refill_pool(waiting)
         self._unbegun = LazyHeap()
-        for ticket in self.ledger.unstarted():
+        for ticket in self.engine_load.unstarted():
             self._unbegun.push(self.begin_by_s(ticket), ticket)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
@@ -148,7 +150,7 @@ class Scheduler:
     @property
     def engine(self) -> EngineFacts | None:
         """Return the engine that is there, or None."""
-        return self.ledger.engine
+        return self.engine_load.engine
 
     def on_engine_up(self, engine: EngineFacts, now: float) -> list[Action]:
         """Note that an engine is there, or that it is another one than was known.
@@ -161,9 +163,10 @@ class Scheduler:
             self.rules.fit(engine)
             waiting = self._empty_pool()
             for ticket in waiting:
-                self._office.estimate(ticket)
+                self._ticket_factory.estimate(ticket)
+                self.rules.gate.set_claim(ticket)
             self._refill_pool(waiting)
-        self.ledger.set_engine(engine)
+        self.engine_load.set_engine(engine)
         return self._pump(now)
 
     def on_engine_gone(self, now: float) -> list[Action]:
@@ -172,34 +175,35 @@ class Scheduler:
         What it had not begun waits again, with its age and without a charge. What it had begun
         is lost: whoever performs the actions reports each with `on_abort`.
         """
-        self.ledger.set_engine(None)
+        self.engine_load.set_engine(None)
         self._drain.interrupted()
         actions: list[Action] = []
-        for ticket in self.ledger.unstarted():
-            self._back_to_pool(ticket, now)
+        for ticket in self.engine_load.unstarted():
+            self._requeue(ticket, now)
             actions.append(Requeue(ticket.request.request_id, RequeueReason.ENGINE_GONE))
         return actions + self._pump(now)
 
     # ---- events
 
     def on_arrival(self, request: Request, now: float) -> list[Action]:
-        """Take in a request: dispatch it, let it wait, or refuse it.
+        """Take in a request: dispatch it, let it wait, or reject it.
 
         Raises:
             ValueError: A request of this id is already here.
         """
         if request.request_id in self._tickets:
             raise ValueError(f"request {request.request_id!r} is already here")
-        self.tally.arrived += 1
-        ticket = self._office.issue(request)
+        self.counts.arrived += 1
+        ticket = self._ticket_factory.issue(request)
+        self.rules.gate.set_claim(ticket)
         actions: list[Action] = []
-        for refusal in self._door.refusals(ticket, now):
-            if refusal.ticket is ticket:
-                self._refuse(refusal, actions)
+        for rejection in self._admission.rejections(ticket, now):
+            if rejection.ticket is ticket:
+                self._reject(rejection, actions)
                 return actions
-            self._refuse_waiting(refusal, actions)
+            self._evict(rejection, actions)
         self._tickets[request.request_id] = ticket
-        self.tenants.enter(ticket.payer)
+        self.tenants.enter(ticket.payer, ticket.sequences)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -253,8 +257,8 @@ class Scheduler:
         self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
-        self.estimator.learn_output(ticket.request, ticket.output_tokens)
-        self.tally.finished += 1
+        self.estimator.learn_output(ticket.request, ticket.output_tokens // ticket.sequences)
+        self.counts.finished += 1
         self._leave_engine(ticket)
         self._forget(ticket)
         return self._pump(now)
@@ -267,7 +271,7 @@ class Scheduler:
         ticket = self._tickets.get(request_id)
         if ticket is None:
             return []
-        self.tally.aborted += 1
+        self.counts.aborted += 1
         if ticket.state is State.WAITING:
             self._unqueue(ticket)
         else:
@@ -282,7 +286,7 @@ class Scheduler:
         self._progress_s = now
         self.estimator.learn_step(record)
         if record.prefill_tokens > 0:
-            self.ledger.prefilled(record.prefill_tokens)
+            self.engine_load.prefilled(record.prefill_tokens)
             self._drain.prefilled(record.prefill_tokens)
         return self._pump(now)
 
@@ -301,7 +305,8 @@ class Scheduler:
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        self._give_up(actions, now)
+        if self._unbegun.is_due(now):
+            self._abort_unbegun(actions, now)
         if self.pool.requests:
             self._expire(actions, now)
             while self._advance(actions, now):
@@ -310,20 +315,22 @@ class Scheduler:
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
-        """Dispatch or refuse one request; return whether there was one."""
+        """Dispatch or reject one request; return whether there was one."""
         top = self.pool.top()
         if top is None:
             return False
         rank = top.rank
-        shut = self.rules.gate.shut(rank, self.ledger, now)
+        shut = self.rules.gate.shut(rank, self.engine_load, now)
         if shut is not None and shut is not Block.SLOT:
             return False  # nobody can make room for this by leaving
         for ticket in self.rules.pick.candidates(self.pool, now):
             ticket.by_min_share = ticket.policy.rank < rank
-            if ticket.by_min_share and not self.rules.gate.has_room_for_share(ticket, self.ledger):
+            if ticket.by_min_share and not self.rules.gate.has_room_for_share(
+                ticket, self.engine_load
+            ):
                 continue
-            block = shut or self._kv_block(ticket)
-            may_go = block is None or self._victims(ticket, block)
+            block = shut or self.rules.gate.lack(ticket, rank, self.engine_load, now)
+            may_go = block is None or self._victims(ticket, rank, block, now)
             if may_go and self._serve(ticket, rank, block, actions, now):
                 return True
         return False
@@ -331,64 +338,61 @@ class Scheduler:
     def _serve(
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
-        """Dispatch `ticket`, whose turn it is, or refuse it because it is too late."""
-        ahead = self.ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        lead_s = self.estimator.first_token_s(ahead)
-        if self.ledger.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
-            self._expel(ticket, actions, now)
+        """Dispatch `ticket`, whose turn it is, or reject it because it is too late."""
+        ticket.prefill_ahead = (
+            self.engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        )
+        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
+        if self.engine_load.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
+            self._evict_late(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
         ticket.first_token_expected_s = lead_s
-        ticket.first_token_longest_s = self.estimator.longest_first_token_s(ahead)
         self._dispatch(ticket, actions, now)
         return True
 
-    def _kv_block(self, ticket: Ticket) -> Block | None:
-        lacks = self.ledger.running and self.rules.gate.kv_shortfall(ticket, self.ledger) > 0
-        return Block.KV if lacks else None
-
-    def _victims(self, ticket: Ticket, block: Block) -> list[Ticket]:
-        shortfall = self.rules.gate.kv_shortfall(ticket, self.ledger)
-        return self.rules.preempt.for_place(ticket, block, shortfall, self.ledger)
+    def _victims(self, ticket: Ticket, rank: int, block: Block, now: float) -> list[Ticket]:
+        shortfall = self.rules.gate.shortfall(ticket, rank, block, self.engine_load, now)
+        return self.rules.preempt.for_place(ticket, block, shortfall, self.engine_load)
 
     def _make_room(
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         while block is not None:
-            victims = self._victims(ticket, block)
+            victims = self._victims(ticket, rank, block, now)
             if not victims:
                 return False
-            self._requeue(victims, ticket, actions, now)
-            block = self.rules.gate.block(ticket, rank, self.ledger, now)
-        if passed := self.rules.preempt.for_passage(ticket, self.ledger):
-            self._requeue(passed, ticket, actions, now)
+            self._preempt(victims, ticket, actions, now)
+            block = self.rules.gate.block(ticket, rank, self.engine_load, now)
+        if passed := self.rules.preempt.for_passage(ticket, self.engine_load):
+            self._preempt(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         self._unqueue(ticket)
         ticket.dispatched_s = now
-        self.ledger.add(ticket)
-        self._unbegun.push(self.begin_by_s(ticket), ticket)
-        self.rules.gate.dispatched(ticket, self.ledger, now)
+        self.engine_load.add(ticket)
+        self._unbegun.push(now + ticket.policy.max_queue_wait_s, ticket)
+        self.rules.gate.dispatched(ticket, self.engine_load, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
         self._charge(ticket, ticket.new_tokens, now)
         ticket.charged = float(ticket.new_tokens)
-        self.tally.dispatched += 1
-        self.tally.dispatched_by_min_share += ticket.by_min_share
+        self.counts.dispatched += 1
+        self.counts.dispatched_by_min_share += ticket.by_min_share
         request = ticket.request
         waited_s = now - request.arrival_s
         actions.append(
             Dispatch(request.request_id, ticket.engine_rank, waited_s, ticket.by_min_share)
         )
 
-    def _requeue(
+    def _preempt(
         self, victims: Sequence[Ticket], winner: Ticket, actions: list[Action], now: float
     ) -> None:
         for victim in victims:
             victim.requeues += 1
-            self._back_to_pool(victim, now)
+            self._requeue(victim, now)
             actions.append(
                 Requeue(
                     victim.request.request_id, RequeueReason.PREEMPTED, winner.request.request_id
@@ -397,17 +401,17 @@ class Scheduler:
         self._expire(actions, now)  # who ran when its longest wait ended has no time left
 
     def _expire(self, actions: list[Action], now: float) -> None:
-        """Refuse what waited too long; move behind the others what is late but may wait on."""
+        """Reject what waited too long; move behind the others what is late but may wait on."""
         while (ticket := self._expiry.first_until(now)) is not None:
             if now < ticket.expires_s:
                 self._unqueue(ticket)
                 ticket.late = True
                 self._queue(ticket)
             else:
-                self._expel(ticket, actions, now)
+                self._evict_late(ticket, actions, now)
 
-    def _give_up(self, actions: list[Action], now: float) -> None:
-        """Refuse what the engine should have begun long ago."""
+    def _abort_unbegun(self, actions: list[Action], now: float) -> None:
+        """Reject what the engine should have begun long ago."""
         while (ticket := self._unbegun.first_until(now)) is not None:
             begin_by_s = self.begin_by_s(ticket)
             if now < begin_by_s:
@@ -417,20 +421,20 @@ class Scheduler:
             self._charge(ticket, -ticket.charged, now)
             self._forget(ticket)
             wait_s = self.forecast.wait_s(ticket, self.pool, now)
-            self._refuse(Refusal(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+            self._reject(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
 
-    def _expel(self, ticket: Ticket, actions: list[Action], now: float) -> None:
+    def _evict_late(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
-        self._refuse_waiting(Refusal(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+        self._evict(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
 
-    def _refuse_waiting(self, refusal: Refusal, actions: list[Action]) -> None:
-        self._unqueue(refusal.ticket)
-        self._forget(refusal.ticket)
-        self._refuse(refusal, actions)
+    def _evict(self, rejection: Rejection, actions: list[Action]) -> None:
+        self._unqueue(rejection.ticket)
+        self._forget(rejection.ticket)
+        self._reject(rejection, actions)
 
-    def _refuse(self, refusal: Refusal, actions: list[Action]) -> None:
-        self.tally.reject(refusal.reason)
-        actions.append(refusal.action())
+    def _reject(self, rejection: Rejection, actions: list[Action]) -> None:
+        self.counts.reject(rejection.reason)
+        actions.append(rejection.action())
 
     # ---- where a ticket is
 
@@ -457,26 +461,26 @@ class Scheduler:
         for ticket in reversed(waiting):  # each goes before those who are back already
             self._queue(ticket)
 
-    def _back_to_pool(self, ticket: Ticket, now: float) -> None:
+    def _requeue(self, ticket: Ticket, now: float) -> None:
         self._leave_engine(ticket)
-        self.tally.requeued += 1
+        self.counts.requeued += 1
         ticket.was_requeued = True
         set_instants(ticket)
         ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
-        self.rules.pick.returned(self.pool, ticket)
+        self.rules.pick.requeued(self.pool, ticket)
         self._queue(ticket)
 
     def _start(self, ticket: Ticket) -> None:
         """Note that a prompt is done."""
         ticket.epoch += 1
         self._unbegun.forget()
-        self.ledger.first_token(ticket)
-        self._drain.prompt_done(ticket.new_tokens, is_last=not self.ledger.prefills())
+        self.engine_load.first_token(ticket)
+        self._drain.prompt_done(ticket.new_tokens, is_last=not self.engine_load.prefills())
 
     def _leave_engine(self, ticket: Ticket) -> None:
-        self.ledger.remove(ticket)
+        self.engine_load.remove(ticket)
         ticket.epoch += 1
         if not ticket.started:
             self._unbegun.forget()
@@ -484,7 +488,7 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self.tenants.leave(ticket.payer)
+        self.tenants.leave(ticket.payer, ticket.sequences)
 
     # ---- accounts
 
@@ -494,7 +498,7 @@ class Scheduler:
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
         work = OUTPUT_WEIGHT * count
-        self.ledger.tokens(ticket, count)
+        self.engine_load.tokens(ticket, count)
         self.pool.charge(ticket, work)
         self.tenants.spend(ticket.payer, count, now)
         self._drain.served(work)
@@ -516,5 +520,5 @@ def _longest_guess(engine: EngineFacts) -> int:
 
 
 def _ends_at(ticket: Ticket) -> float:
-    """Return when a waiting ticket is refused or, where its class never sheds, late."""
+    """Return when a waiting ticket is rejected or, where its class never sheds, late."""
     return ticket.expires_s if ticket.late else min(ticket.due_s, ticket.expires_s)

@@ -1,8 +1,8 @@
-"""Refusing early: an honest no at once is worth more than a late answer.
+"""Rejecting early: an honest no at once is worth more than a late answer.
 
-A request of a class that sheds is refused on arrival when its forecast wait ends
+A request of a class that sheds is rejected on arrival when its forecast wait ends
 after its latest useful start, and again when its turn comes too late. A request that the engine
-would take right now is never refused, however bad the estimates are: so a wrong estimate always
+would take right now is never rejected, however bad the estimates are: so a wrong estimate always
 gets the outcome that corrects it.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.forecast import Forecast
-from weir_core.sched.ledger import Ledger
 from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
 
@@ -20,7 +20,7 @@ from weir_core.sched.tickets import Ticket
 class Shed(Protocol):
     """Says which requests can no longer be served in time."""
 
-    def excess_s(self, ticket: Ticket, pool: Pool, ledger: Ledger, now: float) -> float:
+    def excess_s(self, ticket: Ticket, pool: Pool, engine_load: EngineLoad, now: float) -> float:
         """Return by how much a newcomer that has to wait would be late; 0 or less is on time."""
         ...
 
@@ -36,13 +36,13 @@ class Shed(Protocol):
 
 
 class Predictive:
-    """Refuses what the forecast says will be late.
+    """Rejects what the forecast says will be late.
 
     Args:
-        margin: Factor on the forecast wait. Below 1, only what will clearly be late is refused
-            on arrival: a wrong admission costs its client a wait, a wrong refusal an answer.
+        margin: Factor on the forecast wait. Below 1, only what will clearly be late is rejected
+            on arrival: a wrong admission costs its client a wait, a wrong rejection an answer.
         lead_ratio: Most of a target that the engine's own part may be predicted to take, so
-            that a wild estimate cannot refuse everything.
+            that a wild estimate cannot reject everything.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Predictive:
         self._margin = margin
         self._lead_ratio = lead_ratio
 
-    def excess_s(self, ticket: Ticket, pool: Pool, ledger: Ledger, now: float) -> float:
+    def excess_s(self, ticket: Ticket, pool: Pool, engine_load: EngineLoad, now: float) -> float:
         """Return forecast start minus latest useful start."""
         if ticket.policy.shed == "never":
             return 0.0
         wait_s = self._margin * self._forecast.wait_s(ticket, pool, now)
-        ahead = ledger.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        ahead = engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
         lead_s = self._estimator.first_token_s(ahead)
         return now + wait_s - self._latest_start_s(ticket, lead_s)
 
@@ -81,10 +81,10 @@ class Predictive:
 class ExpireOnly:
     """Lets everything wait until its time is over. For comparison."""
 
-    def excess_s(self, ticket: Ticket, pool: Pool, ledger: Ledger, now: float) -> float:  # noqa: ARG002
-        """Nothing is refused on arrival."""
+    def excess_s(self, ticket: Ticket, pool: Pool, engine_load: EngineLoad, now: float) -> float:  # noqa: ARG002
+        """Nothing is rejected on arrival."""
         return 0.0
 
     def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:  # noqa: ARG002
-        """Nothing is refused when its turn comes."""
+        """Nothing is rejected when its turn comes."""
         return False

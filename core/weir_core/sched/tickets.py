@@ -33,17 +33,19 @@ class Ticket:
         seq: Order of arrival at this scheduler; breaks every tie, so that replays agree.
         prompt_tokens: Exact or estimated.
         new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
-        output_estimate: Expected output tokens.
+        sequences: What it becomes in the engine.
+        output_estimate: Expected output tokens of all its sequences.
         epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
         engine_rank: The rank it has, or will have, in the engine's own order.
         load_rank: The rank it counts under while it runs: its class's at its dispatch.
         late: It can no longer be on time and lets those that can go first.
         due_s: When its first token is due; infinity without a target.
-        kv_tokens: KV room set aside for it, while it runs.
+        slots: Slots that it claims, and that are set aside for it while it runs.
+        kv_tokens: The same of KV room, in tokens.
         charged: Tokens its tenant was charged at dispatch; returned when it is requeued.
-        first_token_longest_s: Time from its dispatch in which a working engine begins it.
+        prefill_ahead: Prompt tokens up to its first one, its own included, at its dispatch.
         requeues: How often it was preempted.
-        was_requeued: It was sent back, for whatever reason.
+        was_requeued: It was in an engine and waits, or runs, again; for whatever reason.
         payer: The tenant whose limits it counts against.
         account: The name under which it queues in its class; its tenant's, while that rule holds.
         cost: Expected work in VTC tokens: prompt to compute, plus twice the expected output.
@@ -53,6 +55,7 @@ class Ticket:
         self.request = request
         self.policy = policy
         self.seq = seq
+        self.sequences = max(1, request.sequences)
         self.prompt_tokens = self.new_tokens = self.output_estimate = 1
         self.cost = 0.0
         self.payer = request.payer or request.tenant
@@ -61,8 +64,9 @@ class Ticket:
         self.state = State.WAITING
         self.epoch = 0
         self.late = self.started = self.by_min_share = False
-        self.dispatched_s = self.first_token_expected_s = self.first_token_longest_s = 0.0
-        self.kv_tokens = self.output_tokens = 0
+        self.dispatched_s = self.first_token_expected_s = 0.0
+        self.prefill_ahead = 0
+        self.slots = self.kv_tokens = self.output_tokens = 0
         self.charged = 0.0
         self.requeues = 0
         self.was_requeued = False
@@ -77,7 +81,7 @@ class Ticket:
         self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
 
 
-class TicketOffice:
+class TicketFactory:
     """Knows the classes, and what a request will probably cost.
 
     Args:
@@ -112,7 +116,7 @@ class TicketOffice:
         request = ticket.request
         prompt_tokens = self._estimator.prompt_tokens(request)
         cached_tokens = min(max(0, request.cached_tokens), prompt_tokens - 1)
-        output_tokens = self._estimator.output_tokens(request)
+        output_tokens = self._estimator.output_tokens(request) * ticket.sequences
         ticket.set_sizes(prompt_tokens, prompt_tokens - cached_tokens, output_tokens)
 
     def renew(self, ticket: Ticket) -> None:

@@ -26,7 +26,7 @@ class EngineKind(Enum):
 
 
 class Reason(Enum):
-    """Why a request was refused; the values are the stable codes clients see."""
+    """Why a request was rejected; the values are the stable codes clients see."""
 
     SATURATED = "rejected-saturated"
     """It could not be on time behind what already waits."""
@@ -38,6 +38,8 @@ class Reason(Enum):
     """The bodies of waiting requests take as much memory as they may."""
     TENANT_LIMIT = "rejected-tenant-limit"
     """Its tenant has as much in flight, or sent as much this minute, as it may."""
+    TOO_LARGE = "request-too-large"
+    """It becomes more sequences than its tenant may have in flight: never, not later."""
     SHUTTING_DOWN = "rejected-shutting-down"
     """The replica drains."""
 
@@ -53,8 +55,8 @@ class ClassPolicy:
         preemptible: Whether a higher rank may take its engine slot before its first token.
         ttft_target_s: Target from arrival to first token; None promises nothing.
         tpot_target_s: Target for the mean time per output token; None promises nothing.
-        max_queue_wait_s: Longest wait in the pool; after it the request is refused.
-        shed: `predictive` refuses early what cannot be on time, `never` lets it wait behind
+        max_queue_wait_s: Longest wait in the pool; after it the request is rejected.
+        shed: `predictive` rejects early what cannot be on time, `never` lets it wait behind
             what can.
     """
 
@@ -71,7 +73,11 @@ class ClassPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
-    """A tenant's share and bounds; one InferenceTenant. None is no limit."""
+    """A tenant's share and bounds; one InferenceTenant. None is no limit.
+
+    Attributes:
+        max_requests: In flight at a time; one that becomes several sequences counts as so many.
+    """
 
     name: str
     weight: float = 1.0
@@ -115,12 +121,16 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         arrival_s: When it reached the first Weir process; a request that comes back from a
             failed engine keeps it.
         body_bytes: Size of its body, which waits in memory with it.
-        prompt_tokens: Exact count where someone knows it (`/tokenize`), else None.
-        cached_tokens: Prompt tokens the engine is believed to hold in its prefix cache.
-        max_output_tokens: The client's bound, where it gave one.
+        prompt_tokens: Exact count where someone knows it (`/tokenize`), else None; of all its
+            prompts together, each of which the engine computes once.
+        cached_tokens: Of these, prompt tokens the engine is believed to hold in its prefix cache.
+        max_output_tokens: The client's bound on each sequence, where it gave one.
         endpoint: The API path; answers of different endpoints differ in length.
         ttft_target_s: The client's own target, which replaces its class's.
         payer: The tenant whose limits it counts against, where that is another one than `tenant`.
+        sequences: What it becomes in the engine, all told: prompts of a list or documents, times
+            answers to each (`n`, `best_of`, beams). Body and prompt tokens are those of the whole
+            request; each sequence has an output of its own.
     """
 
     request_id: str
@@ -134,6 +144,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     endpoint: str = "/v1/chat/completions"
     ttft_target_s: float | None = None
     payer: str = ""
+    sequences: int = 1
 
 
 class StepRecord(msgspec.Struct, frozen=True, gc=False):
@@ -171,9 +182,9 @@ class Dispatch(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Refuse this request; the client may try again after `retry_after_s`.
+    """Reject this request; the client may try again after `retry_after_s`.
 
-    One that was dispatched and has not begun is taken back from the engine by it.
+    One that was dispatched and has not begun is to be aborted in the engine.
     """
 
     request_id: str
@@ -191,7 +202,7 @@ class RequeueReason(Enum):
 
 
 class Requeue(NamedTuple):
-    """Take this request back from the engine, unseen by its client; it waits again.
+    """Abort this request in the engine, unseen by its client; it waits again.
 
     Attributes:
         in_favour_of: The request that gets its place, where it was preempted.

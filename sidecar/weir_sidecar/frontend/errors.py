@@ -161,6 +161,12 @@ def forbidden(message: str) -> ApiError:
 
 def rejected(reason: Reason, retry_after_s: float) -> ApiError:
     """The scheduler, or a bound of this replica, says no."""
+    if reason is Reason.TOO_LARGE:
+        return bad_request(
+            "The request becomes more sequences (prompts times answers) than this API key may have "
+            "in flight. Send it in parts.",
+            code=reason.value,
+        )
     status, message = _REJECTIONS[reason]
     return ApiError(
         status,

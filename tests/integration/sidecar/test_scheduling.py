@@ -557,7 +557,11 @@ async def test_a_flood_beyond_capacity_ends_in_exactly_one_outcome_each(house: H
     assert running.outcomes["ok"] == statuses.count(200) == engine.finished
     scheduler = running.sidecar.driver.scheduler
     assert scheduler is not None
-    assert (scheduler.pool.requests, scheduler.ledger.running, len(scheduler.tickets)) == (0, 0, 0)
+    assert (scheduler.pool.requests, scheduler.engine_load.running, len(scheduler.tickets)) == (
+        0,
+        0,
+        0,
+    )
     assert running.sidecar.metrics.registry.get_sample_value("weir_inversions_total") == 0
 
 

@@ -128,6 +128,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         max_output_tokens=st.none() | ABSURD_COUNTS,
         age_s=st.floats(0, 20),
         ttft_target_s=st.none() | st.floats(0, 100),
+        sequences=st.one_of(st.just(1), st.sampled_from([-3, 0, 2, 5, 10**9])),
     )
     def arrives(
         self,
@@ -140,6 +141,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         max_output_tokens: int | None,
         age_s: float,
         ttft_target_s: float | None,
+        sequences: int,
     ) -> None:
         self.serial += 1
         request_id = f"r{self.serial}"
@@ -156,6 +158,7 @@ class SchedulerHistory(RuleBasedStateMachine):
                     cached_tokens=cached_tokens,
                     max_output_tokens=max_output_tokens,
                     ttft_target_s=ttft_target_s,
+                    sequences=sequences,
                 ),
                 self.now,
             )
@@ -234,7 +237,7 @@ class SchedulerHistory(RuleBasedStateMachine):
         assert violations(self.scheduler, self.actions, self.now) == []
         tickets = self.scheduler.tickets
         assert set(tickets) == self.waiting | set(self.running)
-        assert self.scheduler.tally.outcomes == len(self.ended)
+        assert self.scheduler.counts.outcomes == len(self.ended)
         next_tick = self.scheduler.next_tick(self.now)
         assert next_tick is None or not math.isnan(next_tick)
 

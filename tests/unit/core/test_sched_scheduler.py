@@ -296,7 +296,7 @@ def test_kv_room_is_made_only_when_what_is_freed_suffices() -> None:
     assert s.on_arrival(request("huge", "interactive", tokens=9400), 0.0) == []
     assert requeued(s.on_arrival(request("big", "interactive", tokens=8900), 0.1)) == []
     s.on_abort("huge", 0.2)
-    assert s.tally.requeued == 1
+    assert s.counts.requeued == 1
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])
@@ -513,7 +513,7 @@ def test_a_class_that_vanishes_keeps_its_promises_to_those_who_wait() -> None:
     s.on_first_token("batch", 0.3)
     s.on_tokens("batch", 5, 0.4)
     s.on_finish("batch", 0.5)
-    assert s.tally.finished == 2
+    assert s.counts.finished == 2
 
 
 def test_a_request_of_an_unknown_class_gets_the_default_one() -> None:
@@ -542,7 +542,7 @@ def test_events_about_requests_that_are_gone_change_nothing() -> None:
     assert s.on_finish("ghost", 0.0) == []
     assert s.on_abort("ghost", 0.0) == []
     assert s.on_prefilled("ghost", 0.0) == []
-    assert s.tally.outcomes == 0
+    assert s.counts.outcomes == 0
 
 
 def test_the_same_events_give_the_same_actions() -> None:

@@ -8,7 +8,7 @@ from weir_core.sched.types import Reason
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """Counts since the start. arrived = finished + aborted + rejected + waiting + running."""
 
     arrived: int = 0
@@ -21,7 +21,7 @@ class Tally:
 
     @property
     def rejected_in_all(self) -> int:
-        """Return the refusals of every reason."""
+        """Return the rejections of every reason."""
         return sum(self.rejected.values())
 
     @property
@@ -30,5 +30,5 @@ class Tally:
         return self.finished + self.aborted + self.rejected_in_all
 
     def reject(self, reason: Reason) -> None:
-        """Count one refusal."""
+        """Count one rejection."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1

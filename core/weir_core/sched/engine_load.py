@@ -10,8 +10,8 @@ whole prompt out of it. An engine has at most one prompt of a rank half done, so
 more than the longest prompt; wrong token estimates cannot add up. Without a step log it is zero,
 and the count only coarser.
 
-KV room is set aside per request: its prompt and what it is expected to generate, and more once it
-generates more.
+Slots and KV room are set aside per request: one slot for each of its sequences; its prompt and what
+it is expected to generate, and more once it generates more. `gate` says how much that is.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _GROWTH = 1.25
 class RankLoad:
     """The running requests of one rank."""
 
-    __slots__ = ("progress", "prompt_tokens", "raised_tokens", "rank", "running", "unstarted")
+    __slots__ = ("progress", "prompt_tokens", "raised_tokens", "rank", "slots", "unstarted")
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.running = 0
+        self.slots = 0
         # request_id -> ticket, in order of dispatch: no first token yet.
         self.unstarted: dict[str, Ticket] = {}
         # Of the unstarted: prompt tokens to compute, and how many of them are done.
@@ -74,7 +74,7 @@ class RankLoad:
         return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
 
 
-class Ledger:
+class EngineLoad:
     """Everything dispatched and not finished."""
 
     def __init__(self) -> None:
@@ -85,6 +85,8 @@ class Ledger:
         self.loads: list[RankLoad] = []
         """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
         self.running = 0
+        self.slots = 0
+        """Slots set aside for all that run."""
         self.kv_tokens = 0
 
     def set_engine(self, engine: EngineFacts | None) -> None:
@@ -105,14 +107,14 @@ class Ledger:
         """Yield the loads of lower ranks, the lowest first."""
         return (load for load in reversed(self.loads) if load.rank < rank)
 
-    def running_above(self, rank: int) -> int:
-        """Return how many requests of higher ranks run."""
-        running = 0
+    def slots_above(self, rank: int) -> int:
+        """Return the slots of higher ranks."""
+        slots = 0
         for load in self.loads:
             if load.rank <= rank:
                 break
-            running += load.running
-        return running
+            slots += load.slots
+        return slots
 
     def prefill_at_or_above(self, rank: int) -> int:
         """Return the prompt tokens that the engine will compute before a newcomer of `rank`."""
@@ -139,7 +141,10 @@ class Ledger:
 
     def prefills(self) -> bool:
         """Return whether any request has no first token yet."""
-        return any(load.unstarted for load in self.loads)
+        for load in self.loads:  # noqa: SIM110 - asked at every first token
+            if load.unstarted:
+                return True
+        return False
 
     def unstarted(self) -> list[Ticket]:
         """Return the requests without a first token, the newest first."""
@@ -147,24 +152,25 @@ class Ledger:
         return sorted(tickets, key=lambda ticket: ticket.seq, reverse=True)
 
     def add(self, ticket: Ticket) -> None:
-        """Note that `ticket` was dispatched."""
+        """Note that `ticket` was dispatched, and set aside what it claims."""
         ticket.state = State.RUNNING
         ticket.started = False
         ticket.output_tokens = 0
-        ticket.kv_tokens = ticket.prompt_tokens + ticket.output_estimate
         ticket.load_rank = ticket.policy.rank
         load = self.of_rank(ticket.load_rank)
-        load.running += 1
+        load.slots += ticket.slots
         load.start(ticket)
         self.running += 1
+        self.slots += ticket.slots
         self.kv_tokens += ticket.kv_tokens
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a running ticket; its own fields stay as they are."""
         load = self.of_rank(ticket.load_rank)
-        load.running -= 1
+        load.slots -= ticket.slots
         load.settle(ticket, was_computed=False)
         self.running -= 1
+        self.slots -= ticket.slots
         self.kv_tokens -= ticket.kv_tokens
 
     def first_token(self, ticket: Ticket) -> None:

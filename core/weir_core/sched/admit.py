@@ -1,10 +1,10 @@
-"""Admission: who is refused on arrival, and who is refused in a newcomer's place.
+"""Admission: who is rejected on arrival, and who is rejected in a newcomer's place.
 
 In this order: a tenant over its limits is told to come back; what the engine could take at once
-is never refused; what would be late behind those who wait is refused now rather than later; and
+is never rejected; what would be late behind those who wait is rejected now rather than later; and
 where the pool is full, lower ranks make room if that suffices.
 
-Every refusal says when to come back: when the tenant's budget has refilled, or when the measured
+Every rejection says when to come back: when the tenant's budget has refilled, or when the measured
 drain rate will have worked off what is ahead.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
+from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.forecast import Forecast
-from weir_core.sched.ledger import Ledger
 from weir_core.sched.limits import TenantLimits, evictions
 from weir_core.sched.policies import Rules
 from weir_core.sched.pool import Pool
@@ -24,8 +24,8 @@ from weir_core.sched.types import PoolLimits, Reason, Reject
 _RETRY_AFTER_S = (1.0, 120.0)
 
 
-class Refusal(NamedTuple):
-    """Who is refused, why, and for how long.
+class Rejection(NamedTuple):
+    """Who is rejected, why, and for how long.
 
     Attributes:
         wait_s: After which another attempt makes sense, in seconds.
@@ -36,9 +36,9 @@ class Refusal(NamedTuple):
     wait_s: float
 
     def action(self) -> Reject:
-        """Return the refusal as its client hears it.
+        """Return the rejection as its client hears it.
 
-        The time is spread by up to half, so that refused clients do not come back as one; the
+        The time is spread by up to half, so that rejected clients do not come back as one; the
         spread comes from the id, which keeps replays equal.
         """
         request_id = self.ticket.request.request_id
@@ -47,7 +47,7 @@ class Refusal(NamedTuple):
         return Reject(request_id, self.reason, min(most, max(least, self.wait_s) * spread))
 
 
-class Door:
+class AdmissionControl:
     """Looks at newcomers; changes nothing.
 
     Attributes:
@@ -55,29 +55,36 @@ class Door:
     """
 
     def __init__(
-        self, rules: Rules, pool: Pool, ledger: Ledger, forecast: Forecast, limits: PoolLimits
+        self,
+        rules: Rules,
+        pool: Pool,
+        engine_load: EngineLoad,
+        forecast: Forecast,
+        limits: PoolLimits,
     ) -> None:
         self.tenants = TenantLimits()
         self._rules = rules
         self._pool = pool
-        self._ledger = ledger
+        self._engine_load = engine_load
         self._forecast = forecast
         self._limits = limits
 
-    def refusals(self, newcomer: Ticket, now: float) -> list[Refusal]:
-        """Return the refusal of the newcomer, or those of requests that make way for it."""
-        if (wait_s := self.tenants.wait_s(newcomer.payer, now)) > 0:
-            return [Refusal(newcomer, Reason.TENANT_LIMIT, wait_s)]
+    def rejections(self, newcomer: Ticket, now: float) -> list[Rejection]:
+        """Return the rejection of the newcomer, or those of requests that make way for it."""
+        if not self.tenants.allows(newcomer.payer, newcomer.sequences):
+            return [Rejection(newcomer, Reason.TOO_LARGE, 0.0)]
+        if (wait_s := self.tenants.wait_s(newcomer.payer, newcomer.sequences, now)) > 0:
+            return [Rejection(newcomer, Reason.TENANT_LIMIT, wait_s)]
         if not self._must_wait(newcomer, now):
             return []
-        excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._ledger, now)
+        excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._engine_load, now)
         if excess_s > 0:
-            return [Refusal(newcomer, Reason.SATURATED, excess_s)]
+            return [Rejection(newcomer, Reason.SATURATED, excess_s)]
         leave = evictions(newcomer, self._pool, self._limits)
         if isinstance(leave, Reason):
-            return [Refusal(newcomer, leave, self._forecast.wait_s(newcomer, self._pool, now))]
+            return [Rejection(newcomer, leave, self._forecast.wait_s(newcomer, self._pool, now))]
         return [
-            Refusal(ticket, Reason.QUEUE_FULL, self._forecast.wait_s(ticket, self._pool, now))
+            Rejection(ticket, Reason.QUEUE_FULL, self._forecast.wait_s(ticket, self._pool, now))
             for ticket in leave
         ]
 
@@ -86,4 +93,7 @@ class Door:
         top = self._pool.top()
         if top is not None and top.rank >= newcomer.policy.rank:
             return True
-        return self._rules.gate.block(newcomer, newcomer.policy.rank, self._ledger, now) is not None
+        return (
+            self._rules.gate.block(newcomer, newcomer.policy.rank, self._engine_load, now)
+            is not None
+        )
