@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _CORE = "weir_core/sched"
-_LEFT = {"__init__.py", "policies.py", "tally.py", "types.py"}
+_LEFT = {"__init__.py", "counts.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _RELAY = (
     "admission", "callers", "client", "desk", "dispatch", "engine_client", "instruments", "intake",
