@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import resource
+import sys
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ def raise_limit() -> None:
 def client_limit() -> int:
     """Return how many clients may be connected; asked for each, because the limit may change."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
     return (soft - min(RESERVED, soft // 2)) // 2
 
 
