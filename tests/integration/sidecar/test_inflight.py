@@ -233,3 +233,34 @@ async def test_a_refusal_after_a_sign_of_life_is_an_event_of_the_stream(house: H
     seen.set()
     assert b"no such model" in await reader.read()
     assert running.outcomes == {"client_error": 1}
+
+
+# Sequences.
+
+
+async def test_one_call_of_many_sequences_takes_as_many_places(house: House) -> None:
+    house.facts(slots=4)
+    engine = await house.raw_engine(hang)
+    running = await house.sidecar()
+    wide = chat(n=64, max_tokens=10)
+    listed = {"model": "m", "prompt": ["fox"] * 90, "max_tokens": 10}
+    tasks = [asyncio.create_task(running.post(json=wide)) for _ in range(4)]
+    tasks += [asyncio.create_task(running.post("/v1/completions", json=listed)) for _ in range(4)]
+    driver = running.sidecar.driver
+    await eventually(lambda: len(driver.waiting()) == 7)
+    assert len(engine.requests) == 1
+    assert driver.scheduler.engine_load.slots == 4
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_more_sequences_than_a_tenant_may_ever_have_are_400(house: House) -> None:
+    house.facts()
+    house.policies(PolicyDocument(tenants=(entry("t", max_requests=4),)))
+    await house.raw_engine(hang)
+    running = await house.sidecar()
+    answer = await running.post(json=chat(n=5), headers=key("t"))
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["code"] == "request-too-large"
+    assert await running.ended(1) == {"client_error": 1}
