@@ -31,6 +31,6 @@ trap end_beside EXIT
 finish() {
   for each in "${running[@]}"; do wait "$each" || failed=1; done
   running=()
-  cat "${names[@]}"
+  if [ "$failed" = 0 ]; then tail -qn 1 "${names[@]}"; else cat "${names[@]}"; fi
   exit "$failed"
 }

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,8 @@ def loading(request: pytest.FixtureRequest, run_engine: RunEngine) -> Iterator[d
                 config = config.model_copy(update={"adapters": (verse,)})
             started[name] = stack.enter_context(run_engine(config, healthy=False))
         yield started
+        with ThreadPoolExecutor(len(ENGINES)) as threads:
+            list(threads.map(_stop, [one.process for one in started.values()]))
 
 
 @pytest.fixture(scope="session")
