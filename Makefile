@@ -34,12 +34,13 @@ check: install ## Format, lint, types, import contracts, generated files, unit t
 
 .PHONY: integration
 integration: install ## Tests against real vLLM on this machine
-	$(BIN)/pytest tests/integration
+	@scripts/integration
 
 .PHONY: e2e
 e2e: install ## Scenarios on a real cluster (built once and cached, or your KUBECONFIG)
 	@scripts/system-packages
-	$(BIN)/pytest e2e
+	@mkdir -p .weir/durations
+	$(BIN)/pytest e2e --durations=50 --durations-min=0.3 | tee .weir/durations/e2e
 
 .PHONY: test
 test: check integration e2e ## Everything

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine import effects, features, modes, overhead, proofs
-from bench.engine.engines import Engine, model_path
+from bench.engine.engines import Engine, StepClock, model_path
 from weir_core.step.mode import Mode
 
 SCENES: Final[dict[str, Callable[[Engine], Any]]] = {
@@ -60,6 +60,10 @@ def _options() -> argparse.Namespace:
         "--scenes", nargs="+", choices=SCENES, default=list(SCENES), help="of `effects`"
     )
     parser.add_argument(
+        "--set-steps", action="store_true",
+        help="of `effects`: steps compute nothing, and take a set time for each token",
+    )  # fmt: skip
+    parser.add_argument(
         "--tpot-floor-ms", type=float, default=0.0, help="of `effects`: tpotFloorMs for Weir"
     )
     parser.add_argument("--prompts", type=int, default=200, help="of `same`")
@@ -69,15 +73,23 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _pair(options: argparse.Namespace, **arguments: Any) -> tuple[Engine, Engine]:
+def _pair(
+    options: argparse.Namespace, *, set_steps: bool = False, **arguments: Any
+) -> tuple[Engine, Engine]:
     model = model_path(options.model)
-    return Engine("stock", model, **arguments), Engine("weir", model, **arguments)
+    stock, weir = (
+        Engine(kind, model, StepClock() if set_steps else None, **arguments)
+        for kind in features.KINDS
+    )
+    return stock, weir
 
 
 def _effects(options: argparse.Namespace) -> dict[str, Any]:
-    pair = _pair(options)
+    pair = _pair(options, set_steps=options.set_steps)
     for engine in pair:
-        engine.warm_up()
+        if options.set_steps:
+            engine.without_model()
+        engine.warm_up(8 if options.set_steps else 20)
         engine.set_mode(Mode(tpot_floor_s=options.tpot_floor_ms / 1e3))
     runs: dict[str, list[dict[str, float]]] = {}
     for run in range(options.runs):
@@ -115,7 +127,7 @@ def _modes(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _overhead(options: argparse.Namespace) -> dict[str, Any]:
-    sizes = {"max_num_seqs": 512, "max_num_batched_tokens": 8192 + 512}
+    sizes: dict[str, Any] = {"max_num_seqs": 512, "max_num_batched_tokens": 8192 + 512}
     pair = _pair(options, **sizes, kv_cache_memory_bytes=256 << 20)
     shares = _costs(pair, lambda cost: {"share": cost.share, "steps": cost.steps})
     _print("scheduling, as a part of the step", shares)
@@ -142,7 +154,7 @@ def _costs(
 
 
 def _same(options: argparse.Namespace) -> dict[str, Any]:
-    pair = _pair(options)
+    pair = _pair(options, set_steps=True)
     different = proofs.same_words(*pair, options.prompts)
     results = {
         "prompts": options.prompts,
@@ -162,7 +174,7 @@ def _features(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _session(options: argparse.Namespace) -> dict[str, Any]:
-    engine = Engine("weir", model_path(options.model), max_num_seqs=FUZZ_SLOTS)
+    engine = Engine("weir", model_path(options.model), StepClock(), max_num_seqs=FUZZ_SLOTS)
     engine.without_model()  # vLLM's model runner for CPUs answers only a session's first turn
     result = asdict(proofs.session(engine))
     _print("session", {"weir": result})
@@ -208,6 +220,7 @@ def _fuzz_engine(options: argparse.Namespace, **arguments: Any) -> Engine:
     return Engine(
         "weir",
         model_path(options.model),
+        StepClock(),  # the same schedules again everywhere
         num_gpu_blocks_override=FUZZ_KV_BLOCKS,
         max_num_seqs=FUZZ_SLOTS,
         enable_prefix_caching=True,

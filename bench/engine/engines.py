@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,6 +30,29 @@ ENVIRONMENT: Final = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 Kind = Literal["stock", "weir"]
+
+
+class StepClock:
+    """A clock that only steps move on, each by what it computes: the same on every machine.
+
+    Attributes:
+        fixed_s: Time of any step.
+        token_s: Time of one of its tokens.
+    """
+
+    fixed_s: Final = 2e-3
+    token_s: Final = 2e-4
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self._now_s
+
+    def step(self, tokens: int) -> None:
+        """Let a step pass."""
+        self._now_s += self.fixed_s + self.token_s * tokens
 
 
 @dataclass
@@ -80,9 +104,19 @@ class Formed:
 
 
 class Engine:
-    """An engine of either kind and what its clients saw."""
+    """An engine of either kind and what its clients saw.
 
-    def __init__(self, kind: Kind, model: Path, **arguments: Any) -> None:
+    Args:
+        kind: Whose order it has.
+        model: Where the weights are.
+        clock: Sets how long steps take, for its clients and for Weir's order; the machine's own
+            time without one.
+        arguments: For vLLM.
+    """
+
+    def __init__(
+        self, kind: Kind, model: Path, clock: StepClock | None = None, **arguments: Any
+    ) -> None:
         prepare()
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -104,6 +138,10 @@ class Engine:
         _keep_kernels()
         self.core: Any = self.llm.engine_core.engine_core
         self.scheduler: Any = self.core.scheduler
+        self.clock: Callable[[], float] = clock or time.perf_counter
+        self._pass = clock.step if clock else lambda _: None
+        if kind == "weir":
+            self.scheduler.clock = self.clock
         self.answers: dict[str, Answer] = {}
         self.formed: list[Formed] = []
         self._random = random.Random(7)
@@ -128,7 +166,7 @@ class Engine:
         parameters = SamplingParams(
             max_tokens=output_tokens, output_kind=RequestOutputKind.DELTA, **wishes
         )
-        answer = self.answers[name] = Answer(time.perf_counter())
+        answer = self.answers[name] = Answer(self.clock())
         self.llm.add_request(
             name, {"prompt_token_ids": tokens}, parameters,
             lora_request=lora, priority=engine_priority(rank, due_s),
@@ -137,7 +175,7 @@ class Engine:
 
     def say(self, name: str, prompt: int, output_tokens: int, rank: int = 0) -> None:
         """Send a turn of a session, which then waits for the next one, with its KV blocks."""
-        self.answers.setdefault(name, Answer(time.perf_counter()))
+        self.answers.setdefault(name, Answer(self.clock()))
         self._send_turn(name, self.tokens(prompt), output_tokens, rank, resumable=True)
 
     def hang_up(self, name: str) -> None:
@@ -173,9 +211,9 @@ class Engine:
 
     def step(self) -> float:
         """Run one step and return how long it took, in seconds."""
-        begin = time.perf_counter()
+        begin = self.clock()
         outputs = self.llm.step()
-        now = time.perf_counter()
+        now = self.clock()
         for output in outputs:
             answer = self.answers[output.request_id]
             answer.cached = max(answer.cached, output.num_cached_tokens or 0)
@@ -220,6 +258,8 @@ class Engine:
             return output
 
         def watched_update(scheduler_output: Any, model_output: Any) -> Any:
+            if scheduler_output.total_num_scheduled_tokens:
+                self._pass(scheduler_output.total_num_scheduled_tokens)
             begin = time.thread_time()
             result = update(scheduler_output, model_output)
             if scheduler_output.total_num_scheduled_tokens:
@@ -286,10 +326,13 @@ class Engine:
         if hasattr(self.scheduler, "change"):
             self.scheduler.change(mode)
 
-    def warm_up(self) -> None:
-        """Run what compiles or fills caches on first use, and teach the step-time model."""
+    def warm_up(self, prompts: int = 20) -> None:
+        """Run what compiles or fills caches on first use, and teach the step-time model.
+
+        A clock of steps is learned from a few prompts: it has no noise.
+        """
         self.add("warm-up-decode", 200, 200)
-        for index in range(20):
+        for index in range(prompts):
             self.add(f"warm-up-{index}", (64, 300, 900, 2500)[index % 4], 4)
             self.run_steps(8)
         self.run()

@@ -1,8 +1,9 @@
 """What vLLM can do besides plain answers, under Weir's order: the same answers as stock.
 
 Each feature's requests come in mixed classes, long prompts among them, to an engine whose decodes
-have targets so tight that most steps cut some prompt: what is compared has been cut in pieces,
-passed by, and sometimes preempted. The model computes in 32 bits: in 16, stock too answers
+have targets so tight that most steps cut some prompt, whatever the machine, because a clock of the
+scene's own says how long they take: what is compared has been cut in pieces, passed by, and
+sometimes preempted. The model computes in 32 bits: in 16, stock too answers
 otherwise where it happens to cut a prompt elsewhere.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.engine.adapters import write_adapter
-from bench.engine.engines import Answer, Engine, Kind, model_path
+from bench.engine.engines import Answer, Engine, Kind, StepClock, model_path
 from bench.engine.proofs import RANKS
 from weir_core.step.mode import Mode
 from weir_core.wire.priority import engine_priority
@@ -135,9 +136,9 @@ def adapter(number: int, path: Path) -> Any:
 def _pair(size: str, **arguments: Any) -> Iterator[tuple[Engine, Engine]]:
     model = model_path(size)
     arguments["dtype"] = "float32"
-    stock, weir = Engine("stock", model, **arguments), Engine("weir", model, **arguments)
+    stock, weir = (Engine(kind, model, StepClock(), **arguments) for kind in KINDS)
     try:
-        weir.warm_up()
+        weir.warm_up(prompts=8)
         weir.set_mode(TIGHT)
         yield stock, weir
     finally:

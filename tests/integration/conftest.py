@@ -1,7 +1,9 @@
 """Real vLLM on this machine, started as a pod would start it, for every integration test.
 
-One engine serves the whole session, because it takes a quarter of a minute to start; a test that
-needs another kind starts its own with `run_engine`.
+An engine takes a quarter of a minute of two cores to start. So the engines of `ENGINES` serve all
+tests of a run, and start when the run begins: each loads beside the tests before its first one. A
+test that needs another kind, or ends its engine, starts its own with `run_engine`. All share what
+vLLM keeps between starts.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,40 +27,38 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+from bench.engine.adapters import write_adapter
+from weir_core.api.engine import Parallelism
 from weir_core.api.labels import ENGINE_SOCKET, ENV_ENGINE_CONFIG, ENV_MODEL_DIR, ENV_RUN_DIR
-from weir_core.api.model import Source
-from weir_core.wire.engine import EngineConfig
+from weir_core.api.model import Adapter, Source
+from weir_core.wire.engine import EngineConfig, local_path
 
 ROOT = Path(__file__).resolve().parents[2]
-START_LIMIT_S = 240.0
-"""A busy two-core machine takes a minute; two processes in parallel take two."""
+START_LIMIT_S = 480.0
+"""A bound on hanging. With two cores and nothing beside it, an engine takes half a minute."""
 STOP_LIMIT_S = 20.0
+CACHE = Path(os.environ.get("WEIR_CACHE") or Path.home() / ".cache/weir")
 
 TINY = EngineConfig(name="tiny", aliases=("tiny-alias",), source=Source(uri="tiny://"))
+# In 16 bits the same engine answers otherwise from time to time, because what it adds up together
+# depends on what else its step holds.
+EXACT = TINY.model_copy(update={"args": ("--dtype", "float32")})
+ENGINES = {
+    "engine": TINY,
+    "parallel": TINY.model_copy(update={"parallelism": Parallelism(tensor=2)}),
+    "pipeline": EXACT.model_copy(update={"parallelism": Parallelism(pipeline=2)}),
+    "ranks": EXACT.model_copy(update={"parallelism": Parallelism(data=2)}),
+}
+"""Fixture to what it serves; `ranks` also serves an adapter, `verse`."""
 
-
-@pytest.fixture(scope="session", autouse=True)
-def compiling(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str] | None]:
-    """Compile the request path beside the first tests, if a later one wants it."""
-    if not any("compiled" in getattr(one, "fixturenames", ()) for one in request.session.items):
-        yield None
-        return
-    with subprocess.Popen(
-        ["nice", str(ROOT / "scripts/compiled")],
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+os.environ.setdefault("VLLM_CACHE_ROOT", str(CACHE / "vllm"))
 
 
 def bench_engine(path: Path, *arguments: str) -> dict[str, Any]:
     """Run parts of the engine's benchmark in a process of its own; return what they found."""
     command = [sys.executable, "-m", "bench.engine", *arguments, "--json", str(path)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found: dict[str, Any] = json.loads(path.read_text())
@@ -84,6 +85,20 @@ class Engine:
         transport = httpx.HTTPTransport(uds=str(self.socket))
         return httpx.Client(transport=transport, base_url="http://engine", timeout=120)
 
+    def until_healthy(self) -> Engine:
+        """Wait until it serves, and return it."""
+        log = self.run_dir / "engine.log"
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            if _listens(self.socket):
+                with self.client() as client:
+                    if client.get("/health").status_code == 200:
+                        return self
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.25)
+                break
+        pytest.fail(f"the engine did not start; its last words:\n{log.read_text()[-4000:]}")
+
     def kill(self) -> None:
         """Kill all of it, as the kernel does when a container's memory runs out."""
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -100,8 +115,7 @@ class RunEngine(Protocol):
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """Where weights are kept between runs of the tests."""
-    cache = Path(os.environ.get("WEIR_CACHE") or Path.home() / ".cache/weir")
-    return cache / "models"
+    return CACHE / "models"
 
 
 @pytest.fixture(scope="session")
@@ -116,18 +130,19 @@ def run_engine(model_dir: Path) -> RunEngine:
                 ENV_RUN_DIR: run_dir,
                 ENV_MODEL_DIR: str(model_dir),
             }
+            # As in its image, where the request path is not compiled.
+            environment.pop("PYTHONPATH", None)
             command = [sys.executable, "-m", "weir_engine"]
             subprocess.run([*command, "fetch"], env=environment, check=True, timeout=60)
-            log = Path(run_dir) / "engine.log"
-            with log.open("wb") as output:
+            with (Path(run_dir) / "engine.log").open("wb") as output:
                 process = subprocess.Popen(
-                    [*command, "serve"], env=environment, stdout=output, stderr=output,
+                    ["nice", *command, "serve"], env=environment, stdout=output, stderr=output,
                     start_new_session=True,
                 )  # fmt: skip
             engine = Engine(process, Path(run_dir))
             try:
                 if healthy:
-                    _wait_until_healthy(engine, log)
+                    engine.until_healthy()
                 yield engine
             finally:
                 _stop(process)
@@ -135,30 +150,44 @@ def run_engine(model_dir: Path) -> RunEngine:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def loading(request: pytest.FixtureRequest, run_engine: RunEngine) -> Iterator[dict[str, Engine]]:
+    """Start those of `ENGINES` that this run's tests want, without waiting for them."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    with ExitStack() as stack:
+        started: dict[str, Engine] = {}
+        for name in ENGINES.keys() & wanted:
+            config = ENGINES[name]
+            if name == "ranks":
+                verse: Adapter = request.getfixturevalue("verse")
+                config = config.model_copy(update={"adapters": (verse,)})
+            started[name] = stack.enter_context(run_engine(config, healthy=False))
+        yield started
+        with ThreadPoolExecutor(len(ENGINES)) as threads:
+            list(threads.map(_stop, [one.process for one in started.values()]))
+
+
 @pytest.fixture(scope="session")
-def engine(run_engine: RunEngine) -> Iterator[Engine]:
-    """The session's engine: the tiny model, under its name and an alias."""
-    with run_engine(TINY) as running:
-        yield running
+def verse(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapter]:
+    """An adapter, where the operator would mount it."""
+    made = write_adapter(tmp_path_factory.mktemp("adapters"), "verse")
+    adapter = Adapter(name="verse", source=Source(uri=f"file://{made}"))
+    mounted = Path(local_path(adapter.source, str(model_dir)))
+    mounted.symlink_to(made)
+    yield adapter
+    mounted.unlink()
+
+
+@pytest.fixture(scope="session")
+def engine(loading: dict[str, Engine]) -> Engine:
+    """The tiny model, under its name and an alias."""
+    return loading["engine"].until_healthy()
 
 
 @pytest.fixture(scope="session")
 def engine_socket(engine: Engine) -> Path:
     """Where the session's engine listens."""
     return engine.socket
-
-
-def _wait_until_healthy(engine: Engine, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        if _listens(engine.socket):
-            with engine.client() as client:
-                if client.get("/health").status_code == 200:
-                    return
-        with suppress(subprocess.TimeoutExpired):
-            engine.process.wait(timeout=0.25)
-            break
-    pytest.fail(f"the engine did not start; its last words:\n{log.read_text()[-4000:]}")
 
 
 def _listens(path: Path) -> bool:

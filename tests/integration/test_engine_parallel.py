@@ -1,8 +1,4 @@
-"""Engines of several processes on real vLLM: stages of a pipeline, data-parallel ranks.
-
-They compute in 32 bits. In 16 the same engine answers otherwise from time to time, because what
-it adds up together depends on what else its step holds.
-"""
+"""Engines of several processes on real vLLM: stages of a pipeline, data-parallel ranks."""
 
 from __future__ import annotations
 
@@ -10,21 +6,15 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import pytest
 
-from bench.engine.adapters import write_adapter
-from tests.integration.conftest import TINY, Engine, RunEngine
-from weir_core.api.engine import Parallelism
+from tests.integration.conftest import Engine
 from weir_core.api.labels import FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
-from weir_core.api.model import Adapter, Source
-from weir_core.wire.engine import local_path
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step, decode_step
 
-EXACT = TINY.model_copy(update={"args": ("--dtype", "float32")})
 CALLS = [(rank, 40 + 700 * (number % 2)) for number in range(6) for rank in (100, 0, -100)]
 
 
@@ -47,29 +37,16 @@ def greedy_all(engine: Engine) -> list[list[str]]:
         return list(pool.map(lambda number: greedy(client, number), range(len(CALLS))))
 
 
-@pytest.fixture(scope="module")
-def pipeline(run_engine: RunEngine) -> Iterator[Engine]:
+@pytest.fixture(scope="session")
+def pipeline(loading: dict[str, Engine]) -> Engine:
     """Two stages."""
-    with run_engine(EXACT.model_copy(update={"parallelism": Parallelism(pipeline=2)})) as running:
-        yield running
+    return loading["pipeline"].until_healthy()
 
 
-@pytest.fixture(scope="module")
-def ranks(
-    run_engine: RunEngine, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
+@pytest.fixture(scope="session")
+def ranks(loading: dict[str, Engine]) -> Engine:
     """Two data-parallel ranks with an adapter."""
-    made = write_adapter(tmp_path_factory.mktemp("adapters"), "verse")
-    adapter = Adapter(name="verse", source=Source(uri=f"file://{made}"))
-    # Where the operator would mount it.
-    mounted = Path(local_path(adapter.source, str(model_dir)))
-    mounted.symlink_to(made)
-    config = EXACT.model_copy(update={"parallelism": Parallelism(data=2), "adapters": (adapter,)})
-    try:
-        with run_engine(config) as running:
-            yield running
-    finally:
-        mounted.unlink()
+    return loading["ranks"].until_healthy()
 
 
 @pytest.fixture(scope="module")

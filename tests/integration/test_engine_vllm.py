@@ -15,8 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import START_LIMIT_S, TINY, Engine, RunEngine, metric_in
-from weir_core.api.engine import Parallelism
+from tests.integration.conftest import (
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    TINY,
+    Engine,
+    RunEngine,
+    metric_in,
+)
 from weir_core.wire.answers import reports_failure
 from weir_core.wire.paths import Api
 
@@ -91,12 +97,10 @@ def test_listens_on_the_socket_and_nothing_outside_the_machine(engine: Engine) -
     assert _listening_addresses(engine.process.pid) <= LOOPBACK
 
 
-@pytest.fixture(scope="module")
-def parallel(run_engine: RunEngine) -> Iterator[Engine]:
+@pytest.fixture(scope="session")
+def parallel(loading: dict[str, Engine]) -> Engine:
     """The same model over two processes."""
-    config = TINY.model_copy(update={"parallelism": Parallelism(tensor=2)})
-    with run_engine(config) as running:
-        yield running
+    return loading["parallel"].until_healthy()
 
 
 def test_two_processes_in_parallel_say_the_same_as_one(
@@ -128,7 +132,7 @@ def test_stops_within_seconds_and_passes_no_part_of_an_answer_for_the_whole(
         assert b'"finish_reason":"' not in streamed
         with suppress(httpx.RemoteProtocolError):
             assert plain.result().status_code == 500
-    assert parallel.process.wait(timeout=15) == 0
+    assert parallel.process.wait(timeout=STOP_LIMIT_S) == 0
 
 
 def test_ends_at_once_while_its_core_loads(run_engine: RunEngine) -> None:
@@ -139,8 +143,11 @@ def test_ends_at_once_while_its_core_loads(run_engine: RunEngine) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         loading.process.terminate()
-        assert loading.process.wait(timeout=5) == 128 + signal.SIGTERM
-        assert not _has_core(loading)
+        assert loading.process.wait(timeout=STOP_LIMIT_S) == 128 + signal.SIGTERM
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while _has_core(loading):  # killed, and for the kernel to clear away
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def _has_core(engine: Engine) -> bool:

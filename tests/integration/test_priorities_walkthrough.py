@@ -23,13 +23,19 @@ from weir_cli.records import Instance
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "priorities.md"
 EXAMPLE: Final = ROOT / "examples" / "priority.yaml"
-READY_S: Final = 240
+READY_S: Final = 480
 BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAUSE: Final = "sleep 2\n"
+"""In which a reader's batch begins. On a fast machine it would be done by then."""
+UNTIL_IT_RUNS: Final = (
+    "until curl -s http://{}:8001/metrics | grep '^vllm:num_requests_running{{.*}} [1-9]' "
+    "> /dev/null; do sleep 0.1; done\n"
+)
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[int, Path]]:
-    """`weir up examples/priority.yaml` on a free port, and a directory to work in."""
+def served() -> Iterator[Instance]:
+    """`weir up examples/priority.yaml` on a free port."""
     scratch = Path(tempfile.mkdtemp(prefix="weir-"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -44,10 +50,11 @@ def served() -> Iterator[tuple[int, Path]]:
             stderr=log,
             start_new_session=True,
         )
+    instance = Instance(scratch, port)
     try:
-        _wait_until_ready(Instance(scratch, port), process, output)
+        _wait_until_ready(instance, process, output)
         assert httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
-        yield port, scratch
+        yield instance
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -65,13 +72,17 @@ def _wait_until_ready(instance: Instance, process: subprocess.Popen[bytes], outp
     raise AssertionError(output.read_text())
 
 
-def test_the_page_does_what_it_says(served: tuple[int, Path]) -> None:
-    port, directory = served
+def test_the_page_does_what_it_says(served: Instance, tmp_path: Path) -> None:
+    record = served.read()
+    assert record is not None
     blocks = BLOCK.findall(PAGE.read_text())
-    script = "\necho ----\n".join(blocks).replace(":8000/", f":{port}/")
+    script = "\necho ----\n".join(blocks).replace(":8000/", f":{served.port}/")
+    before, pause, after = script.partition(PAUSE)
+    assert pause
+    until_it_runs = UNTIL_IT_RUNS.format(record.services[0].replicas[0].address)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory,
+        ["bash", "-euo", "pipefail", "-c", before + until_it_runs + after],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,

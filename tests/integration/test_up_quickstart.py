@@ -29,7 +29,7 @@ from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
-READY_S: Final = 240
+READY_S: Final = 480
 ASK: Final[Any] = [{"role": "user", "content": "Tell me about rivers."}]
 
 
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_stops_its_generation(up: Up, client: openai.OpenAI
     next(iter(stream))
     assert sum(up.running_in_engines()) == 1
     stream.close()
-    up.until(lambda: sum(up.running_in_engines()) == 0, "aborted", limit_s=10)
+    up.until(lambda: sum(up.running_in_engines()) == 0, "aborted")
 
 
 def test_replicas_share_the_requests(up: Up, client: openai.OpenAI) -> None:
@@ -235,7 +235,7 @@ def test_replicas_share_the_requests(up: Up, client: openai.OpenAI) -> None:
             for _ in range(16)
         ]
         assert all(answer.result(timeout=60).choices for answer in answers)
-    up.until(lambda: sum(finished()) - sum(before) == 16, "counted", limit_s=10)
+    up.until(lambda: sum(finished()) - sum(before) == 16, "counted")
     assert all(after > first for first, after in zip(before, finished(), strict=True))
 
 
@@ -279,7 +279,7 @@ def test_a_killed_engine_comes_back_and_its_peer_serves_meanwhile(
     victim = up.replicas[0]
     assert victim.engine_pid is not None
     os.kill(victim.engine_pid, signal.SIGKILL)
-    up.until(lambda: up.replicas[0].phase != "ready", "noticed", limit_s=10)
+    up.until(lambda: up.replicas[0].phase != "ready", "noticed")
     with pytest.raises(urllib.error.HTTPError) as refused:
         get(f"http://{victim.address}:8000/v1/models")
     refused.value.close()

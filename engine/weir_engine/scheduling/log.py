@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class FormedStep:
     """What is known of a step when it is formed; the rest comes with its tokens.
 
     Attributes:
-        begin_s: When scheduling began, on the clock of `time.perf_counter`.
+        begin_s: When scheduling began, on the scheduler's clock.
         decode_tokens: Tokens of its decodes: with speculation each has its drafts besides.
         started: vLLM's names of the requests whose prompt it completes.
         decoding: Those that decode from now on, with their ranks: also after a preemption.
@@ -66,6 +66,7 @@ class StepLog(Stock):
 
     Attributes:
         missing: What it needs and this vLLM lacks; then steps are vLLM's alone.
+        clock: Steps are measured, and held to their targets, on this clock, in seconds.
     """
 
     sender: StepSender | None = None
@@ -73,6 +74,7 @@ class StepLog(Stock):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.clock: Callable[[], float] = time.perf_counter
         self.missing = contract.missing_attributes(self, contract.LOG_ATTRIBUTES)
         self._logs = not self.missing
         self._formed: dict[int, FormedStep] = {}
@@ -87,12 +89,12 @@ class StepLog(Stock):
         """Form the next step, as the classes below do, and note what it holds."""
         if not self._logs:
             return super().schedule(throttle_prefills)
-        begin = time.perf_counter()
+        begin = self.clock()
         partial = tuple(self._inflight_prefills)
         output = self.form(throttle_prefills)
         if output.total_num_scheduled_tokens:
             formed = self._observe(output, partial, begin)
-            formed.schedule_s = time.perf_counter() - begin
+            formed.schedule_s = self.clock() - begin
             self._formed[id(output)] = formed
         return output
 
@@ -105,7 +107,7 @@ class StepLog(Stock):
         formed = self._formed.pop(id(scheduler_output), None)
         if formed is None:
             return super().update_from_output(scheduler_output, model_runner_output)
-        end = time.perf_counter()
+        end = self.clock()
         duration_s = end - max(formed.begin_s, self._last_end_s)
         self._last_end_s = end
         result = super().update_from_output(scheduler_output, model_runner_output)

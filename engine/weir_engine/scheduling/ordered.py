@@ -12,7 +12,6 @@ For decodes, and in steps without prompts, nothing is asked that vLLM would not 
 from __future__ import annotations
 
 import heapq
-import time
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
@@ -82,7 +81,7 @@ class StepOrder(StepLog):
         prompts += map(self._waiting_prompt, candidates)
         begun = prompts[: len(prompts) - len(candidates)]
         tokens, context, others = self._next_decodes(begun)
-        self._plan = plan = self.planner.plan(time.monotonic(), tokens, context, prompts, others)
+        self._plan = plan = self.planner.plan(self.clock(), tokens, context, prompts, others)
         try:
             output = self._form_planned(throttle_prefills, plan, candidates)
         finally:
@@ -108,7 +107,7 @@ class StepOrder(StepLog):
         decoding = [one for one in formed.decoding if self._decodes(one[0])]
         known = len(self.planner.pace)
         part = min(1.0, formed.decodes / known) if self.use_pp and known else 1.0
-        self.planner.stepped(record, decoding, time.monotonic(), part)
+        self.planner.stepped(record, decoding, self.clock(), part)
         self.room.preemptions.earn(formed.prefill_tokens + formed.decodes)
         self._note_sessions(decoding)
 

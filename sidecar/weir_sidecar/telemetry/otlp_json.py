@@ -106,8 +106,9 @@ class JsonExporter:
                 notes, wall_offset_ns = self._waiting.popleft()
                 self._spans -= len(notes)
                 spans += [_span(note, wall_offset_ns) for note in notes]
-            if not await self._post(session, self._page(spans)):
-                self._lost += len(spans)
+            self._lost += len(spans)  # until they arrived: sending may be cancelled
+            if await self._post(session, self._page(spans)):
+                self._lost -= len(spans)
 
     def _page(self, spans: list[dict[str, Any]]) -> bytes:
         scope = {"scope": {"name": "weir_sidecar"}, "spans": spans}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,6 +385,7 @@ def test_an_engine_that_may_not_order_serves_as_vllm_would() -> None:
 
 def test_each_step_is_told_to_the_sidecar(tmp_path: Path) -> None:
     engine = Ordered(tokens=1000)
+    engine.clock = map(float, itertools.count()).__next__
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
         sidecar.bind(str(tmp_path / "steps.sock"))
         engine.sender = StepSender(tmp_path / "steps.sock")

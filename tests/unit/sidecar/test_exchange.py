@@ -183,7 +183,7 @@ async def test_the_handler_is_woken_by_the_end() -> None:
     waiting = asyncio.create_task(exchange.interruption())
     await asyncio.sleep(0)
     exchange.feed(STREAM)
-    await asyncio.wait_for(waiting, timeout=1)
+    await asyncio.wait_for(waiting, timeout=20)
 
 
 def test_the_tail_keeps_the_last_pieces() -> None:
