@@ -1,4 +1,8 @@
-"""The cluster, Weir on it and one served model, shared by all scenarios; evidence on failure."""
+"""The cluster, Weir on it and the served models, shared by the scenarios; evidence on failure.
+
+Real engines take most of a minute to load. They begin as soon as Weir is installed, and the
+scenarios that need none run meanwhile, against a mock of vLLM where they need an engine at all.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,15 @@ import pytest
 from e2e import evidence, installation, service
 from e2e.cluster import build
 from e2e.installation import Installation
-from e2e.service import Service
+from e2e.service import MOCK_ENGINE, Service
 from e2e.target import Target, connect
 
 TARGET = pytest.StashKey[Target]()
+
+# The longest prompt the tiny model takes must then fit into one step.
+WHOLE_PROMPTS = ["--no-enable-chunked-prefill", "--max-num-batched-tokens=8192"]
+REAL_ENGINES = {"quickstart": {}, "plain": {"engine": {"args": WHOLE_PROMPTS}}}
+"""What differs from the quickstart's spec, by the fixture whose service runs vLLM for a session."""
 
 # These start clusters on this machine, or stop a part of the one that was started; someone who
 # brings their own may not be able to.
@@ -31,17 +40,42 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": service.NAMESPACE}}
         )
         yield connected
-        # Before the cluster goes, or for the sake of the next run on the caller's. The services
-        # first: a namespace with pods is looked at again after half of their grace period, 1 min.
-        here = f"--namespace={service.NAMESPACE}"
-        connected.kubectl.attempt(
-            "delete", "infs", "--all", here, "--cascade=foreground", timeout_s=120
-        )
-        connected.kubectl.attempt("delete", "namespace", service.NAMESPACE, timeout_s=120)
+        if connected.outlives_us:
+            _tidy_up(connected)
+
+
+def _tidy_up(target: Target) -> None:
+    """Leave the caller's cluster as it was.
+
+    The services go first: a namespace with pods is looked at again after half of their grace
+    period.
+    """
+    for namespace in (service.NAMESPACE, service.EXAMPLES):
+        everything = ("infs", "--all", f"--namespace={namespace}", "--cascade=foreground")
+        target.kubectl.attempt("delete", *everything, timeout_s=120)
+        target.kubectl.attempt("delete", "namespace", namespace, timeout_s=120)
+
+
+@pytest.fixture(scope="session")
+def engines_load(request: pytest.FixtureRequest, target: Target) -> None:
+    """The real engines that scenarios of this run want; they load while others run."""
+    Installation(target).ensure()
+    for name in REAL_ENGINES:
+        if any(name in _fixtures(item) for item in request.session.items):
+            _real(target, name).apply()
+
+
+def _real(target: Target, name: str) -> Service:
+    return Service(target, name, REAL_ENGINES[name])
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    """Return the names of all fixtures a scenario rests on."""
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture
-def weir(target: Target) -> Installation:
+def weir(target: Target, engines_load: None) -> Installation:
     """Weir, installed and with its operator ready."""
     installed = Installation(target)
     installed.ensure()
@@ -51,21 +85,49 @@ def weir(target: Target) -> Installation:
 
 @pytest.fixture
 def quickstart(weir: Installation) -> Service:
-    """The quickstart's service with one ready replica; the scenarios share it."""
-    shared = Service(weir.target, "quickstart")
+    """The quickstart's service on real vLLM with one ready replica; the scenarios share it."""
+    shared = _real(weir.target, "quickstart")
     shared.ensure_ready()
     return shared
 
 
 @pytest.fixture
-def empty_service(weir: Installation) -> Iterator[Service]:
-    """A service without replicas: all of its objects, and no engine to wait for."""
+def plain(weir: Installation) -> Service:
+    """A service whose vLLM cuts no prompts, so that there is nothing for Weir to order."""
+    shared = _real(weir.target, "plain")
+    shared.ensure_ready()
+    return shared
+
+
+@pytest.fixture
+def mocked(weir: Installation) -> Service:
+    """The quickstart's service with one ready replica, its engine a MOCK; scenarios share it.
+
+    Its pod is the real one but for the engine's process: `weir_sim.mock_engine` in vLLM's place.
+    It is there in seconds, and what it answers was never computed. For what Kubernetes, operator
+    and sidecar do; whatever a scenario says of vLLM it must ask of `quickstart`.
+    """
+    shared = Service(weir.target, "mocked", pod_patch=MOCK_ENGINE)
+    shared.ensure_ready()
+    return shared
+
+
+@pytest.fixture
+def empty_service(weir: Installation) -> Service:
+    """A service without replicas, all of its objects and no engine; the scenarios share it."""
     parked = Service(weir.target, "parked", {"replicas": 0})
     parked.apply()
     parked.observed()
-    yield parked
-    if weir.target.kubectl.find("infs", parked.name, service.NAMESPACE):
-        parked.delete()
+    return parked
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what needs a real engine after what does not, and uninstalling after all else."""
+    items.sort(key=lambda item: (item.path.stem == "test_uninstall", _waits_for_vllm(item)))
+
+
+def _waits_for_vllm(item: pytest.Item) -> bool:
+    return not REAL_ENGINES.keys().isdisjoint(_fixtures(item))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,9 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_EVERY_S = 0.3
+PATIENCE_S = 120.0
+"""For what takes seconds: tells what never happens from what a slow machine does late."""
 
 
-def eventually(check: Callable[[], T], *, within_s: float) -> T:
+def eventually(check: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
     """Call `check` until it raises no AssertionError any more, and return what it returns.
 
     Args:

@@ -66,7 +66,7 @@ class Installation:
             states = [pod["status"].get("containerStatuses", [{}])[0] for pod in self.pods()]
             assert [state.get("ready") for state in states] == [True] * replicas, states
 
-        eventually(enough, within_s=90)
+        eventually(enough)
 
     def acts_on(self, service: Service) -> None:
         """Wait until the running operator has proved that it works on `service`.
@@ -82,7 +82,7 @@ class Installation:
             again = kubectl.get("poddisruptionbudget", name, SERVICES)
             assert again["metadata"]["uid"] != uid
 
-        eventually(back, within_s=60)
+        eventually(back)
 
     def kill(self) -> None:
         """Kill every operator's process as a crash would."""

@@ -1,4 +1,7 @@
-"""An InferenceService under test: what the user applied, and everything that follows from it."""
+"""An InferenceService under test: what the user applied, and everything that follows from it.
+
+Its engine is vLLM, or a mock of vLLM where a scenario is about Kubernetes: see `MOCK_ENGINE`.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,41 @@ from e2e.hosted import CHECKOUT
 from e2e.kube import Manifest, conditions, name_of
 from e2e.target import Target
 from weir_core.api import labels
+from weir_operator.render.patch import patched
 
 NAMESPACE = "weir-e2e"
+EXAMPLES = "weir-e2e-examples"
+"""Namespace of the project's examples."""
 OWNED = (
     "deployments,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,"
     "networkpolicies,configmaps,controllerrevisions,secrets,roles,rolebindings"
 )
 # One engine needs 15 s alone on a fast machine and a minute beside another one on two cores.
-READY_WITHIN_S = 180.0
+READY_WITHIN_S = 300.0
 MODEL = "tiny"
+
+LONG_GRACE: Manifest = {"spec": {"terminationGracePeriodSeconds": 600}}
+"""A pod patch with which a pod that has gone has ended by itself: nothing here waits so long."""
+
+MOCK_ENGINE: Manifest = {
+    "spec": {
+        "containers": [
+            {
+                "name": labels.ENGINE_CONTAINER,
+                "command": [
+                    "python3", "-m", "weir_sim.mock_engine", "--token-gap-ms=10",
+                    f"--model={MODEL}", f"--uds={labels.RUN_DIR}/{labels.ENGINE_SOCKET}",
+                ],
+            }
+        ]
+    }
+}  # fmt: skip
+"""A pod patch that starts a mock in the place of vLLM, which computes nothing.
+
+It listens a second after its start. All else of the pod stays: the sidecar, the container that
+fetches the model, probes, the drain. It writes no facts, so SchedulingReady calls it no Weir
+engine.
+"""
 
 
 def quickstart_spec() -> dict[str, Any]:
@@ -39,21 +68,25 @@ class Service:
 
     Args:
         overrides: What differs from the example's spec; without replicas it costs nothing.
+        pod_patch: What differs from the pods that the target wants, such as `MOCK_ENGINE`.
     """
 
     target: Target
     name: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    pod_patch: Manifest = field(default_factory=dict)
 
     @property
     def manifest(self) -> Manifest:
         """What gets applied."""
-        spec = {**quickstart_spec(), **copy.deepcopy(self.target.spec), **self.overrides}
+        spec = {**quickstart_spec(), **copy.deepcopy(self.target.spec)}
+        pods = patched(spec.get("podTemplate", {}), LONG_GRACE)
+        spec["podTemplate"] = patched(pods, self.pod_patch)
         return {
             "apiVersion": labels.API_VERSION,
             "kind": "InferenceService",
             "metadata": {"name": self.name, "namespace": NAMESPACE},
-            "spec": spec,
+            "spec": {**spec, **self.overrides},
         }
 
     @property
@@ -120,7 +153,7 @@ class Service:
             pods = self.target.kubectl.list("pods", NAMESPACE, self.selector)
             assert len(pods) == replicas, [name_of(pod) for pod in pods]
 
-        eventually(gone, within_s=90)
+        eventually(gone)
 
     def observed(self) -> Manifest:
         """Wait until the operator has acted upon the newest generation; return the object.
@@ -137,7 +170,17 @@ class Service:
             assert reason not in ("Refused", "WaitingForPredecessor"), found["status"]
             return found
 
-        return eventually(acted, within_s=60)
+        return eventually(acted)
+
+    def says(self, condition: str, status: str, reason: str) -> Manifest:
+        """Wait until a condition has this status and reason; return it."""
+
+        def said() -> Manifest:
+            found = conditions(self.object())[condition]
+            assert (found["status"], found["reason"]) == (status, reason), found
+            return found
+
+        return eventually(said)
 
     def pods(self) -> list[Manifest]:
         """Return its pods that are not ending."""

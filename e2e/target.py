@@ -35,6 +35,7 @@ class Target:
         values: Chart values that make the operator's image available.
         spec: What every test service's spec gets merged in.
         own: Whether the nodes are this machine, so that processes in pods can be killed.
+        outlives_us: Whether the cluster stays when the tests end, which then tidy up.
     """
 
     kubectl: Kubectl
@@ -42,6 +43,7 @@ class Target:
     values: dict[str, Any]
     spec: dict[str, Any]
     own: bool
+    outlives_us: bool
 
     def kill(self, pod: Manifest, container: str) -> None:
         """Kill every process of a container, as the kernel would when memory runs out."""
@@ -67,14 +69,14 @@ def connect() -> Iterator[Target]:
         return
     ours = cluster.up("e2e", owner=os.getpid())
     try:
-        yield _own(ours.layout)
+        yield _own(ours.layout, outlives_us=False)
     finally:
         ours.down()
 
 
 def _given(kubeconfig: Path) -> Target:
     if (kubeconfig.parent / cluster.READY).exists():  # python -m e2e.cluster up
-        return _own(Layout(kubeconfig.parent))
+        return _own(Layout(kubeconfig.parent), outlives_us=True)
     kubectl, helm = shutil.which("kubectl"), shutil.which("helm")
     folder = None if kubectl and helm else build.binaries()
     return Target(
@@ -83,10 +85,11 @@ def _given(kubeconfig: Path) -> Target:
         values=_yaml_of("WEIR_E2E_VALUES"),
         spec=_yaml_of("WEIR_E2E_SPEC"),
         own=False,
+        outlives_us=True,
     )
 
 
-def _own(layout: Layout) -> Target:
+def _own(layout: Layout, *, outlives_us: bool) -> Target:
     programs = build.binaries()
     return Target(
         Kubectl(programs / "kubectl", layout.kubeconfig),
@@ -94,6 +97,7 @@ def _own(layout: Layout) -> Target:
         values=hosted.chart_values(),
         spec=hosted.service_patch(),
         own=True,
+        outlives_us=outlives_us,
     )
 
 

@@ -19,14 +19,14 @@ OUTAGE_S = 20.0
 
 
 def test_an_outage_of_the_api_server_fails_no_request_and_is_made_good(
-    weir: Installation, quickstart: Service, empty_service: Service
+    weir: Installation, mocked: Service, empty_service: Service
 ) -> None:
-    with chatting(quickstart.url(), MODEL) as traffic:
+    with chatting(mocked.url(), MODEL) as traffic:
         with outage(weir.target.kubectl):
             throughout(lambda: None, for_s=OUTAGE_S)
         weir.ready()
         weir.acts_on(empty_service)
-        quickstart.wait_ready(replicas=1)
+        mocked.wait_ready(replicas=1)
     assert traffic.answered > 0
     assert traffic.failures == []
 

@@ -34,7 +34,7 @@ def test_an_owned_object_that_someone_edits_comes_back(
     def back() -> None:
         assert empty_service.target.kubectl.get(kind, name, NAMESPACE)["spec"] == spec
 
-    eventually(back, within_s=60)
+    eventually(back)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_an_owned_object_that_someone_deletes_comes_back(empty_service: Service,
         again = empty_service.target.kubectl.get(kind, name, NAMESPACE)
         assert again["metadata"]["uid"] != uid
 
-    eventually(back, within_s=60)
+    eventually(back)
 
 
 def test_a_service_applied_again_at_once_follows_the_one_before_it_calmly(
@@ -65,7 +65,7 @@ def test_a_service_applied_again_at_once_follows_the_one_before_it_calmly(
         assert _shape(empty_service) == shape
         assert _uids(empty_service).isdisjoint(before)
 
-    eventually(complete, within_s=60)
+    eventually(complete)
     events = kubectl.list("events", NAMESPACE)
     told = [each for each in events if each["involvedObject"].get("uid") == uid]
     assert {each["type"] for each in told} == {"Normal"}, told
@@ -81,7 +81,7 @@ def test_a_crash_in_the_middle_of_a_pass_is_made_good(weir: Installation) -> Non
     def begun() -> None:
         assert crashed.owned(), "the pass has not begun"
 
-    eventually(begun, within_s=60)
+    eventually(begun)
     weir.kill()
     weir.ready()
     crashed.observed()
@@ -89,7 +89,7 @@ def test_a_crash_in_the_middle_of_a_pass_is_made_good(weir: Installation) -> Non
     def complete() -> None:
         assert _shape(crashed) == _shape(want)
 
-    eventually(complete, within_s=60)
+    eventually(complete)
     for service in (want, crashed):
         service.delete()
 
@@ -114,7 +114,7 @@ def test_two_operators_do_not_fight_and_the_second_takes_over(
     def handed_over() -> None:
         assert weir.holder() not in ("", leader)
 
-    eventually(handed_over, within_s=60)
+    eventually(handed_over)
     weir.acts_on(empty_service)
     weir.upgrade({})
     weir.ready()

@@ -89,7 +89,7 @@ def test_what_only_the_operator_can_see_is_said_in_a_condition_once(service: Ser
         assert "spec.podTemplate" in ready["message"], ready
         assert ready["observedGeneration"] == found["metadata"]["generation"], ready
 
-    eventually(said, within_s=60)
+    eventually(said)
     version = wrong.object()["metadata"]["resourceVersion"]
 
     def untouched() -> None:
@@ -102,4 +102,4 @@ def test_what_only_the_operator_can_see_is_said_in_a_condition_once(service: Ser
         ready = conditions(wrong.object()).get("Ready", {})
         assert "spec.podTemplate" not in ready.get("message", ""), ready
 
-    eventually(accepted, within_s=60)
+    eventually(accepted)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -331,15 +332,18 @@ async def _serve(app: web.Application, uds: str | None, port: int) -> None:
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     site = web.UnixSite(runner, uds) if uds else web.TCPSite(runner, "127.0.0.1", port)
+    told_to_end = asyncio.Event()
+    # A container's first process gets no signal that it does not handle.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     try:
         await site.start()
-        await asyncio.Event().wait()
+        await told_to_end.wait()
     finally:
         await runner.cleanup()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted or terminated."""
     parser = argparse.ArgumentParser(prog="python -m weir_sim.mock_engine", description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--uds", help="Unix socket to listen on")
