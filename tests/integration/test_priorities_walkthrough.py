@@ -23,7 +23,7 @@ from weir_cli.records import Instance
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "priorities.md"
 EXAMPLE: Final = ROOT / "examples" / "priority.yaml"
-READY_S: Final = 240
+READY_S: Final = 480
 BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAUSE: Final = "sleep 2\n"
 """In which a reader's batch begins. On a fast machine it would be done by then."""

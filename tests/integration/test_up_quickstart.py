@@ -29,7 +29,7 @@ from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
-READY_S: Final = 240
+READY_S: Final = 480
 ASK: Final[Any] = [{"role": "user", "content": "Tell me about rivers."}]
 
 
