@@ -393,7 +393,9 @@ class Driver:
     def _error_of(self, action: Reject) -> errors.ApiError:
         if action.reason is Reason.TTL_EXPIRED and not self.has_engine:
             return self._no_engine()  # that is what it waited for
-        return errors.rejected(action.reason, action.retry_after_s)
+        error = errors.rejected(action.reason, action.retry_after_s)
+        error.is_spread = True
+        return error
 
     def _arm(self, now: float) -> None:
         """Set the timer to the next instant at which time alone changes something."""

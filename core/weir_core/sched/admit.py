@@ -21,7 +21,8 @@ from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import PoolLimits, Reason, Reject
 
-_RETRY_AFTER_S = (1.0, 120.0)
+_RETRY_AFTER_S = (1.0, 39.0)
+"""Before it is spread; JavaScript clients take 60 s and more for none."""
 
 
 class Rejection(NamedTuple):
@@ -44,7 +45,7 @@ class Rejection(NamedTuple):
         request_id = self.ticket.request.request_id
         least, most = _RETRY_AFTER_S
         spread = 1.0 + 0.5 * zlib.crc32(request_id.encode()) / 0xFFFFFFFF
-        return Reject(request_id, self.reason, min(most, max(least, self.wait_s) * spread))
+        return Reject(request_id, self.reason, min(most, max(least, self.wait_s)) * spread)
 
 
 class AdmissionControl:

@@ -49,6 +49,8 @@ class ApiError(WeirError):
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+        self.is_spread = False
+        """The time differs from that of others who were refused with it."""
         self.headers: dict[str, str] = {}
         """Further ones for the answer."""
 
@@ -72,9 +74,10 @@ class ApiError(WeirError):
         headers = {"x-request-id": request_id, "Server": "weir", **self.headers}
         headers.update(status_headers(self.status))
         if self.retry_after_s is not None:
-            # Refused in one moment, clients should not come back in one moment.
-            spread = 1.0 + 0.25 * zlib.crc32(request_id.encode()) / 0xFFFFFFFF
-            headers.update(retry_headers(self.code, self.retry_after_s * spread))
+            # Refused in one moment, clients should not come back in one moment. The scheduler has
+            # spread its times already.
+            spread = 0.0 if self.is_spread else zlib.crc32(request_id.encode()) / 0xFFFFFFFF
+            headers.update(retry_headers(self.code, self.retry_after_s * (1.0 + 0.5 * spread)))
         response = web.Response(
             status=self.status,
             body=error_body(error_shape_of(path), self.status, self.message, self.kind, self.code),
