@@ -63,8 +63,8 @@ images: ## Build the container images with docker or podman
 	@scripts/images
 
 .PHONY: bench-relay
-bench-relay: install ## Cost of the sidecar's relay beside other routers
-	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m bench.relay
+bench-relay: install ## Cost of the sidecar's relay beside other routers (ARGS="--quick" ...)
+	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m bench.relay $(ARGS)
 
 .PHONY: bench-decisions
 bench-decisions: install ## Cost of a scheduling decision, compiled as in the image and as written

@@ -1,7 +1,7 @@
 """Hatch build hook: compile the modules of the request path with mypyc into the wheel.
 
 The sources stay as they are and travel with the wheel; the compiled modules beside them decide in
-half the time and relay for a fifth less (docs/performance.md). Off unless
+half the time and relay for a fifth less (docs/adr/0011-compiled-modules.md). Off unless
 HATCH_BUILD_HOOK_ENABLE_CUSTOM=true: images are built so, while a checkout runs what is written.
 """
 

@@ -19,7 +19,6 @@ from bench.relay.processes import Processes
 from bench.relay.targets import Launch, Target, file_name, free_ports, start
 from weir_core.api import labels
 
-_SMG_LOCK: Final = Path(__file__).parents[2] / "requirements" / "peers.lock"
 SMG_SLOTS: Final = 128
 """Concurrent requests: half the batch, so that its scheduler can act; not searched for."""
 
@@ -70,7 +69,7 @@ def smg(site: Site) -> Target:
     """Return SMG with its priority scheduler."""
     config = site.run_dir / "smg.yaml"
     config.write_text(_SMG_CLASSES)
-    command = [str(routers.installed(_SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
+    command = [str(routers.installed(routers.SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
     command += ["--priority-scheduler-enabled", "--priority-scheduler-config", str(config)]
     command += ["--priority-scheduler-default-max-class", "interactive"]
     command += ["--max-concurrent-requests", str(site.slots)]

@@ -1,9 +1,9 @@
-"""The command line: start everything, measure, print one table."""
+"""The command line: start everything, measure, print the tables."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib.util
 import os
 import platform
 import random
@@ -15,27 +15,34 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.relay import report, routers, targets
+import bench.relay
+from bench.relay import report, targets
 from bench.relay.load import Order, Outcome
-from bench.relay.plan import TOKENS_PER_STREAM, Cell, Kind, Plan, plan_of
+from bench.relay.plan import CELLS, PUBLISHED, TOKENS_PER_STREAM, Cell, Plan
 from bench.relay.processes import Memory, Processes, memory
 from bench.relay.targets import Target, Upstream
 
 _OPEN_FILES: Final = 8192
 _ANSWER_SLACK_S: Final = 30.0
+_RELAYS: Final = [name for name in targets.LAUNCHES if name != targets.WEIR_BESIDE]
 
 
 class Loader:
-    """The load generator's process."""
+    """The load generator's process.
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+    Args:
+        credits: The engine's socket for streams that go as fast as they are read.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], credits: Path) -> None:
         self._child = child
+        self._credits = credits
 
     def measure(self, target: Target, cell: Cell, window_s: float) -> Outcome:
         """Load `target` with `cell` and return what came of it."""
@@ -49,6 +56,7 @@ class Loader:
             engine_time_us=cell.engine_time_us,
             warmup_s=cell.warmup_s,
             window_s=window_s,
+            credits=None if cell.paced or cell.kind == "plain" else str(self._credits),
         )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -61,69 +69,97 @@ class Loader:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 if a relay that was asked for could not be measured."""
+    """Run the benchmark; 1 if a relay that was asked for did not start, or lost requests."""
     chosen = _parser().parse_args(arguments)
     # A stop from outside unwinds too, so that no relay is left behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_OPEN_FILES, hard)), hard))
-    kinds: tuple[Kind, ...] = (chosen.only,) if chosen.only else ("plain", "stream")
-    repetitions = chosen.repetitions or (1 if chosen.quick else 3)
-    plan = plan_of(kinds, repetitions=repetitions, window_s=chosen.window, quick=chosen.quick)
+    cells = tuple(CELLS[name] for name in chosen.loads)
+    plan = Plan(cells, 1 if chosen.quick else chosen.repetitions, chosen.window)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="weir-bench-") as directory:
         run_dir = Path(directory)
         with Processes(run_dir) as processes:
-            loader, found, excluded = _start_all(processes, run_dir, chosen.without)
+            loader, found, excluded = _start_all(processes, run_dir, chosen)
             for name, why in excluded.items():
                 console.print(f"[red]{name} is not measured: {why}[/red]")
             seconds = plan.bound_s(len(found))
             console.print(f"{len(found)} targets, {len(plan.cells)} loads, about {seconds:.0f} s")
             measurements = _measure(plan, found, loader, random.Random(chosen.seed), console)
             used = {t.name: memory(t.pids) for t in found if t.pids}
-    rows = report.rows(measurements, direct=found[0].name, routers=targets.ROUTERS)
-    _print(rows, used)
-    _write(chosen, rows, used, excluded)
-    return 1 if excluded else 0
+    rows = report.rows(measurements, direct=targets.DIRECT, routers=targets.ROUTERS)
+    _print(rows)
+    text = _summary(rows, used)
+    print(text)
+    if chosen.markdown:
+        chosen.markdown.write_text(text + "\n")
+    if chosen.json:
+        about = {"machine": _machine(), "weir": _build(), "window_s": plan.window_s}
+        chosen.json.write_text(report.raw(about, measurements, used))
+    return 1 if excluded or any(row.failures for row in rows) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.relay", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="four loads, under 90 seconds")
-    parser.add_argument("--only", choices=("plain", "stream"), help="one kind of load")
-    parser.add_argument("--repetitions", type=int, help="default 3, or 1 with --quick")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.relay",
+        description=bench.relay.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--repetitions", type=int, default=3, help="default 3")
     parser.add_argument("--window", type=float, default=1.5, help="seconds of each measurement")
     parser.add_argument("--seed", type=int, default=1, help="of the order of measurements")
-    parser.add_argument("--without", nargs="*", default=[], choices=targets.ROUTERS)
-    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
-    parser.add_argument("--json", type=Path, help="write everything to this file")
+    parser.add_argument(
+        "--loads",
+        nargs="+",
+        default=[cell.name for cell in PUBLISHED],
+        choices=CELLS,
+        help=f"of {' '.join(CELLS)}; default: the first {len(PUBLISHED)}",
+        metavar="LOAD",
+    )
+    parser.add_argument(
+        "--relays",
+        nargs="+",
+        default=_RELAYS,
+        choices=_RELAYS,
+        help=f"default: {' '.join(_RELAYS)}",
+        metavar="RELAY",
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="DIR",
+        help="measure the sidecar of this folder, too; `scripts/compiled` of another checkout "
+        "prints such a folder",
+    )
+    parser.add_argument("--markdown", type=Path, help="write the summary to this file")
+    parser.add_argument("--json", type=Path, help="write every measurement to this file, by line")
     return parser
 
 
 def _start_all(
-    processes: Processes, run_dir: Path, without: Sequence[str]
+    processes: Processes, run_dir: Path, chosen: argparse.Namespace
 ) -> tuple[Loader, list[Target], dict[str, str]]:
     """Start engine, sink, load generator and relays; say which relays did not start."""
     engine_port, sink_port = targets.free_ports(2)
-    upstream = Upstream(run_dir, engine_port, sink_port)
+    upstream = Upstream(run_dir, engine_port, sink_port, chosen.beside)
+    credits = run_dir / "credits.sock"
     module = [sys.executable, "-m"]
-    engine = ["bench.relay.engine", "--uds", str(run_dir / "engine.sock")]
-    processes.start("engine", [*module, *engine, "--port", str(engine_port)], {})
+    engine = ["bench.relay.engine", "--port", str(engine_port), "--credits", str(credits)]
+    engine += ["--run-dirs", *map(str, upstream.prepare())]
+    processes.start("engine", [*module, *engine], {})
     processes.start("sink", [*module, "bench.relay.sink", "--port", str(sink_port)], {})
     _await_engine(engine_port)
-    loader = Loader(processes.start("load", [*module, "bench.relay.load"], {}, piped=True))
-    launches = [targets.sidecar(upstream, traced=traced) for traced in (False, True)]
-    wanted = [name for name in targets.ROUTERS if name not in without]
-    if wanted:
-        bin_dir = routers.installed()
-        launches += [targets.router(name, bin_dir, upstream) for name in wanted]
+    load = processes.start("load", [*module, "bench.relay.load"], {}, piped=True)
+    names = [*chosen.relays, targets.WEIR_BESIDE] if chosen.beside else chosen.relays
     found, excluded = [targets.direct(upstream)], {}
-    for launch in launches:
+    for name in names:
         try:
-            found.append(targets.start(launch, processes))
+            found.append(targets.start(targets.LAUNCHES[name](upstream), processes))
         except RuntimeError as error:
-            excluded[launch.name] = f"{error}\n{_log_tail(processes, launch.name)}"
-    return loader, found, excluded
+            excluded[name] = f"{error}\n{_log_tail(processes, name)}"
+    return Loader(load, credits), found, excluded
 
 
 def _await_engine(port: int) -> None:
@@ -135,7 +171,8 @@ def _await_engine(port: int) -> None:
 
 
 def _log_tail(processes: Processes, name: str) -> str:
-    return processes.log(targets.file_name(name)).read_text(errors="replace")[-2000:]
+    log = processes.log(targets.file_name(name))
+    return log.read_text(errors="replace")[-2000:] if log.exists() else ""
 
 
 def _measure(
@@ -154,39 +191,28 @@ def _measure(
     return measurements
 
 
-def _print(rows: Sequence[report.Row], used: dict[str, Memory]) -> None:
-    wide = Console(width=None if sys.stdout.isatty() else 160)
-    wide.print(_machine())
+def _print(rows: Sequence[report.Row]) -> None:
     shown = Table(*report.COLUMNS)
     for line in report.table(rows):
-        shown.add_row(*line, end_section=False)
-    wide.print(shown)
-    sizes = Table("relay", "peak RSS MiB", "PSS MiB")
-    for line in report.memory_table(used):
-        sizes.add_row(*line)
-    wide.print(sizes)
+        shown.add_row(*line)
+    Console(width=None if sys.stdout.isatty() else 240).print(shown)
 
 
-def _write(
-    chosen: argparse.Namespace,
-    rows: Sequence[report.Row],
-    used: dict[str, Memory],
-    excluded: dict[str, str],
-) -> None:
-    if chosen.markdown:
-        tables = [
-            report.markdown(report.COLUMNS, report.table(rows)),
-            report.markdown(("relay", "peak RSS MiB", "PSS MiB"), report.memory_table(used)),
-        ]
-        chosen.markdown.write_text("\n\n".join([_machine(), *tables]) + "\n")
-    if chosen.json:
-        document: dict[str, Any] = {
-            "machine": _machine(),
-            "rows": report.as_json(rows),
-            "memory": {name: [use.peak_rss, use.pss] for name, use in used.items()},
-            "not_measured": excluded,
-        }
-        chosen.json.write_text(json.dumps(document, indent=1) + "\n")
+def _summary(rows: Sequence[report.Row], used: dict[str, Memory]) -> str:
+    """Return what docs/performance.md shows."""
+    parts = [f"{_machine()}; Weir {_build()}.", report.markdown(*report.summary(rows, used))]
+    ratios = report.compared(rows, targets.WEIR, targets.WEIR_BESIDE)
+    if ratios:
+        shown = ", ".join(f"{value:.2f}x ({load})" for load, value in ratios.items())
+        parts.append(f"CPU over that of the build beside: {shown}.")
+    return "\n\n".join(parts)
+
+
+def _build() -> str:
+    """Say whether the sidecar is measured as its image has it."""
+    found = importlib.util.find_spec("weir_core.sched.scheduler")
+    compiled = found is not None and (found.origin or "").endswith(".so")
+    return "compiled" if compiled else "as written, not compiled"
 
 
 def _machine() -> str:

@@ -4,6 +4,9 @@ It is a process of its own, so that what it costs is not counted, and a bare asy
 so that it costs little. It reads one `Order` per line from stdin and answers each with one
 `Outcome` line; between orders it does nothing. Every answer is checked: status, completeness,
 and for streams the number of events. An answer that fails the check is reported, never dropped.
+
+Streams without a pace go as fast as they are read: the load generator tells the engine how many
+events it has read, and as many may follow (`engine.AsRead`).
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ import uvloop
 
 from bench.relay.processes import cpu_seconds
 from bench.relay.stats import percentile
-from bench.relay.wire import EVENT, read_stamps, request_body
+from bench.relay.wire import API_KEY, EVENT, read_stamps, request_body
 
 _RECONNECT_S: Final = 0.05
 _CONNECT_TIMEOUT_S: Final = 5.0
 _PARALLEL_CONNECTS: Final = 32
+_RAMP_SHARE: Final = 0.75
+"""Of the warm-up, in which connections are opened one after the other."""
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
 _EXTRA_EVENTS: Final = 2
@@ -34,7 +39,11 @@ _EXTRA_EVENTS: Final = 2
 
 
 class Order(msgspec.Struct, frozen=True):
-    """One measurement of one target."""
+    """One measurement of one target.
+
+    Attributes:
+        credits: The engine's socket for the events that were read; None where it keeps a pace.
+    """
 
     port: int
     pids: list[int]
@@ -45,6 +54,7 @@ class Order(msgspec.Struct, frozen=True):
     engine_time_us: int
     warmup_s: float
     window_s: float
+    credits: str | None
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -56,13 +66,18 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of an order, counted in its window."""
+    """What came of an order, counted in its window.
+
+    Attributes:
+        reads: Pieces in which the events came: fewer than events where a relay merged chunks.
+    """
 
     wall_s: float
     cpu_s: float
     load_cpu_s: float
     requests: int
     events: int
+    reads: int
     answer: Latency
     event: Latency
     failures: dict[str, int]
@@ -73,25 +88,51 @@ class Tally:
 
     def __init__(self) -> None:
         self.open = False
-        self.requests = 0
-        self.events = 0
+        self.requests = self.events = self.reads = 0
         self.answer_ns = array("q")
         self.event_ns = array("q")
         self.failures: Counter[str] = Counter()
 
     def reset(self) -> None:
         """Open the window; failures of the warm-up stay counted."""
-        self.requests = self.events = 0
+        self.requests = self.events = self.reads = 0
         self.answer_ns = array("q")
         self.event_ns = array("q")
         self.open = True
 
 
+class Credits:
+    """Tells the engine what was read: once a turn of the event loop, in bytes that add up to it."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._events = 0
+
+    def read(self, events: int) -> None:
+        """Note events that were read."""
+        if not self._events:
+            self._loop.call_soon(self._tell)
+        self._events += events
+
+    def _tell(self) -> None:
+        full, rest = divmod(self._events, 255)
+        self._transport.write(b"\xff" * full + bytes([rest]))
+        self._events = 0
+
+    def close(self) -> None:
+        """Tell nothing further."""
+        self._transport.abort()
+
+
 class Connection(asyncio.Protocol):
     """One connection: a request, its answer, the next request."""
 
-    def __init__(self, tally: Tally, order: Order, first_tokens: int) -> None:
+    def __init__(
+        self, tally: Tally, credits: Credits | None, order: Order, first_tokens: int
+    ) -> None:
         self._tally = tally
+        self._credits = credits
         self._stream = order.stream
         self._first_request = _request(order, first_tokens)
         self._request = _request(order, order.tokens)
@@ -137,6 +178,9 @@ class Connection(asyncio.Protocol):
             new = joined.count(EVENT) - self._tail.count(EVENT)
             self._events += new
             self._tally.events += new
+            self._tally.reads += 1
+            if self._credits is not None and new:
+                self._credits.read(new)
         self._tail = joined[1 - len(EVENT) :]
         if self._left == 0 or (self._left is None and joined.endswith(_LAST_CHUNK)):
             self._finish()
@@ -188,18 +232,26 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-async def keep_busy(order: Order, tally: Tally, index: int, connecting: asyncio.Semaphore) -> None:
+async def keep_busy(
+    order: Order,
+    tally: Tally,
+    credits: Credits | None,
+    index: int,
+    connecting: asyncio.Semaphore,
+) -> None:
     """Hold one request in flight until cancelled, on a new connection when one fails."""
     loop = asyncio.get_running_loop()
     share = index / order.concurrency
-    await asyncio.sleep(share * order.warmup_s / 2)
+    await asyncio.sleep(share * order.warmup_s * _RAMP_SHARE)
     # Streams begin with different lengths and plain requests at different times.
     first_tokens = max(2, round(order.tokens * share)) if order.stream else order.tokens
     while True:
         try:
             async with connecting, asyncio.timeout(_CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    partial(Connection, tally, order, first_tokens), "127.0.0.1", order.port
+                    partial(Connection, tally, credits, order, first_tokens),
+                    "127.0.0.1",
+                    order.port,
                 )
         except OSError as error:
             tally.failures[type(error).__name__] += 1
@@ -215,9 +267,10 @@ async def keep_busy(order: Order, tally: Tally, index: int, connecting: asyncio.
 async def carry_out(order: Order) -> Outcome:
     """Warm up, open the window, close it, end every connection."""
     tally = Tally()
+    credits = await _credits(order.credits) if order.credits is not None else None
     connecting = asyncio.Semaphore(_PARALLEL_CONNECTS)
     tasks = [
-        asyncio.create_task(keep_busy(order, tally, index, connecting))
+        asyncio.create_task(keep_busy(order, tally, credits, index, connecting))
         for index in range(order.concurrency)
     ]
     try:
@@ -227,21 +280,30 @@ async def carry_out(order: Order) -> Outcome:
         await asyncio.sleep(order.window_s)
         tally.open = False
         end = (time.monotonic(), cpu_seconds(order.pids), time.process_time())
-        requests, events = tally.requests, tally.events
+        requests, events, reads = tally.requests, tally.events, tally.reads
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if credits is not None:
+            credits.close()
     return Outcome(
         wall_s=end[0] - begin[0],
         cpu_s=end[1] - begin[1],
         load_cpu_s=end[2] - begin[2],
         requests=requests,
         events=events,
+        reads=reads,
         answer=_latency(tally.answer_ns),
         event=_latency(tally.event_ns),
         failures=dict(tally.failures),
     )
+
+
+async def _credits(path: str) -> Credits:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_unix_connection(asyncio.Protocol, path)
+    return Credits(transport, loop)
 
 
 def _latency(samples_ns: array[int]) -> Latency:
@@ -260,7 +322,9 @@ def _request(order: Order, tokens: int) -> bytes:
     )
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        b"authorization: Bearer %s\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+        % (API_KEY.encode(), len(body), body)
     )
 
 

@@ -1,12 +1,15 @@
-"""What is measured: the cells, how long each is, and in which order they come."""
+"""What is measured: the loads, how long each is, and in which order they come.
+
+A paced load leaves the relay time between requests, so that what each costs is decided by cold
+caches and wake-ups. A saturated one never lets it wait, so that the work decides.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 T = TypeVar("T")
 Kind = Literal["plain", "stream"]
@@ -22,36 +25,70 @@ class Cell:
         kind: Plain requests, or streams.
         body_bytes: Size of the request body.
         concurrency: Requests in flight.
+        paced: The engine takes its time; else it answers at once, and streams go as fast as
+            they are read.
     """
 
     kind: Kind
     body_bytes: int
     concurrency: int
+    paced: bool = True
 
     @property
     def name(self) -> str:
-        """A short name, such as `stream 400 B x64`."""
-        size = (
-            f"{self.body_bytes // 1000} kB" if self.body_bytes >= 1000 else f"{self.body_bytes} B"
-        )
-        return f"{self.kind} {size} x{self.concurrency}"
+        """A short name, such as `stream-64` or `plain-32-saturated`."""
+        size = "" if self.body_bytes < 1000 else f"-{self.body_bytes // 1000}kB"
+        return f"{self.kind}-{self.concurrency}{size}" + ("" if self.paced else "-saturated")
+
+    @property
+    def title(self) -> str:
+        """The head of its column in the summary."""
+        unit = "plain request" if self.kind == "plain" else "chunk"
+        size = "" if self.body_bytes < 1000 else f" of {self.body_bytes // 1000} kB"
+        return f"{unit}{size}, {self.concurrency} " + ("paced" if self.paced else "saturated")
 
     @property
     def engine_time_us(self) -> int:
         """The engine's time per plain answer, or between two tokens of a stream.
 
-        It grows with the concurrency, so that the rate stays one that every relay and two
-        cores can hold (at most 500 requests or 6,400 chunks a second): a saturated relay
-        merges chunks and would look cheaper than it is, and its latency would be its queue.
+        Where it keeps a pace this grows with the concurrency, so that the rate stays one that
+        every relay and two cores can hold (at most 500 requests or 6,400 chunks a second).
         """
+        if not self.paced:
+            return 0
         if self.kind == "plain":
             return max(2_000, self.concurrency * 2_000)
         return max(2_000, self.concurrency * 1_000_000 // 6_400)
 
     @property
     def warmup_s(self) -> float:
-        """Long enough to connect and, for plain requests, to answer each connection once."""
-        return 0.5 + self.concurrency / 400
+        """Long enough to connect and, for plain requests, to answer each connection once.
+
+        Connections come slower than the sidecar lets prompts into an engine of such steps.
+        """
+        return 0.5 + self.concurrency / 320
+
+
+PUBLISHED: Final = (
+    Cell("plain", 400, 64),
+    Cell("stream", 400, 64),
+    Cell("stream", 400, 512),
+    Cell("plain", 400, 32, paced=False),
+    Cell("stream", 400, 64, paced=False),
+)
+"""The columns of the summary."""
+
+FURTHER: Final = (
+    Cell("plain", 400, 1),
+    Cell("plain", 400, 512),
+    Cell("plain", 40_000, 1),
+    Cell("stream", 400, 1),
+    Cell("stream", 40_000, 64),
+)
+"""Loads to be asked for by name. 40 kB are about 10,000 tokens: many such prompts at once would
+wait in the sidecar's queue, as they should, and say nothing of the relay."""
+
+CELLS: Final = {cell.name: cell for cell in (*PUBLISHED, *FURTHER)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +115,3 @@ class Plan:
         """Return about how long the measurements take together."""
         once = sum(cell.warmup_s + self.window_s + 0.1 for cell in self.cells)
         return once * targets * self.repetitions
-
-
-def plan_of(kinds: Sequence[Kind], *, repetitions: int, window_s: float, quick: bool) -> Plan:
-    """Return the plan for the kinds asked for.
-
-    40 kB streams run at one level only: a body's size costs per request, not per chunk.
-    """
-    cells: list[Cell] = []
-    if "plain" in kinds:
-        cells += [Cell("plain", size, n) for size, n in product((400, 40_000), (1, 64, 512))]
-    if "stream" in kinds:
-        cells += [Cell("stream", 400, n) for n in (1, 64, 512)] + [Cell("stream", 40_000, 64)]
-    if quick:
-        cells = [cell for cell in cells if cell.body_bytes == 400 and cell.concurrency != 1]
-    return Plan(tuple(cells), repetitions, window_s)

@@ -1,11 +1,13 @@
-"""From outcomes to rows, and from rows to a table, Markdown or JSON."""
+"""From outcomes to rows, from rows to tables, and from outcomes to the lines of the raw runs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+
+import msgspec
 
 from bench.relay.load import Outcome
 from bench.relay.plan import Cell
@@ -22,6 +24,7 @@ COLUMNS: Final = (
     "relay",
     "CPU us",
     "x best router",
+    "a second of one core",
     "added p50 ms",
     "added p99 ms",
     "added p50 ms, chunk",
@@ -45,10 +48,10 @@ class Row:
     Attributes:
         cpu_us: CPU of the relay per request, or per chunk of a stream; None for direct.
         cpu_ratio: That over the best router's.
-        added_p50_ms: Request in plus first token out, over a direct connection's.
+        added_p50_ms: Request in plus first token out, over a direct connection's. A saturated
+            relay has no latencies: they would be the length of its queue.
         added_p99_ms: The same at the 99th percentile.
         chunk_added_p50_ms: One later chunk, over a direct connection's; streams only.
-        rate_per_s: Requests or chunks a second that came through.
         failures: What went wrong, and how often.
     """
 
@@ -59,15 +62,24 @@ class Row:
     added_p50_ms: Spread | None
     added_p99_ms: Spread | None
     chunk_added_p50_ms: Spread | None
-    rate_per_s: Spread | None
     failures: dict[str, int]
+
+    @property
+    def of_core(self) -> float | None:
+        """Requests or chunks that a second of one core is enough for."""
+        return None if self.cpu_us is None else _US / self.cpu_us.median
+
+    @property
+    def failed(self) -> str:
+        """What went wrong, in words."""
+        return ", ".join(f"{n}x {what}" for what, n in sorted(self.failures.items())) or "0"
 
 
 def rows(measurements: Sequence[Measurement], *, direct: str, routers: Sequence[str]) -> list[Row]:
     """Return a row per cell and target: direct first, the routers last."""
     cells = sorted(
         {each.cell for each in measurements},
-        key=lambda cell: (cell.kind, cell.body_bytes, cell.concurrency),
+        key=lambda cell: (not cell.paced, cell.kind, cell.body_bytes, cell.concurrency),
     )
     targets = sorted(
         {each.target for each in measurements},
@@ -96,7 +108,7 @@ def _row(
 ) -> Row:
     def added(of: Callable[[Outcome], float | None]) -> Spread | None:
         base = _median(Spread.of(of(each) for each in direct)) if direct is not None else 0.0
-        if base is None:
+        if base is None or not cell.paced:
             return None
         return Spread.of(
             None if (value := of(each)) is None else (value - base) * _MS for each in outcomes
@@ -114,7 +126,6 @@ def _row(
         added_p50_ms=added(lambda each: each.answer.p50_s),
         added_p99_ms=added(lambda each: each.answer.p99_s),
         chunk_added_p50_ms=added(lambda each: each.event.p50_s),
-        rate_per_s=Spread.of(_units(cell, each) / each.wall_s for each in outcomes),
         failures=dict(failures),
     )
 
@@ -138,15 +149,60 @@ def table(found: Iterable[Row]) -> list[list[str]]:
         [
             row.cell.name,
             row.target,
-            show(row.cpu_us, 0 if row.cell.kind == "plain" else 1),
+            show(row.cpu_us, _digits(row.cell)),
             MISSING if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}",
+            MISSING if row.of_core is None else f"{row.of_core:,.0f}",
             show(row.added_p50_ms, 2),
             show(row.added_p99_ms, 2),
             show(row.chunk_added_p50_ms, 2),
-            ", ".join(f"{n}x {what}" for what, n in sorted(row.failures.items())) or "0",
+            row.failed,
         ]
         for row in found
     ]
+
+
+def summary(
+    found: Sequence[Row], used: Mapping[str, Memory]
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return the header and the lines of a table with a line per relay and a column per load."""
+    cells = list(dict.fromkeys(row.cell for row in found))
+    by_place = {(row.target, row.cell): row for row in found}
+    header = ("CPU", *(cell.title for cell in cells), "PSS MiB")
+    lines = [
+        [
+            target,
+            *(_in_short(by_place.get((target, cell))) for cell in cells),
+            f"{memory.pss / _MIB:.0f}",
+        ]
+        for target, memory in used.items()
+    ]
+    return header, lines
+
+
+def _in_short(row: Row | None) -> str:
+    if row is None or row.cpu_us is None:
+        return row.failed if row is not None and row.failures else MISSING
+    text = f"{row.cpu_us.median:.{_digits(row.cell)}f} us"
+    if row.cpu_ratio is not None:
+        text += f", {row.cpu_ratio:.2f}x"
+    if not row.cell.paced:
+        text += f", {row.of_core:,.0f}/s"
+    return f"{text}, failed: {row.failed}" if row.failures else text
+
+
+def compared(found: Iterable[Row], target: str, other: str) -> dict[str, float]:
+    """Return CPU of `target` over that of `other`, by load, where both were measured."""
+    cpu = {(row.target, row.cell): _median(row.cpu_us) for row in found}
+    ratios = {
+        cell.name: ratio(value, cpu.get((other, cell)))
+        for (name, cell), value in cpu.items()
+        if name == target
+    }
+    return {name: value for name, value in ratios.items() if value is not None}
+
+
+def _digits(cell: Cell) -> int:
+    return 0 if cell.kind == "plain" else 1
 
 
 def show(spread: Spread | None, digits: int) -> str:
@@ -157,19 +213,20 @@ def show(spread: Spread | None, digits: int) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def memory_table(found: dict[str, Memory]) -> list[list[str]]:
-    """Return target, peak RSS and PSS in MiB."""
-    return [
-        [name, f"{use.peak_rss / _MIB:.0f}", f"{use.pss / _MIB:.0f}"] for name, use in found.items()
-    ]
-
-
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     body = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in body)
 
 
-def as_json(found: Iterable[Row]) -> list[dict[str, Any]]:
-    """Return rows as plain data."""
-    return [asdict(row) for row in found]
+def raw(
+    about: Mapping[str, Any], measurements: Iterable[Measurement], used: Mapping[str, Memory]
+) -> str:
+    """Return JSON lines: what was run, every measurement in its order, memory by relay."""
+    lines: list[Mapping[str, Any]] = [about]
+    lines += [
+        {"load": each.cell.name, "relay": each.target, **msgspec.structs.asdict(each.outcome)}
+        for each in measurements
+    ]
+    lines += [{"relay": name, **asdict(memory)} for name, memory in used.items()]
+    return "".join(msgspec.json.encode(line).decode() + "\n" for line in lines)

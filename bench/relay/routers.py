@@ -1,7 +1,7 @@
 """The routers beside which the sidecar is measured, in an environment of their own.
 
-`requirements/bench.lock` pins them with hashes. They are installed once, under
-`$WEIR_CACHE/bench`, and again only when the lock changes.
+`requirements/bench.lock` and `requirements/peers.lock` pin them with hashes. They are installed
+once, under `$WEIR_CACHE/bench`, and again only when the lock changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-_LOCK: Final = Path(__file__).parents[2] / "requirements" / "bench.lock"
+_LOCKS: Final = Path(__file__).parents[2] / "requirements"
+_LOCK: Final = _LOCKS / "bench.lock"
+SMG_LOCK: Final = _LOCKS / "peers.lock"
+"""SMG apart: it and sglang-router install the same command."""
+
 _INSTALL_TIMEOUT_S: Final = 300
 
 

@@ -1,8 +1,9 @@
 """What the load generator and the engine of this benchmark say to each other.
 
 The request is an ordinary chat completion; `seed` carries the time the engine takes, in
-microseconds, because every router passes that field on. The answer carries nanosecond stamps
-of the monotonic clock, which all processes of one machine share, as its text:
+microseconds, because every router passes that field on; with 0 it answers at once. The answer
+carries nanosecond stamps of the monotonic clock, which all processes of one machine share, as its
+text:
 
     @IN@OUT   in the first token: when the request was complete, when this token left
     @OUT      in every later token
@@ -16,6 +17,8 @@ from typing import Final
 import msgspec
 
 MODEL: Final = "tiny"
+API_KEY: Final = "sk-bench-relay"
+"""Every request carries it; the sidecars know it by its hash, the others pass it on."""
 EVENT: Final = b"data: "
 STAMP_MARK: Final = b'"content":"@'
 STAMP_DIGITS: Final = 19
@@ -97,14 +100,14 @@ def role_event() -> bytes:
     )
 
 
-def whole_answer(stamped: bytes) -> bytes:
+def whole_answer(stamped: bytes, prompt_tokens: int) -> bytes:
     """Return the body of an answer that is not streamed."""
     return (
         b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1700000000,'
         b'"model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"'
         + stamped
-        + b'"},"logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":10,'
-        b'"total_tokens":11,"completion_tokens":1}}'
+        + b'"},"logprobs":null,"finish_reason":"length"}],"usage":{"prompt_tokens":%d,'
+        b'"total_tokens":%d,"completion_tokens":1}}' % (prompt_tokens, prompt_tokens + 1)
     )
 
 
