@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 UNKNOWN_ENGINE = Facts("fcfs", max_num_seqs=128, max_num_batched_tokens=2048, kv_capacity_tokens=0)
 """What is taken of an engine that says nothing of itself: plain vLLM with modest bounds."""
 _NO_KV_BOUND = 1 << 40
+_DONE = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+"""How a stream of chat or completions ends, in its last chunk and HTTP's."""
 _PATIENCE = 1.5
 """Times the expected time to first token after which a silent prompt counts as done."""
 _PATIENCE_GRID_S = 0.01
@@ -87,7 +89,7 @@ class Driver:
         self._metrics = metrics
         self._memory = memory
         self._clock = clock
-        self.count_prompt = prompts.count
+        self.prompts = prompts
         self._document = PolicyDocument()
         self.directory = Directory(self._document)
         self._configure_memory()
@@ -307,7 +309,9 @@ class Driver:
             prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
             self._note_lengths(request, usage)
         elif request.exchange is not None and request.exchange.tokens:
-            output_tokens = request.exchange.tokens
+            # The last chunk of OpenAI's streams is no token.
+            ends_in_words = request.exchange.tail.endswith(_DONE)
+            output_tokens = max(1, request.exchange.tokens - ends_in_words)
         self._forget(request)
         self._perform(self.scheduler.on_finish(request.id, now, prompt_tokens, output_tokens), now)
 

@@ -49,7 +49,7 @@ from weir_sidecar.frontend.auth import (
     ttft_target_s,
     wants_explanation,
 )
-from weir_sidecar.frontend.body import read_body
+from weir_sidecar.frontend.body import body_at_hand, is_at_hand, read_body
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.frontend.cors import CrossOrigin
 from weir_sidecar.frontend.errors import DROPPED_REASON, ApiError
@@ -221,7 +221,7 @@ class InFlightRequest:
             if self._broke_off:
                 await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
-            self.outcome = Outcome.CLIENT_GONE
+            self.outcome = self.outcome or Outcome.CLIENT_GONE
             raise
         except ApiError as error:
             response = self._refuse(error)
@@ -239,9 +239,14 @@ class InFlightRequest:
         return self.client.response
 
     async def _run(self) -> None:
-        self._read_head()
-        await self._read_body()
         shared = self.shared
+        self._read_head()
+        if is_at_hand(self.http, self.head):
+            # The usual case costs no coroutine.
+            self._body = body_at_hand(self.http, shared.limits.max_body_bytes, self._hold)
+        else:
+            await self._read_body()
+        self._classify()
         if shared.replicas is not None:
             await self._ask_replicas(shared.replicas)
         elif shared.driver is not None and shared.engine is not None:
@@ -344,7 +349,7 @@ class InFlightRequest:
 
     async def _read_body(self) -> None:
         shared = self.shared
-        body = await read_body(
+        self._body = await read_body(
             self.http,
             self.head,
             limit_bytes=shared.limits.max_body_bytes,
@@ -356,21 +361,14 @@ class InFlightRequest:
             self.head.lines.append(
                 b"content-encoding: %b\r\n" % self.head.encoding.encode("latin-1")
             )
-        self._body = body
-        shared.metrics.body_bytes.observe(len(body))
-        if self.endpoint is not None and self.endpoint.kind is not Kind.NO_GENERATION:
-            self.asks = self._read_wishes(self.endpoint, body)
-        if self.trace is not None:
-            self.trace.describe(operation_of(self.http.path), self.asks)
-        self._classify()
 
-    def _read_wishes(self, endpoint: Endpoint, body: bytes) -> RequestBody:
+    def _read_wishes(self, endpoint: Endpoint) -> RequestBody:
         """Return what the body makes the engine do; raise the refusal."""
-        content_type = self.http.headers.get("Content-Type", "")
+        content_type = self.head.said.get(b"content-type", "")
         try:
             if content_type.lower().startswith("multipart/form-data"):
-                return bodies.read_form(content_type, body)
-            return bodies.read_body(endpoint, body)
+                return bodies.read_form(content_type, self._body)
+            return bodies.read_body(endpoint, self._body)
         except InvalidBody as error:
             if self.shared.driver is None:  # a front leaves it to the replicas
                 return _PLAIN
@@ -397,7 +395,12 @@ class InFlightRequest:
             self._call.body = ()
 
     def _classify(self) -> None:
-        """Name the class and the tenant; raise the refusal."""
+        """Look at what the body asks for, and name the class and the tenant; raise the refusal."""
+        self.shared.metrics.body_bytes.observe(len(self._body))
+        if self.endpoint is not None and self.endpoint.kind is not Kind.NO_GENERATION:
+            self.asks = self._read_wishes(self.endpoint)
+        if self.trace is not None:
+            self.trace.describe(operation_of(self.http.path), self.asks)
         driver, caller = self.shared.driver, self.caller
         if driver is None or caller is None:
             return
@@ -419,7 +422,7 @@ class InFlightRequest:
         """Send the request when the scheduler dispatches it, again where it lost its place."""
         await self._enter_pool(driver)
         while True:
-            dispatch = await self._dispatched()
+            dispatch = self.dispatch or await self._dispatched()
             if self.trace is not None:
                 now = self.shared.clock()
                 self.trace.routed(now, now)  # the one candidate
@@ -444,7 +447,9 @@ class InFlightRequest:
             self._check_beams(driver)
         of_class = driver.directory.ttft_target_s(self.class_name)
         target_s = bounded_target_s(ttft_target_s(self.head.said), of_class)
-        prompt_tokens = await driver.count_prompt(self.http.path, self._body)
+        prompt_tokens = None
+        if driver.prompts.counts(self.http.path, self._body):
+            prompt_tokens = await driver.prompts.count(self._body)
         self.streams = asks.streams
         if self.streams:
             self.tokens_in = partial(tokens_in, self.api)
@@ -676,8 +681,7 @@ class InFlightRequest:
         shape, exchange = error_shape_of(self.http.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
         event = ending_event(shape, error.message, error.status, error.code, number)
-        self.client.break_off(answer, event)
-        self._broke_off = True
+        self._broke_off = self.client.break_off(answer, event)
 
     # ---- what the registry asks
 

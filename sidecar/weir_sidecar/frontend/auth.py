@@ -44,6 +44,7 @@ READ_HEADERS: Final = frozenset(
         *TTFT_HEADERS,
         EXPLAIN_HEADER,
         FAILOVER_HEADER,
+        b"content-type",
         *SECRET_HEADERS,
     }
 )

@@ -54,7 +54,7 @@ async def read_body(
     if head.announced_bytes > limit_bytes:
         raise errors.too_large(limit_bytes)
     if inflater is None and request.content.is_eof():
-        return _at_hand(request, limit_bytes, hold)
+        return body_at_hand(request, limit_bytes, hold)
     if head.expects_continue and request.transport is not None:
         request.transport.write(_CONTINUE)
     try:
@@ -70,8 +70,13 @@ async def read_body(
         raise errors.bad_request(f"The request body cannot be read: {error}") from error
 
 
-def _at_hand(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
-    """Return a small body that came together with its head."""
+def is_at_hand(request: web.BaseRequest, head: RequestHead) -> bool:
+    """Tell whether the whole body came together with its head, as it is."""
+    return not head.encoding and request.content.is_eof()
+
+
+def body_at_hand(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
+    """Return a body that is at hand; raise the `ApiError` where it is too large."""
     body = request.content.read_nowait()
     if len(body) > limit_bytes:
         raise errors.too_large(limit_bytes)

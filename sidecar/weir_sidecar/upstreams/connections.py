@@ -143,13 +143,17 @@ class Pool:
         """Connections waiting for a request."""
         return len(self._idle)
 
-    async def acquire(self, *, fresh: bool = False) -> Connection:
-        """Return a connection, the most recently used first; raise `EngineUnavailable`."""
-        while self._idle and not fresh:
+    def take_idle(self) -> Connection | None:
+        """Return an idle connection, the most recently used first, or None."""
+        while self._idle:
             connection = self._idle.pop()
             if connection.open and self._clock() - connection.idle_since < self._idle_s:
                 return connection
             connection.close()
+        return None
+
+    async def open(self) -> Connection:
+        """Return a fresh connection; raise `EngineUnavailable`."""
         connection = Connection(self)
         try:
             async with asyncio.timeout(self._connect_s):
@@ -186,7 +190,7 @@ class Pool:
             f"{method} {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n"
             f"{length if body else ''}\r\n"
         )
-        connection = await self.acquire(fresh=True)
+        connection = await self.open()
         try:
             connection.send(exchange, [head.encode(), body] if body else [head.encode()])
             async with asyncio.timeout(timeout_s):

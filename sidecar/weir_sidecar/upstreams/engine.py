@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from weir_core.wire.answers import reports_failure, was_aborted
 from weir_sidecar.settings import Timeouts
@@ -10,7 +11,10 @@ from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Pool
 from weir_sidecar.upstreams.monitor import Monitor
 from weir_sidecar.upstreams.splice import Ending, Exchange
-from weir_sidecar.upstreams.upstream import Attempted, Call, Upstream
+from weir_sidecar.upstreams.upstream import Call, Upstream
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
 
 
 class OwnEngine(Upstream):
@@ -32,7 +36,7 @@ class OwnEngine(Upstream):
         super().__init__(connections, metrics, timeouts, clock)
         self._monitor = monitor
 
-    async def attempt(self, request: Attempted, call: Call) -> Exchange | None:
+    async def attempt(self, request: InFlightRequest, call: Call) -> Exchange | None:
         """Make the attempt; after one that was lost, the monitor knows whether the engine is gone.
 
         The monitor tells the scheduler of a gone engine, and the scheduler takes back whatever has
@@ -43,11 +47,11 @@ class OwnEngine(Upstream):
             await self._monitor.check()
         return exchange
 
-    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:
+    def suspects(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:
         """Hold back a 5xx, and an answer that begins with a failure: the engine may be dying."""
         return answer.status >= 500 or reports_failure(request.api, piece)
 
-    async def accepts(self, request: Attempted, answer: Exchange) -> bool:
+    async def accepts(self, request: InFlightRequest, answer: Exchange) -> bool:
         """Pass an error on when the engine is well.
 
         An answer that the engine gave up is none, however well the engine seems.

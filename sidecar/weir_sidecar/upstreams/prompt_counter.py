@@ -26,13 +26,18 @@ class PromptCounter:
         self._settings = settings
         self._counting = 0
 
-    async def count(self, path: str, body: bytes) -> int | None:
+    def counts(self, path: str, body: bytes) -> bool:
+        """Tell whether a body is worth a question, and the engine is not asked too much already."""
+        bounds = self._settings
+        return (
+            len(body) >= bounds.min_bytes
+            and path in _TOKENIZABLE
+            and self._counting < bounds.at_once
+        )
+
+    async def count(self, body: bytes) -> int | None:
         """Return a prompt's tokens; None where the body's size has to do for an estimate."""
         bounds = self._settings
-        if len(body) < bounds.min_bytes or path not in _TOKENIZABLE:
-            return None
-        if self._counting >= bounds.at_once:
-            return None
         self._counting += 1
         try:
             reply = await self._connections.ask(

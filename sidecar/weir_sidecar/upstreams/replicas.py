@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable, InvalidSpec
@@ -22,7 +22,10 @@ from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import tcp_pool
 from weir_sidecar.upstreams.splice import Exchange
-from weir_sidecar.upstreams.upstream import Attempted, Upstream
+from weir_sidecar.upstreams.upstream import Upstream
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +99,11 @@ class Replica(Upstream):
         """The replica, for a log line."""
         return {"replica": self.name}
 
-    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+    def suspects(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
         """Hold back a refusal: another replica may take the request."""
         return answer.status in (429, 503) and answer.header(_DROPPED) is not None
 
-    async def accepts(self, request: Attempted, answer: Exchange) -> bool:  # noqa: ARG002
+    async def accepts(self, request: InFlightRequest, answer: Exchange) -> bool:  # noqa: ARG002
         """Pass a refusal on where no other replica is left to be asked."""
         return not request.may_fail_over
 

@@ -97,9 +97,12 @@ class Exchange:
         "_at_boundary",
         "_begun",
         "_bodiless",
+        "_chunks",
         "_clock",
         "_complete",
         "_early",
+        "_first_chunks",
+        "_first_tokens",
         "_head",
         "_held",
         "_last",
@@ -119,7 +122,6 @@ class Exchange:
         "received_bytes",
         "reusable",
         "status",
-        "tokens",
     )
 
     def __init__(
@@ -151,8 +153,9 @@ class Exchange:
         self.paused = False
         self.reusable = False
         self.received_bytes = 0
-        self.tokens = 0
-        """Events with content so far, of an event stream; several tokens may share one."""
+        # An engine sends a chunk for each step of a stream. Events are looked into only until one
+        # of them shows a token; from there on chunks are counted.
+        self._chunks = self._first_chunks = self._first_tokens = 0
         self.first_byte_at: float | None = None
 
     # What the handler sees.
@@ -172,6 +175,13 @@ class Exchange:
         return self._held is not None
 
     @property
+    def tokens(self) -> int:
+        """Chunks of an event stream that brought tokens so far; several may share one."""
+        if not self._first_tokens:
+            return 0
+        return self._first_tokens + self._chunks - self._first_chunks
+
+    @property
     def tail(self) -> bytes:
         """The last pieces of the answer, for what its end says."""
         return (self._third_last + self._two_last + self._last)[-TAIL_BYTES:]
@@ -185,9 +195,14 @@ class Exchange:
         """Return the value of a header by its lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the exchange ended, or needs its handler."""
+        return self.ending is not None or self.paused or self._held is not None
+
     async def interruption(self) -> None:
         """Wait until the exchange ended, or needs its handler."""
-        if self.ending is None and not self.paused and self._held is None:
+        if not self.needs_attention:
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 await self._wake
@@ -266,6 +281,7 @@ class Exchange:
 
     def on_chunk_header(self) -> None:
         """Note that a chunk has begun."""
+        self._chunks += 1
         self._at_boundary = False
 
     def on_chunk_complete(self) -> None:
@@ -302,8 +318,6 @@ class Exchange:
         if piece and not self._parse(piece):
             return
         self.received_bytes += len(piece)
-        if self._tokens_in is not None:
-            self.tokens += self._tokens_in(piece)
         self._forward(piece)
         if self._held is not None or self.ending is not None:
             return
@@ -352,7 +366,10 @@ class Exchange:
 
     def _is_early(self, piece: bytes) -> bool:
         """Whether an event stream has not come to its content yet, and may still be held back."""
-        if self._tokens_in is None or self.tokens or self._complete or self.status >= 400:
+        if self._tokens_in is None or self.status >= 400:
+            return False
+        self._first_tokens, self._first_chunks = self._tokens_in(piece), self._chunks
+        if self._first_tokens or self._complete:
             return False
         if not (self.header(b"content-type") or b"").startswith(EVENT_STREAM):
             return False

@@ -11,19 +11,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from weir_core.errors import EngineUnavailable
 from weir_core.sched.types import Reason
-from weir_core.wire.paths import Api
 from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.telemetry.tracing import RequestTrace
 from weir_sidecar.upstreams.connections import Pool
 from weir_sidecar.upstreams.splice import Ending, Exchange
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
 
 log = logging.getLogger(__name__)
 
@@ -54,23 +55,6 @@ class Call:
         return [head, *self.body]
 
 
-class Attempted(Protocol):
-    """What an attempt needs of its request."""
-
-    api: Api
-    arrival: float
-    client: Client
-    exchange: Exchange | None
-    may_fail_over: bool
-    """Another upstream is left for it, should this one refuse."""
-    trace: RequestTrace | None
-    tokens_in: Callable[[bytes], int] | None
-
-    @property
-    def is_placed(self) -> bool:
-        """Whether the request still has the place that it was sent for."""
-
-
 class Upstream:
     """One place that answers requests.
 
@@ -94,15 +78,15 @@ class Upstream:
         self._timeouts = timeouts
         self._clock = clock
 
-    def suspects(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+    def suspects(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
         """Tell whether an answer should be held back until `accepts` has judged it."""
         return False
 
-    async def accepts(self, request: Attempted, answer: Exchange) -> bool:  # noqa: ARG002
+    async def accepts(self, request: InFlightRequest, answer: Exchange) -> bool:  # noqa: ARG002
         """Tell whether a held answer may go to the client; if not, it counts as lost."""
         return True
 
-    async def attempt(self, request: Attempted, call: Call) -> Exchange | None:
+    async def attempt(self, request: InFlightRequest, call: Call) -> Exchange | None:
         """Send a request and relay its answer; None where no connection could be opened.
 
         Raises:
@@ -120,9 +104,13 @@ class Upstream:
             return None
         return exchange
 
-    async def _send(self, request: Attempted, call: Call, *, fresh: bool) -> tuple[Exchange, bool]:
+    async def _send(
+        self, request: InFlightRequest, call: Call, *, fresh: bool
+    ) -> tuple[Exchange, bool]:
         """Make one attempt on one connection; tell whether that connection had been used before."""
-        connection = await self._connections.acquire(fresh=fresh)
+        connection = None if fresh else self._connections.take_idle()
+        if connection is None:
+            connection = await self._connections.open()
         used = connection.used
         exchange = request.exchange = request.client.exchange(
             self._clock,
@@ -148,12 +136,12 @@ class Upstream:
             connection.finish()
         return exchange, used
 
-    def _holds_back(self, request: Attempted, answer: Exchange, piece: bytes) -> bool:
+    def _holds_back(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:
         """Tell whether an answer should be held back; an error, too, whose stream has its head."""
         told_too_late = request.client.head_sent and answer.status >= 400
         return told_too_late or self.suspects(request, answer, piece)
 
-    async def _judge(self, request: Attempted, exchange: Exchange) -> None:
+    async def _judge(self, request: InFlightRequest, exchange: Exchange) -> None:
         told_too_late = request.client.head_sent and exchange.status >= 400
         if await self.accepts(request, exchange) and not told_too_late:
             exchange.release()
