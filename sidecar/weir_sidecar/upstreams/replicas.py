@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable, InvalidSpec
@@ -37,8 +36,7 @@ machine a loaded one may be late. One that says it is not ready is out at once."
 _DROPPED: Final = DROPPED_REASON.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a replica's sidecar listens, written `HOST[:API_PORT[:ADMIN_PORT]]`."""
 
     host: str
