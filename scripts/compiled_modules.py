@@ -21,7 +21,7 @@ _LEFT = {"__init__.py", "policies.py", "counts.py", "types.py"}
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
     "frontend/headers", "telemetry/instruments", "upstreams/connections", "upstreams/engine",
-    "upstreams/splice", "upstreams/upstream",
+    "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 
