@@ -133,6 +133,13 @@ class ClientConnection(RequestHandler):
         else:
             self.force_close()
 
+    def _process_keepalive(self) -> None:
+        """End an idle connection, but none on which a head has begun: that has its own bound."""
+        if self._head_bytes:
+            self._keepalive_handle = None
+        else:
+            super()._process_keepalive()
+
     def handle_error(
         self,
         request: web.BaseRequest,

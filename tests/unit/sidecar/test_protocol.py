@@ -1,4 +1,4 @@
-"""What a client's connection does when the client takes nothing of its answer."""
+"""When a client's connection is ended, in simulated time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from bench.fuzz.network import SimulatedLoop, Wire
 from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.frontend.protocol import HttpServer
+from weir_sidecar.frontend.protocol import ClientConnection, HttpServer
 from weir_sidecar.settings import Limits, Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Peer:
@@ -37,12 +39,23 @@ def refuse_unread(error: ApiError) -> web.StreamResponse:
     return error.response("", "id", close=True)
 
 
+def connected(peer: Peer, **bounds: float) -> tuple[HttpServer, ClientConnection, Wire]:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    metrics = Metrics(CollectorRegistry())
+    server = HttpServer(answer, refuse_unread, Limits(), Timeouts(**bounds), metrics)
+    connection = server()
+    wire = Wire(loop, connection, peer)
+    connection.connection_made(wire)
+    return server, connection, wire
+
+
 @pytest.mark.parametrize(
     "sent",
     [
         pytest.param(b"rubbish\r\n\r\n", id="one answer, after which the connection closes"),
-        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", id="one answer, larger than its buffer"),
-        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 99, id="more answers than fit"),
+        pytest.param(REQUEST, id="one answer, larger than its buffer"),
+        pytest.param(REQUEST * 99, id="more answers than fit"),
     ],
 )
 @pytest.mark.parametrize(
@@ -56,14 +69,8 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
     sent: bytes, reads: Callable[[int], bool], ends: bool
 ) -> None:
     async def scene() -> bool:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimulatedLoop)
-        bounds = Timeouts(slow_client_s=5.0, client_idle_s=1000.0)
-        server = HttpServer(answer, refuse_unread, Limits(), bounds, Metrics(CollectorRegistry()))
-        connection = server()
-        wire = Wire(loop, connection, Peer())
+        server, connection, wire = connected(Peer(), slow_client_s=5.0, client_idle_s=1000.0)
         wire.peer_reads(False)
-        connection.connection_made(wire)
         wire.deliver(sent)
         cut_off = False
         for second in range(1, 20):
@@ -78,3 +85,28 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
 
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         assert runner.run(scene()) is ends
+
+
+@pytest.mark.parametrize(
+    ("at_s", "want"),
+    [
+        pytest.param(5.9, 2, id="a head that begins in time is awaited"),
+        pytest.param(6.1, 1, id="an idle connection is closed"),
+    ],
+)
+def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) -> None:
+    async def scene() -> bytes:
+        peer = Peer()
+        _, connection, wire = connected(peer, client_idle_s=6.0)
+        wire.deliver(REQUEST)
+        await asyncio.sleep(at_s)
+        wire.deliver(REQUEST[:10])
+        await asyncio.sleep(0.5)
+        wire.deliver(REQUEST[10:])
+        await asyncio.sleep(0.5)
+        connection.force_close()
+        await asyncio.sleep(0.5)
+        return peer.received
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        assert runner.run(scene()).count(b"HTTP/1.1 200 OK") == want
