@@ -122,7 +122,7 @@ class Batch:
         faults += subject.left_behind()
         for client in clients:
             self.inputs += client.begun
-            faults += client.faults(subject.engine.answers)
+            faults += client.faults(subject.engine.answers, may_close=subject.is_drained)
             if not client.is_gone:
                 faults.append("a connection has not ended")
         self.outcomes = subject.outcomes()

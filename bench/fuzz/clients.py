@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -33,6 +33,22 @@ class Answer:
     def is_ours(self) -> bool:
         """Whether the sidecar made it, and not the engine."""
         return self.headers.get(b"server") == b"weir"
+
+    @property
+    def is_until_close(self) -> bool:
+        """Whether its end is that of its connection."""
+        return b"transfer-encoding" not in self.headers and b"content-length" not in self.headers
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether nothing follows it."""
+        says_so = self.headers.get(b"connection", b"").lower() == b"close"
+        return says_so or self.body is None or self.is_until_close
+
+    def is_body(self, want: bytes) -> bool:
+        """Tell whether it has this body, or says itself that it broke off."""
+        says_so = self.is_until_close and b"\n\nevent: error\n: " in (self.body or b"")
+        return self.body is None or self.body == want or says_so
 
 
 class NotHttp(ValueError):
@@ -136,13 +152,16 @@ class Client:
                 break
             if answer.status != 100:
                 found.append(answer)
+        if found and found[-1].is_until_close and (self.wire.was_aborted or self.left):
+            found[-1] = replace(found[-1], body=None)
         return found
 
-    def faults(self, bodies: Mapping[int, bytes]) -> Iterator[str]:
+    def faults(self, bodies: Mapping[int, bytes], *, may_close: bool) -> Iterator[str]:
         """Yield what is wrong with the answers.
 
         Args:
             bodies: What the engine sent for each script.
+            may_close: A drain may have ended the connection without an answer.
         """
         try:
             answers = self.answers()
@@ -153,9 +172,22 @@ class Client:
             yield f"{len(answers)} answers to {len(self.sent)} requests"
         for answer in answers:
             yield from self._wrong(answer, bodies)
+        if not may_close and self._is_unanswered(answers):
+            yield f"{len(answers)} answers to {self.begun} requests, and the connection was closed"
         cut = [number for number, each in enumerate(answers, start=1) if each.body is None]
         if cut and (not self.is_gone or cut[0] < len(answers)):
             yield "an answer is cut short, and the connection goes on"
+
+    def _is_unanswered(self, answers: Sequence[Answer]) -> bool:
+        """Tell whether the sidecar hung up on a client without the answer that it had to give."""
+        if self.left or self.is_slow or len(answers) >= self.begun:
+            return False
+        if not all(each.is_whole for each in self.sent):
+            return False
+        return not answers or not (answers[-1].ends_connection or self._is_old(len(answers) - 1))
+
+    def _is_old(self, number: int) -> bool:
+        return b" HTTP/1.1\r\n" not in self.sent[number].data
 
     def _wrong(self, answer: Answer, bodies: Mapping[int, bytes]) -> Iterator[str]:
         headers, status = answer.headers, answer.status
@@ -164,10 +196,11 @@ class Client:
         if answer.is_ours:
             yield from self._wrong_refusal(answer)
         script = headers.get(requests.SCRIPT, b"")
-        if answer.body is not None and script.isdigit() and not self.sent[0].bodiless:
+        if script.isdigit() and not self.sent[0].bodiless:
             want = bodies.get(int(script))
-            if want is not None and answer.body != want and not self.sent[0].bodiless:
-                yield f"the engine sent {want[:300]!r}, the client got {answer.body[:300]!r}"
+            if want is not None and not answer.is_body(want):
+                got = (answer.body or b"")[:300]
+                yield f"the engine sent {want[:300]!r}, the client got {got!r}"
 
     def _wrong_refusal(self, answer: Answer) -> Iterator[str]:
         status, headers = answer.status, answer.headers

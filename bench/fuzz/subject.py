@@ -8,6 +8,7 @@ import random
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,6 @@ _LIMITS: Final = Limits(
     max_headers=200,
     max_header_bytes=16 << 10,
     max_requests=12,
-    max_held_bytes=1 << 20,
     idle_connections=8,
     unscheduled=6,
     unscheduled_per_tenant=3,
@@ -94,12 +94,14 @@ class Subject(ABC):
         self.scratch = scratch
         self.handled = 0
         """Requests that must have an outcome."""
+        self.is_drained = False
+        """A drain has begun."""
         self._known: set[asyncio.Task[Any]] = set()
         self.settings = Settings(
             addresses=Addresses(
                 rng.choice(("127.0.0.1", "0.0.0.0")), API_PORT, _ADMIN_PORT, scratch
             ),
-            limits=_LIMITS,
+            limits=replace(_LIMITS, max_held_bytes=rng.choice((64 << 10, 1 << 20))),
             timeouts=_TIMEOUTS,
             health=Health(poll_s=1.0, timeout_s=1.0, stall_s=rng.choice((4.0, 60.0))),
             draining=_DRAINING,
@@ -244,6 +246,7 @@ class SidecarSubject(Subject):
         elif chance < 0.97:
             _Look(self.loop, rng)
         elif self._may_drain:
+            self.is_drained = True
             self.sidecar.drain.begin()
 
     def _trouble(self, rng: random.Random) -> None:
@@ -336,6 +339,7 @@ class FrontSubject(Subject):
         """Let a replica go, or the front."""
         engine = self.engine
         if rng.random() < 0.05 and self._may_drain:
+            self.is_drained = True
             self.front.drain.begin()
         elif rng.random() < 0.2 and not engine.calm:
             engine.state = rng.choice(("gone", "ill", "mute"))
