@@ -291,8 +291,11 @@ class Line:
         status = rng.choice(_FAILED if kind_of(script) == "error" else _REFUSED)
         body = b'{"error":{"message":"no \xc3\xa9","code":%d}}' % status
         self._engine.answers[script] = body
+        lines = b"Content-Length: %d" % len(body)
+        if status in (429, 503) and rng.random() < 0.7:  # as a sidecar behind a front says it
+            lines += b"\r\nx-llm-d-request-dropped-reason: rejected-saturated"
         yield 0.01
-        yield from self._send(rng, _head(script, status, b"Content-Length: %d" % len(body)) + body)
+        yield from self._send(rng, _head(script, status, lines) + body)
 
     def play_garbage(self, rng: random.Random, _: int) -> Script:
         """Answer with something that is not HTTP."""

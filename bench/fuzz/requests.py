@@ -69,7 +69,8 @@ _OTHERS: Final = (
     b"/v1/models;a=b",
 )  # fmt: skip
 _METHODS: Final = (
-    b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT", b"FOO", b"post",
+    b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"OPTIONS", b"TRACE",
+    b"CONNECT", b"FOO", b"post",
     b"QUERY", b"G\xc3\x89T", b"",
 )  # fmt: skip
 _CLASSES: Final = (
@@ -160,6 +161,8 @@ def request(rng: random.Random) -> Sent:
     )
     lines = [b"%b %b %b" % (method, path, version), b"Host: weir", b"%b: %d" % (SCRIPT, script)]
     lines += _headers(rng)
+    if method == b"OPTIONS":
+        lines += [b"Origin: https://page", b"Access-Control-Request-Method: POST"]
     body, encoding = b"", b""
     if method in (b"POST", b"PUT", b"PATCH") or rng.random() < 0.05:
         body, encoding = _encoded(rng, _body(rng, path))
