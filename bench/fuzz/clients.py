@@ -187,7 +187,7 @@ class Client:
         return not answers or not (answers[-1].ends_connection or self._is_old(len(answers) - 1))
 
     def _is_old(self, number: int) -> bool:
-        return b" HTTP/1.1\r\n" not in self.sent[number].data
+        return not self.sent[number].data.partition(b"\r\n")[0].endswith(b"HTTP/1.1")
 
     def _wrong(self, answer: Answer, bodies: Mapping[int, bytes]) -> Iterator[str]:
         headers, status = answer.headers, answer.status
