@@ -221,7 +221,7 @@ class InFlightRequest:
             if self._broke_off:
                 await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
-            self.outcome = Outcome.CLIENT_GONE
+            self.outcome = self.outcome or Outcome.CLIENT_GONE
             raise
         except ApiError as error:
             response = self._refuse(error)
@@ -677,8 +677,7 @@ class InFlightRequest:
         shape, exchange = error_shape_of(self.http.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
         event = ending_event(shape, error.message, error.status, error.code, number)
-        self.client.break_off(answer, event)
-        self._broke_off = True
+        self._broke_off = self.client.break_off(answer, event)
 
     # ---- what the registry asks
 

@@ -149,24 +149,26 @@ class Client:
         async with asyncio.timeout(timeout_s):
             await self._request.writer.drain()
 
-    def break_off(self, answer: Exchange | None, event: bytes) -> None:
+    def break_off(self, answer: Exchange | None, event: bytes) -> bool:
         """End an answer that cannot go on: by `event` where the format allows, and by a cut.
 
         Without an `answer` it is a waiting stream's head that went out, and comments. The last
         chunk is left out, so that no client takes the answer for whole: some look at nothing else.
+        Tell whether the event was sent; the connection is then to be closed after a pause.
         """
         self._keep_alive = False
         if self.is_closing():
-            return
+            return False
         if answer is not None:
             is_stream = (answer.header(b"content-type") or b"").startswith(EVENT_STREAM)
             if not is_stream or not (self._is_old or answer.at_chunk_boundary):
                 self.abort()
-                return
+                return False
         if self._is_old:
             self.write(b"\n\n" + event)
         else:
             self.write(b"%x\r\n\n\n%b\r\n" % (len(event) + 2, event))
+        return True
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits."""
