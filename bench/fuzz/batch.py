@@ -129,6 +129,8 @@ class Batch:
         counted = sum(self.outcomes.values())
         if counted != subject.handled:
             faults.append(f"{subject.handled} requests, {counted} outcomes: {self.outcomes}")
+        if subject.wrongly_gone:
+            faults.append(f"{subject.wrongly_gone} clients that had not left are client_gone")
         if "internal_error" in self.outcomes:
             faults.append(f"{self.outcomes['internal_error']} outcomes are internal_error")
 

@@ -60,6 +60,8 @@ class Wire(asyncio.Transport):
         self._paused = self._closing = False
         self.lost = self.was_aborted = False
         """The sidecar's protocol has been told of the end; it dropped what was unread."""
+        self.peer_failed = False
+        """The peer has left, or did not read for a while."""
 
     # The sidecar's end.
 
@@ -121,18 +123,20 @@ class Wire(asyncio.Transport):
 
     def hang_up(self) -> None:
         """End the peer's side."""
+        self.peer_failed = True
         self._inbox.append(None)
         self._empty_inbox()
 
     def reset(self) -> None:
         """Break the connection."""
-        self._closing = True
+        self._closing = self.peer_failed = True
         self._loop.call_soon(self._lose, ConnectionResetError("reset by the fuzz"))
 
     def peer_reads(self, reads: bool) -> None:
         """Let the peer read, or no longer."""
         self._peer_reads = reads
         if not reads:
+            self.peer_failed = True
             return
         while self._unread:
             self._peer.took(self._unread.popleft())

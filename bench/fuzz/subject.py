@@ -26,6 +26,7 @@ from weir_core.wire.steps import Facts, Step, encode_step
 from weir_sidecar.app import Sidecar
 from weir_sidecar.front import Front
 from weir_sidecar.frontend.protocol import HttpServer
+from weir_sidecar.outcomes import Outcome
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import (
     Addresses,
@@ -94,6 +95,8 @@ class Subject(ABC):
         self.scratch = scratch
         self.handled = 0
         """Requests that must have an outcome."""
+        self.wrongly_gone = self._gone = 0
+        """Requests that ended as `client_gone` although their clients were there."""
         self.is_drained = False
         """A drain has begun."""
         self._known: set[asyncio.Task[Any]] = set()
@@ -144,7 +147,11 @@ class Subject(ABC):
                 and "Access-Control-Request-Method" in headers
             )
             self.handled += not is_preflight and request.raw_path not in direct
-            return await handle(request)
+            wire = request.transport
+            try:
+                return await handle(request)
+            finally:
+                self._check_gone(wire)
 
         def counted_unread(error: Any) -> web.StreamResponse:
             self.handled += 1
@@ -152,6 +159,13 @@ class Subject(ABC):
 
         server.request_handler = counted
         server.refuse_unread = counted_unread
+
+    def _check_gone(self, wire: asyncio.Transport | None) -> None:
+        """Note a request that has just ended as `client_gone` although its client is there."""
+        gone = self.metrics.outcomes()[Outcome.CLIENT_GONE]
+        if gone > self._gone and isinstance(wire, Wire) and not wire.peer_failed:
+            self.wrongly_gone += 1
+        self._gone = gone
 
     @property
     def is_quiet(self) -> bool:
