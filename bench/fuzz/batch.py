@@ -80,6 +80,7 @@ class Batch:
             subject.begin()
             clients = self._begin(loop, subject)
             await self._until_over(subject, clients)
+            self.faults += [f"a task is left: {task}" for task in await subject.lasting_tasks()]
             self._judge(subject, clients)
         await asyncio.sleep(_AUDIT_S)
         if engine.lines:

@@ -70,8 +70,7 @@ _DIRECT_OF_FRONT: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics
 """Paths that are answered without an outcome."""
 
 
-_BACKGROUND: Final = frozenset({"Replicas._probe", "JsonExporter._send_on"})
-"""Tasks that begin again and again, or with the first request."""
+_LONGEST_PROBE_S: Final = 3.0
 
 
 class Subject(ABC):
@@ -189,9 +188,14 @@ class Subject(ABC):
             **self.books(),
         }
         yield from (f"{name}: {count} left" for name, count in books.items() if count)
-        for task in asyncio.all_tasks() - self._known:
-            if getattr(task.get_coro(), "__qualname__", "") not in _BACKGROUND:
-                yield f"a task is left: {task!r}"
+
+    async def lasting_tasks(self) -> list[str]:
+        """Return the tasks that last longer than any probe may, in words."""
+        tasks = asyncio.all_tasks() - self._known
+        if tasks:
+            await asyncio.sleep(_LONGEST_PROBE_S)
+        # That of the exporter of spans begins with the first request.
+        return [repr(task) for task in tasks if not task.done() and task.get_name() != "spans"]
 
     @abstractmethod
     def books(self) -> dict[str, int]:
