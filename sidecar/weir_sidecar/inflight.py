@@ -429,10 +429,11 @@ class InFlightRequest:
                 self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
             exchange = await self._attempt(engine, driver.priority(self))
             lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
-            if lost and self.dispatch is not None and not driver.has_engine:
+            if lost and self.dispatch is dispatch and not driver.has_engine:
                 # The engine had begun, but the client was sent nothing: nothing is lost yet.
                 driver.arrive_again(self)
-            if self.dispatch is None and not self.begun:
+            # It may have another place already: what ended was the attempt for the first one.
+            if self.dispatch is not dispatch and not self.begun:
                 self._note_lost_place(driver)
             elif lost:
                 raise self._lost(exchange)

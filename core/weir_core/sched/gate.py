@@ -29,6 +29,7 @@ share of the batch. An empty engine takes any request: it never idles while one 
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Protocol
 
@@ -82,12 +83,18 @@ class Gate(Protocol):
         """Note that `ticket` has just joined what runs."""
         ...
 
+    def next_change(self, rank: int, now: float) -> float | None:
+        """Return when time alone may open the gate for `rank` next, or None."""
+        ...
+
 
 DEPTH_STEPS = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
 """Steps of prefill to keep in the engine, by kind."""
 
 MAX_DEPTH_TOKENS = 4096
 """Above this a deeper queue in the engine only delays decisions."""
+_ROUNDING_S = 1e-6
+"""By so much later than computed a peak has faded, however the computation was rounded."""
 
 
 def step_tokens(engine: EngineFacts) -> int:
@@ -198,13 +205,24 @@ class ClassAwareGate:
                 self._peaks[load.rank] = (now, float(above))
             above += load.slots
 
+    def next_change(self, rank: int, now: float) -> float | None:
+        """Return when a class's target is forgotten next, or one slot less is held back."""
+        instants = [when + self._memory_s for when, of in self._targets.values() if of > rank]
+        if rank in self._peaks:
+            when, peak = self._peaks[rank]
+            slots = round(self._peak(rank, now))
+            if slots > 0:
+                fades_s = self._memory_s * math.log2(peak / (slots - 0.5))
+                instants.append(when + fades_s + _ROUNDING_S)
+        return min((at for at in instants if at > now), default=None)
+
     def _prefill(self, rank: int, engine_load: EngineLoad) -> int:
         return engine_load.prefill_at_or_above(rank)
 
     def _decodes_are_enough(self, rank: int, engine_load: EngineLoad, now: float) -> bool:
         tightest_s = None
         for target_s, (when, served_rank) in self._targets.items():
-            lately = served_rank > rank and now - when <= self._memory_s
+            lately = served_rank > rank and now < when + self._memory_s
             if lately and (tightest_s is None or target_s < tightest_s):
                 tightest_s = target_s
         if tightest_s is None:
@@ -237,6 +255,10 @@ class OpenGate:
     def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way but the lack of an engine."""
         return Block.ENGINE if engine_load.engine is None else None
+
+    def next_change(self, rank: int, now: float) -> float | None:  # noqa: ARG002
+        """Time changes nothing."""
+        return None
 
     def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:  # noqa: ARG002
         """Nothing stands in the way but the lack of an engine."""

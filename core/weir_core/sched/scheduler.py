@@ -297,8 +297,10 @@ class Scheduler:
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
         instants = [self._expiry.first_key(), self._unbegun.first_key()]
-        if self.pool.requests and self.engine is not None:
+        top = self.pool.top()
+        if top is not None and self.engine is not None:
             instants.append(self.rules.pick.next_change(self.pool, now))
+            instants.append(self.rules.gate.next_change(top.rank, now))
         return min((at for at in instants if at is not None), default=None)
 
     # ---- the pump

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
@@ -47,7 +47,15 @@ class ClientConnection(RequestHandler):
             None between requests and while a body is read.
     """
 
-    __slots__ = ("_body", "_head_bytes", "_server", "head_since")
+    __slots__ = (
+        "_body",
+        "_head_bytes",
+        "_line",
+        "_server",
+        "_unsent_bytes",
+        "_unsent_since",
+        "head_since",
+    )
 
     def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
         limits = server.limits
@@ -66,6 +74,9 @@ class ClientConnection(RequestHandler):
         """Of the newest request."""
         self._head_bytes = 0
         self.head_since: float | None = None
+        # aiohttp lets its transport go while bytes wait in it.
+        self._line: asyncio.WriteTransport | None = None
+        self._unsent_bytes, self._unsent_since = 0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or end it at once where no more fit."""
@@ -73,11 +84,13 @@ class ClientConnection(RequestHandler):
             transport.abort()  # type: ignore[attr-defined]  # asyncio's types have it too deep
             return
         super().connection_made(transport)
+        self._line = self.transport
         self.head_since = self._loop.time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget what was being read."""
         self._end_head()
+        self._line = None
         self._body = EMPTY_PAYLOAD  # break the reference cycle here, so that the GC need not
         super().connection_lost(exc)
 
@@ -100,12 +113,32 @@ class ClientConnection(RequestHandler):
         idle = self._waiter is not None and not self._waiter.done()
         return idle and self.head_since is not None and now - self.head_since >= limit_s
 
+    def is_stuck(self, now: float, limit_s: float) -> bool:
+        """Tell whether the client has taken nothing of what waits for it for too long."""
+        unsent_bytes = 0 if self._line is None else self._line.get_write_buffer_size()
+        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._unsent_since = unsent_bytes, now
+            return False
+        return now - self._unsent_since >= limit_s
+
+    def cut_off(self) -> None:
+        """End the connection, dropping what waits."""
+        if self._line is not None:
+            self._line.abort()
+
     def give_up(self) -> None:
         """End the wait for a head: in words where it had begun, else without."""
         if self._head_bytes:
             self._refuse(errors.slow_head(self._server.timeouts.head_s))
         else:
             self.force_close()
+
+    def _process_keepalive(self) -> None:
+        """End an idle connection, but none on which a head has begun: that has its own bound."""
+        if self._head_bytes:
+            self._keepalive_handle = None
+        else:
+            super()._process_keepalive()
 
     def handle_error(
         self,
@@ -202,12 +235,14 @@ class HttpServer(web.Server):
         return False
 
     def close_slow(self) -> None:
-        """End connections on which a head takes too long; called about once a second."""
-        now = self._loop.time()
+        """End connections that take too long over a head or an answer; called each second or so."""
+        now, bounds = self._loop.time(), self.timeouts
         for connection in self.connections:
             assert isinstance(connection, ClientConnection)
-            if connection.is_slow(now, self.timeouts.head_s):
+            if connection.is_slow(now, bounds.head_s):
                 connection.give_up()
+            elif connection.is_stuck(now, bounds.slow_client_s):
+                connection.cut_off()
 
     def _request(
         self,
@@ -217,5 +252,13 @@ class HttpServer(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        head = _UNREAD if message is ERROR else message
+        head = _UNREAD if message is ERROR else _in_known_version(message)
         return web.BaseRequest(head, body, connection, writer, task, self._loop)
+
+
+def _in_known_version(message: RawRequestMessage) -> RawRequestMessage:
+    """Return a request in HTTP/1.1 or 1.0, whatever version it names: aiohttp's answer names it."""
+    if message.version in (HttpVersion11, HttpVersion10):
+        return message
+    known = HttpVersion11 if message.version > HttpVersion11 else HttpVersion10
+    return message._replace(version=known, should_close=True)

@@ -91,12 +91,12 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange and the pool."""
         self._transport = None
         self._pool.forget(self)
         if self._exchange is not None:
-            self._exchange.connection_lost()
+            self._exchange.connection_lost(broken=exc is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,8 @@ class Monitor:
             self._note_progress(now)
         silent_s = max(self._silent_s, self._unanswered_s)
         stalled = silent_s >= self._settings.stall_s
+        if not self.up:
+            return  # another look found it gone while its counters were read
         self._become(EngineState.STALLED if stalled else EngineState.READY)
 
     def _note_progress(self, now: float) -> None:

@@ -247,11 +247,11 @@ class Exchange:
         else:
             self._feed_head(piece)
 
-    def connection_lost(self) -> None:
-        """Hear that the engine closed; the end of an answer that has no other."""
+    def connection_lost(self, *, broken: bool = False) -> None:
+        """Hear that the engine closed; the end of an answer that has no other, unless it broke."""
         if self._complete and self._held is not None:
             return
-        unframed = self._head is None and not self._is_framed()
+        unframed = self._head is None and not broken and not self._is_framed()
         if unframed and self.ending is None:
             self._complete = True
             self._forward(b"")

@@ -283,3 +283,12 @@ async def test_health_of_a_leaving_replica_sends_load_balancers_away(house: Hous
     running.sidecar.drain.begin()
     await eventually(lambda: running.sidecar.drain.phase is Phase.LAME_DUCK)
     assert (await running.get("/health")).status == 503
+
+
+@pytest.mark.parametrize("version", ["2.0", "1.2", "0.9"])
+async def test_a_version_that_is_not_spoken_is_answered_in_one_that_is(
+    house: House, version: str
+) -> None:
+    await house.raw_engine(plain)
+    answer = await answer_to(house, request_bytes(BODY, version=version))
+    assert answer.startswith(b"HTTP/1.1 "), answer

@@ -20,7 +20,7 @@ from tests.integration.sidecar.harness import (
     chat,
     eventually,
 )
-from weir_core.sched.types import TenantPolicy
+from weir_core.sched.types import Action, Dispatch, Requeue, RequeueReason, TenantPolicy
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_core.wire.steps import Step
 from weir_sidecar.settings import Limits
@@ -264,3 +264,31 @@ async def test_more_sequences_than_a_tenant_may_ever_have_are_400(house: House) 
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["code"] == "request-too-large"
     assert await running.ended(1) == {"client_error": 1}
+
+
+async def test_a_request_that_loses_its_place_and_gets_another_at_once_is_sent_again(
+    house: House,
+) -> None:
+    """The scheduler may decide both in one event, before the request's own code runs."""
+
+    async def second_time(wire: Wire) -> None:
+        if wire.number:
+            await wire.send(PLAIN)
+        else:
+            await wire.closed_by_peer()
+
+    engine = await house.raw_engine(second_time)
+    running = await house.sidecar()
+    asked = asyncio.create_task(running.post(json=chat()))
+    await eventually(lambda: len(engine.requests) == 1)
+    driver = running.sidecar.driver
+    (ticket,) = driver.scheduler.tickets.values()
+    request_id = ticket.request.request_id
+    again: list[Action] = [
+        Requeue(request_id, RequeueReason.PREEMPTED),
+        Dispatch(request_id, ticket.engine_rank, 0.0),
+    ]
+    driver._perform(again, driver.now())
+    answer = await asyncio.wait_for(asked, timeout=10)
+    assert (answer.status, len(engine.requests)) == (200, 2)
+    assert await running.ended(1) == {"ok": 1}

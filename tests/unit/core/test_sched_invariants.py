@@ -226,6 +226,14 @@ class SchedulerHistory(RuleBasedStateMachine):
         self.now += passed_s
         self.perform(self.scheduler.on_tick(self.now))
 
+    @rule(passed_s=st.floats(0, 20))
+    def time_passes_unseen(self, passed_s: float) -> None:
+        """What time alone changes has a tick, so nothing changes before the next one."""
+        due_s = self.scheduler.next_tick(self.now)
+        passed_s = passed_s if due_s is None else min(passed_s, 0.999 * (due_s - self.now))
+        self.now += max(0.0, passed_s)
+        self.actions = ()
+
     @rule(drawn=st.lists(policies, min_size=1, max_size=4), weight=st.floats(0.01, 100))
     def is_configured(self, drawn: list[ClassPolicy], weight: float) -> None:
         classes = [named(policy, CLASS_NAMES[index]) for index, policy in enumerate(drawn)]

@@ -568,3 +568,38 @@ def test_a_body_nobody_counted_claims_at_most_half_of_the_cache(
 ) -> None:
     picture = structs.replace(request("picture", body_bytes=900_000), prompt_tokens=None)
     assert scheduler(kv_tokens=kv_tokens).estimator.prompt_tokens(picture) == claimed
+
+
+def heavy_decodes(s: Scheduler) -> None:
+    """Let the scheduler learn that decodes alone take longer than interactive can bear."""
+    for _ in range(50):
+        s.on_step(StepRecord(1.0, 0, 4, 0, 400), 0.0)
+
+
+def test_the_gate_has_a_tick_for_when_a_target_is_forgotten() -> None:
+    s = scheduler(slots=8)
+    heavy_decodes(s)
+    s.on_arrival(request("first", "interactive"), 0.0)
+    s.on_first_token("first", 0.0)
+    s.on_arrival(request("running", "batch"), 0.0)
+    s.on_finish("first", 0.0)
+    s.on_first_token("running", 0.0)
+    heavy_decodes(s)
+    assert dispatched(s.on_arrival(request("waiting", "batch"), 1.0)) == []
+    due_s = s.next_tick(1.0)
+    assert due_s == 10.0
+    assert dispatched(s.on_tick(due_s)) == ["waiting"]
+
+
+def test_the_gate_has_a_tick_for_when_slots_are_no_longer_held_back() -> None:
+    s = scheduler(slots=20)
+    fill(s, [f"b{number}" for number in range(16)], "batch")
+    fill(s, ["i1", "i2"], "interactive")
+    for name in ("i1", "i2"):
+        s.on_finish(name, 0.0)
+    fill(s, ["b16", "b17"], "batch")
+    waiting = s.on_arrival(request("b18", "batch"), 0.0)
+    assert dispatched(waiting) == []
+    due_s = s.next_tick(0.0)
+    assert due_s == pytest.approx(4.15, abs=0.01)  # 2 fades to 1.5 in a half-life of 10 s
+    assert dispatched(s.on_tick(due_s)) == ["b18"]

@@ -111,6 +111,12 @@ def test_an_engine_that_does_not_speak_http_ends_the_exchange(answer: bytes, wan
     assert exchange.ending is want
 
 
+def test_a_broken_connection_is_no_end_of_an_answer_without_length() -> None:
+    exchange, _ = fed(UNTIL_CLOSE, [])
+    exchange.connection_lost(broken=True)
+    assert exchange.ending is Ending.LOST
+
+
 @pytest.mark.parametrize("length", [0, 10, len(HEAD), len(HEAD) + 9, len(STREAM) - 1])
 def test_a_connection_lost_too_early_is_lost(length: int) -> None:
     exchange, _ = fed(STREAM[:length], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
@@ -21,6 +22,10 @@ from weir_sidecar.upstreams.splice import Exchange
 STALL_S = 120.0
 
 
+async def nothing() -> None:
+    """Happen."""
+
+
 class Engine:
     """What the engine answers; stands for the pool of connections to it."""
 
@@ -30,6 +35,8 @@ class Engine:
         self.error: OSError | None = None
         """What keeps the sidecar from asking."""
         self.tokens = 0
+        self.meanwhile: Callable[[], Awaitable[object]] = nothing
+        """What happens while its counters are read."""
 
     async def get(self, path: str, **_bounds: float) -> Reply:
         if self.error is not None:
@@ -39,6 +46,7 @@ class Engine:
         if self.health == 0:
             raise EngineUnavailable("refused") from ConnectionRefusedError()
         if path == "/metrics":
+            await self.meanwhile()
             return Reply(200, b'vllm:generation_tokens_total{engine="0"} %d\n' % self.tokens)
         return Reply(self.health, b"")
 
@@ -129,6 +137,26 @@ async def test_an_engine_that_cannot_be_met_is_met_later() -> None:
     assert await made.pass_time(5) is EngineState.STARTING
     made.monitor.on_ready = lambda: None
     assert await made.pass_time(1) is EngineState.READY
+
+
+async def test_an_engine_found_gone_while_its_counters_are_read_is_met_again(scene: Scene) -> None:
+    states: list[EngineState] = []
+    met: list[float] = []
+    scene.monitor.on_change = states.append
+    scene.monitor.on_ready = lambda: met.append(scene.now)
+
+    async def dies() -> None:
+        scene.engine.health = 0
+        await scene.monitor.check()
+        scene.engine.health = 200
+
+    scene.request()
+    scene.engine.meanwhile = dies
+    while not states:
+        await scene.pass_time(1)
+    assert states == [EngineState.DOWN]
+    assert await scene.pass_time(1) is EngineState.READY
+    assert met == [scene.now]
 
 
 async def test_an_idle_engine_stays_ready(scene: Scene) -> None:
