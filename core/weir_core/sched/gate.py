@@ -24,8 +24,10 @@ A request also needs a slot for each of its sequences, and room in the KV cache.
 waves what does not fit at once. Such a request claims three quarters of the engine and is the last
 of its class inside it, so that its neighbours wait for one wave and not for all. While it has no
 neighbours its waves fill every slot. It waits until what it claims is free, and what would be
-served after it does not pass it meanwhile. Slots are held back for higher ranks only while these have recently used them, up to a
-share of the batch. An empty engine takes any request: it never idles while one waits.
+served after it does not pass it meanwhile.
+
+Slots are held back for higher ranks only while these have recently used them, up to a share of the
+batch. An empty engine takes any request: it never idles while one waits.
 """
 
 from __future__ import annotations
@@ -37,7 +39,6 @@ from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
-
 
 _MOST_OF_ENGINE = 0.75
 """What one request may claim that comes in waves; the rest is for others."""
