@@ -221,7 +221,8 @@ class InFlightRequest:
             if self._broke_off:
                 await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
-            self.outcome = Outcome.CLIENT_GONE
+            # One that leaves upon the event that ends a broken stream does not change why it broke.
+            self.outcome = self.outcome or Outcome.CLIENT_GONE
             raise
         except ApiError as error:
             response = self._refuse(error)
