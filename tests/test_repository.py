@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("core", "operator", "sidecar", "engine", "sim", "cli")
 VAGUE = {"perc", "util", "utils", "data", "info", "manager", "helper", "helpers"}
 """Words that docs/glossary.md bans from names: each has a precise one in its place."""
+RIDDLES = {"desk", "turn", "visit", "door", "tally", "ledger", "intake", "recall", "expel"}
+"""Pictures and second words for one thing, which docs/glossary.md bans from the request path."""
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -36,6 +38,38 @@ def test_no_module_or_class_has_a_vague_name() -> None:
         names = [path.stem, *(node.name for node in nodes if isinstance(node, ast.ClassDef))]
         vague += [f"{path.relative_to(ROOT)}: {name}" for name in names if words(name) & VAGUE]
     assert vague == []
+
+
+def identifiers(path: Path) -> set[str]:
+    """Return the names that a module gives to anything, its own included."""
+    names = {path.stem, *path.relative_to(ROOT).parent.parts}
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                names.add(name)
+            case ast.AsyncFunctionDef(name=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.alias(asname=str(name)):
+                names.add(name)
+    return names
+
+
+def test_no_name_of_the_request_path_is_a_riddle() -> None:
+    riddles = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in tracked("core/*.py", "sidecar/*.py")
+        for name in identifiers(path)
+        if words(name) & RIDDLES
+    ]
+    assert riddles == []
+
+
+def test_the_glossary_names_every_banned_word() -> None:
+    glossary = (ROOT / "docs/glossary.md").read_text()
+    banned = glossary.partition("## Words that are not used")[2].replace("`", "")
+    assert {word for word in VAGUE | RIDDLES if not re.search(rf"\b{word}\b", banned)} == set()
 
 
 def test_locks_hold_hashes_and_no_addresses() -> None:

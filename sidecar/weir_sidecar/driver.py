@@ -271,7 +271,7 @@ class Driver:
         if not self.by_priority or request.dispatch is None:
             return None
         ticket = self._ticket(request)
-        due_s = float("inf") if ticket is None else ticket.due_s
+        due_s = float("inf") if ticket is None else ticket.engine_due_s
         return engine_priority(request.dispatch.rank, due_s)
 
     def began(self, request: InFlightRequest, answer: Exchange) -> None:

@@ -221,6 +221,7 @@ class InFlightRequest:
             if self._broke_off:
                 await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
+            # One that leaves upon the event that ends a broken stream does not change why it broke.
             self.outcome = self.outcome or Outcome.CLIENT_GONE
             raise
         except ApiError as error:

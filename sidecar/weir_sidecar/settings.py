@@ -47,7 +47,7 @@ class Addresses:
 
     @property
     def engine_socket(self) -> Path:
-        """The engine's only door."""
+        """The engine's only socket."""
         return self.run_dir / labels.ENGINE_SOCKET
 
     @property

@@ -62,8 +62,8 @@ class LeastOutstanding:
         if not left:
             return None
         lively = [name for name in left if not self._is_silent(name, now)] or left
-        turn = self._attempts % len(lively)
-        order = lively[turn:] + lively[:turn]
+        first = self._attempts % len(lively)
+        order = lively[first:] + lively[:first]
         chosen = min(order, key=lambda name: self._replicas[name].outstanding)
         self._attempts += 1
         replica = self._replicas[chosen]

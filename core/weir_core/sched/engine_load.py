@@ -182,7 +182,8 @@ class EngineLoad:
         """Note `count` more output tokens of a started ticket."""
         ticket.output_tokens += count
         used = ticket.prompt_tokens + ticket.output_tokens
-        if used > ticket.kv_tokens:
+        # Of what comes in waves, those that are done have made room for the next.
+        if used > ticket.kv_tokens and not ticket.comes_in_waves:
             room = ticket.prompt_tokens + int(ticket.output_tokens * _GROWTH) + 1
             self.kv_tokens += room - ticket.kv_tokens
             ticket.kv_tokens = room

@@ -20,11 +20,14 @@ request would be, and counts under its own class from then on, so that it keeps 
 higher rank out. One more bound holds for it: of its class the engine has no more than a step of
 prefill to compute, so that shares do not pile up there.
 
-A request also needs a slot for each of its sequences, and room in the KV cache. One that is larger
-than the engine is taken to be as large as it, because vLLM computes in waves what does not fit at
-once. It waits until nearly all of the engine is free, and what would be served after it does not
-pass it. Slots are held back for higher ranks only while these have recently used them, up to a
-share of the batch. An empty engine takes any request: it never idles while one waits.
+A request also needs a slot for each of its sequences, and room in the KV cache. vLLM computes in
+waves what does not fit at once. Such a request claims three quarters of the engine and is the last
+of its class inside it, so that its neighbours wait for one wave and not for all. While it has no
+neighbours its waves fill every slot. It waits until what it claims is free, and what would be
+served after it does not pass it meanwhile.
+
+Slots are held back for higher ranks only while these have recently used them, up to a share of the
+batch. An empty engine takes any request: it never idles while one waits.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
+
+_MOST_OF_ENGINE = 0.75
+"""What one request may claim that comes in waves; the rest is for others."""
 
 
 class Block(Enum):
@@ -133,6 +139,7 @@ class ClassAwareGate:
         self.depth_tokens = max(1, int(self._step_tokens * DEPTH_STEPS[engine.kind]))
         self._reserve_slots = int(engine.max_num_seqs * reserve_share)
         self._widest = max(1, self._slots - self._reserve_slots)
+        self._wave = max(1, int(self._slots * _MOST_OF_ENGINE))
         self._memory_s = memory_s
         # rank -> (when, most slots that ranks above this one had at once, fading).
         self._peaks: dict[int, tuple[float, float]] = {}
@@ -180,10 +187,14 @@ class ClassAwareGate:
         return None
 
     def set_claim(self, ticket: Ticket) -> None:
-        """Set what it needs, or all that there is where that is less."""
-        sequences, kv_tokens = ticket.sequences, ticket.prompt_tokens + ticket.output_estimate
-        ticket.slots = sequences if sequences < self._widest else self._widest
-        ticket.kv_tokens = kv_tokens if kv_tokens < self._kv_tokens else self._kv_tokens
+        """Set what it needs at once, or as much as one request may have where that is less."""
+        output_tokens, most_tokens = ticket.output_estimate, self._kv_tokens
+        ticket.slots = ticket.sequences
+        if ticket.sequences > self._widest:
+            ticket.slots = self._wave
+            output_tokens = output_tokens * self._wave // ticket.sequences
+            most_tokens = int(most_tokens * _MOST_OF_ENGINE)
+        ticket.kv_tokens = min(ticket.prompt_tokens + output_tokens, most_tokens)
 
     def shortfall(
         self, ticket: Ticket, rank: int, block: Block, engine_load: EngineLoad, now: float

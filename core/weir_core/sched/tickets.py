@@ -73,6 +73,16 @@ class Ticket:
         self.due_s = self.expires_s = 0.0
         set_instants(self)
 
+    @property
+    def comes_in_waves(self) -> bool:
+        """Whether the engine computes some of its sequences only when others are done."""
+        return self.slots < self.sequences
+
+    @property
+    def engine_due_s(self) -> float:
+        """The deadline that the engine orders by; what comes in waves is the last of its rank."""
+        return float("inf") if self.comes_in_waves else self.due_s
+
     def set_sizes(self, prompt_tokens: int, new_tokens: int, output_estimate: int) -> None:
         """Set its expected tokens, and with them its cost."""
         self.prompt_tokens = prompt_tokens

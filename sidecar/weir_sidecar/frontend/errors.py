@@ -26,7 +26,7 @@ class ApiError(WeirError):
 
     Args:
         status: The HTTP status.
-        outcome: What the ledger counts.
+        outcome: What is counted.
         code: Stable `code` of the error body.
         message: What is wrong and what to do, one or two sentences.
         retry_after_s: When trying again may help, or None where it cannot.

@@ -95,7 +95,8 @@ class Metrics:
         )
         self.ttft = FastHistogram(
             "weir_time_to_first_token_seconds",
-            "Arrival at the sidecar to the first byte sent to the client, of answers that began.",
+            "Arrival at the sidecar to the first token; to the first byte of an answer that is "
+            "not streamed, where no step log tells the token.",
             label="class",
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
@@ -165,13 +166,13 @@ class Metrics:
         )
         self.rejections = Counter(
             "weir_rejections_total",
-            "Requests the scheduler refused, by why.",
+            "Requests the scheduler rejected, by why.",
             ["class", "reason"],
             registry=registry,
         )
         self.preemptions = Counter(
             "weir_preemptions_total",
-            "Requests whose place was taken back before their first byte, by their class.",
+            "Requests that were requeued for a higher rank before their first byte, by class.",
             ["class"],
             registry=registry,
         )

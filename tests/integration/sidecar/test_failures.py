@@ -186,6 +186,16 @@ async def test_a_stream_that_breaks_between_chunks_ends_with_an_error_event(hous
     assert running.outcomes == {"engine_error": 1}
 
 
+async def test_a_client_that_leaves_upon_the_error_event_does_not_hide_why(house: House) -> None:
+    await house.mock_engine(Profile(cut_after_tokens=3, output_tokens=10))
+    running = await house.sidecar()
+    reader, writer = await running.raw()
+    writer.write(request_bytes(json.dumps(chat(stream=True)).encode()))
+    await reader.readuntil(b"event: error\n")
+    writer.close()
+    assert await running.ended(1) == {"engine_error": 1}
+
+
 async def test_a_stream_that_breaks_inside_a_chunk_is_cut(house: House) -> None:
     async def cut(wire: Wire) -> None:
         await wire.send(HEAD + CHUNK + CHUNK[:9])

@@ -22,10 +22,18 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from tests.integration.conftest import TINY, RunEngine, metric_in
 from tests.integration.sidecar.harness import House, Running, chat, eventually
+from weir_core.wire.priority import engine_priority
 from weir_sidecar.telemetry.tracing import SdkExporter, Tracing
 from weir_sidecar.upstreams.monitor import EngineState
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
+SHORT = {
+    "/v1/chat/completions": chat(max_tokens=2),
+    "/v1/completions": {"model": "tiny", "prompt": "fox", "max_tokens": 2},
+    "/v1/responses": {"model": "tiny", "input": "fox", "max_output_tokens": 2},
+    "/v1/messages": chat(max_tokens=2),
+}
+"""A request of each API whose priority goes in a header."""
 
 
 @pytest.fixture
@@ -117,6 +125,42 @@ async def test_many_streams_at_once_all_end_well(running: Running) -> None:
     assert await running.ended(64) == {"ok": 64}
 
 
+@contextlib.asynccontextmanager
+async def full_engine(running: Running, engine_socket: Path, rank: int) -> AsyncIterator[None]:
+    """Let more sequences of a rank than the engine has slots run and wait in it, unseen by us."""
+    connector = aiohttp.UnixConnector(str(engine_socket))
+    body = {"model": "tiny", "prompt": ["fox"] * 400, **LONG}
+    headers = {"x-vllm-priority": str(engine_priority(rank))}
+    async with aiohttp.ClientSession(connector=connector) as session:
+        load = asyncio.ensure_future(
+            session.post("http://engine/v1/completions", json=body, headers=headers)
+        )
+        await until_engine_runs(running, 400)
+        yield
+        assert not load.done()
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+    await until_engine_runs(running, 0)
+
+
+async def test_the_class_decides_in_the_engine_on_the_path_of_each_api(
+    running: Running, engine_socket: Path
+) -> None:
+    async def ask(path: str, **headers: str) -> int:
+        return (await running.post(path, json=SHORT[path], headers=headers)).status
+
+    # What has no priority at the engine would go after rank 50, and before it with a client's own.
+    async with full_engine(running, engine_socket, rank=50):
+        jump = {"x-weir-class": "batch", "X-Vllm-Priority": "-9000000000000000"}
+        lower = [asyncio.ensure_future(ask(path, **jump)) for path in SHORT]
+        await until_engine_runs(running, 400 + len(SHORT))
+        higher = [ask(path, **{"x-weir-class": "interactive"}) for path in SHORT]
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*higher) == [200] * len(SHORT)
+        assert not any(request.done() for request in lower)
+    assert await asyncio.gather(*lower) == [200] * len(SHORT)
+
+
 class Collector:
     """A tiny OTLP receiver."""
 
@@ -172,13 +216,17 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         ) as response:
             await response.content.readany()
             engine.kill()
-            rest = await asyncio.wait_for(response.read(), timeout=30)
-        assert b'data: {"error":' in rest
-        refused = await running.post(json=chat())
-        assert (refused.status, "Retry-After" in refused.headers) == (503, True)
+            rest = b""
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async for piece in response.content.iter_any():
+                    rest += piece
+        assert b"event: error\n" in rest
         await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
         assert (await running.probe("/readyz")).status == 503
-        assert running.outcomes == {"ok": 1, "engine_error": 1, "rejected_no_endpoints": 1}
+        waits = asyncio.create_task(running.post(json=chat()))
+        await eventually(lambda: len(running.sidecar.driver.waiting()) == 1)
+        waits.cancel()
+        assert await running.ended(3) == {"ok": 1, "engine_error": 1, "client_gone": 1}
 
 
 async def test_the_engines_levers_stay_out_of_reach(running: Running) -> None:

@@ -55,8 +55,11 @@ def start(s: Scheduler, *requests: Request) -> None:
         s.on_first_token(one.request_id, 0.0)
 
 
-@pytest.mark.parametrize(("sequences", "want"), [(1, 8), (2, 4), (3, 2), (8, 1), (64, 1)])
-def test_slots_hold_sequences(sequences: int, want: int) -> None:
+@pytest.mark.parametrize(
+    ("sequences", "want", "slots"),
+    [(1, 8, 8), (2, 4, 8), (3, 2, 6), (8, 1, 8), (64, 1, 6)],
+)
+def test_slots_hold_sequences(sequences: int, want: int, slots: int) -> None:
     s = scheduler()
     sent = [
         name
@@ -64,7 +67,7 @@ def test_slots_hold_sequences(sequences: int, want: int) -> None:
         if dispatched(s.on_arrival(request(name, sequences), 0.0))
     ]
     assert len(sent) == want
-    assert s.engine_load.slots == min(8, want * sequences)
+    assert s.engine_load.slots == slots
     assert violations(s, [], 0.0) == []
 
 
@@ -76,15 +79,35 @@ def test_each_sequence_needs_kv_room_for_its_own_output() -> None:
     assert dispatched(s.on_arrival(request("two", 2, "interactive", output=100), 0.0)) == ["two"]
 
 
-def test_a_request_wider_than_the_engine_holds_all_of_it_and_no_more() -> None:
+@pytest.mark.parametrize(
+    ("output", "want"),
+    [
+        pytest.param(10, (15, 10 + 15 * 10), id="room for one wave"),
+        pytest.param(100, (15, 712), id="three quarters of the room"),
+    ],
+)
+def test_a_request_wider_than_the_engine_leaves_a_quarter_of_it(
+    output: int, want: tuple[int, int]
+) -> None:
     s = scheduler(slots=20, kv_tokens=1000)
-    start(s, request("wide", 500, output=100))
-    assert (s.engine_load.slots, s.engine_load.kv_tokens) == (
-        18,
-        950,
-    )  # without what may be held back
+    start(s, request("wide", 500, output=output))
+    s.on_tokens("wide", 500 * output, 0.5)  # of waves that are done
+    assert (s.engine_load.slots, s.engine_load.kv_tokens) == want
     s.on_finish("wide", 1.0)
     assert (s.engine_load.slots, s.engine_load.kv_tokens) == (0, 0)
+
+
+def test_the_neighbours_of_a_request_in_waves_go_to_the_engine_and_before_its_waves_there() -> None:
+    s = scheduler(slots=8)
+    start(s, request("wide", 90, "standard"), request("neighbour", 1, "standard", tenant="n"))
+    assert s.tickets["neighbour"].engine_due_s < s.tickets["wide"].engine_due_s
+    assert s.on_arrival(request("as-wide", 90, "standard"), 0.0) == []
+
+
+def test_one_that_the_engine_computes_at_once_has_its_deadline_there() -> None:
+    s = scheduler(slots=8)
+    start(s, request("list", 8, "standard"))
+    assert s.tickets["list"].engine_due_s == s.tickets["list"].due_s == 5.0
 
 
 def test_nothing_narrower_of_its_rank_or_below_passes_a_wide_request() -> None:
