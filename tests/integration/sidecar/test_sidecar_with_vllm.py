@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.integration.conftest import TINY, RunEngine, metric_in
 from tests.integration.sidecar.harness import House, Running, chat, eventually
 from weir_core.wire.priority import engine_priority
+from weir_sidecar.inflight import State
 from weir_sidecar.telemetry.tracing import SdkExporter, Tracing
 from weir_sidecar.upstreams.monitor import EngineState
 
@@ -211,16 +212,11 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         assert int.from_bytes(theirs.trace_id) == ours.context.trace_id
         assert int.from_bytes(theirs.parent_span_id) == ours.context.span_id
 
-        async with running.session.post(
-            running.url + "/v1/chat/completions", json=chat(stream=True, **LONG)
-        ) as response:
-            await response.content.readany()
-            engine.kill()
-            rest = b""
-            with pytest.raises(aiohttp.ClientPayloadError):
-                async for piece in response.content.iter_any():
-                    rest += piece
-        assert b"event: error\n" in rest
+        stream = asyncio.create_task(running.broken(json=chat(stream=True, **LONG)))
+        registry = running.sidecar.registry
+        await eventually(lambda: State.RELAYED in {r.state for r in registry._requests})
+        engine.kill()
+        assert b"event: error\n" in (await stream).body
         await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
         assert (await running.probe("/readyz")).status == 503
         waits = asyncio.create_task(running.post(json=chat()))
