@@ -211,16 +211,10 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         assert int.from_bytes(theirs.trace_id) == ours.context.trace_id
         assert int.from_bytes(theirs.parent_span_id) == ours.context.span_id
 
-        async with running.session.post(
-            running.url + "/v1/chat/completions", json=chat(stream=True, **LONG)
-        ) as response:
-            await response.content.readany()
-            engine.kill()
-            rest = b""
-            with pytest.raises(aiohttp.ClientPayloadError):
-                async for piece in response.content.iter_any():
-                    rest += piece
-        assert b"event: error\n" in rest
+        stream = asyncio.create_task(running.broken(json=chat(stream=True, **LONG)))
+        await eventually(lambda: running.sidecar.registry.received_bytes > 1000)
+        engine.kill()
+        assert b"event: error\n" in (await asyncio.wait_for(stream, timeout=30)).body
         await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
         assert (await running.probe("/readyz")).status == 503
         waits = asyncio.create_task(running.post(json=chat()))
