@@ -93,6 +93,7 @@ class RequestTrace:
         """Tell what was asked for, once the body is known."""
         if operation is None or not self._sampled:
             return
+        choices = body.sequences // body.prompts
         known = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": "vllm",
@@ -100,7 +101,8 @@ class RequestTrace:
             "gen_ai.request.max_tokens": body.max_output_tokens,
             "gen_ai.request.temperature": body.temperature,
             "gen_ai.request.top_p": body.top_p,
-            "gen_ai.request.choice.count": body.sequences // body.prompts,
+            # By the conventions, only where it is another number than 1.
+            "gen_ai.request.choice.count": choices if choices != 1 else None,
         }
         self._root.attributes.update({k: v for k, v in known.items() if v is not None})
         self._root.name = f"{operation} {body.model}" if body.model else operation

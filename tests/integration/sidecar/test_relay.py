@@ -108,11 +108,11 @@ async def test_expect_continue_is_answered_before_the_body(house: House) -> None
     engine = await house.raw_engine(plain)
     running = await house.sidecar()
     reader, writer = await running.raw()
-    writer.write(request_bytes(b"0123456789", extra="Expect: 100-continue\r\n")[:-10])
+    writer.write(request_bytes(b'{"a":"bc"}', extra="Expect: 100-continue\r\n")[:-10])
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-    writer.write(b"0123456789")
+    writer.write(b'{"a":"bc"}')
     assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
-    assert engine.requests[0].endswith(b"\r\n\r\n0123456789")
+    assert engine.requests[0].endswith(b'\r\n\r\n{"a":"bc"}')
     assert b"expect" not in engine.requests[0].lower()
 
 
