@@ -601,5 +601,6 @@ def test_the_gate_has_a_tick_for_when_slots_are_no_longer_held_back() -> None:
     waiting = s.on_arrival(request("b18", "batch"), 0.0)
     assert dispatched(waiting) == []
     due_s = s.next_tick(0.0)
+    assert due_s is not None
     assert due_s == pytest.approx(4.15, abs=0.01)  # 2 fades to 1.5 in a half-life of 10 s
     assert dispatched(s.on_tick(due_s)) == ["b18"]
