@@ -247,7 +247,7 @@ class SidecarSubject(Subject):
             "unscheduled": unscheduled._running,
             "unscheduled of tenants": len(unscheduled._by_payer),
             "busy connections": len(self.sidecar.handler._busy),
-            "engine connections": len(self.engine.lines) - self.sidecar.pool.idle_count,
+            "engine connections": len(self.engine.lines) - self.sidecar.connections.idle_count,
         }
 
     # What happens meanwhile.

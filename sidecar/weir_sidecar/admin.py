@@ -16,7 +16,7 @@ from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import METRICS_HEADERS, Metrics
-from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Parts(Protocol):
     """What the handlers report on; a sidecar has all of it."""
 
     settings: Settings
-    pool: Pool
+    connections: Connections
     monitor: Monitor
     registry: Registry
     metrics: Metrics
@@ -49,7 +49,7 @@ class Admin:
 
     def __init__(self, parts: Parts) -> None:
         self._settings = parts.settings
-        self._pool = parts.pool
+        self._connections = parts.connections
         self._monitor = parts.monitor
         self._registry = parts.registry
         self._metrics = parts.metrics
@@ -94,7 +94,7 @@ class Admin:
         if not self._monitor.up:
             return b""
         try:
-            reply = await self._pool.get("/metrics", timeout_s=ENGINE_METRICS_TIMEOUT_S)
+            reply = await self._connections.get("/metrics", timeout_s=ENGINE_METRICS_TIMEOUT_S)
         except EngineUnavailable:
             return b""
         return reply.body if reply.status == 200 else b""

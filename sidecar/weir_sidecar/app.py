@@ -27,7 +27,7 @@ from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.tracing import Tracing
-from weir_sidecar.upstreams.connections import unix_pool
+from weir_sidecar.upstreams.connections import unix_connections
 from weir_sidecar.upstreams.engine import OwnEngine
 from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, step_log
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
@@ -59,7 +59,7 @@ class Sidecar:
         self.metrics = Metrics(CollectorRegistry())
         self.metrics.describe(settings.identity)
         self.registry = Registry(self.metrics, clock, settings.limits)
-        self.pool = unix_pool(
+        self.connections = unix_connections(
             settings.addresses.engine_socket,
             clock,
             idle_limit=settings.limits.idle_connections,
@@ -69,17 +69,17 @@ class Sidecar:
             settings,
             self.metrics,
             self.registry.memory,
-            PromptCounter(self.pool, settings.tokenizing),
+            PromptCounter(self.connections, settings.tokenizing),
             clock,
         )
         self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
-        self.monitor = Monitor(self.pool, self.registry, self.metrics, settings.health, clock)
+        self.monitor = Monitor(self.connections, self.registry, self.metrics, settings.health, clock)
         self.monitor.on_ready = self._meet_engine
         self.monitor.on_change = self._engine_changed
         self.handler = Handler(self.registry, settings, clock, tracing=tracing)
         self.handler.driver = self.driver
         self.handler.engine = OwnEngine(
-            self.pool, self.metrics, settings.timeouts, clock, monitor=self.monitor
+            self.connections, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )
         self.supervisor = Supervisor(self.metrics, clock)
         self.server = Server(self._handle, self.handler, settings, clock, self.supervisor)
@@ -104,7 +104,7 @@ class Sidecar:
         async with contextlib.AsyncExitStack() as stack:
             if self._tracing is not None:
                 stack.push_async_callback(self._tracing.close)
-            stack.callback(self.pool.close)
+            stack.callback(self.connections.close)
             stack.callback(self.driver.close)
             if self.settings.step_file is not None:
                 self._steps = stack.enter_context(

@@ -1,9 +1,8 @@
 """Connections to an engine, or to another sidecar: opened on demand, kept for a while, reused.
 
 uvicorn closes a connection that was idle for 5 s without a word, so a kept connection may die in
-the very moment it is chosen. The pool keeps them for less than that, and says of each connection
-whether it was used before: the caller tries once more on a fresh one when a used one died before
-it answered.
+the very moment it is chosen. Connections are kept for less than that, and each says whether it was
+used before: the caller tries once more on a fresh one when a used one died before it answered.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ Opener = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 class Connection(asyncio.Protocol):
     """One connection; carries one exchange at a time."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self.idle_since = 0.0
@@ -59,7 +58,7 @@ class Connection(asyncio.Protocol):
         well = exchange is not None and exchange.ending is Ending.COMPLETE and exchange.reusable
         if well and self.open:
             self.used = True
-            self._pool.keep(self)
+            self._connections.keep(self)
         else:
             self.close()
 
@@ -92,9 +91,9 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the exchange and the pool."""
+        """Tell the exchange, and the connections that this one is kept among."""
         self._transport = None
-        self._pool.forget(self)
+        self._connections.forget(self)
         if self._exchange is not None:
             self._exchange.connection_lost(broken=exc is not None)
 
@@ -107,7 +106,7 @@ class Reply:
     body: bytes
 
 
-class Pool:
+class Connections:
     """The connections to one address.
 
     Args:
@@ -232,21 +231,21 @@ class _Page:
         return len(self.body) > self._limit_bytes
 
 
-def unix_pool(path: Path, clock: Callable[[], float], *, idle_limit: int, idle_s: float) -> Pool:
-    """Return the pool of a Unix socket."""
+def unix_connections(path: Path, clock: Callable[[], float], *, idle_limit: int, idle_s: float) -> Connections:
+    """Return the connections to a Unix socket."""
 
     async def opener(factory: Callable[[], asyncio.Protocol]) -> object:
         return await asyncio.get_running_loop().create_unix_connection(factory, str(path))
 
-    return Pool(f"unix:{path.name}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
+    return Connections(f"unix:{path.name}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
 
 
-def tcp_pool(
+def tcp_connections(
     host: str, port: int, clock: Callable[[], float], *, idle_limit: int, idle_s: float
-) -> Pool:
-    """Return the pool of a TCP address."""
+) -> Connections:
+    """Return the connections to a TCP address."""
 
     async def opener(factory: Callable[[], asyncio.Protocol]) -> object:
         return await asyncio.get_running_loop().create_connection(factory, host, port)
 
-    return Pool(f"{host}:{port}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
+    return Connections(f"{host}:{port}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)

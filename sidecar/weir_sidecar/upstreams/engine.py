@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weir_core.wire.answers import reports_failure, was_aborted
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.monitor import Monitor
 from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Call, Upstream
@@ -26,7 +26,7 @@ class OwnEngine(Upstream):
 
     def __init__(
         self,
-        connections: Pool,
+        connections: Connections,
         metrics: Metrics,
         timeouts: Timeouts,
         clock: Callable[[], float],

@@ -26,7 +26,7 @@ from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Health
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.connections import Connections
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Monitor:
     """Polls one engine; the owner of its state.
 
     Args:
-        pool: Connections to the engine.
+        connections: Connections to the engine.
         registry: Tells whether bytes come.
         metrics: The instruments.
         settings: Periods and bounds.
@@ -67,13 +67,13 @@ class Monitor:
 
     def __init__(
         self,
-        pool: Pool,
+        connections: Connections,
         registry: Registry,
         metrics: Metrics,
         settings: Health,
         clock: Callable[[], float],
     ) -> None:
-        self._pool = pool
+        self._connections = connections
         self._registry = registry
         self._metrics = metrics
         self._settings = settings
@@ -116,7 +116,7 @@ class Monitor:
     async def check(self) -> EngineState:
         """Ask once, and return what is known now."""
         try:
-            reply = await self._pool.get("/health", timeout_s=self._settings.timeout_s)
+            reply = await self._connections.get("/health", timeout_s=self._settings.timeout_s)
             answered = reply.status == 200
             gone = not answered
         except EngineUnavailable as error:
@@ -184,7 +184,7 @@ class Monitor:
         if self._silent_s <= self._settings.stall_s / (_SOON if before is None else 4):
             return False
         try:
-            page = await self._pool.get("/metrics", timeout_s=self._settings.timeout_s)
+            page = await self._connections.get("/metrics", timeout_s=self._settings.timeout_s)
         except EngineUnavailable:
             return False
         self._counters = b"\n".join(_PROGRESS.findall(page.body))

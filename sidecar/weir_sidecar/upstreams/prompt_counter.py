@@ -7,7 +7,7 @@ from typing import Final
 from weir_core.errors import EngineUnavailable
 from weir_core.wire.openai import token_count_in
 from weir_sidecar.settings import Tokenizing
-from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.connections import Connections
 
 _TOKENIZABLE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 _LIMIT_BYTES: Final = 64 << 20
@@ -21,7 +21,7 @@ class PromptCounter:
         settings: Which bodies are counted, and how long that may take.
     """
 
-    def __init__(self, connections: Pool, settings: Tokenizing) -> None:
+    def __init__(self, connections: Connections, settings: Tokenizing) -> None:
         self._connections = connections
         self._settings = settings
         self._counting = 0

@@ -19,7 +19,7 @@ from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.errors import DROPPED_REASON
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import tcp_pool
+from weir_sidecar.upstreams.connections import tcp_connections
 from weir_sidecar.upstreams.splice import Exchange
 from weir_sidecar.upstreams.upstream import Upstream
 
@@ -71,9 +71,9 @@ class Replica(Upstream):
     ) -> None:
         idle = settings.limits.idle_connections
         idle_s = settings.timeouts.engine_idle_s
-        pool = tcp_pool(address.host, address.api_port, clock, idle_limit=idle, idle_s=idle_s)
-        super().__init__(pool, metrics, settings.timeouts, clock)
-        self._admin = tcp_pool(address.host, address.admin_port, clock, idle_limit=0, idle_s=idle_s)
+        connections = tcp_connections(address.host, address.api_port, clock, idle_limit=idle, idle_s=idle_s)
+        super().__init__(connections, metrics, settings.timeouts, clock)
+        self._admin = tcp_connections(address.host, address.admin_port, clock, idle_limit=0, idle_s=idle_s)
         self.ready = False
         self._unanswered = 0
 

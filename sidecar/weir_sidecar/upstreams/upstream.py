@@ -20,7 +20,7 @@ from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import Pool
+from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.splice import Ending, Exchange
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Upstream:
 
     def __init__(
         self,
-        connections: Pool,
+        connections: Connections,
         metrics: Metrics,
         timeouts: Timeouts,
         clock: Callable[[], float],

@@ -97,11 +97,11 @@ async def test_a_client_connection_is_kept_for_the_next_request(house: House) ->
 async def test_engine_connections_are_used_again(house: House) -> None:
     engine = await house.raw_engine(plain)
     running = await house.sidecar()
-    before = running.sidecar.pool.idle_count
+    before = running.sidecar.connections.idle_count
     for _ in range(20):
         await running.post(json=chat())
     assert len(engine.requests) == 20
-    assert running.sidecar.pool.idle_count == before + 1
+    assert running.sidecar.connections.idle_count == before + 1
 
 
 async def test_expect_continue_is_answered_before_the_body(house: House) -> None:
