@@ -73,7 +73,9 @@ class Sidecar:
             clock,
         )
         self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
-        self.monitor = Monitor(self.connections, self.registry, self.metrics, settings.health, clock)
+        self.monitor = Monitor(
+            self.connections, self.registry, self.metrics, settings.health, clock
+        )
         self.monitor.on_ready = self._meet_engine
         self.monitor.on_change = self._engine_changed
         self.handler = Handler(self.registry, settings, clock, tracing=tracing)

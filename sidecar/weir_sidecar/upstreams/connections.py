@@ -231,7 +231,9 @@ class _Page:
         return len(self.body) > self._limit_bytes
 
 
-def unix_connections(path: Path, clock: Callable[[], float], *, idle_limit: int, idle_s: float) -> Connections:
+def unix_connections(
+    path: Path, clock: Callable[[], float], *, idle_limit: int, idle_s: float
+) -> Connections:
     """Return the connections to a Unix socket."""
 
     async def opener(factory: Callable[[], asyncio.Protocol]) -> object:

@@ -71,9 +71,13 @@ class Replica(Upstream):
     ) -> None:
         idle = settings.limits.idle_connections
         idle_s = settings.timeouts.engine_idle_s
-        connections = tcp_connections(address.host, address.api_port, clock, idle_limit=idle, idle_s=idle_s)
+        connections = tcp_connections(
+            address.host, address.api_port, clock, idle_limit=idle, idle_s=idle_s
+        )
         super().__init__(connections, metrics, settings.timeouts, clock)
-        self._admin = tcp_connections(address.host, address.admin_port, clock, idle_limit=0, idle_s=idle_s)
+        self._admin = tcp_connections(
+            address.host, address.admin_port, clock, idle_limit=0, idle_s=idle_s
+        )
         self.ready = False
         self._unanswered = 0
 
