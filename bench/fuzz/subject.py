@@ -68,9 +68,8 @@ _BROKEN_DOCUMENTS: Final = (
 _DIRECT: Final = frozenset({"/health"})
 _DIRECT_OF_FRONT: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 """Paths that are answered without an outcome."""
-
-
-_LONGEST_PROBE_S: Final = 3.0
+_LONGEST_PROBE_S: Final = 8.0
+"""5 s to connect and 2 s to answer, and a little more."""
 
 
 class Subject(ABC):
