@@ -105,7 +105,8 @@ class ClientConnection(RequestHandler):
             if isinstance(message, _ErrInfo) and not body.is_eof():
                 # The parser lets the reader of a body wait that will never be whole.
                 body.set_exception(web.RequestPayloadError(message.message))
-        elif in_head and data and not self._buffer_paused:
+        elif in_head and data and not self._buffer_paused and not self._upgraded:
+            # What follows a request to upgrade is kept aside until that was declined.
             self._grow_head(len(data))
 
     def is_slow(self, now: float, limit_s: float) -> bool:

@@ -110,3 +110,23 @@ def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) 
 
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         assert runner.run(scene()).count(b"HTTP/1.1 200 OK") == want
+
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_a_request_behind_a_declined_upgrade_gets_one_answer() -> None:
+    async def scene() -> bytes:
+        peer = Peer()
+        server, _, wire = connected(peer, head_s=3.0, client_idle_s=1000.0)
+        wire.deliver(UPGRADE)
+        wire.deliver(REQUEST)  # while the first one is being declined
+        for _ in range(20):
+            await asyncio.sleep(1)
+            server.close_slow()
+        wire.reset()
+        return peer.received
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        received = runner.run(scene())
+    assert received.count(b"HTTP/1.1 ") == received.count(b"HTTP/1.1 200 ") == 2
