@@ -85,7 +85,7 @@ class Admin:
                 (each.policy.name, each.request.tenant, now - each.request.arrival_s)
                 for each in self._driver.waiting()
             ),
-            scheduler.pool.body_bytes if scheduler else 0,
+            scheduler.pool.body_bytes,
         )
         page = self._metrics.render() + await self._engine_metrics()
         return web.Response(body=page, headers=METRICS_HEADERS)
@@ -142,7 +142,7 @@ class Admin:
     def _scheduling(self) -> dict[str, Any] | None:
         """Return what waits and what the engine holds; None before an engine was there."""
         scheduler, facts = self._driver.scheduler, self._driver.facts
-        if scheduler is None or facts is None:
+        if facts is None:
             return None
         now = self._driver.now()
         waiting = self._driver.waiting()

@@ -37,14 +37,17 @@ class OwnEngine(Upstream):
         self._monitor = monitor
 
     async def attempt(self, request: InFlightRequest, call: Call) -> Exchange | None:
-        """Make the attempt; after one that was lost, the monitor knows whether the engine is gone.
+        """Make the attempt; after one that was lost, the monitor learns whether the engine is gone.
 
         The monitor tells the scheduler of a gone engine, and the scheduler takes back whatever has
-        not begun, this request included.
+        not begun, this request included, before this returns. Of a stream that broke the monitor
+        is only told: its client does not wait for what the monitor finds.
         """
         exchange = await super().attempt(request, call)
         if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
             await self._monitor.check()
+        elif exchange.ending is Ending.LOST:
+            self._monitor.doubt()
         return exchange
 
     def suspects(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:
