@@ -84,8 +84,14 @@ def ready() -> Iterator[socket.socket]:
 def test_a_program_can_be_ended_while_it_imports(
     tmp_path: Path, ready: socket.socket, program: str, imported: str
 ) -> None:
-    connects = f"import socket; socket.create_connection({ready.getsockname()}).recv(1)"
-    write_module(tmp_path, imported, connects)
+    # It wakes now and then: a signal just before a wait that never ends would not be heeded in it.
+    waits = (
+        "import socket, time\n"
+        f"told = socket.create_connection({ready.getsockname()})\n"
+        "while True:\n"
+        "    time.sleep(0.05)\n"
+    )
+    write_module(tmp_path, imported, waits)
     call = f"from {program} import main; main()"
     assert ended_by_sigterm(ready, call, PYTHONPATH=str(tmp_path)) == HANDLED
 
