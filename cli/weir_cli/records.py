@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from weir_core.errors import MachineUnfit
 POLL_S = 0.1
 LEFTOVER_GRACE_S = 10.0
 """How long a process that lost its `weir up` may take to end by itself."""
+KILL_WAIT_S = 5.0
+"""How long the kernel may take to end what was killed."""
 
 
 class _Record(Model):
@@ -151,13 +153,19 @@ def instances(cache: Path) -> list[Instance]:
 
 def started_ticks(pid: int) -> int | None:
     """Return when a process started, or None if it does not run."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on; none if the process does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return []
     # The second field is the name in brackets and may hold anything; count from behind it.
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    return [] if fields[0] == "Z" else fields
 
 
 def record_of(name: str, pid: int) -> ProcessRecord | None:
@@ -171,25 +179,42 @@ def is_alive(process: ProcessRecord) -> bool:
     return started_ticks(process.pid) == process.started_ticks
 
 
-def end_leftovers(record: InstanceRecord) -> int:
-    """End the children of a `weir up` that is gone; return how many were left.
+def group_lives(leader: ProcessRecord) -> bool:
+    """Tell whether that very process, or one of the group that it led, still runs.
+
+    An engine's workers outlive it for a moment, and write to the scratch folder meanwhile.
+    """
+    ticks = started_ticks(leader.pid)
+    if ticks is not None:
+        return ticks == leader.started_ticks  # a leader with another start leads another group
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return any(fields[2] == str(leader.pid) for fields in map(_stat, pids) if fields)
+
+
+def end_leftovers(record: InstanceRecord, grace_s: float = LEFTOVER_GRACE_S) -> int:
+    """End the children of a `weir up` that is gone, and what they started; return how many groups.
 
     They get SIGTERM from the kernel when `weir up` dies, so this usually finds none.
     """
-    left = [process for process in record.children if is_alive(process)]
-    for process in left:
+    left = [process for process in record.children if group_lives(process)]
+    for process in filter(is_alive, left):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
-    if not wait_gone(left, LEFTOVER_GRACE_S):
-        for process in filter(is_alive, left):
+    if not wait_gone(left, grace_s, group_lives):
+        for process in filter(group_lives, left):
             kill_group(process.pid)
+        wait_gone(left, KILL_WAIT_S, group_lives)
     return len(left)
 
 
-def wait_gone(processes: list[ProcessRecord], limit_s: float) -> bool:
-    """Wait until all of them have ended, at most `limit_s`; tell whether they have."""
+def wait_gone(
+    processes: list[ProcessRecord],
+    limit_s: float,
+    lives: Callable[[ProcessRecord], bool] = is_alive,
+) -> bool:
+    """Wait until none of them lives, at most `limit_s`; tell whether that came."""
     deadline = time.monotonic() + limit_s
-    while any(map(is_alive, processes)):
+    while any(map(lives, processes)):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_S)

@@ -108,6 +108,29 @@ def test_ends_leftovers_and_spares_a_stranger_with_a_reused_pid(
     assert sleeper.wait(timeout=10) != 0
 
 
+def test_a_worker_that_outlives_its_killed_leader_is_ended_too(tmp_path: Path) -> None:
+    worker = "import time; print('up', flush=True); time.sleep(60)"
+    leader = (
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {worker!r}])\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", leader], stdout=subprocess.PIPE, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        record = records.record_of("engine", process.pid)
+        assert record is not None
+        process.kill()
+        process.wait(timeout=10)
+        assert not records.is_alive(record)
+        assert records.group_lives(record)
+        records.end_leftovers(instance_record(tmp_path, record), grace_s=0.0)
+        assert not records.group_lives(record)
+        assert process.stdout.read() == b""  # the worker held its other end
+
+
 def test_forgetting_removes_the_scratch_and_keeps_the_logs(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
