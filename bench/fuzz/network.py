@@ -86,6 +86,10 @@ class Wire(asyncio.Transport):
         """Tell whether the connection ends."""
         return self._closing
 
+    def can_write_eof(self) -> bool:
+        """End connections as a whole; half-closed ones are tested with real sockets."""
+        return False
+
     def close(self) -> None:
         """End the connection after what is unread."""
         if not self._closing:
@@ -207,6 +211,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         servers: The listening servers by port; a Unix socket's by its path.
         connect: Asked for a connection to a Unix socket, or to a host and port.
         readers: What `add_reader` was given, by file descriptor.
+        after_turn: Called after each turn of the loop.
     """
 
     def __init__(self) -> None:
@@ -215,6 +220,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self.servers: dict[int | str, Listening] = {}
         self.readers: dict[int, Callable[[], None]] = {}
         self.connect: Callable[[Factory], Any] | None = None
+        self.after_turn: Callable[[], None] | None = None
+
+    def _run_once(self) -> None:
+        super()._run_once()  # type: ignore[misc]  # asyncio's types do not show it
+        if self.after_turn is not None:
+            self.after_turn()
 
     def time(self) -> float:
         """Return the simulated time."""

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from aiohttp import web
 from opentelemetry.sdk.resources import Resource
 
 from bench.fuzz import requests
@@ -25,7 +24,9 @@ from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_core.wire.steps import Facts, Step, encode_step
 from weir_sidecar.app import Sidecar
 from weir_sidecar.front import Front
-from weir_sidecar.frontend.protocol import HttpServer
+from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
+from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import (
@@ -93,8 +94,9 @@ class Subject(ABC):
         self.scratch = scratch
         self.handled = 0
         """Requests that must have an outcome."""
-        self.wrongly_gone = self._gone = 0
+        self.wrongly_gone = 0
         """Requests that ended as `client_gone` although their clients were there."""
+        self._running: list[tuple[InFlightRequest, Wire]] = []
         self.is_drained = False
         """A drain has begun."""
         self._known: set[asyncio.Task[Any]] = set()
@@ -135,35 +137,35 @@ class Subject(ABC):
         """Begin to count, once everything runs."""
         self._known = asyncio.all_tasks()
         server = self.server
-        handle, refuse_unread = server.request_handler, server.refuse_unread
+        handle, refuse_unread = server.handle, server.refuse_unread
 
-        async def counted(request: web.BaseRequest) -> web.StreamResponse:
-            headers = request.headers
+        def counted(request: HttpRequest) -> None:
+            head = request.head
             is_preflight = (
-                request.method == "OPTIONS"
-                and "Origin" in headers
-                and "Access-Control-Request-Method" in headers
+                head.method == "OPTIONS"
+                and head.origin is not None
+                and head.header(b"access-control-request-method") is not None
             )
-            self.handled += not is_preflight and request.raw_path not in direct
-            wire = request.transport
-            try:
-                return await handle(request)
-            finally:
-                self._check_gone(wire)
+            self.handled += not is_preflight and head.raw_path not in direct
+            wire = request.connection.transport
+            handle(request)
+            if isinstance(request.owner, InFlightRequest) and isinstance(wire, Wire):
+                self._running.append((request.owner, wire))
 
-        def counted_unread(error: Any) -> web.StreamResponse:
+        def counted_unread(error: Any) -> Answer:
             self.handled += 1
             return refuse_unread(error)
 
-        server.request_handler = counted
+        server.handle = counted
         server.refuse_unread = counted_unread
+        self.loop.after_turn = self._check_gone
 
-    def _check_gone(self, wire: asyncio.Transport | None) -> None:
-        """Note a request that has just ended as `client_gone` although its client is there."""
-        gone = self.metrics.outcomes()[Outcome.CLIENT_GONE]
-        if gone > self._gone and isinstance(wire, Wire) and not wire.peer_failed:
-            self.wrongly_gone += 1
-        self._gone = gone
+    def _check_gone(self) -> None:
+        """Note requests that have just ended as `client_gone` although their clients are there."""
+        for request, wire in self._running:
+            if request.outcome is Outcome.CLIENT_GONE and not wire.peer_failed:
+                self.wrongly_gone += 1
+        self._running = [each for each in self._running if each[0].outcome is None]
 
     @property
     def is_quiet(self) -> bool:
@@ -245,7 +247,6 @@ class SidecarSubject(Subject):
             "in flight of tenants": len(scheduler.tenants._in_flight),
             "unscheduled": unscheduled._running,
             "unscheduled of tenants": len(unscheduled._by_payer),
-            "busy connections": len(self.sidecar.handler._busy),
             "engine connections": len(self.engine.lines) - self.sidecar.connections.idle_count,
         }
 

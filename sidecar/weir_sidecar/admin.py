@@ -102,24 +102,28 @@ class Admin:
     async def healthz(self, _request: web.Request) -> web.Response:
         """Answer: the process is alive, and does all that it should, or tries to."""
         if self._supervisor.hopeless:
-            return _probe(ready=False, why=self._supervisor.trouble)
+            return _probe(False, self._supervisor.trouble)
         return web.Response(text="ok\n")
 
-    async def readyz(self, _request: web.BaseRequest) -> web.Response:
+    async def readyz(self, _request: web.Request) -> web.Response:
         """Tell whether clients should be sent here."""
+        return _probe(*self.readiness())
+
+    def readiness(self) -> tuple[bool, str]:
+        """Return whether clients should be sent here, and why."""
         if self._drain.phase is not Phase.SERVING:
-            return _probe(ready=False, why=f"draining: {self._drain.phase.value}")
+            return False, f"draining: {self._drain.phase.value}"
         if self._supervisor.trouble:
-            return _probe(ready=False, why=self._supervisor.trouble)
-        return self._engine_probe()
+            return False, self._supervisor.trouble
+        return self._engine_state()
 
     async def enginez(self, _request: web.Request) -> web.Response:
         """Tell whether the engine is loaded and makes progress, drain or not."""
-        return self._engine_probe()
+        return _probe(*self._engine_state())
 
-    def _engine_probe(self) -> web.Response:
+    def _engine_state(self) -> tuple[bool, str]:
         state = self._monitor.state
-        return _probe(ready=state is EngineState.READY, why=f"engine {state.value}")
+        return state is EngineState.READY, f"engine {state.value}"
 
     async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""
@@ -199,5 +203,5 @@ async def _reported(request: web.Request, handler: Handler) -> web.StreamRespons
         return web.Response(status=500, text="this page failed; the log says why\n")
 
 
-def _probe(*, ready: bool, why: str) -> web.Response:
+def _probe(ready: bool, why: str) -> web.Response:
     return web.Response(status=200 if ready else 503, text=why + "\n")

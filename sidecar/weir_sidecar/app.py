@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
 from weir_sidecar.drain import Drain
 from weir_sidecar.driver import Driver
+from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH, Server
 from weir_sidecar.inflight import Handler
 from weir_sidecar.policy_file import PolicyFile
@@ -128,10 +130,12 @@ class Sidecar:
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
             yield self
 
-    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        if request.raw_path == HEALTH_PATH:
-            return self._admin.readyz(request)
-        return self.handler.handle(request)
+    def _handle(self, request: HttpRequest) -> None:
+        if request.head.raw_path == HEALTH_PATH:
+            is_ready, why = self._admin.readiness()
+            request.answer(Answer(200 if is_ready else 503, f"{why}\n".encode()))
+        else:
+            self.handler.handle(request)
 
     async def _keep(self) -> None:
         """Look after what nobody tells us of: changed policies, tokens of running streams."""

@@ -251,7 +251,7 @@ class Driver:
         self._requests[request.id] = request
         while request.wire_id in self._by_wire_id:
             # Two requests may carry one x-request-id; the step log has to tell them apart.
-            request.wire_id = f"{request.head.request_id}-{next(self._numbers)}"
+            request.wire_id = f"{request.request_id}-{next(self._numbers)}"
         self._by_wire_id[request.wire_id] = request
         actions = self._note_silent(now)
         self._perform(actions + self.scheduler.on_arrival(asked, now), now)

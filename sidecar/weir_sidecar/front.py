@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from weir_sidecar.drain import Drain, Phase
+from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.auth import is_here
+from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH, Server
 from weir_sidecar.inflight import Handler
 from weir_sidecar.registry import Registry
@@ -64,19 +65,26 @@ class Front:
         )
         self.port = 0
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    def handle(self, request: HttpRequest) -> None:
         """Answer probes, this machine's questions for metrics, and relay everything else."""
-        trouble = self._supervisor.trouble
-        if request.raw_path == "/healthz":
+        answer = self._own_answer(request)
+        if answer is None:
+            self._handler.handle(request)
+        else:
+            request.answer(answer)
+
+    def _own_answer(self, request: HttpRequest) -> Answer | None:
+        trouble, asked = self._supervisor.trouble, request.head.raw_path
+        if asked == "/healthz":
             return _probe(not self._supervisor.hopeless, trouble or "ok")
-        if request.raw_path in ("/readyz", HEALTH_PATH):
+        if asked in ("/readyz", HEALTH_PATH):
             ready = len(self.replicas.ready)
             serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
             return _probe(serving, trouble or f"{ready} replicas ready")
-        if request.raw_path == "/metrics" and is_here(request.remote):
+        if asked == "/metrics" and is_here(request.connection.remote):
             self._metrics.running.set(len(self.registry))
-            return web.Response(body=self._metrics.render(), headers=METRICS_HEADERS)
-        return await self._handler.handle(request)
+            return Answer(200, self._metrics.render(), METRICS_HEADERS["Content-Type"])
+        return None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Front]:
@@ -93,5 +101,5 @@ class Front:
             self.replicas.close()
 
 
-def _probe(well: bool, words: str) -> web.Response:
-    return web.Response(status=200 if well else 503, text=words + "\n")
+def _probe(well: bool, words: str) -> Answer:
+    return Answer(200 if well else 503, f"{words}\n".encode())

@@ -8,9 +8,13 @@
 4. RELAYED. The first byte went to the client. Nothing can be tried again, so the body is released.
 5. COUNTED. The request has exactly one outcome. Its memory and places are given back.
 
-`InFlightRequest` owns all of it. Requests that compute nothing on the engine (models, tokenizing)
-go from KNOWN to SENT. A `weir up` front has no driver: it asks one replica after the other, as the
-router says.
+`InFlightRequest` owns all of it. What needs no waiting happens at once, in the callback that
+brought the request or the answer: with the body at hand, a place at the engine and an idle
+connection to it there is no task. What takes time goes on in a task, from wherever the request is
+(`_go_on`).
+
+Requests that compute nothing on the engine (models, tokenizing) go from KNOWN to SENT. A `weir up`
+front has no driver: it asks one replica after the other, as the router says.
 """
 
 from __future__ import annotations
@@ -23,43 +27,38 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import web
 
 from weir_core.errors import InvalidBody
 from weir_core.sched.types import Dispatch, Reason, Request
 from weir_core.wire import bodies
 from weir_core.wire.answers import reports_failure, tokens_in
 from weir_core.wire.bodies import RequestBody
-from weir_core.wire.engine_inputs import (
-    SentPriority,
-    bounded_target_s,
-    may_search_beams,
-    sent_priority,
-)
+from weir_core.wire.engine_inputs import bounded_target_s, may_search_beams, sent_priority
 from weir_core.wire.errors import ENDING_PAUSE_S, ending_event, error_shape_of, next_sequence_number
 from weir_core.wire.openai import Usage, usage_in, with_priority
-from weir_core.wire.paths import Api, Endpoint, Kind, endpoint_of
+from weir_core.wire.paths import Api, Endpoint, Kind
 from weir_sidecar.frontend import errors
+from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
     FAILOVER_HEADER,
-    SECRET_HEADERS,
     Caller,
     is_here,
     ttft_target_s,
     wants_explanation,
 )
-from weir_sidecar.frontend.body import body_at_hand, is_at_hand, read_body
+from weir_sidecar.frontend.body import body_at_hand, read_body
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.frontend.cors import CrossOrigin
 from weir_sidecar.frontend.errors import DROPPED_REASON, ApiError
-from weir_sidecar.frontend.headers import RequestHead, new_request_id, read_head
+from weir_sidecar.frontend.headers import new_request_id, request_id_of
+from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import NO_CLASS
 from weir_sidecar.telemetry.tracing import RequestTrace, Tracing, operation_of
-from weir_sidecar.upstreams.splice import Ending, Exchange
-from weir_sidecar.upstreams.upstream import Call
+from weir_sidecar.upstreams.splice import Attendant, Ending, Exchange
+from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
     from weir_sidecar.driver import Driver
@@ -73,8 +72,7 @@ _EXPLAIN: Final = EXPLAIN_HEADER.decode()
 _MOST_ENGINES_LOST: Final = 3
 """Engines that may die under one request: it may be the reason."""
 _PLAIN: Final = RequestBody()
-_UNTOLD: Final = SentPriority(b"", None)
-NO_SECRETS: Final[frozenset[bytes]] = frozenset()
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class State(Enum):
@@ -125,43 +123,35 @@ class Handler:
         """Answers end their connection: a drain has begun."""
         self.refusing = False
         """Newcomers are refused: the lame-duck time of a drain is over."""
-        self._busy: set[asyncio.BaseTransport | None] = set()
 
-    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
+    def handle(self, http: HttpRequest) -> None:
         """Answer one request."""
-        if http.method == "OPTIONS":
-            preflight = self.cross_origin.preflight(http)
+        if http.head.method == "OPTIONS":
+            preflight = self.cross_origin.preflight(http.head)
             if preflight is not None:
-                return preflight
-        request = InFlightRequest(http, self)
-        self._busy.add(request.client.transport)
-        try:
-            return await request.serve()
-        finally:
-            self._busy.discard(request.client.transport)
+                http.answer(preflight)
+                return
+        InFlightRequest(http, self).begin()
 
-    def refuse_unread(self, error: ApiError) -> web.StreamResponse:
+    def refuse_unread(self, error: ApiError) -> Answer:
         """Count and answer a request that the HTTP library could not read."""
         request_id = new_request_id()
         self.metrics.of_class(NO_CLASS).requests(error.outcome).inc()
         log.info("request unreadable", extra={"request_id": request_id, "code": error.code})
-        return error.response("", request_id, close=True)
-
-    def is_busy(self, transport: asyncio.BaseTransport) -> bool:
-        """Tell whether a request of this client connection is being handled."""
-        return transport in self._busy
+        return error.answer("", request_id, close=True)
 
     def is_leaving(self) -> bool:
         """Tell whether answers should end their connection."""
         return self.leaving
 
 
-class InFlightRequest:
+class InFlightRequest(Attendant):
     """One request; the only owner of what it holds.
 
     Attributes:
         state: How far it is.
         arrival: When it came.
+        request_id: What its client, and the engine's log, call it.
         endpoint: What its path is; None in a front, which leaves that to the replicas.
         caller: Who asks; None in a front.
         class_name: Its priority class, once that is known.
@@ -177,88 +167,148 @@ class InFlightRequest:
         status: The HTTP status the client got, 0 before.
     """
 
-    def __init__(self, http: web.BaseRequest, shared: Handler) -> None:
+    caller: Caller | None
+    endpoint: Endpoint | None
+    asked: Request | None
+    dispatch: Dispatch | None
+    exchange: Exchange | None
+    tokens_in: Callable[[bytes], int] | None
+    first_token_at: float | None
+    usage: Usage | None
+    outcome: Outcome | None
+    trace: RequestTrace | None
+    _call: Call | None
+    _called_for: Dispatch | None
+    """The place that the call was made for: it says the priority."""
+    _attempt: Attempt | None
+    _answer: Answer | None
+    """A refusal, as it goes to the client."""
+    _refusal: ApiError | None
+    """The scheduler's word that the request will not be dispatched."""
+    _task: asyncio.Task[None] | None
+    _wake: asyncio.Future[None] | None
+    _life: asyncio.TimerHandle | None
+    _routed: tuple[Replica, int] | None
+    _seen: Exchange | None
+    """What the watch looked at last, with the bytes that had come, and since when."""
+
+    def __init__(self, http: HttpRequest, shared: Handler) -> None:
         self.http, self.shared = http, shared
+        self.head = http.head
         self.arrival = shared.clock()
         self.state = State.KNOWN
         self.client = Client(http, shared.is_leaving)
-        self.head = RequestHead()
-        self.caller: Caller | None = None
+        self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
-        self.endpoint: Endpoint | None = None
-        self.tenant = self.target = self.wire_id = self.id = ""
-        self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = (
-            self._engines_lost
-        ) = 0
+        self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
+        self.tokens_in = self.first_token_at = self.usage = self.outcome = self.trace = None
+        self.tenant = self.wire_id = self.id = ""
+        self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.api, self.asks = Api.OTHER, _PLAIN
         self.streams = self.may_fail_over = False
-        self.asked: Request | None = None
-        self.dispatch: Dispatch | None = None
-        self.exchange: Exchange | None = None
-        self.tokens_in: Callable[[bytes], int] | None = None
-        self.first_token_at: float | None = None
-        self.usage: Usage | None = None
-        self.outcome: Outcome | None = None
-        self.trace: RequestTrace | None = None
         self._body = b""
-        self._call: Call | None = None
-        self._reserved = self._explains = self._broke_off = False
-        self._refusal: ApiError | None = None
-        self._routed: tuple[Replica, int] | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._life: asyncio.TimerHandle | None = None
-        # The watch: what was seen of which exchange, and when it was new.
-        self._seen: Exchange | None = None
+        self._call = self._called_for = self._attempt = self._answer = self._refusal = None
+        self._task = self._wake = self._life = self._routed = self._seen = None
+        self._classified = self._reserved = self._explains = self._broke_off = False
+        self._engines_lost = 0
         self._seen_bytes, self._seen_at = -1, 0.0
 
     # ---- the way in and the one way out
 
-    async def serve(self) -> web.StreamResponse:
-        """Answer the request; whatever happens in between, it ends with one outcome."""
+    def begin(self) -> None:
+        """Answer the request; whatever happens from here on, it ends with one outcome."""
+        self.http.owner = self
         self.shared.registry.add(self)
         try:
-            await self._run()
+            if not self._goes_at_once():
+                self._task = asyncio.get_running_loop().create_task(self._go_on())
+            return
+        except ApiError as error:
+            self._refuse(error)
+        except Exception as error:
+            self._fail(error)
+        self._end()
+
+    def _goes_at_once(self) -> bool:
+        """Do what needs no waiting; tell whether the request is on its way to the engine."""
+        self._read_head()
+        shared, http = self.shared, self.http
+        if not http.whole or self.head.encoding:
+            return False
+        self._body = body_at_hand(http, shared.limits.max_body_bytes, self._hold)
+        self._classify()
+        driver, engine = shared.driver, shared.engine
+        if driver is None or engine is None or self._computes_nothing:
+            return False
+        if driver.prompts.counts(self.head.path, self._body):
+            return False
+        self._enter_pool(driver, None)
+        if self.dispatch is None:
+            return False
+        self._call = self._call_to_engine(driver, self.dispatch)
+        self._attempt = attempt = engine.send_at_once(self, self._call)
+        if attempt is None:
+            return False
+        attempt.exchange.attendant = self
+        if attempt.exchange.needs_attention:
+            self.attend(attempt.exchange)
+        return True
+
+    def attend(self, exchange: Exchange) -> None:
+        """Go on where the attempt has ended, or needs something that takes time."""
+        ending, attempt = exchange.ending, self._attempt
+        if attempt is None or (ending is not Ending.COMPLETE and ending is not Ending.CLIENT_GONE):
+            exchange.attendant = None
+            self._task = asyncio.get_running_loop().create_task(self._go_on())
+            return
+        attempt.connection.finish()
+        self.status = exchange.status
+        try:
+            self._settle()
+        except Exception as error:
+            self._fail(error)
+        self._end()
+
+    def client_gone(self) -> None:
+        """End the request: its client has left."""
+        if self._task is not None:
+            self._task.cancel()
+        elif self.exchange is not None:
+            self.exchange.end(Ending.CLIENT_GONE)
+
+    async def _go_on(self) -> None:
+        """Do what takes time, from wherever the request is, to its end."""
+        try:
+            try:
+                await self._run()
+            except ApiError as error:
+                self._refuse(error)
             if self._broke_off:
                 await asyncio.sleep(ENDING_PAUSE_S)
         except asyncio.CancelledError:
             # One that leaves upon the event that ends a broken stream does not change why it broke.
             self.outcome = self.outcome or Outcome.CLIENT_GONE
-            raise
-        except ApiError as error:
-            response = self._refuse(error)
-            if self._broke_off:
-                await asyncio.sleep(ENDING_PAUSE_S)
-            return response
-        except Exception:
-            log.exception("request failed", extra={"request_id": self.head.request_id})
-            if not self.begun:
-                return self._refuse(errors.internal_error())
-            self.outcome = Outcome.INTERNAL_ERROR
-            self.client.abort()
+        except Exception as error:
+            self._fail(error)
         finally:
-            self._count()
-        return self.client.response
+            self._end()
 
     async def _run(self) -> None:
         shared = self.shared
-        self._read_head()
-        if is_at_hand(self.http, self.head):
-            # The usual case costs no coroutine.
-            self._body = body_at_hand(self.http, shared.limits.max_body_bytes, self._hold)
-        else:
+        if not self._classified:
             await self._read_body()
-        self._classify()
+            self._classify()
         if shared.replicas is not None:
             await self._ask_replicas(shared.replicas)
         elif shared.driver is not None and shared.engine is not None:
-            if self.endpoint is None or self.endpoint.kind is Kind.NO_GENERATION:
+            if self._computes_nothing:
                 await self._ask_engine(shared.engine)
             else:
                 await self._wait_and_ask(shared.driver, shared.engine)
         self._settle()
 
-    def _refuse(self, error: ApiError) -> web.StreamResponse:
-        """Answer with an error; a body that was not read to its end costs the connection."""
+    def _refuse(self, error: ApiError) -> None:
+        """Make the answer of an error; a body that was not read to its end costs the connection."""
         self.outcome, self.status = error.outcome, error.status
         if self._explains and self.asked is not None:
             error.headers[_EXPLAIN] = self._explanation(error.code).decode()
@@ -266,10 +316,28 @@ class InFlightRequest:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
         if self.client.head_sent:
             self._break_off(None, error)
-            return self.client.response
-        error.headers.update(self.shared.cross_origin.headers(self.http.headers.get("Origin")))
-        close = self.shared.leaving or not self.http.content.is_eof()
-        return error.response(self.http.path, self.head.request_id, close=close)
+            return
+        error.headers.update(self.shared.cross_origin.headers(self.head.origin))
+        close = self.shared.leaving or not self.http.whole
+        self._answer = error.answer(self.head.path, self.request_id, close=close)
+
+    def _fail(self, error: Exception) -> None:
+        """End a request that met a bug."""
+        log.error("request failed", exc_info=error, extra={"request_id": self.request_id})
+        if not self.begun:
+            self._refuse(errors.internal_error())
+        else:
+            self.outcome = Outcome.INTERNAL_ERROR
+            self.client.abort()
+
+    def _end(self) -> None:
+        """Count the request, and let its connection go on."""
+        self._count()
+        self.http.owner = None
+        if self._answer is not None:
+            self.http.answer(self._answer)
+        else:
+            self.http.connection.finished(keep_alive=self.client.keep_alive)
 
     def _count(self) -> None:
         """Give back all that the request holds, and count its outcome."""
@@ -285,10 +353,13 @@ class InFlightRequest:
         shared.registry.remove(self)
         self._measure(outcome, shared.clock())
         if log.isEnabledFor(logging.DEBUG):
-            ended = {"request_id": self.head.request_id, "outcome": outcome}
+            ended = {"request_id": self.request_id, "outcome": outcome}
             log.debug("request ended", extra=ended)
-        # Break the reference cycle here, so that the garbage collector need not.
+        # Break the reference cycles here, so that the garbage collector need not.
         self.client.on_begin = None
+        self._task = self._attempt = None
+        if self.exchange is not None:
+            self.exchange.attendant = None
 
     def _measure(self, outcome: Outcome, now: float) -> None:
         """Note the outcome, the times and the tokens in metrics and spans."""
@@ -315,26 +386,15 @@ class InFlightRequest:
 
     def _read_head(self) -> None:
         """Look at everything that the head says; raise the refusal."""
-        shared, http = self.shared, self.http
+        shared, head = self.shared, self.head
         driver = shared.driver
-        head = self.head = read_head(http, SECRET_HEADERS if driver else NO_SECRETS)
-        self.client.request_id = head.request_id
         self.client.on_begin = self._begin
-        self._explains = driver is not None and wants_explanation(head.said)
         if shared.tracing is not None:
             self.trace = shared.tracing.begin(
-                http.method, http.path, head.tracing, arrival=self.arrival, now=shared.clock()
+                head.method, head.path, self.http.tracing, arrival=self.arrival, now=shared.clock()
             )
-        raw = http.raw_path
-        self.target = raw if raw.startswith("/") else http.rel_url.raw_path_qs
         if driver is not None:
-            self.endpoint = endpoint_of(http.method, http.path)
-            if self.endpoint is None:
-                raise errors.not_found(http.path)
-            self.api = self.endpoint.api
-            # An address is looked up only where it matters: it costs a system call.
-            from_here = shared.serves_here and not driver.directory.tenants and is_here(http.remote)
-            self.caller = driver.directory.identify(head.said, from_here=from_here)
+            self._identify(driver)
         if head.websocket:
             raise errors.bad_request(
                 "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
@@ -343,25 +403,53 @@ class InFlightRequest:
             raise errors.shutting_down(1)
         if shared.registry.full:
             raise errors.rejected(Reason.QUEUE_FULL, 1)
-        if driver is not None and self.caller is not None:
-            self.rank = driver.directory.rank_by_head(self.caller, head.said)
-            driver.reserve(self.caller.tenant)
+        if driver is not None:
+            self._take_place(driver)
+
+    def _identify(self, driver: Driver) -> None:
+        """Find out what is asked for, and by whom; a connection's next request mostly is alike."""
+        head, directory = self.head, driver.directory
+        self.endpoint = head.endpoint
+        if self.endpoint is None:
+            raise errors.not_found(head.path)
+        self.api = self.endpoint.api
+        self._explains = wants_explanation(head.said)
+        if head.directory is not directory:
+            # An address is looked at only where it matters.
+            from_here = (
+                self.shared.serves_here
+                and not directory.tenants
+                and is_here(self.http.connection.remote)
+            )
+            head.caller = directory.identify(head.said, from_here=from_here)
+        self.caller = head.caller
+
+    def _take_place(self, driver: Driver) -> None:
+        """Count the request among its payer's, where the scheduler will not do so at once."""
+        head, caller = self.head, self.caller
+        assert caller is not None
+        if head.directory is not driver.directory:
+            head.rank = driver.directory.rank_by_head(caller, head.said)
+            head.directory = driver.directory
+        self.rank = head.rank
+        if self._computes_nothing or not self.http.whole:
+            driver.reserve(caller.tenant)
             self._reserved = True
 
     async def _read_body(self) -> None:
         shared = self.shared
         self._body = await read_body(
             self.http,
-            self.head,
             limit_bytes=shared.limits.max_body_bytes,
             timeout_s=shared.timeouts.upload_s,
             hold=self._hold,
             inflate=shared.driver is not None,
         )
-        if shared.driver is None and self.head.encoding:  # the sidecar behind a front inflates
-            self.head.lines.append(
-                b"content-encoding: %b\r\n" % self.head.encoding.encode("latin-1")
-            )
+
+    @property
+    def _computes_nothing(self) -> bool:
+        """Whether the engine only looks something up for it."""
+        return self.endpoint is not None and self.endpoint.kind is Kind.NO_GENERATION
 
     def _read_wishes(self, endpoint: Endpoint) -> RequestBody:
         """Return what the body makes the engine do; raise the refusal."""
@@ -397,11 +485,12 @@ class InFlightRequest:
 
     def _classify(self) -> None:
         """Look at what the body asks for, and name the class and the tenant; raise the refusal."""
+        self._classified = True
         self.shared.metrics.body_bytes.observe(len(self._body))
-        if self.endpoint is not None and self.endpoint.kind is not Kind.NO_GENERATION:
+        if self.endpoint is not None and not self._computes_nothing:
             self.asks = self._read_wishes(self.endpoint)
         if self.trace is not None:
-            self.trace.describe(operation_of(self.http.path), self.asks)
+            self.trace.describe(operation_of(self.head.path), self.asks)
         driver, caller = self.shared.driver, self.caller
         if driver is None or caller is None:
             return
@@ -421,14 +510,18 @@ class InFlightRequest:
 
     async def _wait_and_ask(self, driver: Driver, engine: Upstream) -> None:
         """Send the request when the scheduler dispatches it, again where it lost its place."""
-        await self._enter_pool(driver)
+        if self.asked is None:
+            prompt_tokens = None
+            if driver.prompts.counts(self.head.path, self._body):
+                prompt_tokens = await driver.prompts.count(self._body)
+            self._enter_pool(driver, prompt_tokens)
         while True:
-            dispatch = self.dispatch or await self._dispatched()
-            if self.trace is not None:
-                now = self.shared.clock()
-                self.trace.routed(now, now)  # the one candidate
-                self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
-            exchange = await self._attempt(engine, driver.priority(self))
+            begun, self._attempt = self._attempt, None
+            dispatch = begun.dispatch if begun is not None else self.dispatch
+            dispatch = dispatch or await self._dispatched()
+            if self._call is None or self._called_for is not dispatch:
+                self._call = self._call_to_engine(driver, dispatch)
+            exchange = await self._ask(engine, self._call, begun)
             lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
             if lost and self.dispatch is dispatch and not driver.has_engine:
                 # The engine had begun, but the client was sent nothing: nothing is lost yet.
@@ -441,21 +534,20 @@ class InFlightRequest:
             else:
                 return
 
-    async def _enter_pool(self, driver: Driver) -> None:
+    def _enter_pool(self, driver: Driver, prompt_tokens: int | None) -> None:
         """Tell the scheduler of the request; raise the refusal."""
-        asks, caller = self.asks, self.caller
+        asks, caller, head = self.asks, self.caller, self.head
         assert caller is not None
         if asks.searches_beams:
             self._check_beams(driver)
-        of_class = driver.directory.ttft_target_s(self.class_name)
-        target_s = bounded_target_s(ttft_target_s(self.head.said), of_class)
-        prompt_tokens = None
-        if driver.prompts.counts(self.http.path, self._body):
-            prompt_tokens = await driver.prompts.count(self._body)
+        target_s = ttft_target_s(head.said)
+        if target_s is not None:
+            of_class = driver.directory.ttft_target_s(self.class_name)
+            target_s = bounded_target_s(target_s, of_class)
         self.streams = asks.streams
         if self.streams:
             self.tokens_in = partial(tokens_in, self.api)
-        self.wire_id = self.head.request_id
+        self.wire_id = self.request_id
         # In one step: the place among the payer's requests passes to the scheduler.
         self._leave_limits(driver)
         self.state = State.WAITING
@@ -471,10 +563,12 @@ class InFlightRequest:
                 prompt_tokens=prompt_tokens,
                 max_output_tokens=asks.max_output_tokens,
                 sequences=asks.sequences,
-                endpoint=self.http.path,
+                endpoint=head.path,
                 ttft_target_s=target_s,
             ),
         )
+        if self._refusal is not None:
+            raise self._refusal
         if self.streams and driver.keep_alive_s is not None:
             self._show_life_in(driver.keep_alive_s)
 
@@ -572,39 +666,49 @@ class InFlightRequest:
         """Whether the client was sent anything."""
         return self.exchange is not None and self.exchange.begun
 
-    async def _attempt(self, upstream: Upstream, priority: int | None = None) -> Exchange | None:
-        """Ask one upstream for one attempt."""
+    async def _ask(
+        self, upstream: Upstream, call: Call, begun: Attempt | None = None
+    ) -> Exchange | None:
+        """Ask one upstream for one attempt, or go on with the one that has begun."""
         self.state = State.SENT
-        self._call = self._call_of(priority)
-        exchange = await upstream.attempt(self, self._call)
+        self._call = call
+        exchange = await upstream.attempt(self, call, begun)
         if exchange is not None:
             self.status = exchange.status
         return exchange
 
+    def _call_to_engine(self, driver: Driver, dispatch: Dispatch) -> Call:
+        """Return the request as it goes to the engine, for the place that it got."""
+        self.state = State.SENT
+        self._called_for = dispatch
+        if self.trace is not None:
+            now = self.shared.clock()
+            self.trace.routed(now, now)  # the one candidate
+            self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
+        return self._call_of(driver.priority(self))
+
     def _call_of(self, priority: int | None) -> Call:
         """Return the request as it goes to an upstream."""
-        http, head, body = self.http, self.head, self._body
-        pieces: tuple[bytes | memoryview, ...] = ()
-        # A front says nothing of the priority: the replica decides.
-        sent = (
-            sent_priority(self.endpoint, priority, is_in_body=self.asks.priority is not None)
-            if self.endpoint
-            else _UNTOLD
-        )
-        if body:
-            pieces = (body,) if sent.field is None else with_priority(body, sent.field)
-        lines = [
-            f"{http.method} {self.target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"),
-            *head.lines,
-            sent.header,
-            b"x-request-id: %b\r\n" % (self.wire_id or head.request_id).encode(),
-        ]
-        if body or http.method in ("POST", "PUT", "PATCH"):
-            lines.append(b"content-length: %d\r\n" % sum(map(len, pieces)))
+        head, body, endpoint = self.head, self._body, self.endpoint
+        pieces: tuple[bytes | memoryview, ...] = (body,) if body else ()
+        further = b""
+        if endpoint is not None:
+            sent = sent_priority(endpoint, priority, is_in_body=self.asks.priority is not None)
+            further = sent.header
+            if body and sent.field is not None:
+                pieces = with_priority(body, sent.field)
+        elif head.encoding:  # a front: it inflates nothing, and leaves the priority to the replica
+            further = b"content-encoding: %b\r\n" % head.encoding.encode("latin-1")
         if self.may_fail_over:
-            lines.append(b"%b: 1\r\n" % FAILOVER_HEADER)
-        tracing = [f"{name}: {value}\r\n".encode("latin-1") for name, value in head.tracing.items()]
-        return Call(b"".join(lines), b"".join(tracing), pieces, bodiless=http.method == "HEAD")
+            further += b"%b: 1\r\n" % FAILOVER_HEADER
+        request_id = (self.wire_id or self.request_id).encode()
+        lines = b"%b%bx-request-id: %b\r\n" % (head.lines, further, request_id)
+        if body or head.method in _WITH_BODY:
+            lines += b"content-length: %d\r\n" % sum(map(len, pieces))
+        tracing = b""
+        for name, value in self.http.tracing.items():
+            tracing += f"{name}: {value}\r\n".encode("latin-1")
+        return Call(lines, tracing, pieces, bodiless=head.method == "HEAD")
 
     async def _ask_engine(self, engine: Upstream) -> None:
         """Send a request that computes nothing, without waiting in the pool."""
@@ -614,7 +718,7 @@ class InFlightRequest:
         driver.check_engine()
         driver.enter_unscheduled(caller.tenant)
         try:
-            exchange = await self._attempt(engine)
+            exchange = await self._ask(engine, self._call_of(None))
         finally:
             driver.leave_unscheduled(caller.tenant)
         if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
@@ -632,7 +736,7 @@ class InFlightRequest:
             self._routed = replica, number
             self.may_fail_over = replicas.has_others(tried)
             try:
-                exchange = await self._attempt(replica)
+                exchange = await self._ask(replica, self._call_of(None))
             finally:
                 replicas.ended(replica, number)
             if exchange is not None and (exchange.begun or exchange.ending is not Ending.LOST):
@@ -680,7 +784,7 @@ class InFlightRequest:
 
     def _break_off(self, answer: Exchange | None, error: ApiError) -> None:
         """End a stream that cannot go on."""
-        shape, exchange = error_shape_of(self.http.path), self.exchange
+        shape, exchange = error_shape_of(self.head.path), self.exchange
         number = next_sequence_number(exchange.tail) if exchange is not None else 0
         event = ending_event(shape, error.message, error.status, error.code, number)
         self._broke_off = self.client.break_off(answer, event)

@@ -13,10 +13,8 @@ import zlib
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
 from weir_sidecar.frontend import errors
-from weir_sidecar.frontend.headers import RequestHead
+from weir_sidecar.frontend.protocol import HttpRequest
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FIRST_SLICE_BYTES: Final = 64 << 10
@@ -29,8 +27,7 @@ _METHOD_DEFLATE: Final = 8
 
 
 async def read_body(
-    request: web.BaseRequest,
-    head: RequestHead,
+    request: HttpRequest,
     *,
     limit_bytes: int,
     timeout_s: float,
@@ -41,7 +38,6 @@ async def read_body(
 
     Args:
         request: The request, authenticated.
-        head: What its headers say.
         limit_bytes: The largest body, as sent and inflated.
         timeout_s: The client's time to send it.
         hold: Told of the body's size so far, before more is read; it may raise a `ApiError`.
@@ -50,13 +46,14 @@ async def read_body(
     Raises:
         ApiError: The body is too large, too slow or broken, or in an encoding not undone here.
     """
-    inflater = _inflater(head.encoding) if inflate and head.encoding else None
-    if head.announced_bytes > limit_bytes:
+    encoding = request.head.encoding
+    inflater = _inflater(encoding) if inflate and encoding else None
+    if request.announced_bytes > limit_bytes:
         raise errors.too_large(limit_bytes)
-    if inflater is None and request.content.is_eof():
+    if inflater is None and request.whole:
         return body_at_hand(request, limit_bytes, hold)
-    if head.expects_continue and request.transport is not None:
-        request.transport.write(_CONTINUE)
+    if request.head.expects_continue and not request.whole:
+        request.connection.write(_CONTINUE)
     try:
         async with asyncio.timeout(timeout_s):
             if inflater is not None:
@@ -65,31 +62,22 @@ async def read_body(
     except TimeoutError:
         raise errors.slow_upload(timeout_s) from None
     except zlib.error:
-        raise _broken(head.encoding) from None
-    except (web.RequestPayloadError, ValueError) as error:
-        raise errors.bad_request(f"The request body cannot be read: {error}") from error
+        raise _broken(encoding) from None
 
 
-def is_at_hand(request: web.BaseRequest, head: RequestHead) -> bool:
-    """Tell whether the whole body came together with its head, as it is."""
-    return not head.encoding and request.content.is_eof()
-
-
-def body_at_hand(request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
+def body_at_hand(request: HttpRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
     """Return a body that is at hand; raise the `ApiError` where it is too large."""
-    body = request.content.read_nowait()
+    body = request.take()
     if len(body) > limit_bytes:
         raise errors.too_large(limit_bytes)
     hold(len(body))
     return body
 
 
-async def _gathered(
-    request: web.BaseRequest, limit_bytes: int, hold: Callable[[int], None]
-) -> bytes:
+async def _gathered(request: HttpRequest, limit_bytes: int, hold: Callable[[int], None]) -> bytes:
     parts: list[bytes] = []
     size_bytes = 0
-    while part := await request.content.readany():
+    while part := await request.read():
         size_bytes += len(part)
         if size_bytes > limit_bytes:
             raise errors.too_large(limit_bytes)
@@ -99,7 +87,7 @@ async def _gathered(
 
 
 async def _inflated(
-    request: web.BaseRequest,
+    request: HttpRequest,
     inflater: _Inflater,
     limit_bytes: int,
     hold: Callable[[int], None],
@@ -107,7 +95,7 @@ async def _inflated(
     loop = asyncio.get_running_loop()
     slices: list[bytes] = []
     sent_bytes = size_bytes = 0
-    while part := await request.content.readany():
+    while part := await request.read():
         sent_bytes += len(part)
         inflater.feed(part)
         while inflater.has_more:

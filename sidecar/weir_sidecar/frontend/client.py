@@ -6,62 +6,32 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import HttpVersion11, web
-
-from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, Unframed
+from weir_sidecar.frontend.protocol import HttpRequest
+from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, Sink, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
 )
 
 
-class Relayed(web.StreamResponse):
-    """Tells aiohttp that the answer is already on the wire."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._stays_open = keep_alive
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the client may send its next request on this connection."""
-        return self._stays_open
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Send no head: it was sent."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Send no end: it was sent."""
-
-
-class Client:
+class Client(Sink):
     """The sink of a relayed answer: one client's connection, for one request.
 
     Args:
-        request: The request as aiohttp read it.
+        request: The request as it was read.
         leaving: Tells whether answers should end their connection, because of a drain.
     """
 
-    __slots__ = (
-        "_head_sent",
-        "_is_old",
-        "_keep_alive",
-        "_leaving",
-        "_protocol",
-        "_request",
-        "on_begin",
-        "request_id",
-        "transport",
-    )
-
-    def __init__(self, request: web.BaseRequest, leaving: Callable[[], bool]) -> None:
+    def __init__(self, request: HttpRequest, leaving: Callable[[], bool]) -> None:
         self._request = request
-        self.transport = request.transport
-        self._protocol = request.protocol
+        self._connection = request.connection
+        self.transport = request.connection.transport
         self._leaving = leaving
-        self._is_old = request.version < HttpVersion11
+        self._is_old = request.head.is_old
         """The client speaks HTTP/1.0, which knows no chunks."""
-        self._keep_alive = self._head_sent = False
+        self.keep_alive = False
+        """Another request may follow the answer on this connection."""
+        self._head_sent = False
         self.request_id = ""
         self.on_begin: Callable[[Exchange], bytes] | None = None
         """Told of an answer that begins, before the client is; returns further header lines."""
@@ -95,19 +65,16 @@ class Client:
             if name not in _NOT_RETURNED:
                 lines.append(b"%b: %b\r\n" % (name, value))
         ends_itself = framed or answer.status in (204, 304)
-        self._keep_alive = (
-            ends_itself
-            and not self._is_old
-            and not self._leaving()
-            and bool(self._request.keep_alive)
+        self.keep_alive = (
+            ends_itself and not self._is_old and not self._leaving() and self._request.keep_alive
         )
         if self.on_begin is not None:
             lines.append(self.on_begin(answer))
         if self._head_sent:
-            self._keep_alive = False
+            self.keep_alive = False
             return b""
         lines.append(b"x-request-id: %b\r\n" % self.request_id.encode())
-        lines.append(b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         return b"".join(lines)
 
     def write(self, piece: bytes) -> None:
@@ -122,7 +89,7 @@ class Client:
     @property
     def writing_paused(self) -> bool:
         """Tell whether more waits for the client than its transport wants to hold."""
-        return self._protocol.writing_paused
+        return self._connection.writing_paused
 
     # What the handler calls.
 
@@ -139,15 +106,10 @@ class Client:
             return Unframed(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
         return Exchange(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
 
-    @property
-    def response(self) -> Relayed:
-        """What the handler returns to aiohttp."""
-        return _STAYS if self._keep_alive else _CLOSES
-
     async def drain(self, timeout_s: float) -> None:
         """Wait until the client has taken most of what waits for it."""
         async with asyncio.timeout(timeout_s):
-            await self._request.writer.drain()
+            await self._connection.drain()
 
     def break_off(self, answer: Exchange | None, event: bytes) -> bool:
         """End an answer that cannot go on: by `event` where the format allows, and by a cut.
@@ -156,7 +118,7 @@ class Client:
         chunk is left out, so that no client takes the answer for whole: some look at nothing else.
         Tell whether the event was sent; the connection is then to be closed after a pause.
         """
-        self._keep_alive = False
+        self.keep_alive = False
         if self.is_closing():
             return False
         if answer is not None:
@@ -172,7 +134,7 @@ class Client:
 
     def abort(self) -> None:
         """Cut the connection, dropping what waits."""
-        self._keep_alive = False
+        self.keep_alive = False
         if self.transport is not None:
             self.transport.abort()
 
@@ -183,5 +145,3 @@ _STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"transfer-encoding: chunked\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
 )
-_STAYS: Final = Relayed(keep_alive=True)
-_CLOSES: Final = Relayed(keep_alive=False)

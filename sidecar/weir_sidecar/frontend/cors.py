@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiohttp import web
-
 from weir_core.wire.cors import Cors
+from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.headers import RequestHead
 
 _ALL_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
 _ALWAYS_ALLOWED: Final = frozenset(
@@ -55,13 +55,12 @@ class CrossOrigin:
             headers["Access-Control-Allow-Credentials"] = "true"
         return headers
 
-    def preflight(self, request: web.BaseRequest) -> web.Response | None:
+    def preflight(self, head: RequestHead) -> Answer | None:
         """Return the answer to a preflight; None where the request is none."""
-        asked = request.headers
-        origin, method = asked.get("Origin"), asked.get("Access-Control-Request-Method")
+        origin, method = head.origin, head.header(b"access-control-request-method")
         if origin is None or method is None:
             return None
-        wanted = asked.get("Access-Control-Request-Headers")
+        wanted = head.header(b"access-control-request-headers")
         headers = self._preflight_headers(origin, wanted)
         refused = []
         if self._origin_for(origin) is None:
@@ -70,12 +69,12 @@ class CrossOrigin:
             refused.append("method")
         if wanted is not None and not self._allows(wanted):
             refused.append("headers")
-        if "Access-Control-Request-Private-Network" in asked:
+        if head.header(b"access-control-request-private-network") is not None:
             refused.append("private-network")
         if refused:
             text = "Disallowed CORS " + ", ".join(refused)
-            return web.Response(status=400, text=text, headers=headers)
-        return web.Response(text="OK", headers=headers)
+            return Answer(400, text.encode(), headers=headers)
+        return Answer(200, b"OK", headers=headers)
 
     def _preflight_headers(self, origin: str, wanted: str | None) -> dict[str, str]:
         headers = {

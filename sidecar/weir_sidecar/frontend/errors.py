@@ -10,11 +10,10 @@ import re
 import zlib
 from typing import Final
 
-from aiohttp import web
-
 from weir_core.errors import WeirError
 from weir_core.sched.types import Reason
 from weir_core.wire.errors import error_body, error_shape_of, retry_headers, status_headers
+from weir_sidecar.frontend.answer import JSON, Answer
 from weir_sidecar.outcomes import Outcome
 
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
@@ -63,7 +62,7 @@ class ApiError(WeirError):
             return "service_unavailable"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
-    def response(self, path: str, request_id: str, *, close: bool) -> web.Response:
+    def answer(self, path: str, request_id: str, *, close: bool) -> Answer:
         """Return the answer as the API of `path` writes errors.
 
         Args:
@@ -71,22 +70,15 @@ class ApiError(WeirError):
             request_id: The request's id.
             close: The client's connection cannot go on.
         """
-        headers = {"x-request-id": request_id, "Server": "weir", **self.headers}
+        headers = {"x-request-id": request_id, "server": "weir", **self.headers}
         headers.update(status_headers(self.status))
         if self.retry_after_s is not None:
             # Refused in one moment, clients should not come back in one moment. The scheduler has
             # spread its times already.
             spread = 0.0 if self.is_spread else zlib.crc32(request_id.encode()) / 0xFFFFFFFF
             headers.update(retry_headers(self.code, self.retry_after_s * (1.0 + 0.5 * spread)))
-        response = web.Response(
-            status=self.status,
-            body=error_body(error_shape_of(path), self.status, self.message, self.kind, self.code),
-            content_type="application/json",
-            headers=headers,
-        )
-        if close:
-            response.force_close()
-        return response
+        body = error_body(error_shape_of(path), self.status, self.message, self.kind, self.code)
+        return Answer(self.status, body, JSON, headers, close=close)
 
 
 def not_found(path: str) -> ApiError:

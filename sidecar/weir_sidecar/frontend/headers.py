@@ -6,11 +6,13 @@ import random
 import re
 from collections.abc import Collection
 from typing import Final
-
-from aiohttp import web
+from urllib.parse import unquote, urlsplit
 
 from weir_core.wire.engine_inputs import STRIPPED_HEADERS
-from weir_sidecar.frontend.auth import READ_HEADERS
+from weir_core.wire.paths import endpoint_of
+from weir_sidecar.frontend import errors
+from weir_sidecar.frontend.auth import READ_HEADERS, Caller, Directory
+from weir_sidecar.frontend.errors import ApiError
 
 _IDS: Final = random.Random()
 """Ids tell requests apart and are no secret; the system's source of those costs a call each."""
@@ -34,73 +36,134 @@ _NOT_FORWARDED: Final = STRIPPED_HEADERS | frozenset(
         b"x-request-id",
     }
 )
-_TRACING: Final = frozenset({b"traceparent", b"tracestate"})
+_OLD: Final = "1.0"
+_SPOKEN: Final = frozenset({_OLD, "1.1"})
 
 
 class RequestHead:
-    """What the headers of one request say."""
+    """The request line and the headers of a request, sorted: for the engine, for us, for nobody.
 
-    __slots__ = (
-        "announced_bytes",
-        "encoding",
-        "expects_continue",
-        "lines",
-        "request_id",
-        "said",
-        "tracing",
-        "websocket",
-    )
+    What differs from one request of a client to the next is not in it (`HttpRequest` has the length
+    of the body, the id and the trace headers), so that most requests of a connection share one.
 
-    def __init__(self) -> None:
-        self.request_id = ""
-        self.announced_bytes = 0
-        """Content-Length, or 0."""
-        self.encoding = ""
-        """Content-Encoding in lower case; empty where the body is as it is."""
-        self.lines: list[bytes] = []
-        """Header lines for the engine."""
-        self.tracing: dict[str, str] = {}
-        """The W3C trace headers."""
+    Args:
+        method: As it was sent.
+        raw_path: What the request line asks for, as it was sent.
+        version: Of HTTP, such as `1.1`.
+        headers: Names and values as they were sent.
+        secret: Lower-case names of headers that go no further.
+
+    Attributes:
+        path: The decoded path, without the query.
+        lines: The request line and the headers for the engine, each with its line end.
+        said: Who asks and for what: the headers in `READ_HEADERS`, by lower-case name.
+        encoding: Content-Encoding in lower case; empty where the body is as it is.
+        is_old: It is of HTTP/1.0, which knows no chunks and, here, no second request.
+        may_stay: Another request may follow on the connection.
+        refusal: Why no request with such a head is taken, or None.
+        endpoint: What the path is for, or None where it is closed to clients.
+        directory: The policies by which `caller` and `rank` were found.
+        caller: Who asks, once that was looked up.
+        rank: The rank that the headers alone give.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        raw_path: str,
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        secret: Collection[bytes] = (),
+    ) -> None:
+        self.method, self.raw_path, self.version, self.headers = method, raw_path, version, headers
+        self.path, target = _path_of(raw_path)
+        self.endpoint = endpoint_of(method, self.path)
+        self.is_old = version == _OLD
+        self.may_stay = not self.is_old and method != "CONNECT"
         self.said: dict[bytes, str] = {}
-        """Who asks and for what: the headers in `READ_HEADERS`, by lower-case name."""
-        self.expects_continue = False
-        self.websocket = False
+        self.encoding = ""
+        self.origin: str | None = None
+        self.expects_continue = self.websocket = self.is_chunked = False
+        self.refusal: ApiError | None = None
+        self.directory: Directory | None = None
+        self.caller: Caller | None = None
+        self.rank = self._hosts = 0
+        lines = [f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")]
+        for name, value in headers:
+            key = name.lower()
+            self._note(key, value)
+            if key not in _NOT_FORWARDED and key not in secret:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self.lines = b"".join(lines)
+        self._check_version_and_host()
 
-    def note(self, key: bytes, value: bytes) -> None:
-        """Note what a header that is not forwarded says to us."""
-        if key == b"x-request-id":
-            given = value.decode("latin-1")
-            # Where it is not one plain word, the request gets a new one.
-            self.request_id = given if _REQUEST_ID.fullmatch(given) else ""
-        elif key == b"content-length":
-            self.announced_bytes = int(value)  # aiohttp takes nothing but digits
+    def header(self, name: bytes) -> str | None:
+        """Return the value of any header by its lower-case name."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value.decode("latin-1")
+        return None
+
+    def _note(self, key: bytes, value: bytes) -> None:
+        """Note what a header says to us."""
+        if key in READ_HEADERS:
+            self.said[key] = value.decode("latin-1")
+        elif key == b"host":
+            self._hosts += 1
+        elif key == b"origin":
+            self.origin = value.decode("latin-1")
         elif key == b"content-encoding":
             said = value.decode("latin-1").strip().lower()
             self.encoding = f"{self.encoding}, {said}" if self.encoding else said
+        elif key == b"transfer-encoding":
+            self._note_framing(value)
         elif key == b"expect":
             self.expects_continue = value.lower() == b"100-continue"
         elif key == b"upgrade":
             self.websocket = value.lower() == b"websocket"
 
+    def _note_framing(self, value: bytes) -> None:
+        self.is_chunked = True
+        if value.strip().lower() != b"chunked":
+            self.refusal = errors.unreadable(
+                "its Transfer-Encoding may be nothing but chunked", status=501
+            )
 
-def read_head(request: web.BaseRequest, secret: Collection[bytes] = ()) -> RequestHead:
-    """Sort the headers: for the engine, for us, for nobody; those in `secret` go no further."""
-    head = RequestHead()
-    for name, value in request.raw_headers:
-        key = name.lower()
-        if key in _NOT_FORWARDED:
-            head.note(key, value)
-        elif key in _TRACING:
-            head.tracing[key.decode()] = value.decode("latin-1")
-        else:
-            if key in READ_HEADERS:
-                head.said[key] = value.decode("latin-1")
-            if key not in secret:
-                head.lines.append(b"%b: %b\r\n" % (name, value))
-    head.request_id = head.request_id or new_request_id()
-    return head
+    def _check_version_and_host(self) -> None:
+        if self.version not in _SPOKEN:
+            self.refusal = errors.unreadable(
+                "only HTTP/1.1 and HTTP/1.0 are spoken here", status=505, code="bad_version"
+            )
+        elif self._hosts > 1 or not (self._hosts or self.is_old):
+            self.refusal = errors.unreadable("it has to name one host")
+
+
+def request_id_of(given: bytes) -> str:
+    """Return the id that a client gave its request, or a new one where that is no plain word."""
+    if given:
+        text = given.decode("latin-1")
+        if _REQUEST_ID.fullmatch(text):
+            return text
+    return new_request_id()
 
 
 def new_request_id() -> str:
     """Return an id for a request whose client gave none that can be used."""
     return f"{_IDS.getrandbits(128):032x}"
+
+
+def _path_of(raw_path: str) -> tuple[str, str]:
+    """Return the decoded path, and what to ask the engine for."""
+    target = raw_path
+    if not raw_path.startswith("/"):  # in absolute form, or `*`
+        try:
+            parts = urlsplit(raw_path)
+        except ValueError:  # no URL: no path is known by such a name
+            return raw_path, "/"
+        path = parts.path or "/"
+        target = f"{path}?{parts.query}" if parts.query else path
+        if not target.startswith("/"):
+            target = "/"
+        return unquote(path, errors="surrogateescape"), target
+    path = raw_path.partition("?")[0].partition("#")[0]
+    return (unquote(path, errors="surrogateescape") if "%" in path else path), target

@@ -1,177 +1,485 @@
-"""HTTP/1.1 towards clients: aiohttp's, with bounds and with Weir's own refusals.
+"""HTTP/1.1 towards clients: llhttp by httptools, with bounds and with Weir's own refusals.
 
-What aiohttp refuses while it parses would be a plain text that no handler sees. Here it is a
-refusal like any other: in the API's shape, counted, logged, with a request id. Heads are bounded by
-size and time, for one request and for all that are being read, because nothing is known of their
-senders yet. Connections are bounded by the file descriptors that there are.
+`ClientConnection` reads requests and hands one at a time to the server's handler, in the callback
+that brought its bytes; the requests that a client sent meanwhile wait. `HttpRequest` is a request
+as it was read; its body may still be on its way.
+
+What cannot be read is a refusal like any other: in the API's shape, counted, logged, with a request
+id. Heads are bounded by size and time, for one request and for all that are being read, because
+nothing is known of their senders yet. Connections are bounded by the file descriptors that there
+are.
+
+aiohttp's server does the same for about three times the CPU; `bench/http` holds the two against
+each other, and docs/adr/0015-http-server.md says where they differ and why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Final, Protocol, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
+import httptools
 
 from weir_sidecar.descriptors import client_limit
 from weir_sidecar.frontend import errors
+from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.settings import Limits, Timeouts
+from weir_sidecar.frontend.headers import RequestHead
+from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-RefuseUnread = Callable[[ApiError], web.StreamResponse]
-
 MAX_UNREAD_BYTES: Final = 64 << 20
 """Heads that are being read, of all connections together."""
-_TOO_MANY: Final = "Too many headers received"
-_UNREAD: Final = ERROR._replace(version=HttpVersion11)
-"""What stands for a request that could not be read; it is answered in HTTP/1.1."""
+LINGER_S: Final = 5.0
+"""How long a refused client's bytes are read and dropped, so that it can read its answer."""
+_HIGH_BODY_BYTES: Final = 256 << 10
+"""Unread bytes of a body from which on its client has to wait."""
+_PIECE_BYTES: Final = 32 << 10
+"""Bytes are parsed in such pieces: of a client that sends many requests at once, few are made."""
+_TRACING: Final = frozenset({b"traceparent", b"tracestate"})
+_KEPT_HEAD_BYTES: Final = 8 << 10
+"""A larger head is not kept for the next request."""
 
 
-class ClientConnection(RequestHandler):
-    """One client's connection.
+class Owner(Protocol):
+    """What handles a request, as the connection sees it."""
+
+    def client_gone(self) -> None:
+        """Hear that the client has left; the request is to end."""
+
+
+class HttpRequest:
+    """One request of a client, as it was read.
 
     Attributes:
-        head_since: When the head that is being read began, for a new connection its own begin;
-            None between requests and while a body is read.
+        connection: Where it came from and its answer goes.
+        head: Its request line and headers.
+        announced_bytes: Content-Length, or 0.
+        given_id: The value of X-Request-Id, or empty.
+        tracing: The W3C trace headers, by lower-case name.
+        keep_alive: Another request may follow on its connection.
+        whole: Its body has been received to its end.
+        owner: Hears when the client leaves.
+        refusal: Why it could not be read, where that is so.
     """
 
-    __slots__ = (
-        "_body",
-        "_head_bytes",
-        "_line",
-        "_server",
-        "_unsent_bytes",
-        "_unsent_since",
-        "head_since",
-    )
+    def __init__(self, connection: ClientConnection, head: RequestHead) -> None:
+        self.connection = connection
+        self.head = head
+        self.announced_bytes = 0
+        self.given_id = b""
+        self.tracing: dict[str, str] = {}
+        self.keep_alive = True
+        self.whole = False
+        self.owner: Owner | None = None
+        self.refusal: ApiError | None = None
+        self._parts: list[bytes] = []
+        self.unread_bytes = 0
+        """Of the body: received and not taken."""
+        self._error: ApiError | None = None
+        self._wake: asyncio.Future[None] | None = None
 
-    def __init__(self, server: HttpServer, loop: asyncio.AbstractEventLoop) -> None:
-        limits = server.limits
-        super().__init__(
-            server,
-            loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp's way to have none
-            auto_decompress=False,
-            keepalive_timeout=server.timeouts.client_idle_s,
-            max_line_size=limits.max_header_bytes,
-            max_field_size=limits.max_header_bytes,
-            max_headers=limits.max_headers,
-        )
+    # The body.
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last call; raise the refusal if it is bad."""
+        if self._error is not None:
+            raise self._error
+        parts = self._parts
+        if not parts:
+            return b""
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+        self.unread_bytes = 0
+        if not self.whole:
+            self.connection.read_on()
+        return body
+
+    async def read(self) -> bytes:
+        """Wait for some of the body and return it; empty at its end."""
+        while not self._parts and not self.whole and self._error is None:
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+        return self.take()
+
+    def add(self, part: bytes) -> None:
+        """Keep a part of the body."""
+        self._parts.append(part)
+        self.unread_bytes += len(part)
+        if self._wake is not None:
+            self._notify()
+
+    def end(self, error: ApiError | None = None) -> None:
+        """Note that the body is whole, or why it will never be."""
+        self._error = error
+        self.whole = error is None
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # The answer.
+
+    def answer(self, answer: Answer) -> None:
+        """Send a whole answer, which ends the request."""
+        keep_alive = self.keep_alive and self.whole and not answer.close
+        connection = self.connection
+        bodiless = self.head.method == "HEAD"
+        connection.write(answer.wire(keep_alive=keep_alive, bodiless=bodiless))
+        connection.finished(keep_alive=keep_alive)
+
+
+class ClientConnection:
+    """One client's connection, as the event loop's protocol."""
+
+    def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._body: StreamReader = EMPTY_PAYLOAD
-        """Of the newest request."""
-        self._head_bytes = 0
-        self.head_since: float | None = None
-        # aiohttp lets its transport go while bytes wait in it.
-        self._line: asyncio.WriteTransport | None = None
+        self.transport: asyncio.Transport | None = None
+        self.remote: str | None = None
+        self.writing_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        # What the parser is in: a head, then, for `_reading`, a body.
+        self._in_head = self._repeats_head = False
+        self._url = self._given_id = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._tracing: dict[str, str] = {}
+        self._framing = b""
+        self._announced_bytes = self._header_bytes = self._header_count = 0
+        self._refusal: ApiError | None = None
+        self._reading: HttpRequest | None = None
+        self._head: RequestHead | None = None
+        """The last one, in case the next request has the same."""
+        # What was read: `_current` is being answered, the others wait for that.
+        self._current: HttpRequest | None = None
+        self._waiting: deque[HttpRequest] = deque()
+        self._unparsed = b""
+        self._going_on = self._reading_paused = self._deaf = False
+        # What is watched: since when nothing has happened, as far as that was noted.
+        self._head_bytes = self._served = 0
+        self._since: float | None = None
+        self._linger_until: float | None = None
         self._unsent_bytes, self._unsent_since = 0, 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of this client is being handled or waits."""
+        return self._current is None and not self._waiting
+
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or end it at once where no more fit."""
-        if not self._server.has_room():
-            transport.abort()  # type: ignore[attr-defined]  # asyncio's types have it too deep
+        self.transport = cast(asyncio.Transport, transport)
+        if not self._server.takes(self):
+            self.transport.abort()
             return
-        super().connection_made(transport)
-        self._line = self.transport
-        self.head_since = self._loop.time()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget what was being read."""
-        self._end_head()
-        self._line = None
-        self._body = EMPTY_PAYLOAD  # break the reference cycle here, so that the GC need not
-        super().connection_lost(exc)
+        peer = transport.get_extra_info("peername")
+        self.remote = peer[0] if isinstance(peer, tuple) else None
+        self._since = self._server.clock()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and note how long and how large the head is that is being read."""
-        body, count = self._body, self._request_count
-        in_head = body.is_eof()
-        super().data_received(data)
-        if self._request_count != count:
-            message, self._body = self._messages[-1]
+        """Read requests, and begin to handle the first one of them."""
+        if not self._deaf:
+            self._unparsed = self._unparsed + data if self._unparsed else data
+            self._go_on()
+
+    def eof_received(self) -> bool:
+        """Take a client that sends nothing more for one that has left, as vLLM's server does."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Note that as much waits for the client as may."""
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken most of it."""
+        self.writing_paused = False
+        self._notify_drained()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """End what is being read and what is being answered."""
+        self.transport = None
+        self._deaf = True
+        self._parser = (
+            None  # break the reference cycle here, so that the garbage collector need not
+        )
+        self._end_head()
+        self._server.forget(self)
+        self._waiting.clear()
+        self._notify_drained()
+        current, self._current = self._current, None
+        if current is not None and current.owner is not None:
+            current.owner.client_gone()
+
+    # Called by httptools.
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        if self._deaf:
+            raise ValueError("bytes after the last request")
+        if not self._repeats_head:
+            self._in_head = True
+            self._url = self._given_id = b""
+            self._headers = []
+            if self._tracing:
+                self._tracing = {}
+            self._announced_bytes = self._header_bytes = self._header_count = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Keep a part of what the request line asks for."""
+        if self._in_head:
+            self._url = self._url + url if self._url else url
+            self._bound_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer, which comes after a body, only passes by."""
+        if not self._in_head:
+            return
+        self._header_count += 1
+        length = len(name)
+        self._bound_head(length + len(value))
+        if 10 <= length <= 14 and length != 13:  # the lengths of those that differ each time
+            key = name.lower()
+            if key == b"content-length":
+                self._announced_bytes = int(value)  # llhttp takes nothing but digits
+                self._framing = b"content-length: %b\r\n" % value
+                return
+            if key == b"x-request-id":
+                self._given_id = value
+                return
+            if key in _TRACING:
+                self._tracing[key.decode()] = value.decode("latin-1")
+                return
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Make a request of the head."""
+        if self._repeats_head:
+            self._repeats_head = False
+            return
+        parser = self._parser
+        assert parser is not None
+        self._in_head = False
+        if self._head_bytes:
             self._end_head()
-            if isinstance(message, _ErrInfo) and not body.is_eof():
-                # The parser lets the reader of a body wait that will never be whole.
-                body.set_exception(web.RequestPayloadError(message.message))
-        elif in_head and data and not self._buffer_paused and not self._upgraded:
-            # What follows a request to upgrade is kept aside until that was declined.
-            self._grow_head(len(data))
+        head = self._head_of(parser)
+        if head.refusal is not None:
+            self._refusal = head.refusal
+            raise ValueError("refused")
+        request = HttpRequest(self, head)
+        request.announced_bytes = self._announced_bytes
+        request.given_id = self._given_id
+        request.tracing = self._tracing
+        request.keep_alive = parser.should_keep_alive() and head.may_stay
+        self._reading = request
+        self._waiting.append(request)
 
-    def is_slow(self, now: float, limit_s: float) -> bool:
-        """Tell whether a head takes too long, and nothing else is done here meanwhile."""
-        idle = self._waiter is not None and not self._waiter.done()
-        return idle and self.head_since is not None and now - self.head_since >= limit_s
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body."""
+        if self._reading is not None:
+            self._reading.add(body)
 
-    def is_stuck(self, now: float, limit_s: float) -> bool:
-        """Tell whether the client has taken nothing of what waits for it for too long."""
-        unsent_bytes = 0 if self._line is None else self._line.get_write_buffer_size()
-        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
-            self._unsent_bytes, self._unsent_since = unsent_bytes, now
-            return False
-        return now - self._unsent_since >= limit_s
+    def on_message_complete(self) -> None:
+        """End the body, unless it stands behind a request to upgrade."""
+        parser, request = self._parser, self._reading
+        if request is None or parser is None:
+            return
+        if parser.should_upgrade() and (request.announced_bytes or request.head.is_chunked):
+            return  # the body is behind the wish for another protocol; see `_go_on_in_http`
+        self._reading = None
+        request.end()
+        self._deaf = not request.keep_alive
+
+    # Called for the request that is being answered.
+
+    def write(self, piece: bytes) -> None:
+        """Hand bytes to the transport."""
+        if self.transport is not None:
+            self.transport.write(piece)
+
+    def read_on(self) -> None:
+        """Read what the client sends, if that had to wait for its body to be taken."""
+        if self._reading_paused:
+            self._go_on()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it; raise where it has left."""
+        while self.writing_paused and self.transport is not None:
+            self._drained = asyncio.get_running_loop().create_future()
+            try:
+                await self._drained
+            finally:
+                self._drained = None
+        if self.transport is None:
+            raise ConnectionResetError("the client has left")
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """Go on to the next request, or end the connection after what was sent."""
+        request, self._current = self._current, None
+        self._served += 1
+        self._since = None
+        if self.transport is None or request is None:
+            return
+        if not keep_alive:
+            self._close(lingers=not request.whole)
+        elif self._waiting or self._unparsed:
+            self._go_on()
+
+    # Called by the server.
+
+    def look(self, now: float, timeouts: Timeouts) -> None:
+        """End a connection that takes too long; called each second or so."""
+        if self.transport is None:
+            return
+        if self._linger_until is not None:
+            if now >= self._linger_until:
+                self.cut_off()
+        elif self._is_stuck(now, timeouts.slow_client_s):
+            self.cut_off()
+        elif self._current is None:
+            self._look_at_silence(now, timeouts)
+
+    def close(self) -> None:
+        """End the connection after what was sent."""
+        self._deaf = True
+        self._end_head()
+        if self.transport is not None:
+            self.transport.close()
 
     def cut_off(self) -> None:
         """End the connection, dropping what waits."""
-        if self._line is not None:
-            self._line.abort()
+        self._deaf = True
+        self._end_head()
+        if self.transport is not None:
+            self.transport.abort()
 
-    def give_up(self) -> None:
-        """End the wait for a head: in words where it had begun, else without."""
-        if self._head_bytes:
-            self._refuse(errors.slow_head(self._server.timeouts.head_s))
+    # Inside.
+
+    def _go_on(self) -> None:
+        """Hand over the next request if none is being answered, and read on as far as that goes."""
+        if self._going_on:
+            return
+        self._going_on = True
+        while self.transport is not None:
+            if self._current is None and self._waiting:
+                self._hand_over(self._waiting.popleft())
+            elif self._unparsed and not self._is_full():
+                self._feed_piece()
+            else:
+                break
+        self._going_on = False
+        if self._reading is not None or self._waiting or self._unparsed or self._reading_paused:
+            self._pause_or_resume()
+
+    def _hand_over(self, request: HttpRequest) -> None:
+        self._current = request
+        if request.refusal is None:
+            self._server.handle(request)
         else:
-            self.force_close()
+            request.answer(self._server.refuse_unread(request.refusal))
 
-    def _process_keepalive(self) -> None:
-        """End an idle connection, but none on which a head has begun: that has its own bound."""
-        if self._head_bytes:
-            self._keepalive_handle = None
+    def _is_full(self) -> bool:
+        """Tell whether a request, or the body of one, has to be taken before more is read."""
+        reading = self._reading
+        if reading is not None and reading.unread_bytes > _HIGH_BODY_BYTES:
+            return True
+        return bool(self._waiting)
+
+    def _feed_piece(self) -> None:
+        """Show the parser what has come, in pieces, so that few requests are made ahead."""
+        data = self._unparsed
+        if len(data) > _PIECE_BYTES:
+            self._unparsed = data[_PIECE_BYTES:]
+            data = data[:_PIECE_BYTES]
         else:
-            super()._process_keepalive()
+            self._unparsed = b""
+        self._feed(data)
+        if self._deaf:
+            self._unparsed = b""
+        elif self._in_head:
+            self._grow_head(len(data))
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - it may hold a client's key
-    ) -> web.StreamResponse:
-        """Answer what the parser refused."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer has begun already")
-        if status >= 500:
-            log.error("request failed", exc_info=exc)
-            return self._server.refuse_unread(errors.internal_error())
-        return self._server.refuse_unread(self._refusal_of(exc))
+    def _feed(self, data: bytes) -> None:
+        """Show bytes to the parser."""
+        parser = self._parser
+        if parser is None or self._deaf:
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_in_http(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if not self._deaf:  # else these are bytes after the last request
+                self._refuse(self._refusal or _refusal_of(error))
 
-    def _refusal_of(self, error: BaseException | None) -> ApiError:
-        if isinstance(error, ApiError):
-            return error
-        if isinstance(error, LineTooLong) or _TOO_MANY in getattr(error, "message", ""):
-            limits = self._server.limits
-            return errors.head_too_large(limits.max_header_bytes, limits.max_headers)
-        if isinstance(error, BadHttpMethod):
-            return errors.unreadable("it does not begin with an HTTP method")
-        if isinstance(error, InvalidURLError):
-            return errors.unreadable("its path is not a URL")
-        return errors.unreadable("it is not valid HTTP/1.1")
+    def _go_on_in_http(self, rest: bytes) -> None:
+        """Read on behind a request whose wish for another protocol is not heeded.
+
+        llhttp takes what follows for bytes of the other protocol. Where that is the request's body,
+        another parser is shown a head with the same framing first.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        if self._reading is not None:
+            framing = self._framing if self._announced_bytes else b"transfer-encoding: chunked\r\n"
+            self._repeats_head = True
+            self._feed(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+        self._feed(rest)
+
+    def _head_of(self, parser: httptools.HttpRequestParser) -> RequestHead:
+        """Return the head that was read: the last one, where it is the same."""
+        method = parser.get_method().decode("ascii")
+        raw_path = self._url.decode("utf-8", "surrogateescape")
+        version = parser.get_http_version()
+        head = self._head
+        if (
+            head is not None
+            and head.headers == self._headers
+            and head.raw_path == raw_path
+            and head.method == method
+            and head.version == version
+        ):
+            return head
+        head = RequestHead(method, raw_path, version, self._headers, self._server.secret_headers)
+        self._head = head if self._header_bytes <= _KEPT_HEAD_BYTES else None
+        return head
+
+    def _pause_or_resume(self) -> None:
+        """Let the client wait while there is something that was not read."""
+        transport, pause = self.transport, bool(self._unparsed) or self._is_full()
+        if transport is None or transport.is_closing() or pause == self._reading_paused:
+            return
+        self._reading_paused = pause
+        if pause:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+    def _bound_head(self, more_bytes: int) -> None:
+        """Raise, and so end the parsing, where a head has too many or too large headers."""
+        limits = self._server.limits
+        self._header_bytes += more_bytes
+        if self._header_bytes > limits.max_header_bytes or self._header_count > limits.max_headers:
+            self._refusal = errors.head_too_large(limits.max_header_bytes, limits.max_headers)
+            raise ValueError("refused")
 
     def _grow_head(self, size_bytes: int) -> None:
+        """Note bytes of a head that is not whole, also those that the parser keeps to itself."""
         server, limits = self._server, self._server.limits
-        if self.head_since is None:
-            self.head_since = self._loop.time()
+        if not self._head_bytes:
+            self._since = (
+                self._server.clock() if self._served or self._since is None else self._since
+            )
         self._head_bytes += size_bytes
         server.unread_bytes += size_bytes
         if self._head_bytes > limits.max_header_bytes or server.unread_bytes > MAX_UNREAD_BYTES:
@@ -180,54 +488,115 @@ class ClientConnection(RequestHandler):
     def _end_head(self) -> None:
         self._server.unread_bytes -= self._head_bytes
         self._head_bytes = 0
-        self.head_since = None
 
     def _refuse(self, refusal: ApiError) -> None:
-        """Answer without a request, after the answers that are still due, and read no more."""
+        """Read no more, and answer with a refusal after the answers that are still due."""
+        self._deaf, self._in_head = True, False
+        self._unparsed = b""
         self._end_head()
-        self._messages.append((_ErrInfo(refusal.status, refusal, ""), EMPTY_PAYLOAD))
-        self._request_count += 1
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        self._pause_reading_for_buffer()
+        reading, self._reading = self._reading, None
+        if reading is not None:  # a body that will never be whole; its own answer says so
+            reading.keep_alive = False
+            reading.end(refusal)
+            return
+        request = HttpRequest(self, _NO_HEAD)
+        request.keep_alive = False
+        request.refusal = refusal
+        self._waiting.append(request)
+
+    def _look_at_silence(self, now: float, timeouts: Timeouts) -> None:
+        """End a connection on which nothing is being answered, where that has been so too long."""
+        if self._since is None:
+            self._since = now
+        elif self._head_bytes:
+            if now - self._since >= timeouts.head_s:
+                self._refuse(errors.slow_head(timeouts.head_s))
+                self._go_on()
+        elif now - self._since >= (timeouts.client_idle_s if self._served else timeouts.head_s):
+            self.close()
+
+    def _is_stuck(self, now: float, limit_s: float) -> bool:
+        """Tell whether the client has taken nothing of what waits for it for too long."""
+        unsent_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._unsent_since = unsent_bytes, now
+            return False
+        return now - self._unsent_since >= limit_s
+
+    def _close(self, *, lingers: bool) -> None:
+        """End the connection after what was sent.
+
+        A client that still sends would be reset by a plain close, and might never see its answer.
+        So its bytes are read and dropped for a while, once it was told that nothing more comes.
+        """
+        self._deaf = True
+        self._end_head()
+        self._waiting.clear()
+        self._unparsed = b""
+        transport = self.transport
+        if transport is None:
+            return
+        if lingers and transport.can_write_eof() and not transport.is_closing():
+            self._linger_until = self._server.clock() + LINGER_S
+            transport.write_eof()
+            if self._reading_paused:
+                self._reading_paused = False
+                transport.resume_reading()
+        else:
+            transport.close()
+
+    def _notify_drained(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
 
-class HttpServer(web.Server):
+class HttpServer:
     """Makes the connections, and keeps what they share.
 
     Args:
-        handle: Answers one request.
-        refuse_unread: Counts and answers what cannot be read.
-        limits: Bounds on heads.
-        timeouts: Bounds on waiting.
+        handle: Begins to answer a request, and ends it by `HttpRequest.answer` or
+            `ClientConnection.finished`; it raises nothing.
+        refuse_unread: Counts what cannot be read, and returns the answer to it.
+        settings: Bounds on heads and on waiting.
         metrics: The instruments.
+        clock: Seconds that only move forward.
+        secret_headers: Lower-case names of headers that go no further.
     """
 
     def __init__(
         self,
-        handle: Handle,
-        refuse_unread: RefuseUnread,
-        limits: Limits,
-        timeouts: Timeouts,
+        handle: Callable[[HttpRequest], None],
+        refuse_unread: Callable[[ApiError], Answer],
+        settings: Settings,
         metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        secret_headers: Collection[bytes] = (),
     ) -> None:
-        super().__init__(handle, request_factory=self._request, handler_cancellation=True)
+        self.handle = handle
         self.refuse_unread = refuse_unread
-        self.limits = limits
-        self.timeouts = timeouts
+        self.limits = settings.limits
+        self.timeouts = settings.timeouts
+        self.clock = clock
+        self.secret_headers = secret_headers
+        self.connections: set[ClientConnection] = set()
         self.unread_bytes = 0
         """Heads that are being read."""
         self._metrics = metrics
-        self._seldom = Seldom(self._loop.time)
+        self._seldom = Seldom(clock)
 
-    def __call__(self) -> ClientConnection:
-        """Return the protocol of one more connection."""
-        return ClientConnection(self, self._loop)
+    def __call__(self) -> asyncio.Protocol:
+        """Return the protocol of one more connection.
 
-    def has_room(self) -> bool:
-        """Tell whether one more client may connect; count and log where not."""
+        It does not inherit from asyncio's class: that would keep mypyc from making it fast.
+        """
+        return cast(asyncio.Protocol, ClientConnection(self))
+
+    def takes(self, connection: ClientConnection) -> bool:
+        """Take one more connection; count, log and tell where there is no room for it."""
         limit = client_limit()
-        if len(self._connections) < limit:
+        if len(self.connections) < limit:
+            self.connections.add(connection)
             return True
         self._metrics.connections_refused.inc()
         self._seldom.warn(
@@ -235,31 +604,25 @@ class HttpServer(web.Server):
         )
         return False
 
-    def close_slow(self) -> None:
+    def forget(self, connection: ClientConnection) -> None:
+        """Hear that a connection is gone."""
+        self.connections.discard(connection)
+
+    def look(self) -> None:
         """End connections that take too long over a head or an answer; called each second or so."""
-        now, bounds = self._loop.time(), self.timeouts
-        for connection in self.connections:
-            assert isinstance(connection, ClientConnection)
-            if connection.is_slow(now, bounds.head_s):
-                connection.give_up()
-            elif connection.is_stuck(now, bounds.slow_client_s):
-                connection.cut_off()
-
-    def _request(
-        self,
-        message: RawRequestMessage,
-        body: StreamReader,
-        connection: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> web.BaseRequest:
-        head = _UNREAD if message is ERROR else _in_known_version(message)
-        return web.BaseRequest(head, body, connection, writer, task, self._loop)
+        now = self.clock()
+        for connection in list(self.connections):
+            connection.look(now, self.timeouts)
 
 
-def _in_known_version(message: RawRequestMessage) -> RawRequestMessage:
-    """Return a request in HTTP/1.1 or 1.0, whatever version it names: aiohttp's answer names it."""
-    if message.version in (HttpVersion11, HttpVersion10):
-        return message
-    known = HttpVersion11 if message.version > HttpVersion11 else HttpVersion10
-    return message._replace(version=known, should_close=True)
+_NO_HEAD: Final = RequestHead("", "", "1.0", [])
+"""What stands for a head that could not be read."""
+
+
+def _refusal_of(error: httptools.HttpParserError) -> ApiError:
+    """Return what a client is told whose bytes are no request; never the bytes themselves."""
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        return errors.unreadable("it does not begin with an HTTP method")
+    if isinstance(error, httptools.HttpParserInvalidURLError):
+        return errors.unreadable("its path is not a URL")
+    return errors.unreadable("it is not valid HTTP/1.1")

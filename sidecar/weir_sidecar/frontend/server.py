@@ -7,9 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from aiohttp import web
-
-from weir_sidecar.frontend.protocol import Handle, HttpServer
+from weir_sidecar.frontend.auth import SECRET_HEADERS
+from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
 from weir_sidecar.inflight import Handler
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
@@ -18,6 +17,8 @@ HEALTH_PATH: Final = "/health"
 """Answered as vLLM answers it, by the sidecar: a load balancer asks without a key."""
 _FLUSH_POLL_S: Final = 0.02
 _WATCH_S: Final = 1.0
+_GOODBYE_S: Final = 1.0
+"""How long connections get to end by themselves when the server stops."""
 
 
 class Server:
@@ -33,7 +34,7 @@ class Server:
 
     def __init__(
         self,
-        handle: Handle,
+        handle: Callable[[HttpRequest], None],
         handler: Handler,
         settings: Settings,
         clock: Callable[[], float],
@@ -46,22 +47,45 @@ class Server:
         self._server = HttpServer(
             handle,
             handler.refuse_unread,
-            settings.limits,
-            settings.timeouts,
+            settings,
             handler.metrics,
+            clock,
+            secret_headers=() if handler.driver is None else SECRET_HEADERS,
         )
 
     @contextlib.asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
         """Listen, and yield the port; at the end close every connection."""
-        runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
-        await runner.setup()
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(self._server, host, port, backlog=1024)
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
             async with self._supervisor.running("watch", self._watch):
-                yield runner.addresses[0][1]
+                yield listener.sockets[0].getsockname()[1]
         finally:
-            await runner.cleanup()
+            listener.close()
+            await self._end_connections()
+            await listener.wait_closed()
+
+    async def _end_connections(self) -> None:
+        """Close what is idle at once, and cut what does not end by itself."""
+        self._close_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._all_gone()
+        for connection in list(self._server.connections):
+            connection.cut_off()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._all_gone()
+
+    async def _all_gone(self) -> None:
+        while self._server.connections or len(self._handler.registry):  # noqa: ASYNC110 - as below
+            await asyncio.sleep(_FLUSH_POLL_S)
+
+    def _close_idle(self) -> None:
+        for connection in list(self._server.connections):
+            if connection.is_idle:
+                connection.close()
 
     async def _watch(self) -> None:
         """End exchanges that wait too long, and connections on which a head does."""
@@ -69,7 +93,7 @@ class Server:
         period_s = min(_WATCH_S, bounds.progress_s / 4, bounds.first_byte_s / 4, bounds.head_s / 4)
         while True:
             await asyncio.sleep(period_s)
-            self._server.close_slow()
+            self._server.look()
             self._handler.registry.watch(self._clock(), bounds)
 
     # What a drain needs.
@@ -81,9 +105,7 @@ class Server:
     def refuse(self) -> None:
         """Refuse newcomers from now on, and close idle connections."""
         self._handler.refusing = True
-        for connection in self._server.connections:
-            if connection.transport is not None and not self._handler.is_busy(connection.transport):
-                connection.force_close()
+        self._close_idle()
 
     async def flush(self) -> None:
         """Wait until every client has its bytes; the caller bounds the time."""

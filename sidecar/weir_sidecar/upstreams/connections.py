@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.upstreams.splice import Ending, Exchange, Unframed
+from weir_sidecar.upstreams.splice import Ending, EngineTransport, Exchange, Sink, Unframed
 
 _JOINED_BYTES: Final = 16 << 10
 """Up to here one buffer costs the loop less than several; longer requests are not copied."""
@@ -22,8 +22,11 @@ _JOINED_BYTES: Final = 16 << 10
 Opener = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 
 
-class Connection(asyncio.Protocol):
-    """One connection; carries one exchange at a time."""
+class Connection(EngineTransport):
+    """One connection, as the event loop's protocol; carries one exchange at a time.
+
+    It does not inherit from asyncio's class: that would keep mypyc from making it fast.
+    """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -67,6 +70,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Close a connection that is given up while it is opened.
+
+        uvloop does not tell its protocol of the end then, so the reference cycle is broken here.
+        """
+        self.close()
+        self._transport = None
+
     def pause_reading(self) -> None:
         """Let the engine's bytes wait in the socket."""
         if self._transport is not None and self.open:
@@ -78,6 +89,16 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     # Called by the event loop.
+
+    def eof_received(self) -> bool:
+        """Let the connection close: the engine says nothing more."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Go on: a request is written at once, and its size is bounded."""
+
+    def resume_writing(self) -> None:
+        """Nothing waits for this."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -156,9 +177,12 @@ class Connections:
         connection = Connection(self)
         try:
             async with asyncio.timeout(self._connect_s):
-                await self._opener(lambda: connection)
+                await self._opener(lambda: cast(asyncio.Protocol, connection))
         except (OSError, TimeoutError) as error:
             raise EngineUnavailable(f"cannot connect to {self.name}: {error}") from error
+        except asyncio.CancelledError:
+            connection.drop()
+            raise
         return connection
 
     def keep(self, connection: Connection) -> None:
@@ -209,10 +233,8 @@ class Connections:
             self._idle.pop().close()
 
 
-class _Page:
+class _Page(Sink):
     """A sink that gathers a bounded body."""
-
-    writing_paused = False
 
     def __init__(self, limit_bytes: int) -> None:
         self.body = bytearray()
@@ -229,6 +251,11 @@ class _Page:
     def is_closing(self) -> bool:
         """Refuse what is too long to be true."""
         return len(self.body) > self._limit_bytes
+
+    @property
+    def writing_paused(self) -> bool:
+        """Take whatever comes."""
+        return False
 
 
 def unix_connections(

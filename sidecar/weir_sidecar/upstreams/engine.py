@@ -11,7 +11,7 @@ from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.monitor import Monitor
 from weir_sidecar.upstreams.splice import Ending, Exchange
-from weir_sidecar.upstreams.upstream import Call, Upstream
+from weir_sidecar.upstreams.upstream import Attempt, Call, Upstream
 
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
@@ -36,14 +36,16 @@ class OwnEngine(Upstream):
         super().__init__(connections, metrics, timeouts, clock)
         self._monitor = monitor
 
-    async def attempt(self, request: InFlightRequest, call: Call) -> Exchange | None:
+    async def attempt(
+        self, request: InFlightRequest, call: Call, begun: Attempt | None = None
+    ) -> Exchange | None:
         """Make the attempt; after one that was lost, the monitor learns whether the engine is gone.
 
         The monitor tells the scheduler of a gone engine, and the scheduler takes back whatever has
         not begun, this request included, before this returns. Of a stream that broke the monitor
         is only told: its client does not wait for what the monitor finds.
         """
-        exchange = await super().attempt(request, call)
+        exchange = await super().attempt(request, call, begun)
         if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
             await self._monitor.check()
         elif exchange.ending is Ending.LOST:

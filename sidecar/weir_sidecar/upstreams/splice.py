@@ -19,9 +19,10 @@ the client, so the request can still fail with an honest status, or be tried els
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
 import httptools
 
@@ -55,31 +56,45 @@ class Ending(Enum):
     """The client did not take its bytes for too long."""
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Where an answer goes; a client's connection, or a buffer."""
 
+    @abstractmethod
     def open(self, answer: Exchange) -> bytes:
         """Return the head to send before the first body byte."""
 
+    @abstractmethod
     def write(self, piece: bytes) -> None:
         """Take one piece, exactly as it came."""
 
+    @abstractmethod
     def is_closing(self) -> bool:
         """Tell whether writing is in vain."""
 
     @property
+    @abstractmethod
     def writing_paused(self) -> bool:
         """Tell whether as much is waiting as may."""
 
 
-class EngineTransport(Protocol):
+class EngineTransport(ABC):
     """What an exchange needs of its engine connection."""
 
+    @abstractmethod
     def pause_reading(self) -> None:
         """Let the engine's bytes wait in the socket."""
 
+    @abstractmethod
     def resume_reading(self) -> None:
         """Take them again."""
+
+
+class Attendant(ABC):
+    """What an exchange turns to while nothing awaits it."""
+
+    @abstractmethod
+    def attend(self, exchange: Exchange) -> None:
+        """Go on where the exchange has ended, or is held or paused."""
 
 
 class Exchange:
@@ -114,6 +129,7 @@ class Exchange:
         "_transport",
         "_two_last",
         "_wake",
+        "attendant",
         "ending",
         "first_byte_at",
         "headers",
@@ -144,6 +160,8 @@ class Exchange:
         self._head: bytes | None = b""
         self._held: list[bytes] | None = None
         self._wake: asyncio.Future[None] | None = None
+        self.attendant: Attendant | None = None
+        """Called where the exchange needs its handler and is not awaited."""
         self._begun = self._complete = self._at_boundary = False
         self._last = self._two_last = self._third_last = b""
         self.status = 0
@@ -388,8 +406,11 @@ class Exchange:
         self._call()
 
     def _call(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._wake is not None:
+            if not self._wake.done():
+                self._wake.set_result(None)
+        elif self.attendant is not None:
+            self.attendant.attend(self)
 
 
 class Unframed(Exchange):

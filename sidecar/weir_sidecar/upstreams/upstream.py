@@ -14,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from weir_core.errors import EngineUnavailable
-from weir_core.sched.types import Reason
+from weir_core.sched.types import Dispatch, Reason
 from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.client import Client
 from weir_sidecar.settings import Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import Connections
+from weir_sidecar.upstreams.connections import Connection, Connections
 from weir_sidecar.upstreams.splice import Ending, Exchange
 
 if TYPE_CHECKING:
@@ -55,6 +55,23 @@ class Call:
         return [head, *self.body]
 
 
+class Attempt:
+    """A request that was sent on a connection.
+
+    Attributes:
+        dispatch: The place at the engine that it is for; None where there are no such places.
+        was_used: The connection had carried another request before.
+    """
+
+    def __init__(
+        self, connection: Connection, exchange: Exchange, dispatch: Dispatch | None
+    ) -> None:
+        self.connection = connection
+        self.exchange = exchange
+        self.dispatch = dispatch
+        self.was_used = connection.used
+
+
 class Upstream:
     """One place that answers requests.
 
@@ -86,17 +103,33 @@ class Upstream:
         """Tell whether a held answer may go to the client; if not, it counts as lost."""
         return True
 
-    async def attempt(self, request: InFlightRequest, call: Call) -> Exchange | None:
+    def send_at_once(self, request: InFlightRequest, call: Call) -> Attempt | None:
+        """Begin an attempt, if a connection is at hand; None where one has to be opened."""
+        connection = self._connections.take_idle()
+        return None if connection is None else self._send(request, call, connection)
+
+    async def attempt(
+        self, request: InFlightRequest, call: Call, begun: Attempt | None = None
+    ) -> Exchange | None:
         """Send a request and relay its answer; None where no connection could be opened.
+
+        Args:
+            request: The request.
+            call: As it is sent.
+            begun: The attempt that `send_at_once` began, to go on with.
 
         Raises:
             ApiError: The sidecar has no file descriptor left for one.
         """
         try:
-            exchange, used = await self._send(request, call, fresh=False)
-            if used and exchange.ending is Ending.LOST and exchange.status == 0:
+            attempt = begun or self.send_at_once(request, call)
+            if attempt is None:
+                attempt = self._send(request, call, await self._connections.open())
+            exchange = await self._relay(request, attempt)
+            if attempt.was_used and exchange.ending is Ending.LOST and exchange.status == 0:
                 self._metrics.engine_retries.inc()
-                exchange, _ = await self._send(request, call, fresh=True)
+                attempt = self._send(request, call, await self._connections.open())
+                exchange = await self._relay(request, attempt)
         except EngineUnavailable as error:
             log.warning("upstream unreachable", extra={"error": str(error)})
             if is_own_shortage(error.__cause__):
@@ -104,20 +137,15 @@ class Upstream:
             return None
         return exchange
 
-    async def _send(
-        self, request: InFlightRequest, call: Call, *, fresh: bool
-    ) -> tuple[Exchange, bool]:
-        """Make one attempt on one connection; tell whether that connection had been used before."""
-        connection = None if fresh else self._connections.take_idle()
-        if connection is None:
-            connection = await self._connections.open()
-        used = connection.used
+    def _send(self, request: InFlightRequest, call: Call, connection: Connection) -> Attempt:
+        """Send a request on one connection."""
         exchange = request.exchange = request.client.exchange(
             self._clock,
             screen=partial(self._holds_back, request),
             bodiless=not call.has_body_answer,
             tokens_in=request.tokens_in,
         )
+        attempt = Attempt(connection, exchange, request.dispatch)
         tracing = None
         if request.trace is not None:
             tracing = request.trace.dispatched(request.arrival, self._clock(), self.name)
@@ -125,6 +153,11 @@ class Upstream:
             connection.send(exchange, call.wire(tracing))
         else:  # it lost its place while the connection was being opened
             exchange.end(Ending.REQUEUED)
+        return attempt
+
+    async def _relay(self, request: InFlightRequest, attempt: Attempt) -> Exchange:
+        """Wait for the end of an attempt, and for what its answer has to wait for."""
+        exchange = attempt.exchange
         try:
             while exchange.ending is None:
                 await exchange.interruption()
@@ -133,8 +166,8 @@ class Upstream:
                 elif exchange.paused:
                     await self._wait_for_client(request.client, exchange)
         finally:
-            connection.finish()
-        return exchange, used
+            attempt.connection.finish()
+        return exchange
 
     def _holds_back(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:
         """Tell whether an answer should be held back; an error, too, whose stream has its head."""

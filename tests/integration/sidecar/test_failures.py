@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
 from tests.integration.sidecar.harness import (
     CHUNK,
@@ -26,6 +25,7 @@ from tests.integration.sidecar.harness import (
     quick,
     request_bytes,
 )
+from tests.unit.sidecar.fakes import http_request
 from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.settings import Limits
 from weir_sidecar.upstreams.monitor import EngineState
@@ -351,9 +351,7 @@ async def test_more_requests_than_may_be_held_in_any_state_are_429(house: House)
     running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=0)))
     limit = running.sidecar.settings.limits.max_held
     sidecar = running.sidecar
-    held = [
-        InFlightRequest(make_mocked_request("POST", "/"), sidecar.handler) for _ in range(limit)
-    ]
+    held = [InFlightRequest(http_request(), sidecar.handler) for _ in range(limit)]
     for request in held:
         sidecar.registry.add(request)
     answer = await running.post(json=chat())

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from weir_sidecar.upstreams.splice import Exchange
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry
+
+from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.headers import RequestHead
+from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
+from weir_sidecar.settings import Settings
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.splice import EngineTransport, Exchange, Sink
 
 
-class Buffer:
+def http_request(
+    method: str = "POST", path: str = "/", headers: Iterable[tuple[str, str]] = ()
+) -> HttpRequest:
+    """A request as a connection reads it, without the connection's transport."""
+    metrics = Metrics(CollectorRegistry())
+    server = HttpServer(_nothing, lambda _: Answer(400, b""), Settings(), metrics, lambda: 0.0)
+    given = [(name.encode(), value.encode()) for name, value in headers]
+    return HttpRequest(ClientConnection(server), RequestHead(method, path, "1.1", given))
+
+
+def _nothing(_: HttpRequest) -> None:
+    """Leave a request as it is."""
+
+
+class Buffer(Sink):
     """A client that keeps what it gets."""
 
     def __init__(self) -> None:
         self.written = b""
         self.heads = 0
         self.closing = False
-        self.writing_paused = False
+        self.paused = False
+
+    @property
+    def writing_paused(self) -> bool:
+        return self.paused
 
     def open(self, answer: Exchange) -> bytes:
         self.heads += 1
@@ -25,7 +52,7 @@ class Buffer:
         return self.closing
 
 
-class Line:
+class Line(EngineTransport):
     """An engine connection that only remembers whether it is read."""
 
     reading = True

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 
+from tests.unit.sidecar.fakes import http_request
 from weir_core.errors import InvalidSpec
 from weir_core.wire.cors import Cors, cors_of
 from weir_sidecar.frontend.cors import CrossOrigin
@@ -75,11 +75,11 @@ def vllm(rules: Cors, method: str, headers: dict[str, str]) -> Said:
 def weir(rules: Cors, method: str, headers: dict[str, str]) -> Said:
     """What the sidecar does with the same, where the answer inside is a refusal of its own."""
     cross_origin = CrossOrigin(rules)
-    request = make_mocked_request(method, "/", headers=headers)
-    answer = cross_origin.preflight(request) if method == "OPTIONS" else None
+    head = http_request(method, "/", headers.items()).head
+    answer = cross_origin.preflight(head) if method == "OPTIONS" else None
     if answer is None:
         return 401, "from inside", _cors_headers(cross_origin.headers(headers.get("Origin")))
-    return answer.status, answer.text or "", _cors_headers(dict(answer.headers))
+    return answer.status, answer.body.decode(), _cors_headers(dict(answer.headers))
 
 
 def _cors_headers(headers: dict[str, str]) -> dict[str, str]:

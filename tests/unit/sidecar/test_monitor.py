@@ -6,10 +6,9 @@ import errno
 from collections.abc import Awaitable, Callable
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry
 
-from tests.unit.sidecar.fakes import Buffer
+from tests.unit.sidecar.fakes import Buffer, http_request
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.registry import Registry
@@ -76,7 +75,7 @@ class Scene:
         return exchange
 
     def begin(self) -> InFlightRequest:
-        request = InFlightRequest(make_mocked_request("POST", "/"), self.handler)
+        request = InFlightRequest(http_request(), self.handler)
         self.registry.add(request)
         request.exchange = Exchange(Buffer(), lambda: self.now)
         return request

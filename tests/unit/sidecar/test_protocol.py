@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 import pytest
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from bench.fuzz.network import SimulatedLoop, Wire
+from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.frontend.protocol import ClientConnection, HttpServer
-from weir_sidecar.settings import Limits, Timeouts
+from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
+from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,21 +32,22 @@ class Peer:
         """Nothing follows from it here."""
 
 
-async def answer(_: web.BaseRequest) -> web.StreamResponse:
-    return web.Response(text="x" * 4000)
+def answer(request: HttpRequest) -> None:
+    request.answer(Answer(200, b"x" * 4000))
 
 
-def refuse_unread(error: ApiError) -> web.StreamResponse:
-    return error.response("", "id", close=True)
+def refuse_unread(error: ApiError) -> Answer:
+    return error.answer("", "id", close=True)
 
 
 def connected(peer: Peer, **bounds: float) -> tuple[HttpServer, ClientConnection, Wire]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     metrics = Metrics(CollectorRegistry())
-    server = HttpServer(answer, refuse_unread, Limits(), Timeouts(**bounds), metrics)
-    connection = server()
-    wire = Wire(loop, connection, peer)
+    settings = Settings(timeouts=Timeouts(**bounds))
+    server = HttpServer(answer, refuse_unread, settings, metrics, loop.time)
+    connection = cast(ClientConnection, server())
+    wire = Wire(loop, cast(asyncio.Protocol, connection), peer)
     connection.connection_made(wire)
     return server, connection, wire
 
@@ -76,9 +78,9 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
         for second in range(1, 20):
             await asyncio.sleep(1)
             wire.peer_reads(reads(second))
-            server.close_slow()
+            server.look()
             cut_off |= wire.was_aborted
-        connection.force_close()
+        connection.close()
         wire.abort()
         await asyncio.sleep(1)
         return cut_off
@@ -97,14 +99,16 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
 def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) -> None:
     async def scene() -> bytes:
         peer = Peer()
-        _, connection, wire = connected(peer, client_idle_s=6.0)
+        server, connection, wire = connected(peer, client_idle_s=6.0)
         wire.deliver(REQUEST)
+        server.look()
         await asyncio.sleep(at_s)
+        server.look()
         wire.deliver(REQUEST[:10])
         await asyncio.sleep(0.5)
         wire.deliver(REQUEST[10:])
         await asyncio.sleep(0.5)
-        connection.force_close()
+        connection.close()
         await asyncio.sleep(0.5)
         return peer.received
 
@@ -123,7 +127,7 @@ def test_a_request_behind_a_declined_upgrade_gets_one_answer() -> None:
         wire.deliver(REQUEST)  # while the first one is being declined
         for _ in range(20):
             await asyncio.sleep(1)
-            server.close_slow()
+            server.look()
         wire.reset()
         return peer.received
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry
 
-from tests.unit.sidecar.fakes import Buffer
+from tests.unit.sidecar.fakes import Buffer, http_request
 from weir_core.wire.openai import Usage
 from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.outcomes import Outcome
@@ -26,7 +25,7 @@ class Scene:
         self.handler = Handler(self.registry, settings, lambda: self.now)
 
     def request(self) -> InFlightRequest:
-        request = InFlightRequest(make_mocked_request("POST", "/"), self.handler)
+        request = InFlightRequest(http_request(), self.handler)
         self.registry.add(request)
         return request
 
