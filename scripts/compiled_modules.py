@@ -18,6 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "counts.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
+_WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
     "frontend/headers", "frontend/protocol", "telemetry/instruments", "upstreams/connections",
@@ -56,7 +57,7 @@ def _compile(root: Path, built: Path) -> None:
         # httptools has no types. What is not installed is an error: its classes would be guessed.
         flags = ["--config-file=", "--disable-error-code=import-untyped"]
         modules = mypycify(
-            [*flags, *map(str, core), "weir_core/wire/priority.py", *relay],
+            [*flags, *map(str, core), *(f"weir_core/wire/{name}.py" for name in _WIRE), *relay],
             target_dir=str(built / "c"),
         )
         distribution = Distribution({"name": "weir", "ext_modules": modules})

@@ -36,7 +36,7 @@ from weir_core.sched.types import (
     RequeueReason,
     StepRecord,
 )
-from weir_core.wire.openai import Usage
+from weir_core.wire.fields import Usage
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step

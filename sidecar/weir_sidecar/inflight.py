@@ -23,7 +23,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,10 +31,10 @@ from weir_core.errors import InvalidBody
 from weir_core.sched.types import Dispatch, Reason, Request
 from weir_core.wire import bodies
 from weir_core.wire.answers import reports_failure, tokens_in
-from weir_core.wire.bodies import RequestBody
 from weir_core.wire.engine_inputs import bounded_target_s, may_search_beams, sent_priority
 from weir_core.wire.errors import ENDING_PAUSE_S, ending_event, error_shape_of, next_sequence_number
-from weir_core.wire.openai import Usage, usage_in, with_priority
+from weir_core.wire.fields import RequestBody, Usage
+from weir_core.wire.openai import usage_in, with_priority
 from weir_core.wire.paths import Api, Endpoint, Kind
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.answer import Answer
@@ -172,7 +171,8 @@ class InFlightRequest(Attendant):
     asked: Request | None
     dispatch: Dispatch | None
     exchange: Exchange | None
-    tokens_in: Callable[[bytes], int] | None
+    upstream: Upstream | None
+    """Where it was sent last."""
     first_token_at: float | None
     usage: Usage | None
     outcome: Outcome | None
@@ -201,7 +201,7 @@ class InFlightRequest(Attendant):
         self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
-        self.tokens_in = self.first_token_at = self.usage = self.outcome = self.trace = None
+        self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = ""
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.api, self.asks = Api.OTHER, _PLAIN
@@ -249,7 +249,6 @@ class InFlightRequest(Attendant):
         self._attempt = attempt = engine.send_at_once(self, self._call)
         if attempt is None:
             return False
-        attempt.exchange.attendant = self
         if attempt.exchange.needs_attention:
             self.attend(attempt.exchange)
         return True
@@ -257,8 +256,9 @@ class InFlightRequest(Attendant):
     def attend(self, exchange: Exchange) -> None:
         """Go on where the attempt has ended, or needs something that takes time."""
         ending, attempt = exchange.ending, self._attempt
-        if attempt is None or (ending is not Ending.COMPLETE and ending is not Ending.CLIENT_GONE):
-            exchange.attendant = None
+        if self._task is not None or attempt is None or attempt.exchange is not exchange:
+            return  # it is awaited, or `_goes_at_once` looks at it itself
+        if ending is not Ending.COMPLETE and ending is not Ending.CLIENT_GONE:
             self._task = asyncio.get_running_loop().create_task(self._go_on())
             return
         attempt.connection.finish()
@@ -268,6 +268,16 @@ class InFlightRequest(Attendant):
         except Exception as error:
             self._fail(error)
         self._end()
+
+    def holds_back(self, exchange: Exchange, piece: bytes) -> bool:
+        """Tell whether an answer should be held back; an error, too, whose stream has its head."""
+        if exchange.status >= 400 and self.client.head_sent:
+            return True
+        return self.upstream is not None and self.upstream.suspects(self, exchange, piece)
+
+    def tokens_in(self, piece: bytes) -> int:
+        """Return how many events of a piece of its stream carry content."""
+        return tokens_in(self.api, piece)
 
     def client_gone(self) -> None:
         """End the request: its client has left."""
@@ -545,8 +555,6 @@ class InFlightRequest(Attendant):
             of_class = driver.directory.ttft_target_s(self.class_name)
             target_s = bounded_target_s(target_s, of_class)
         self.streams = asks.streams
-        if self.streams:
-            self.tokens_in = partial(tokens_in, self.api)
         self.wire_id = self.request_id
         # In one step: the place among the payer's requests passes to the scheduler.
         self._leave_limits(driver)

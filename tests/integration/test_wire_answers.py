@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from weir_core.wire.answers import carries_token, reports_failure, was_aborted
-from weir_core.wire.openai import Usage, usage_in
+from weir_core.wire.fields import Usage
+from weir_core.wire.openai import usage_in
 from weir_core.wire.paths import Api
 
 PROGRAM = Path(__file__).with_name("vllm_answers.py")

@@ -25,6 +25,16 @@ _MESSAGES_ABORT: Final = re.compile(
 )
 _RESPONSES_ABORT: Final = re.compile(rb'"service_tier":"[a-z]*","status":"cancelled"')
 _COHERE_FAILURE: Final = re.compile(rb'"finish_reason":\s*"ERROR"')
+_OPENAI_SIGNS: Final = (b'{"error":', b'"finish_reason":"abort"')
+_SIGNS: Final[dict[Api, tuple[bytes, ...]]] = {
+    Api.CHAT: _OPENAI_SIGNS,
+    Api.COMPLETIONS: _OPENAI_SIGNS,
+    Api.OTHER: _OPENAI_SIGNS,
+    Api.RESPONSES: (b"event: error\n", b"event: response.failed\n", b'"status":"cancelled"'),
+    Api.MESSAGES: (b"event: error\n", b'"stop_reason":null', b'","usage":{'),
+    Api.COHERE: (b'"ERROR"',),
+}
+"""A piece without any of these bytes needs no closer look; looking for them costs little."""
 
 
 def carries_token(api: Api, piece: bytes) -> bool:
@@ -69,7 +79,10 @@ def tokens_in(api: Api, piece: bytes) -> int:
 
 def reports_failure(api: Api, piece: bytes) -> bool:
     """Tell whether a piece of an answer with a good status says that the engine failed."""
-    return _has_error(api, piece) or was_aborted(api, piece)
+    for sign in _SIGNS[api]:
+        if sign in piece:
+            return _has_error(api, piece) or was_aborted(api, piece)
+    return False
 
 
 def _has_error(api: Api, piece: bytes) -> bool:

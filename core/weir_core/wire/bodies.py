@@ -16,6 +16,7 @@ import msgspec
 
 from weir_core.errors import InvalidBody
 from weir_core.wire.engine_inputs import EXTRA_ARGS
+from weir_core.wire.fields import NOTHING, Body, Extra, RequestBody
 from weir_core.wire.paths import Endpoint, Kind
 
 MAX_N: Final = 16384
@@ -26,91 +27,7 @@ _MANY: Final = 1 << 18
 """Commas in a body from which on the elements of a list are counted by characters."""
 
 
-class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """What Weir keeps of a body; it holds nothing of the body's bytes.
-
-    Attributes:
-        model: The model named, or None.
-        streams: The answer is to be a stream of events.
-        prompts: Prompts that the engine computes, one at least.
-        sequences: Answers that the engine computes: prompts times `n`.
-        max_output_tokens: The most tokens of one answer, or None where the client did not say.
-        searches_beams: vLLM runs each step of each sequence as a request of its own.
-        priority: The client's own wish, in vLLM's polarity.
-        service_tier: OpenAI's wish.
-        temperature: For traces.
-        top_p: For traces.
-    """
-
-    model: str | None = None
-    streams: bool = False
-    prompts: int = 1
-    sequences: int = 1
-    max_output_tokens: int | None = None
-    searches_beams: bool = False
-    priority: int | None = None
-    service_tier: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-
-
-_NOTHING: Final = msgspec.Raw(b"")
-
-
-class _Extra(msgspec.Struct, frozen=True, gc=False):
-    """The keys of `vllm_xargs` and `extra_args` that are refused."""
-
-    kv_cache_report_mode: msgspec.Raw = _NOTHING
-    kv_transfer_params: msgspec.Raw = _NOTHING
-    ec_transfer_params: msgspec.Raw = _NOTHING
-
-
-class _Sampling(msgspec.Struct, frozen=True, gc=False):
-    """What of `sampling_params` counts."""
-
-    n: int | None = None
-    max_tokens: int | None = None
-    extra_args: _Extra | None = None
-
-
-class _Body(msgspec.Struct, frozen=True, gc=False):
-    """The fields that are read, in the order in which clients mostly write them."""
-
-    model: str | None = None
-    messages: msgspec.Raw = _NOTHING
-    prompt: msgspec.Raw = _NOTHING
-    input: msgspec.Raw = _NOTHING
-    stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    priority: int | None = None
-    service_tier: str | None = None
-    use_beam_search: bool | None = None
-    background: bool | None = None
-    vllm_xargs: _Extra | None = None
-    kv_transfer_params: msgspec.Raw = _NOTHING
-    ec_transfer_params: msgspec.Raw = _NOTHING
-    sampling_params: _Sampling | None = None
-    prompt_embeds: msgspec.Raw = _NOTHING
-    query: msgspec.Raw = _NOTHING
-    queries: msgspec.Raw = _NOTHING
-    documents: msgspec.Raw = _NOTHING
-    items: msgspec.Raw = _NOTHING
-    data_1: msgspec.Raw = _NOTHING
-    data_2: msgspec.Raw = _NOTHING
-    text_1: msgspec.Raw = _NOTHING
-    text_2: msgspec.Raw = _NOTHING
-    texts: msgspec.Raw = _NOTHING
-    images: msgspec.Raw = _NOTHING
-    inputs: msgspec.Raw = _NOTHING
-    questions: msgspec.Raw = _NOTHING
-
-
-_DECODER: Final = msgspec.json.Decoder(_Body, strict=False)
+_DECODER: Final = msgspec.json.Decoder(Body, strict=False)
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _MAPPING: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _EMPTY: Final = frozenset({b"", b"null", b"{}"})
@@ -194,7 +111,7 @@ def read_form(content_type: str, body: bytes) -> RequestBody:
     return RequestBody()
 
 
-def _decode(body: bytes) -> _Body:
+def _decode(body: bytes) -> Body:
     try:
         return _DECODER.decode(body)
     except msgspec.ValidationError as error:
@@ -221,13 +138,13 @@ def _of_another_type(error: msgspec.ValidationError) -> InvalidBody:
     return InvalidBody(field[1] if field else "", f"The body cannot be read: {error}.")
 
 
-def _refuse(endpoint: Endpoint, fields: _Body) -> None:
+def _refuse(endpoint: Endpoint, fields: Body) -> None:
     """Refuse what clients may not send."""
     if fields.background and endpoint.path == "/v1/responses":
         raise InvalidBody("background", "Responses in the background are not served.")
-    if fields.kv_transfer_params is not _NOTHING:
+    if fields.kv_transfer_params is not NOTHING:
         _refuse_any(fields.kv_transfer_params, "kv_transfer_params")
-    if fields.ec_transfer_params is not _NOTHING:
+    if fields.ec_transfer_params is not NOTHING:
         _refuse_any(fields.ec_transfer_params, "ec_transfer_params")
     if fields.vllm_xargs is not None:
         _refuse_extra(fields.vllm_xargs, "vllm_xargs")
@@ -235,7 +152,7 @@ def _refuse(endpoint: Endpoint, fields: _Body) -> None:
         _refuse_extra(fields.sampling_params.extra_args, "sampling_params.extra_args")
 
 
-def _refuse_extra(extra: _Extra, field: str) -> None:
+def _refuse_extra(extra: Extra, field: str) -> None:
     for name in EXTRA_ARGS:
         _refuse_any(getattr(extra, name), f"{field}.{name}")
 
@@ -245,19 +162,19 @@ def _refuse_any(value: msgspec.Raw, field: str) -> None:
         raise InvalidBody(field, f"{field} is not for clients.")
 
 
-def _max_output_tokens(fields: _Body) -> int | None:
+def _max_output_tokens(fields: Body) -> int | None:
     if fields.max_completion_tokens is not None:
         return fields.max_completion_tokens
     return fields.max_tokens if fields.max_tokens is not None else fields.max_output_tokens
 
 
-def _prompts(endpoint: Endpoint, fields: _Body, body: bytes) -> int:
+def _prompts(endpoint: Endpoint, fields: Body, body: bytes) -> int:
     names = _COUNTED.get(endpoint.path)
     if names is None:
         return 1
     is_small = len(body) < _MANY or body.count(b",") < _MANY
     found = [(name, getattr(fields, name)) for name in names]
-    counts = [_count(name, raw, is_small) for name, raw in found if raw is not _NOTHING]
+    counts = [_count(name, raw, is_small) for name, raw in found if raw is not NOTHING]
     return max(sum(counts), 1)
 
 

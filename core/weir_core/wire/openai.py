@@ -11,24 +11,18 @@ from typing import Final
 
 import msgspec
 
+from weir_core.wire.fields import TokenCount, Usage
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts of one answer, as the engine reported them."""
-
-    prompt_tokens: int
-    output_tokens: int
-
-
-class _Count(msgspec.Struct, frozen=True, gc=False):
-    count: int
-
-
-_COUNT_DECODER: Final = msgspec.json.Decoder(_Count)
+_COUNT_DECODER: Final = msgspec.json.Decoder(TokenCount)
 _WHITESPACE: Final = b" \t\r\n"
 _CLOSING_BRACE: Final = 0x7D
 
 # A quote inside generated text is escaped in JSON, so no pattern here can match model output.
 _USAGE: Final = re.compile(rb'"usage":\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_USUAL: Final = re.compile(
+    rb'"usage":\{"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":(\d+)[,}]'
+)
+"""As vLLM writes it for chat and completions; the others are looked at in more steps."""
 _PROMPT_TOKENS: Final = re.compile(rb'"(?:prompt|input)_tokens":\s*(\d+)')
 # Anthropic's input tokens leave out what was read from the prefix cache or written to it.
 _CACHED_TOKENS: Final = re.compile(rb'"cache_(?:read|creation)_input_tokens":\s*(\d+)')
@@ -56,7 +50,12 @@ def with_priority(body: bytes, priority: int) -> tuple[bytes | memoryview, ...]:
 def usage_in(tail: bytes) -> Usage | None:
     """Return the last `usage` object in the last bytes of an answer, if there is one."""
     start = tail.rfind(b'"usage":')
-    found = _USAGE.match(tail, start) if start >= 0 else None
+    if start < 0:
+        return None
+    usual = _USUAL.match(tail, start)
+    if usual is not None:
+        return Usage(int(usual.group(1)), int(usual.group(2)))
+    found = _USAGE.match(tail, start)
     if found is None:
         return None
     prompt = _PROMPT_TOKENS.search(found.group(1))

@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import Final
 
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, TenantPolicy
-from weir_core.wire.bodies import RequestBody
+from weir_core.wire.fields import RequestBody
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.frontend import errors
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest
-from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, Sink, Unframed
+from weir_sidecar.upstreams.splice import EVENT_STREAM, Attendant, Exchange, Sink, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
@@ -96,15 +96,16 @@ class Client(Sink):
     def exchange(
         self,
         clock: Callable[[], float],
+        attendant: Attendant,
         *,
-        screen: Callable[[Exchange, bytes], bool],
         bodiless: bool,
-        tokens_in: Callable[[bytes], int] | None,
+        counts_tokens: bool,
     ) -> Exchange:
         """Return an exchange of the kind this client can read, with the client as its sink."""
-        if self._is_old:
-            return Unframed(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
-        return Exchange(self, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
+        kind = Unframed if self._is_old else Exchange
+        return kind(
+            self, clock, bodiless=bodiless, attendant=attendant, counts_tokens=counts_tokens
+        )
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until the client has taken most of what waits for it."""

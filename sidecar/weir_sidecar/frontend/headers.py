@@ -149,7 +149,7 @@ def request_id_of(given: bytes) -> str:
 
 def new_request_id() -> str:
     """Return an id for a request whose client gave none that can be used."""
-    return f"{_IDS.getrandbits(128):032x}"
+    return _IDS.randbytes(16).hex()
 
 
 def _path_of(raw_path: str) -> tuple[str, str]:

@@ -33,8 +33,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.re import parse_env_headers
 
-from weir_core.wire.bodies import RequestBody
-from weir_core.wire.openai import Usage
+from weir_core.wire.fields import RequestBody, Usage
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.otlp_json import FLUSH_S, JsonExporter

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Final, cast
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.upstreams.splice import Ending, EngineTransport, Exchange, Sink, Unframed
+from weir_sidecar.upstreams.splice import (
+    AnswerParser,
+    Ending,
+    EngineTransport,
+    Exchange,
+    Sink,
+    Unframed,
+)
 
 _JOINED_BYTES: Final = 16 << 10
 """Up to here one buffer costs the loop less than several; longer requests are not copied."""
@@ -32,6 +39,7 @@ class Connection(EngineTransport):
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
+        self._parser = AnswerParser()
         self.idle_since = 0.0
         self.used = False
 
@@ -46,7 +54,7 @@ class Connection(EngineTransport):
             exchange.end(Ending.LOST)
             return
         self._exchange = exchange
-        exchange.attach(self)
+        exchange.attach(self, self._parser)
         if sum(map(len, request)) <= _JOINED_BYTES:
             self._transport.write(b"".join(request))
         else:
@@ -77,6 +85,7 @@ class Connection(EngineTransport):
         """
         self.close()
         self._transport = None
+        self._parser.close()
 
     def pause_reading(self) -> None:
         """Let the engine's bytes wait in the socket."""
@@ -117,6 +126,7 @@ class Connection(EngineTransport):
         self._connections.forget(self)
         if self._exchange is not None:
             self._exchange.connection_lost(broken=exc is not None)
+        self._parser.close()
 
 
 @dataclass(frozen=True, slots=True)

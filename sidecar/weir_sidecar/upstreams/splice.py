@@ -90,11 +90,85 @@ class EngineTransport(ABC):
 
 
 class Attendant(ABC):
-    """What an exchange turns to while nothing awaits it."""
+    """What an exchange asks about its answer, and turns to while nothing awaits it."""
 
     @abstractmethod
     def attend(self, exchange: Exchange) -> None:
         """Go on where the exchange has ended, or is held or paused."""
+
+    @abstractmethod
+    def holds_back(self, exchange: Exchange, piece: bytes) -> bool:
+        """Tell whether an answer that begins so is to be held back; asked once."""
+
+    @abstractmethod
+    def tokens_in(self, piece: bytes) -> int:
+        """Return how many events of a piece of an event stream carry content."""
+
+
+class AnswerParser:
+    """httptools' parser of answers, one for all exchanges of a connection."""
+
+    def __init__(self) -> None:
+        self.answer: Exchange | None = None
+        self.bodies: list[bytes] = []
+        self.http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    def close(self) -> None:
+        """Break the reference cycle here, so that the garbage collector need not."""
+        self.http = self.answer = None
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Refuse a second answer to one request."""
+        answer = self.answer
+        if answer is None or answer.reading:
+            raise ValueError("more than one answer")
+        answer.reading = True
+
+    def on_status(self, reason: bytes) -> None:
+        """Keep the reason phrase."""
+        if self.answer is not None:
+            self.answer.reason = reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; a trailer, which comes after the head, only passes by."""
+        answer = self.answer
+        if answer is not None and answer.in_head:
+            answer.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Keep the status."""
+        if self.answer is not None and self.http is not None:
+            self.answer.status = self.http.get_status_code()
+
+    def on_chunk_header(self) -> None:
+        """Note that a chunk has begun."""
+        answer = self.answer
+        if answer is not None:
+            answer.chunks += 1
+            answer.at_boundary = False
+
+    def on_chunk_complete(self) -> None:
+        """Note that a chunk is whole."""
+        answer = self.answer
+        if answer is not None:
+            answer.at_boundary = True
+
+    def on_message_complete(self) -> None:
+        """Note the end, and whether the connection may be used again."""
+        answer = self.answer
+        if answer is not None and self.http is not None:
+            answer.complete = True
+            answer.reusable = self.http.should_keep_alive()
+
+
+class BodyParser(AnswerParser):
+    """One that keeps bodies apart from their framing."""
+
+    def on_body(self, body: bytes) -> None:
+        """Keep the body bytes of the piece that is being read."""
+        self.bodies.append(body)
 
 
 class Exchange:
@@ -103,84 +177,54 @@ class Exchange:
     Args:
         sink: Where the answer goes.
         clock: Seconds that only move forward.
-        screen: Asked once, with the first body piece; true holds the answer back.
         bodiless: The answer has no body whatever its head says (HEAD).
-        tokens_in: Counts the events with content in a piece of an event stream; None counts none.
+        attendant: Asked about the answer, and called where the exchange is not awaited.
+        counts_tokens: The answer is to be an event stream whose tokens count.
     """
-
-    __slots__ = (
-        "_at_boundary",
-        "_begun",
-        "_bodiless",
-        "_chunks",
-        "_clock",
-        "_complete",
-        "_early",
-        "_first_chunks",
-        "_first_tokens",
-        "_head",
-        "_held",
-        "_last",
-        "_parser",
-        "_screen",
-        "_sink",
-        "_third_last",
-        "_tokens_in",
-        "_transport",
-        "_two_last",
-        "_wake",
-        "attendant",
-        "ending",
-        "first_byte_at",
-        "headers",
-        "paused",
-        "reason",
-        "received_bytes",
-        "reusable",
-        "status",
-    )
 
     def __init__(
         self,
         sink: Sink,
         clock: Callable[[], float],
         *,
-        screen: Callable[[Exchange, bytes], bool] | None = None,
         bodiless: bool = False,
-        tokens_in: Callable[[bytes], int] | None = None,
+        attendant: Attendant | None = None,
+        counts_tokens: bool = False,
     ) -> None:
         self._sink = sink
         self._clock = clock
-        self._screen = screen
-        self._tokens_in = tokens_in
-        self._early: list[bytes] = []
         self._bodiless = bodiless
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self.attendant = attendant
+        self._counts_tokens = counts_tokens
+        self._screened = self._flows = self._owns_parser = False
+        self._early: list[bytes] = []
+        self._parser: AnswerParser | None = None
         self._transport: EngineTransport | None = None
-        self._head: bytes | None = b""
+        self._head = b""
         self._held: list[bytes] | None = None
         self._wake: asyncio.Future[None] | None = None
-        self.attendant: Attendant | None = None
-        """Called where the exchange needs its handler and is not awaited."""
-        self._begun = self._complete = self._at_boundary = False
         self._last = self._two_last = self._third_last = b""
+        # What the parser finds.
+        self.in_head = True
+        self.reading = self.complete = self.reusable = self.at_boundary = False
         self.status = 0
         self.reason = b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.ending: Ending | None = None
-        self.paused = False
-        self.reusable = False
-        self.received_bytes = 0
+        self.chunks = 0
         # An engine sends a chunk for each step of a stream. Events are looked into only until one
         # of them shows a token; from there on chunks are counted.
-        self._chunks = self._first_chunks = self._first_tokens = 0
+        self._first_chunks = self._first_tokens = 0
+        self.ending: Ending | None = None
+        self.paused = False
+        self.received_bytes = 0
         self.first_byte_at: float | None = None
 
     # What the handler sees.
 
-    def attach(self, transport: EngineTransport) -> None:
-        """Tell which connection the answer will come from."""
+    def attach(self, transport: EngineTransport, parser: AnswerParser) -> None:
+        """Tell which connection the answer will come from, and what reads it there."""
         self._transport = transport
+        self._read_with(parser)
 
     @property
     def begun(self) -> bool:
@@ -197,7 +241,7 @@ class Exchange:
         """Chunks of an event stream that brought tokens so far; several may share one."""
         if not self._first_tokens:
             return 0
-        return self._first_tokens + self._chunks - self._first_chunks
+        return self._first_tokens + self.chunks - self._first_chunks
 
     @property
     def tail(self) -> bytes:
@@ -207,7 +251,7 @@ class Exchange:
     @property
     def at_chunk_boundary(self) -> bool:
         """Whether another chunk may follow what was sent so far."""
-        return self._at_boundary and (self._two_last + self._last).endswith(_BOUNDARY)
+        return self.at_boundary and (self._two_last + self._last).endswith(_BOUNDARY)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of a header by its lower-case name."""
@@ -240,7 +284,7 @@ class Exchange:
         held, self._held = self._held or [], None
         for piece in held:
             Exchange._forward(self, piece)  # bodies already, where a subclass takes framing off
-        if self.ending is None and self._complete:
+        if self.ending is None and self.complete:
             self.end(Ending.COMPLETE)
         elif self.ending is None and self._transport is not None:
             self._transport.resume_reading()
@@ -249,73 +293,59 @@ class Exchange:
         """End the exchange; the first ending stays."""
         if self.ending is None:
             self.ending = ending
-            # Break the reference cycle here, so that the garbage collector need not.
-            self._parser = None
-            self._transport = None
+            # Break the reference cycles here, so that the garbage collector need not.
+            if self._parser is not None:
+                self._parser.answer = None
+                if self._owns_parser:
+                    self._parser.close()
+            self._parser = self._transport = None
             self._call()
 
     # What the engine connection calls.
 
     def feed(self, piece: bytes) -> None:
-        """Take bytes from the engine; with `_feed_body`, the whole of what is done per piece."""
+        """Take bytes from the engine; what is done per piece of a stream is all in here."""
         if self.ending is not None:
             return
-        if self._head is None:
-            self._feed_body(piece)
-        else:
-            self._feed_head(piece)
+        if not self._flows:
+            self._feed_beginning(piece)
+            return
+        if not self._parse(piece):
+            return
+        self.received_bytes += len(piece)
+        self._third_last, self._two_last, self._last = self._two_last, self._last, piece
+        self._sink.write(piece)
+        if self.complete:
+            self.end(Ending.COMPLETE)
+        elif self._sink.writing_paused:
+            self._pause()
 
     def connection_lost(self, *, broken: bool = False) -> None:
         """Hear that the engine closed; the end of an answer that has no other, unless it broke."""
-        if self._complete and self._held is not None:
+        if self.complete and self._held is not None:
             return
-        unframed = self._head is None and not broken and not self._is_framed()
+        unframed = not self.in_head and not broken and not self._is_framed()
         if unframed and self.ending is None:
-            self._complete = True
+            self.complete = True
             self._forward(b"")
         self.end(Ending.COMPLETE if unframed else Ending.LOST)
 
-    # What httptools calls.
-
-    def on_headers_complete(self) -> None:
-        """Keep the status."""
-        if self._parser is not None:
-            self.status = self._parser.get_status_code()
-
-    def on_status(self, reason: bytes) -> None:
-        """Keep the reason phrase."""
-        self.reason = reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; a trailer, which comes after the head, only passes by."""
-        if self._head is not None:
-            self.headers.append((name.lower(), value))
-
-    def on_message_begin(self) -> None:
-        """Refuse a second answer to one request."""
-        if self._begun:
-            raise ValueError("more than one answer")
-        self._begun = True
-
-    def on_chunk_header(self) -> None:
-        """Note that a chunk has begun."""
-        self._chunks += 1
-        self._at_boundary = False
-
-    def on_chunk_complete(self) -> None:
-        """Note that a chunk is whole."""
-        self._at_boundary = True
-
-    def on_message_complete(self) -> None:
-        """Note the end, and whether the connection may be used again."""
-        self._complete = True
-        self.reusable = self._parser is not None and self._parser.should_keep_alive()
-
     # Inside.
+
+    def _read_with(self, parser: AnswerParser) -> None:
+        self._parser = parser
+        parser.answer = self
+
+    def _feed_beginning(self, piece: bytes) -> None:
+        """Take what comes before the answer flows, or while it is held."""
+        if self.in_head:
+            self._feed_head(piece)
+        else:
+            self._feed_body(piece)
 
     def _feed_head(self, piece: bytes) -> None:
         """Gather the head; go on with the body bytes that came with its end."""
-        head = self._head = (self._head or b"") + piece
+        head = self._head = self._head + piece if self._head else piece
         cut = head.find(_SEPARATOR) + len(_SEPARATOR)
         if cut < len(_SEPARATOR):
             if len(head) > MAX_HEAD_BYTES:
@@ -323,13 +353,13 @@ class Exchange:
             return
         if not self._parse(head[:cut]):
             return
-        self._head = None
+        self.in_head, self._head = False, b""
         if self.status < 200:  # an interim answer, though we never ask for one
             self.end(Ending.MALFORMED)
         elif self._bodiless:
-            self._complete, self.reusable = True, False
+            self.complete, self.reusable = True, False
             self._feed_body(b"")
-        elif self._complete or len(head) > cut:
+        elif self.complete or len(head) > cut:
             self._feed_body(head[cut:])
 
     def _feed_body(self, piece: bytes) -> None:
@@ -339,20 +369,32 @@ class Exchange:
         self._forward(piece)
         if self._held is not None or self.ending is not None:
             return
-        if self._complete:
+        if self.complete:
             self.end(Ending.COMPLETE)
         elif self._sink.writing_paused:
             self._pause()
 
     def _parse(self, piece: bytes) -> bool:
         """Show bytes to the parser; false, and the end, where they are not HTTP."""
+        if self._parser is None:
+            self._read_with_own()
         assert self._parser is not None
+        http = self._parser.http
+        assert http is not None
         try:
-            self._parser.feed_data(piece)
+            http.feed_data(piece)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.end(Ending.MALFORMED)
             return False
         return True
+
+    def _read_with_own(self) -> None:
+        self._owns_parser = True
+        self._parser = self._new_parser()
+        self._parser.answer = self
+
+    def _new_parser(self) -> AnswerParser:
+        return AnswerParser()
 
     def _is_framed(self) -> bool:
         """Whether the answer tells its own end, by a length or by chunks."""
@@ -369,8 +411,7 @@ class Exchange:
 
     def _first(self, piece: bytes) -> None:
         """Send the head with the first piece, unless it is to be held back."""
-        screen, self._screen = self._screen, None
-        if self._held is not None or (screen is not None and screen(self, piece)):
+        if self._held is not None or self._is_held_back(piece):
             self._hold(piece)
         elif self._sink.is_closing():
             self.end(Ending.CLIENT_GONE)
@@ -381,13 +422,25 @@ class Exchange:
             if self._early:
                 piece, self._early = b"".join(self._early) + piece, []
             self._sink.write(self._sink.open(self) + piece)
+            self._flows = self._passes_framing()
+
+    def _passes_framing(self) -> bool:
+        """Whether pieces go to the sink as they come."""
+        return True
+
+    def _is_held_back(self, piece: bytes) -> bool:
+        if self._screened or self.attendant is None:
+            return False
+        self._screened = True
+        return self.attendant.holds_back(self, piece)
 
     def _is_early(self, piece: bytes) -> bool:
         """Whether an event stream has not come to its content yet, and may still be held back."""
-        if self._tokens_in is None or self.status >= 400:
+        attendant = self.attendant
+        if not self._counts_tokens or attendant is None or self.status >= 400:
             return False
-        self._first_tokens, self._first_chunks = self._tokens_in(piece), self._chunks
-        if self._first_tokens or self._complete:
+        self._first_tokens, self._first_chunks = attendant.tokens_in(piece), self.chunks
+        if self._first_tokens or self.complete:
             return False
         if not (self.header(b"content-type") or b"").startswith(EVENT_STREAM):
             return False
@@ -395,7 +448,7 @@ class Exchange:
 
     def _hold(self, piece: bytes) -> None:
         self._held = [*(self._held or []), piece]
-        if self._transport is not None and not self._complete:
+        if self._transport is not None and not self.complete:
             self._transport.pause_reading()
         self._call()
 
@@ -416,25 +469,19 @@ class Exchange:
 class Unframed(Exchange):
     """An exchange whose sink gets the body without its chunks: for HTTP/1.0 and for buffers."""
 
-    __slots__ = ("_bodies",)
+    def _read_with(self, parser: AnswerParser) -> None:  # noqa: ARG002
+        self._read_with_own()  # the connection's does not keep bodies
 
-    def __init__(
-        self,
-        sink: Sink,
-        clock: Callable[[], float],
-        *,
-        screen: Callable[[Exchange, bytes], bool] | None = None,
-        bodiless: bool = False,
-        tokens_in: Callable[[bytes], int] | None = None,
-    ) -> None:
-        self._bodies: list[bytes] = []
-        super().__init__(sink, clock, screen=screen, bodiless=bodiless, tokens_in=tokens_in)
+    def _new_parser(self) -> AnswerParser:
+        return BodyParser()
 
-    def on_body(self, body: bytes) -> None:
-        """Keep the body bytes of the piece that is being read."""
-        self._bodies.append(body)
+    def _passes_framing(self) -> bool:
+        return False
 
     def _forward(self, piece: bytes) -> None:  # noqa: ARG002
-        body, self._bodies = b"".join(self._bodies), []
-        if body or self._complete:
+        parser = self._parser
+        body = b""
+        if parser is not None:
+            body, parser.bodies = b"".join(parser.bodies), []
+        if body or self.complete:
             super()._forward(body)

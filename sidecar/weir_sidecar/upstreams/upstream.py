@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from weir_core.errors import EngineUnavailable
@@ -139,11 +138,12 @@ class Upstream:
 
     def _send(self, request: InFlightRequest, call: Call, connection: Connection) -> Attempt:
         """Send a request on one connection."""
+        request.upstream = self
         exchange = request.exchange = request.client.exchange(
             self._clock,
-            screen=partial(self._holds_back, request),
+            request,
             bodiless=not call.has_body_answer,
-            tokens_in=request.tokens_in,
+            counts_tokens=request.streams,
         )
         attempt = Attempt(connection, exchange, request.dispatch)
         tracing = None
@@ -168,11 +168,6 @@ class Upstream:
         finally:
             attempt.connection.finish()
         return exchange
-
-    def _holds_back(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:
-        """Tell whether an answer should be held back; an error, too, whose stream has its head."""
-        told_too_late = request.client.head_sent and answer.status >= 400
-        return told_too_late or self.suspects(request, answer, piece)
 
     async def _judge(self, request: InFlightRequest, exchange: Exchange) -> None:
         told_too_late = request.client.head_sent and exchange.status >= 400

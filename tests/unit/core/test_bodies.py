@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from weir_core.errors import InvalidBody
 from weir_core.wire import bodies
-from weir_core.wire.bodies import MAX_N, RequestBody, read_body, read_form
+from weir_core.wire.bodies import MAX_N, read_body, read_form
+from weir_core.wire.fields import Body, RequestBody
 from weir_core.wire.paths import POSTS
 
 CHAT = "/v1/chat/completions"
@@ -211,7 +212,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 OBJECTS = st.dictionaries(
-    st.sampled_from(sorted(bodies._Body.__struct_fields__)) | st.text(), VALUES, max_size=5
+    st.sampled_from(sorted(Body.__struct_fields__)) | st.text(), VALUES, max_size=5
 )
 
 

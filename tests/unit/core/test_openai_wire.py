@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weir_core.wire.openai import Usage, usage_in
+from weir_core.wire.fields import Usage
+from weir_core.wire.openai import usage_in
 
 
 @pytest.mark.parametrize(

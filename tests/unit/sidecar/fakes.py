@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry
 
@@ -11,7 +11,7 @@ from weir_sidecar.frontend.headers import RequestHead
 from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.splice import EngineTransport, Exchange, Sink
+from weir_sidecar.upstreams.splice import Attendant, EngineTransport, Exchange, Sink
 
 
 def http_request(
@@ -50,6 +50,22 @@ class Buffer(Sink):
 
     def is_closing(self) -> bool:
         return self.closing
+
+
+class Judge(Attendant):
+    """Says which answers are held back, and lets them be awaited."""
+
+    def __init__(self, holds: Callable[[Exchange], bool]) -> None:
+        self._holds = holds
+
+    def attend(self, exchange: Exchange) -> None:
+        """Leave it to whoever awaits it."""
+
+    def holds_back(self, exchange: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+        return self._holds(exchange)
+
+    def tokens_in(self, piece: bytes) -> int:  # noqa: ARG002
+        return 0
 
 
 class Line(EngineTransport):

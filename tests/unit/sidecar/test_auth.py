@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weir_core.sched.types import BUILT_IN_CLASSES, TenantPolicy
-from weir_core.wire.bodies import RequestBody
+from weir_core.wire.fields import RequestBody
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.frontend.auth import Caller, Directory, is_here, ttft_target_s
 from weir_sidecar.frontend.errors import ApiError

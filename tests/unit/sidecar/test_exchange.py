@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.sidecar.fakes import Buffer, Line
-from weir_sidecar.upstreams.splice import MAX_HEAD_BYTES, Ending, Exchange, Unframed
+from tests.unit.sidecar.fakes import Buffer, Judge, Line
+from weir_sidecar.upstreams.splice import MAX_HEAD_BYTES, AnswerParser, Ending, Exchange, Unframed
 
 EVENTS = [b'data: {"a":1}\n\n', b"data: \r\n\r\n0\r\n\r\n\n\n", b"data: [DONE]\n\n"]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -135,7 +135,7 @@ def test_the_answer_to_head_has_no_body() -> None:
 def test_a_full_client_pauses_the_engine_until_it_is_resumed() -> None:
     buffer, line = Buffer(), Line()
     exchange = Exchange(buffer, lambda: 1.0)
-    exchange.attach(line)
+    exchange.attach(line, AnswerParser())
     exchange.feed(HEAD)
     buffer.paused = True
     exchange.feed(CHUNKS)
@@ -146,8 +146,8 @@ def test_a_full_client_pauses_the_engine_until_it_is_resumed() -> None:
 
 def test_a_suspect_answer_is_held_until_it_is_released() -> None:
     buffer, line = Buffer(), Line()
-    exchange = Exchange(buffer, lambda: 1.0, screen=lambda answer, _piece: answer.status == 200)
-    exchange.attach(line)
+    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda answer: answer.status == 200))
+    exchange.attach(line, AnswerParser())
     exchange.feed(HEAD + CHUNKS)
     assert (exchange.held, buffer.written, line.reading) == (True, b"", False)
     exchange.release()
@@ -158,7 +158,7 @@ def test_a_suspect_answer_is_held_until_it_is_released() -> None:
 
 def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
     buffer = Buffer()
-    exchange = Exchange(buffer, lambda: 1.0, screen=lambda _answer, _piece: True)
+    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
     exchange.feed(PLAIN)
     exchange.end(Ending.REQUEUED)
     exchange.release()
@@ -168,7 +168,7 @@ def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
 @pytest.mark.parametrize("kind", [Exchange, Unframed])
 def test_a_whole_answer_can_be_held_even_when_its_connection_closes(kind: type[Exchange]) -> None:
     buffer = Buffer()
-    exchange = kind(buffer, lambda: 1.0, screen=lambda _answer, _piece: True)
+    exchange = kind(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
     exchange.feed(PLAIN)
     exchange.connection_lost()
     assert (exchange.held, exchange.ending) == (True, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from tests.unit.sidecar.fakes import Buffer, http_request
-from weir_core.wire.openai import Usage
+from weir_core.wire.fields import Usage
 from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.registry import Registry
