@@ -16,7 +16,7 @@ from bench.fuzz.network import Listening, SimulatedLoop, Wire
 from bench.fuzz.requests import Sent
 
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
-_CODES: Final = frozenset({500, 501, 502, 503, 504})
+_CODES: Final = frozenset({500, 501, 502, 503, 504, 505})
 _TOLD: Final = (b"retry-after", b"retry-after-ms", b"x-llm-d-request-dropped-reason")
 """Headers of the sidecar's own 429 and 503."""
 

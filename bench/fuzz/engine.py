@@ -225,17 +225,21 @@ class Line:
         else:
             self._loop.call_later(delay_s, self._go_on)
 
+    def _deliver(self, data: bytes) -> None:
+        """Send bytes; they arrive in another turn, so that this one is done when they do."""
+        self._loop.call_soon(self.wire.deliver, data)
+
     def _send(self, rng: random.Random, data: bytes) -> Script:
         """Send in one piece, or in odd ones."""
         if rng.random() < 0.6 or len(data) < 2:
             yield rng.choice((0.0, 0.02))
-            self.wire.deliver(data)
+            self._deliver(data)
             return
         cuts = sorted(rng.randrange(len(data)) for _ in range(rng.choice((1, 2, 8))))
         for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True):
             if start < stop:
                 yield rng.choice((0.0, 0.0, 0.05))
-                self.wire.deliver(data[start:stop])
+                self._deliver(data[start:stop])
 
     # How a request can be answered; each is told the script, to send it back with the answer.
 
@@ -244,12 +248,12 @@ class Line:
         if self._engine.state == "mute":
             yield 1e6
         status = b"503 no" if self._engine.state == "ill" else b"200 OK"
-        self.wire.deliver(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
+        self._deliver(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
 
     def _play_question(self, is_metrics: bool) -> Script:
         yield 0.01
         page = b"vllm:prompt_tokens_total 1\n" if is_metrics else b'{"count":900}'
-        self.wire.deliver(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
+        self._deliver(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
 
     def play_plain(self, rng: random.Random, script: int) -> Script:
         """Answer with a whole page."""
@@ -284,7 +288,7 @@ class Line:
         yield 0.01
         yield from self._send(rng, _head(script, 200, b"x: y") + body)
         yield rng.choice((0.0, 0.1))
-        self.wire.hang_up()
+        self._loop.call_soon(self.wire.hang_up)
 
     def play_refusal(self, rng: random.Random, script: int) -> Script:
         """Answer with an error."""
@@ -302,21 +306,21 @@ class Line:
         yield 0.01
         yield from self._send(rng, rng.choice(_GARBAGE))
         yield 0.5
-        self.wire.reset()
+        self._loop.call_soon(self.wire.reset)
 
     def play_reset(self, rng: random.Random, _: int) -> Script:
         """Break the connection without an answer."""
         yield rng.choice((0.0, 0.1, 2.0))
-        self.wire.reset()
+        self._loop.call_soon(self.wire.reset)
 
     def play_break(self, rng: random.Random, script: int) -> Script:
         """Begin an answer, and break off."""
         yield from self._streamed(rng, script, b"", rng.choice((b"", b"5\r\nab")), whole=False)
         yield rng.choice((0.0, 0.1))
         if rng.random() < 0.5:
-            self.wire.reset()
+            self._loop.call_soon(self.wire.reset)
         else:
-            self.wire.hang_up()
+            self._loop.call_soon(self.wire.hang_up)
 
     def play_silent(self, rng: random.Random, _: int) -> Script:  # noqa: ARG002
         """Never answer."""
@@ -330,19 +334,19 @@ class Line:
     def play_early(self, rng: random.Random, script: int) -> Script:
         """Send an interim answer first, which the sidecar never asks for."""
         yield 0.0
-        self.wire.deliver(rng.choice((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 x\r\n\r\n")))
+        self._deliver(rng.choice((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 x\r\n\r\n")))
         yield from self.play_plain(rng, script)
 
     def play_twice(self, rng: random.Random, script: int) -> Script:
         """Answer twice, at once or one after the other."""
         body = _head(script, 200, b"Content-Length: 2") + b"{}"
         yield 0.01
-        self.wire.deliver(body + body if rng.random() < 0.5 else body)
+        self._deliver(body + body if rng.random() < 0.5 else body)
         self._loop.call_later(0.01, self._speak_unasked, body)
 
     def _speak_unasked(self, body: bytes) -> None:
         if self._answers is None and not self._unread:
-            self.wire.deliver(body)
+            self._deliver(body)
 
     def play_failure(self, rng: random.Random, script: int) -> Script:
         """Stream an answer that says that it failed."""

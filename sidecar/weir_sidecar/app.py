@@ -86,7 +86,8 @@ class Sidecar:
             self.connections, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )
         self.supervisor = Supervisor(self.metrics, clock)
-        self.server = Server(self._handle, self.handler, settings, clock, self.supervisor)
+        self.handler.own_pages[HEALTH_PATH] = self._health
+        self.server = Server(self.handler, settings, clock, self.supervisor)
         self.drain = Drain(
             self.server,
             self.registry,
@@ -130,12 +131,9 @@ class Sidecar:
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
             yield self
 
-    def _handle(self, request: HttpRequest) -> None:
-        if request.head.raw_path == HEALTH_PATH:
-            is_ready, why = self._admin.readiness()
-            request.answer(Answer(200 if is_ready else 503, f"{why}\n".encode()))
-        else:
-            self.handler.handle(request)
+    def _health(self, _request: HttpRequest) -> Answer:
+        is_ready, why = self._admin.readiness()
+        return Answer(200 if is_ready else 503, f"{why}\n".encode())
 
     async def _keep(self) -> None:
         """Look after what nobody tells us of: changed policies, tokens of running streams."""

@@ -58,33 +58,32 @@ class Front:
         self._supervisor = Supervisor(self._metrics, clock)
         self._handler = Handler(self.registry, settings, clock)
         self._handler.replicas = self.replicas
-        self._server = Server(self.handle, self._handler, settings, clock, self._supervisor)
+        self._handler.own_pages |= {
+            "/healthz": self._alive,
+            "/readyz": self._ready,
+            HEALTH_PATH: self._ready,
+            "/metrics": self._show_metrics,
+        }
+        self._server = Server(self._handler, settings, clock, self._supervisor)
         # No endpoint list holds a front, so there is none to wait for.
         self.drain = Drain(
             self._server, self.registry, settings.draining, clock, is_expected=lambda: False
         )
         self.port = 0
 
-    def handle(self, request: HttpRequest) -> None:
-        """Answer probes, this machine's questions for metrics, and relay everything else."""
-        answer = self._own_answer(request)
-        if answer is None:
-            self._handler.handle(request)
-        else:
-            request.answer(answer)
+    def _alive(self, _request: HttpRequest) -> Answer:
+        return _probe(not self._supervisor.hopeless, self._supervisor.trouble or "ok")
 
-    def _own_answer(self, request: HttpRequest) -> Answer | None:
-        trouble, asked = self._supervisor.trouble, request.head.raw_path
-        if asked == "/healthz":
-            return _probe(not self._supervisor.hopeless, trouble or "ok")
-        if asked in ("/readyz", HEALTH_PATH):
-            ready = len(self.replicas.ready)
-            serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
-            return _probe(serving, trouble or f"{ready} replicas ready")
-        if asked == "/metrics" and is_here(request.connection.remote):
-            self._metrics.running.set(len(self.registry))
-            return Answer(200, self._metrics.render(), METRICS_HEADERS["Content-Type"])
-        return None
+    def _ready(self, _request: HttpRequest) -> Answer:
+        trouble, ready = self._supervisor.trouble, len(self.replicas.ready)
+        serving = self.drain.phase is Phase.SERVING and ready > 0 and not trouble
+        return _probe(serving, trouble or f"{ready} replicas ready")
+
+    def _show_metrics(self, request: HttpRequest) -> Answer | None:
+        if not is_here(request.connection.remote):
+            return None
+        self._metrics.running.set(len(self.registry))
+        return Answer(200, self._metrics.render(), METRICS_HEADERS["Content-Type"])
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Front]:

@@ -118,6 +118,8 @@ class Handler:
         """The engine beside this sidecar; None in a front."""
         self.replicas: Replicas | None = None
         """The replicas behind a front; None in a sidecar."""
+        self.own_pages: dict[str, Callable[[HttpRequest], Answer | None]] = {}
+        """What is answered here, without an outcome, by what is asked for; None relays it."""
         self.leaving = False
         """Answers end their connection: a drain has begun."""
         self.refusing = False
@@ -125,12 +127,16 @@ class Handler:
 
     def handle(self, http: HttpRequest) -> None:
         """Answer one request."""
-        if http.head.method == "OPTIONS":
-            preflight = self.cross_origin.preflight(http.head)
-            if preflight is not None:
-                http.answer(preflight)
-                return
-        InFlightRequest(http, self).begin()
+        head, answer = http.head, None
+        page = self.own_pages.get(head.raw_path)
+        if page is not None:
+            answer = page(http)
+        elif head.method == "OPTIONS":
+            answer = self.cross_origin.preflight(head)
+        if answer is None:
+            InFlightRequest(http, self).begin()
+        else:
+            http.answer(answer)
 
     def refuse_unread(self, error: ApiError) -> Answer:
         """Count and answer a request that the HTTP library could not read."""

@@ -65,7 +65,8 @@ def tokens_in(api: Api, piece: bytes) -> int:
     match api:
         case Api.CHAT:
             found = piece.count(b'"delta":{')
-            return len(_CHAT_TOKEN.findall(piece)) if found and b'"role":' in piece else found
+            has_role = found and piece.find(b'"role":') >= 0
+            return len(_CHAT_TOKEN.findall(piece)) if has_role else found
         case Api.MESSAGES:
             found = piece.count(b"event: content_block_delta\n")
         case Api.RESPONSES:
@@ -80,7 +81,8 @@ def tokens_in(api: Api, piece: bytes) -> int:
 def reports_failure(api: Api, piece: bytes) -> bool:
     """Tell whether a piece of an answer with a good status says that the engine failed."""
     for sign in _SIGNS[api]:
-        if sign in piece:
+        # `in` first takes its left side for a number, and makes an error of it, each time.
+        if piece.find(sign) >= 0:
             return _has_error(api, piece) or was_aborted(api, piece)
     return False
 

@@ -102,8 +102,11 @@ class Client(Sink):
         counts_tokens: bool,
     ) -> Exchange:
         """Return an exchange of the kind this client can read, with the client as its sink."""
-        kind = Unframed if self._is_old else Exchange
-        return kind(
+        if self._is_old:
+            return Unframed(
+                self, clock, bodiless=bodiless, attendant=attendant, counts_tokens=counts_tokens
+            )
+        return Exchange(
             self, clock, bodiless=bodiless, attendant=attendant, counts_tokens=counts_tokens
         )
 

@@ -154,16 +154,19 @@ def new_request_id() -> str:
 
 def _path_of(raw_path: str) -> tuple[str, str]:
     """Return the decoded path, and what to ask the engine for."""
-    target = raw_path
-    if not raw_path.startswith("/"):  # in absolute form, or `*`
-        try:
-            parts = urlsplit(raw_path)
-        except ValueError:  # no URL: no path is known by such a name
-            return raw_path, "/"
-        path = parts.path or "/"
-        target = f"{path}?{parts.query}" if parts.query else path
-        if not target.startswith("/"):
-            target = "/"
-        return unquote(path, errors="surrogateescape"), target
-    path = raw_path.partition("?")[0].partition("#")[0]
-    return (unquote(path, errors="surrogateescape") if "%" in path else path), target
+    if raw_path.startswith("/"):
+        return _decoded(raw_path.partition("?")[0].partition("#")[0]), raw_path
+    try:  # in absolute form, or `*`
+        parts = urlsplit(raw_path)
+    except ValueError:
+        return _decoded(raw_path), "/"
+    path = parts.path or "/"
+    target = f"{path}?{parts.query}" if parts.query else path
+    return _decoded(path), target if target.startswith("/") else "/"
+
+
+def _decoded(path: str) -> str:
+    """Return a path as people read it; bytes that are no UTF-8 are replaced."""
+    if not path.isascii():
+        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return unquote(path) if "%" in path else path

@@ -144,6 +144,8 @@ class ClientConnection:
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
+        self._max_headers = server.limits.max_headers
+        self._max_header_bytes = server.limits.max_header_bytes
         self.transport: asyncio.Transport | None = None
         self.remote: str | None = None
         self.writing_paused = False
@@ -160,6 +162,8 @@ class ClientConnection:
         self._reading: HttpRequest | None = None
         self._head: RequestHead | None = None
         """The last one, in case the next request has the same."""
+        self._line: tuple[bytes, bytes] = b"", b""
+        """Its method and what it asked for."""
         # What was read: `_current` is being answered, the others wait for that.
         self._current: HttpRequest | None = None
         self._waiting: deque[HttpRequest] = deque()
@@ -240,15 +244,19 @@ class ClientConnection:
         """Keep a part of what the request line asks for."""
         if self._in_head:
             self._url = self._url + url if self._url else url
-            self._bound_head(len(url))
+            self._header_bytes += len(url)
+            if self._header_bytes > self._max_header_bytes:
+                self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; a trailer, which comes after a body, only passes by."""
         if not self._in_head:
             return
-        self._header_count += 1
         length = len(name)
-        self._bound_head(length + len(value))
+        self._header_count += 1
+        self._header_bytes += length + len(value)
+        if self._header_count > self._max_headers or self._header_bytes > self._max_header_bytes:
+            self._refuse_head()
         if 10 <= length <= 14 and length != 13:  # the lengths of those that differ each time
             key = name.lower()
             if key == b"content-length":
@@ -438,19 +446,22 @@ class ClientConnection:
 
     def _head_of(self, parser: httptools.HttpRequestParser) -> RequestHead:
         """Return the head that was read: the last one, where it is the same."""
-        method = parser.get_method().decode("ascii")
-        raw_path = self._url.decode("utf-8", "surrogateescape")
-        version = parser.get_http_version()
-        head = self._head
+        method, head = parser.get_method(), self._head
         if (
             head is not None
             and head.headers == self._headers
-            and head.raw_path == raw_path
-            and head.method == method
-            and head.version == version
+            and self._line == (method, self._url)
+            and head.version == parser.get_http_version()
         ):
             return head
-        head = RequestHead(method, raw_path, version, self._headers, self._server.secret_headers)
+        head = RequestHead(
+            method.decode("ascii"),
+            self._url.decode("utf-8", "surrogateescape"),
+            parser.get_http_version(),
+            self._headers,
+            self._server.secret_headers,
+        )
+        self._line = method, self._url
         self._head = head if self._header_bytes <= _KEPT_HEAD_BYTES else None
         return head
 
@@ -465,13 +476,10 @@ class ClientConnection:
         else:
             transport.resume_reading()
 
-    def _bound_head(self, more_bytes: int) -> None:
-        """Raise, and so end the parsing, where a head has too many or too large headers."""
-        limits = self._server.limits
-        self._header_bytes += more_bytes
-        if self._header_bytes > limits.max_header_bytes or self._header_count > limits.max_headers:
-            self._refusal = errors.head_too_large(limits.max_header_bytes, limits.max_headers)
-            raise ValueError("refused")
+    def _refuse_head(self) -> None:
+        """Raise, and so end the parsing of a head with too many or too large headers."""
+        self._refusal = errors.head_too_large(self._max_header_bytes, self._max_headers)
+        raise ValueError("refused")
 
     def _grow_head(self, size_bytes: int) -> None:
         """Note bytes of a head that is not whole, also those that the parser keeps to itself."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from weir_sidecar.frontend.auth import SECRET_HEADERS
-from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
+from weir_sidecar.frontend.protocol import HttpServer
 from weir_sidecar.inflight import Handler
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
@@ -25,8 +25,7 @@ class Server:
     """The API port: connections, and the switches a drain turns.
 
     Args:
-        handle: Answers one request; the handler's, or one that stands before it.
-        handler: Its switches, and the requests that are watched for waiting too long.
+        handler: Answers requests; its switches, and what is watched for waiting too long.
         settings: Bounds.
         clock: Seconds that only move forward.
         supervisor: Keeps the watch running.
@@ -34,7 +33,6 @@ class Server:
 
     def __init__(
         self,
-        handle: Callable[[HttpRequest], None],
         handler: Handler,
         settings: Settings,
         clock: Callable[[], float],
@@ -45,7 +43,7 @@ class Server:
         self._clock = clock
         self._supervisor = supervisor
         self._server = HttpServer(
-            handle,
+            handler.handle,
             handler.refuse_unread,
             settings,
             handler.metrics,

@@ -55,7 +55,10 @@ class Connection(EngineTransport):
             return
         self._exchange = exchange
         exchange.attach(self, self._parser)
-        if sum(map(len, request)) <= _JOINED_BYTES:
+        size_bytes = 0
+        for piece in request:
+            size_bytes += len(piece)
+        if size_bytes <= _JOINED_BYTES:
             self._transport.write(b"".join(request))
         else:
             self._transport.writelines(request)
