@@ -11,7 +11,7 @@ drain rate will have worked off what is ahead.
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.forecast import Forecast
@@ -21,7 +21,7 @@ from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import PoolLimits, Reason, Reject
 
-_RETRY_AFTER_S = (1.0, 39.0)
+_RETRY_AFTER_S: Final = (1.0, 39.0)
 """Before it is spread; JavaScript clients take 60 s and more for none."""
 
 

@@ -17,11 +17,12 @@ it is expected to generate, and more once it generates more. `gate` says how muc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_GROWTH = 1.25
+_GROWTH: Final = 1.25
 """Room is enlarged by this factor when a request outgrows its expected output."""
 
 

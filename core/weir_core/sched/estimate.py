@@ -8,23 +8,25 @@ plain rate before it is trained), corrected by how wrong it has been lately.
 
 from __future__ import annotations
 
+from typing import Final
+
 from weir_core.sched.quantiles import StreamingQuantile
 from weir_core.sched.steptime import StepTimeModel
 from weir_core.sched.types import Request, StepRecord
 
-_BYTES_PER_TOKEN = 4.0
-_OUTPUT_TOKENS = 256
-_ENOUGH = 20
+_BYTES_PER_TOKEN: Final = 4.0
+_OUTPUT_TOKENS: Final = 256
+_ENOUGH: Final = 20
 """Answers of one tenant after which its own lengths are used."""
-_MAX_TENANTS = 1024
-_PREFILL_S_PER_TOKEN = 5e-5
-_SLOWEST_S_PER_TOKEN = 2e-3
+_MAX_TENANTS: Final = 1024
+_PREFILL_S_PER_TOKEN: Final = 5e-5
+_SLOWEST_S_PER_TOKEN: Final = 2e-3
 """Of an engine without a step log, about which little is known: 500 prompt tokens a second."""
-_SLACK = 2.0
+_SLACK: Final = 2.0
 """Times the expected time to first token that a working engine may take."""
-LONGEST_GUESS_TOKENS = 32_768
+LONGEST_GUESS_TOKENS: Final = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
-_MAX_TOKENS = 10_000_000
+_MAX_TOKENS: Final = 10_000_000
 """No model has a longer context; larger claims are nonsense."""
 
 

@@ -13,8 +13,9 @@ the engine at once (the bound; docs/invariants.md, INV-6).
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 MOST_IDLE: Final = 1024
 """Counters of names that do not wait which outlast a trim."""
@@ -24,43 +25,43 @@ _SLACK: Final = 64
 """Dead entries tolerated in a small heap, in addition to as many as there are living ones."""
 
 
-class Fairness(Protocol):
+class Fairness(ABC):
     """Chooses whose turn it is among the tenants (or classes) that wait."""
 
+    @abstractmethod
     def key(self, tenant: str) -> str:
         """Return the name under which `tenant` queues."""
-        ...
 
+    @abstractmethod
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Replace all weights; who is not named weighs 1."""
-        ...
 
+    @abstractmethod
     def enter(self, name: str) -> None:
         """Note that `name` has requests waiting, having had none."""
-        ...
 
+    @abstractmethod
     def leave(self, name: str) -> None:
         """Note that `name` has no more requests waiting."""
-        ...
 
+    @abstractmethod
     def charge(self, name: str, tokens: float) -> None:
         """Note tokens served to `name`; a negative amount returns a charge."""
-        ...
 
+    @abstractmethod
     def next(self) -> str | None:
         """Return whose turn it is, or None when nobody waits."""
-        ...
 
+    @abstractmethod
     def counter(self, name: str) -> float:
         """Return the tokens over weight that `name` was served, or lifted to."""
-        ...
 
+    @abstractmethod
     def share_of(self, name: str) -> float:
         """Return the fraction of the service `name` gets while all present ones wait."""
-        ...
 
 
-class VirtualTokenCounter:
+class VirtualTokenCounter(Fairness):
     """The smallest counter goes first; ties by name, so that replays agree."""
 
     def __init__(self) -> None:

@@ -33,15 +33,16 @@ batch. An empty engine takes any request: it never idles while one waits.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Protocol
+from typing import Final
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_MOST_OF_ENGINE = 0.75
+_MOST_OF_ENGINE: Final = 0.75
 """What one request may claim that comes in waves; the rest is for others."""
 
 
@@ -56,50 +57,50 @@ class Block(Enum):
     DECODES = "decodes"
 
 
-class Gate(Protocol):
+class Gate(ABC):
     """Says whether the engine may be given a request now."""
 
+    @abstractmethod
     def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what stands in the way of any request that competes at `rank`, or None."""
-        ...
 
+    @abstractmethod
     def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what stands in the way of dispatching `ticket` at `rank`, or None."""
-        ...
 
+    @abstractmethod
     def lack(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what `ticket` itself lacks where its rank is not shut out, or None."""
-        ...
 
+    @abstractmethod
     def has_room_for_share(self, ticket: Ticket, engine_load: EngineLoad) -> bool:
         """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
-        ...
 
+    @abstractmethod
     def set_claim(self, ticket: Ticket) -> None:
         """Set the slots and the tokens of KV room that `ticket` needs; done before all else."""
-        ...
 
+    @abstractmethod
     def shortfall(
         self, ticket: Ticket, rank: int, block: Block, engine_load: EngineLoad, now: float
     ) -> int:
         """Return how many slots or tokens of KV room `ticket` lacks, as `block` says."""
-        ...
 
+    @abstractmethod
     def dispatched(self, ticket: Ticket, engine_load: EngineLoad, now: float) -> None:
         """Note that `ticket` has just joined what runs."""
-        ...
 
+    @abstractmethod
     def next_change(self, rank: int, now: float) -> float | None:
         """Return when time alone may open the gate for `rank` next, or None."""
-        ...
 
 
-DEPTH_STEPS = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
+DEPTH_STEPS: Final = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
 """Steps of prefill to keep in the engine, by kind."""
 
-MAX_DEPTH_TOKENS = 4096
+MAX_DEPTH_TOKENS: Final = 4096
 """Above this a deeper queue in the engine only delays decisions."""
-_ROUNDING_S = 1e-6
+_ROUNDING_S: Final = 1e-6
 """By so much later than computed a peak has faded, however the computation was rounded."""
 
 
@@ -108,7 +109,7 @@ def step_tokens(engine: EngineFacts) -> int:
     return min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
 
 
-class ClassAwareGate:
+class ClassAwareGate(Gate):
     """Counts, for each class, what the engine holds of it and of higher ranks.
 
     Args:
@@ -257,7 +258,7 @@ class ClassBlindGate(ClassAwareGate):
         return engine_load.prefill_of_all()
 
 
-class OpenGate:
+class OpenGate(Gate):
     """Everything goes to the engine at once. For comparison: the pool decides nothing."""
 
     def __init__(self, engine: EngineFacts, estimator: Estimator) -> None:  # noqa: ARG002

@@ -8,10 +8,11 @@ operation is O(log n), amortised, and memory is bounded by twice the living.
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 from weir_core.sched.tickets import Ticket
 
-_SLACK = 64
+_SLACK: Final = 64
 """Dead entries tolerated in a small heap, in addition to as many as there are living ones."""
 
 Entry = tuple[float, int, int, Ticket]

@@ -18,43 +18,44 @@ into a step goes, the oldest such request of its class where the next one is lon
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final
 
 from weir_core.sched.gate import step_tokens
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_BURST_S = 1.0
+_BURST_S: Final = 1.0
 """Least time between two interruptions of a higher rank that has only just begun to wait."""
 
 
-class Pick(Protocol):
+class Pick(ABC):
     """Proposes who goes next."""
 
+    @abstractmethod
     def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
         """Return requests in the order to try them, the rank order's own last.
 
         All of them compete at the highest rank that waits (`pool.top()`); the rank at which the
         engine is to serve each is in its `engine_rank`.
         """
-        ...
 
+    @abstractmethod
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Account for a dispatch."""
-        ...
 
+    @abstractmethod
     def requeued(self, pool: Pool, ticket: Ticket) -> None:
         """Account for a dispatched request that waits again."""
-        ...
 
+    @abstractmethod
     def next_change(self, pool: Pool, now: float) -> float | None:
         """Return when the answer may change by time alone, or None."""
-        ...
 
 
-class ByRank:
+class ByRank(Pick):
     """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
 
     def __init__(self, engine: EngineFacts) -> None:
@@ -76,7 +77,7 @@ class ByRank:
         return None
 
 
-class ByRankWithMinShare:
+class ByRankWithMinShare(Pick):
     """By rank, after those classes that are owed their minimum share and have waited.
 
     Args:

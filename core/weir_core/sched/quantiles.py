@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from itertools import accumulate
+from typing import Final
 
-_GAMMA = 1.1
-_LOG_GAMMA = math.log(_GAMMA)
-_BUCKETS = 160
+_GAMMA: Final = 1.1
+_LOG_GAMMA: Final = math.log(_GAMMA)
+_BUCKETS: Final = 160
 """Enough for values up to 1.1 ** 159, about 3.8 million."""
-_REFRESH = 32
+_REFRESH: Final = 32
 """Observations after which a cached answer is computed anew."""
 
 

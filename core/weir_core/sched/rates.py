@@ -9,8 +9,10 @@ the engine *can* be; an idle fleet's low throughput must not look like slowness.
 
 from __future__ import annotations
 
-_WINDOW_S = 1.0
-_SMOOTHING = 0.2
+from typing import Final
+
+_WINDOW_S: Final = 1.0
+_SMOOTHING: Final = 0.2
 
 
 class DrainRate:

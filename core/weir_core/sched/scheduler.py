@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from weir_core.sched.admit import AdmissionControl, Rejection
 from weir_core.sched.counts import Counts
@@ -50,9 +51,9 @@ from weir_core.sched.types import (
     TenantPolicy,
 )
 
-_BUSY_PATIENCE = 4.0
+_BUSY_PATIENCE: Final = 4.0
 """Times the longest wait for a first token, where the engine works on and only this one is late."""
-_NO_ENGINE_YET = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
+_NO_ENGINE_YET: Final = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
 """What rules and estimates reckon with before any engine was there to dispatch to."""
 
 

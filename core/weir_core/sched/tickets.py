@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from typing import Final
 
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.types import ClassPolicy, Request
 
-OUTPUT_WEIGHT = 2.0
+OUTPUT_WEIGHT: Final = 2.0
 """An output token counts as two prompt tokens, as in the VTC paper (arXiv 2401.00588)."""
 
 
