@@ -56,8 +56,7 @@ class RankLoad:
 
     def settle(self, ticket: Ticket, was_computed: bool) -> None:
         """Stop counting a ticket's prompt, which was computed or has left."""
-        if self.unstarted.pop(ticket.request.request_id, None) is None:
-            return
+        del self.unstarted[ticket.request.request_id]
         self.prompt_tokens -= ticket.new_tokens
         if ticket.engine_rank > self.rank:
             self.raised_tokens -= ticket.new_tokens
@@ -86,6 +85,8 @@ class EngineLoad:
         self.loads: list[RankLoad] = []
         """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
         self.running = 0
+        self.prefilling = 0
+        """Of those that run, how many have no first token yet."""
         self.slots = 0
         """Slots set aside for all that run."""
         self.kv_tokens = 0
@@ -140,13 +141,6 @@ class EngineLoad:
         """Return all prompt tokens left."""
         return sum(load.prefill_left for load in self.loads)
 
-    def prefills(self) -> bool:
-        """Return whether any request has no first token yet."""
-        for load in self.loads:  # noqa: SIM110 - asked at every first token
-            if load.unstarted:
-                return True
-        return False
-
     def unstarted(self) -> list[Ticket]:
         """Return the requests without a first token, the newest first."""
         tickets = [ticket for load in self.loads for ticket in load.unstarted.values()]
@@ -162,14 +156,17 @@ class EngineLoad:
         load.slots += ticket.slots
         load.start(ticket)
         self.running += 1
+        self.prefilling += 1
         self.slots += ticket.slots
         self.kv_tokens += ticket.kv_tokens
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a running ticket; its own fields stay as they are."""
-        load = self.of_rank(ticket.load_rank)
+        load = self._by_rank[ticket.load_rank]
         load.slots -= ticket.slots
-        load.settle(ticket, was_computed=False)
+        if not ticket.started:
+            load.settle(ticket, was_computed=False)
+            self.prefilling -= 1
         self.running -= 1
         self.slots -= ticket.slots
         self.kv_tokens -= ticket.kv_tokens
@@ -177,7 +174,8 @@ class EngineLoad:
     def first_token(self, ticket: Ticket) -> None:
         """Settle the prefill: the prompt is done."""
         ticket.started = True
-        self.of_rank(ticket.load_rank).settle(ticket, was_computed=True)
+        self._by_rank[ticket.load_rank].settle(ticket, was_computed=True)
+        self.prefilling -= 1
 
     def tokens(self, ticket: Ticket, count: int) -> None:
         """Note `count` more output tokens of a started ticket."""

@@ -51,11 +51,6 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
-    def is_due(self, key: float) -> bool:
-        """Return whether `first_until` may find one; a quick look."""
-        entries = self._entries
-        return bool(entries) and entries[0][0] <= key
-
     def first_until(self, key: float) -> Ticket | None:
         """Return the first living ticket if its key is not above `key`."""
         entries = self._entries
@@ -63,11 +58,6 @@ class LazyHeap:
             return None
         ticket = self.first()
         return ticket if ticket is not None and entries[0][0] <= key else None
-
-    def postpone_first(self, key: float) -> None:
-        """Give the ticket that `first` has just returned another key."""
-        entry = self._entries[0]
-        heapq.heapreplace(self._entries, (key, *entry[1:]))
 
     def first_key(self) -> float | None:
         """Return the smallest key of a living ticket, or None."""

@@ -21,7 +21,8 @@ class DrainRate:
     def __init__(self) -> None:
         self._rate: float | None = None
         self._tokens = 0.0
-        self._since: float | None = None
+        self.since_s: float | None = None
+        """When the present window began; None while nothing waits."""
         # Prompt tokens that steps computed of prompts that are not done.
         self._ahead = 0.0
 
@@ -44,21 +45,21 @@ class DrainRate:
     def observe(self, now: float, backlogged: bool) -> None:
         """Note after each event whether requests wait."""
         if not backlogged:
-            self._since = None
+            self.since_s = None
             return
-        if self._since is None:
-            self._since, self._tokens = now, 0.0
-        elapsed = now - self._since
+        if self.since_s is None:
+            self.since_s, self._tokens = now, 0.0
+        elapsed = now - self.since_s
         if elapsed < _WINDOW_S:
             return
         rate = self._tokens / elapsed
         self._rate = rate if self._rate is None else self._rate + _SMOOTHING * (rate - self._rate)
-        self._since, self._tokens = now, 0.0
+        self.since_s, self._tokens = now, 0.0
 
     def interrupted(self) -> None:
         """Note that the engine is gone: what it had computed of its prompts is lost."""
         self._ahead = 0.0
-        self._since = None
+        self.since_s = None
 
     def value(self) -> float | None:
         """Return tokens per second, or None before the first full window."""

@@ -100,8 +100,8 @@ class Scheduler:
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
-        # What runs and has not begun, by an instant before which it need not be looked at.
-        self._unbegun = LazyHeap()
+        # Before this instant nothing that runs and has not begun need be looked at.
+        self._look_at_unbegun_s = float("inf")
         self._progress_s = float("-inf")
         self.configure(classes, tenants, now=0.0)
 
@@ -140,9 +140,7 @@ class Scheduler:
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._ticket_factory.policies_in_use(self._tickets.values()), weights)
         self._refill_pool(waiting)
-        self._unbegun = LazyHeap()
-        for ticket in self.engine_load.unstarted():
-            self._unbegun.push(self.begin_by_s(ticket), ticket)
+        self._plan_look_at_unbegun(now)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
@@ -260,7 +258,7 @@ class Scheduler:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
         self.estimator.learn_output(ticket.request, ticket.output_tokens // ticket.sequences)
         self.counts.finished += 1
-        self._leave_engine(ticket)
+        self.engine_load.remove(ticket)
         self._forget(ticket)
         return self._pump(now)
 
@@ -276,7 +274,7 @@ class Scheduler:
         if ticket.state is State.WAITING:
             self._unqueue(ticket)
         else:
-            self._leave_engine(ticket)
+            self.engine_load.remove(ticket)
             if not ran and not ticket.started:
                 self._charge(ticket, -ticket.charged, now)
         self._forget(ticket)
@@ -297,7 +295,10 @@ class Scheduler:
 
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
-        instants = [self._expiry.first_key(), self._unbegun.first_key()]
+        unbegun_s = self._look_at_unbegun_s if self.engine_load.prefilling else None
+        if not self.pool.requests:
+            return unbegun_s
+        instants = [self._expiry.first_key(), unbegun_s]
         top = self.pool.top()
         if top is not None and self.engine is not None:
             instants.append(self.rules.pick.next_change(self.pool, now))
@@ -308,13 +309,13 @@ class Scheduler:
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        if self._unbegun.is_due(now):
+        if now >= self._look_at_unbegun_s:
             self._abort_unbegun(actions, now)
-        if self.pool.requests:
+        if self.pool.requests or self._drain.since_s is not None:
             self._expire(actions, now)
             while self._advance(actions, now):
                 pass
-        self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
+            self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
         return actions
 
     def _advance(self, actions: list[Action], now: float) -> bool:
@@ -376,7 +377,9 @@ class Scheduler:
         self._unqueue(ticket)
         ticket.dispatched_s = now
         self.engine_load.add(ticket)
-        self._unbegun.push(now + ticket.policy.max_queue_wait_s, ticket)
+        look_s = now + ticket.policy.max_queue_wait_s
+        if look_s < self._look_at_unbegun_s or self.engine_load.prefilling == 1:
+            self._look_at_unbegun_s = look_s
         self.rules.gate.dispatched(ticket, self.engine_load, now)
         self.rules.pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
@@ -415,16 +418,23 @@ class Scheduler:
 
     def _abort_unbegun(self, actions: list[Action], now: float) -> None:
         """Reject what the engine should have begun long ago."""
-        while (ticket := self._unbegun.first_until(now)) is not None:
-            begin_by_s = self.begin_by_s(ticket)
-            if now < begin_by_s:
-                self._unbegun.postpone_first(begin_by_s)
-                continue
-            self._leave_engine(ticket)
-            self._charge(ticket, -ticket.charged, now)
-            self._forget(ticket)
-            wait_s = self.forecast.wait_s(ticket, self.pool, now)
-            self._reject(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+        for ticket in reversed(self.engine_load.unstarted()):
+            if now >= self.begin_by_s(ticket):
+                self.engine_load.remove(ticket)
+                self._charge(ticket, -ticket.charged, now)
+                self._forget(ticket)
+                wait_s = self.forecast.wait_s(ticket, self.pool, now)
+                self._reject(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+        self._plan_look_at_unbegun(now)
+
+    def _plan_look_at_unbegun(self, now: float) -> None:
+        """Set when the first one has to be looked at; progress until then only moves it."""
+        self._look_at_unbegun_s = float("inf")
+        for ticket in self.engine_load.unstarted():
+            look_s = ticket.dispatched_s + ticket.policy.max_queue_wait_s
+            if look_s <= now:
+                look_s = self.begin_by_s(ticket)
+            self._look_at_unbegun_s = min(self._look_at_unbegun_s, look_s)
 
     def _evict_late(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
@@ -465,7 +475,7 @@ class Scheduler:
             self._queue(ticket)
 
     def _requeue(self, ticket: Ticket, now: float) -> None:
-        self._leave_engine(ticket)
+        self.engine_load.remove(ticket)
         self.counts.requeued += 1
         ticket.was_requeued = True
         set_instants(ticket)
@@ -477,16 +487,8 @@ class Scheduler:
 
     def _start(self, ticket: Ticket) -> None:
         """Note that a prompt is done."""
-        ticket.epoch += 1
-        self._unbegun.forget()
         self.engine_load.first_token(ticket)
-        self._drain.prompt_done(ticket.new_tokens, is_last=not self.engine_load.prefills())
-
-    def _leave_engine(self, ticket: Ticket) -> None:
-        self.engine_load.remove(ticket)
-        ticket.epoch += 1
-        if not ticket.started:
-            self._unbegun.forget()
+        self._drain.prompt_done(ticket.new_tokens, is_last=not self.engine_load.prefilling)
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
