@@ -70,12 +70,18 @@ class AdmissionControl:
         self._forecast = forecast
         self._limits = limits
 
-    def rejections(self, newcomer: Ticket, now: float) -> list[Rejection]:
-        """Return the rejection of the newcomer, or those of requests that make way for it."""
+    def over_limit(self, newcomer: Ticket, now: float) -> Rejection | None:
+        """Return the rejection of a newcomer whose tenant is over its limits."""
+        if not self.tenants.has_limits(newcomer.payer):
+            return None
         if not self.tenants.allows(newcomer.payer, newcomer.sequences):
-            return [Rejection(newcomer, Reason.TOO_LARGE, 0.0)]
+            return Rejection(newcomer, Reason.TOO_LARGE, 0.0)
         if (wait_s := self.tenants.wait_s(newcomer.payer, newcomer.sequences, now)) > 0:
-            return [Rejection(newcomer, Reason.TENANT_LIMIT, wait_s)]
+            return Rejection(newcomer, Reason.TENANT_LIMIT, wait_s)
+        return None
+
+    def rejections(self, newcomer: Ticket, now: float) -> list[Rejection]:
+        """Return who is rejected so that others can wait: the newcomer, or lower ranks for it."""
         if not self._must_wait(newcomer, now):
             return []
         excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._engine_load, now)

@@ -45,6 +45,10 @@ class Fairness(ABC):
         """Note that `name` has no more requests waiting."""
 
     @abstractmethod
+    def pass_by(self, name: str) -> None:
+        """Do what `enter` and `leave` do where nobody waits."""
+
+    @abstractmethod
     def charge(self, name: str, tokens: float) -> None:
         """Note tokens served to `name`; a negative amount returns a charge."""
 
@@ -118,6 +122,12 @@ class VirtualTokenCounter(Fairness):
         self._weight_waiting -= self._weight(name)
         if not self._valid:
             self._weight_waiting = 0.0
+        self._forget_idle()
+
+    def pass_by(self, name: str) -> None:
+        """Lift `name` to where the last one left; it is the last one now."""
+        self._floor = max(self._counters.get(name, 0.0), self._floor)
+        self._counters[name] = self._floor
         self._forget_idle()
 
     def charge(self, name: str, tokens: float) -> None:

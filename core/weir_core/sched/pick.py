@@ -116,13 +116,14 @@ class ByRankWithMinShare(Pick):
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Credit every class that waits with its share; debit the class that was served."""
         cost = ticket.cost
+        own = pool.of(ticket)
+        self._debit(own, ticket)
+        own.served_s = ticket.dispatched_s
+        if not pool.requests:
+            return
         for queue in pool.classes:
-            policy = queue.policy
-            if policy.name == ticket.policy.name:
-                self._debit(queue, ticket)
-                queue.served_s = ticket.dispatched_s
-            elif policy.min_share and queue.waiting:
-                credit = queue.credit + policy.min_share * cost
+            if queue.waiting and queue is not own and queue.policy.min_share:
+                credit = queue.credit + queue.policy.min_share * cost
                 cap = self._credit_cap_tokens
                 queue.credit = credit if credit < cap else cap
 

@@ -88,6 +88,7 @@ class Scheduler:
         )
         self.forecast = Forecast()
         self.rules = Rules(settings.rules, self._facts, self.estimator, self.forecast)
+        self._use_rules()
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
         self.engine_load = EngineLoad()
         self.engine_load.set_engine(settings.engine)
@@ -160,10 +161,11 @@ class Scheduler:
             self._facts = engine
             self.estimator.fit(engine.max_num_batched_tokens, _longest_guess(engine))
             self.rules.fit(engine)
+            self._use_rules()
             waiting = self._empty_pool()
             for ticket in waiting:
                 self._ticket_factory.estimate(ticket)
-                self.rules.gate.set_claim(ticket)
+                self._gate.set_claim(ticket)
             self._refill_pool(waiting)
         self.engine_load.set_engine(engine)
         return self._pump(now)
@@ -182,6 +184,12 @@ class Scheduler:
             actions.append(Requeue(ticket.request.request_id, RequeueReason.ENGINE_GONE))
         return actions + self._pump(now)
 
+    def _use_rules(self) -> None:
+        """Keep at hand those rules that were made for the present engine."""
+        rules = self.rules
+        self._gate, self._pick, self._shed = rules.gate, rules.pick, rules.shed
+        self._preempting = rules.preempt
+
     # ---- events
 
     def on_arrival(self, request: Request, now: float) -> list[Action]:
@@ -194,15 +202,22 @@ class Scheduler:
             raise ValueError(f"request {request.request_id!r} is already here")
         self.counts.arrived += 1
         ticket = self._ticket_factory.issue(request)
-        self.rules.gate.set_claim(ticket)
+        self._gate.set_claim(ticket)
         actions: list[Action] = []
+        if (over_limit := self._admission.over_limit(ticket, now)) is not None:
+            self._reject(over_limit, actions)
+            return actions
+        if self._goes_at_once(ticket, now):
+            self._take_in(ticket)
+            self.pool.pass_by(ticket)
+            self._dispatch(ticket, actions, now)
+            return actions
         for rejection in self._admission.rejections(ticket, now):
             if rejection.ticket is ticket:
                 self._reject(rejection, actions)
                 return actions
             self._evict(rejection, actions)
-        self._tickets[request.request_id] = ticket
-        self.tenants.enter(ticket.payer, ticket.sequences)
+        self._take_in(ticket)
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -301,8 +316,8 @@ class Scheduler:
         instants = [self._expiry.first_key(), unbegun_s]
         top = self.pool.top()
         if top is not None and self.engine is not None:
-            instants.append(self.rules.pick.next_change(self.pool, now))
-            instants.append(self.rules.gate.next_change(top.rank, now))
+            instants.append(self._pick.next_change(self.pool, now))
+            instants.append(self._gate.next_change(top.rank, now))
         return min((at for at in instants if at is not None), default=None)
 
     # ---- the pump
@@ -318,22 +333,35 @@ class Scheduler:
             self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
         return actions
 
+    def _goes_at_once(self, ticket: Ticket, now: float) -> bool:
+        """Return whether a newcomer is dispatched without a pass through the pool.
+
+        That is the usual case: nothing waits, nothing else is due, and the engine takes it. The
+        pump would decide the same by the same rules, only in more steps.
+        """
+        if self.pool.requests or now >= self._look_at_unbegun_s or now >= _ends_at(ticket):
+            return False
+        engine_load = self.engine_load
+        if self._gate.block(ticket, ticket.engine_rank, engine_load, now) is not None:
+            return False
+        if self._is_hopeless(ticket, now):
+            return False
+        return not self._preempting.for_passage(ticket, engine_load)
+
     def _advance(self, actions: list[Action], now: float) -> bool:
         """Dispatch or reject one request; return whether there was one."""
         top = self.pool.top()
         if top is None:
             return False
         rank = top.rank
-        shut = self.rules.gate.shut(rank, self.engine_load, now)
+        shut = self._gate.shut(rank, self.engine_load, now)
         if shut is not None and shut is not Block.SLOT:
             return False  # nobody can make room for this by leaving
-        for ticket in self.rules.pick.candidates(self.pool, now):
+        for ticket in self._pick.candidates(self.pool, now):
             ticket.by_min_share = ticket.policy.rank < rank
-            if ticket.by_min_share and not self.rules.gate.has_room_for_share(
-                ticket, self.engine_load
-            ):
+            if ticket.by_min_share and not self._gate.has_room_for_share(ticket, self.engine_load):
                 continue
-            block = shut or self.rules.gate.lack(ticket, rank, self.engine_load, now)
+            block = shut or self._gate.lack(ticket, rank, self.engine_load, now)
             may_go = block is None or self._victims(ticket, rank, block, now)
             if may_go and self._serve(ticket, rank, block, actions, now):
                 return True
@@ -343,22 +371,26 @@ class Scheduler:
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or reject it because it is too late."""
-        ticket.prefill_ahead = (
-            self.engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        )
-        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
-        if self.engine_load.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
+        if self._is_hopeless(ticket, now):
             self._evict_late(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
-        ticket.first_token_expected_s = lead_s
+        self._unqueue(ticket)
         self._dispatch(ticket, actions, now)
         return True
 
+    def _is_hopeless(self, ticket: Ticket, now: float) -> bool:
+        """Set when the first token is to be expected; return whether that is too late."""
+        engine_load = self.engine_load
+        ticket.prefill_ahead = engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
+        ticket.first_token_expected_s = lead_s
+        return engine_load.running > 0 and self._shed.is_hopeless(ticket, lead_s, now)
+
     def _victims(self, ticket: Ticket, rank: int, block: Block, now: float) -> list[Ticket]:
-        shortfall = self.rules.gate.shortfall(ticket, rank, block, self.engine_load, now)
-        return self.rules.preempt.for_place(ticket, block, shortfall, self.engine_load)
+        shortfall = self._gate.shortfall(ticket, rank, block, self.engine_load, now)
+        return self._preempting.for_place(ticket, block, shortfall, self.engine_load)
 
     def _make_room(
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
@@ -368,20 +400,19 @@ class Scheduler:
             if not victims:
                 return False
             self._preempt(victims, ticket, actions, now)
-            block = self.rules.gate.block(ticket, rank, self.engine_load, now)
-        if passed := self.rules.preempt.for_passage(ticket, self.engine_load):
+            block = self._gate.block(ticket, rank, self.engine_load, now)
+        if passed := self._preempting.for_passage(ticket, self.engine_load):
             self._preempt(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
-        self._unqueue(ticket)
         ticket.dispatched_s = now
         self.engine_load.add(ticket)
         look_s = now + ticket.policy.max_queue_wait_s
         if look_s < self._look_at_unbegun_s or self.engine_load.prefilling == 1:
             self._look_at_unbegun_s = look_s
-        self.rules.gate.dispatched(ticket, self.engine_load, now)
-        self.rules.pick.dispatched(self.pool, ticket)
+        self._gate.dispatched(ticket, self.engine_load, now)
+        self._pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
         self._charge(ticket, ticket.new_tokens, now)
         ticket.charged = float(ticket.new_tokens)
@@ -455,6 +486,10 @@ class Scheduler:
         ticket = self._tickets.get(request_id)
         return ticket if ticket is not None and ticket.state is State.RUNNING else None
 
+    def _take_in(self, ticket: Ticket) -> None:
+        self._tickets[ticket.request.request_id] = ticket
+        self.tenants.enter(ticket.payer, ticket.sequences)
+
     def _queue(self, ticket: Ticket) -> None:
         self.pool.add(ticket)
         self._expiry.push(_ends_at(ticket), ticket)
@@ -482,7 +517,7 @@ class Scheduler:
         ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
-        self.rules.pick.requeued(self.pool, ticket)
+        self._pick.requeued(self.pool, ticket)
         self._queue(ticket)
 
     def _start(self, ticket: Ticket) -> None:
