@@ -156,7 +156,7 @@ def state(scheduler: Scheduler, now: float) -> list[Any]:
     probe = Request("probe", "a", "standard", now, 1000)
     return [
         scheduler.next_tick(now),
-        scheduler.counts,
+        vars(scheduler.counts),
         [vars(ticket) for ticket in scheduler.tickets.values()],
         (load.running, load.prefilling, load.slots, load.kv_tokens),
         [(each.rank, each.prefill_left, each.raised_tokens, each.slots) for each in load.loads],
