@@ -8,9 +8,10 @@ plain rate before it is trained), corrected by how wrong it has been lately.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from weir_core.sched.quantiles import StreamingQuantile
+from weir_core.sched.quantiles import StreamingQuantile, bucket_of
 from weir_core.sched.steptime import StepTimeModel
 from weir_core.sched.types import Request, StepRecord
 
@@ -66,17 +67,19 @@ class Estimator:
         """Reckon with another engine's limits; what was learned stays."""
         self._step_tokens = max(1, step_tokens)
         self._longest_guess_tokens = longest_guess_tokens
-        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
-        self._step_shape: tuple[float, float] | None = None
+        # Of a step beside the present decodes: seconds without prefill, and per prompt token.
+        self._fixed_s = self._token_s = 0.0
+        self._shape_is_known = False
 
     def prompt_tokens(self, request: Request) -> int:
         """Return the exact count where it is known, else one from the body's size."""
         if request.prompt_tokens is not None:
             return _sane(request.prompt_tokens)
+        longest = float(self._longest_guess_tokens)
         if self._is_large(request):
-            return _sane(self._large_prompts.get(request.tenant, self._longest_guess_tokens))
+            return _sane(self._large_prompts.get(request.tenant, longest))
         ratio = self._bytes_per_token.get(request.tenant, _BYTES_PER_TOKEN)
-        return _sane(min(request.body_bytes / ratio, self._longest_guess_tokens))
+        return _sane(min(request.body_bytes / ratio, longest))
 
     def output_tokens(self, request: Request) -> int:
         """Return the expected length of one sequence, never above the client's bound."""
@@ -101,13 +104,15 @@ class Estimator:
         """Note the length of a finished sequence."""
         if output_tokens <= 0:
             return
-        self._all_outputs.observe(output_tokens)
+        bucket = bucket_of(output_tokens)
+        self._all_outputs.count(bucket)
         key = (request.tenant, request.endpoint)
-        if key not in self._outputs:
+        own = self._outputs.get(key)
+        if own is None:
             if len(self._outputs) >= _MAX_TENANTS:
                 return
-            self._outputs[key] = StreamingQuantile(self._output_quantile)
-        self._outputs[key].observe(output_tokens)
+            own = self._outputs[key] = StreamingQuantile(self._output_quantile)
+        own.count(bucket)
 
     def learn_step(self, record: StepRecord) -> None:
         """Note one engine step; once the model is trained, one in four is enough to follow."""
@@ -115,7 +120,7 @@ class Estimator:
         if not self.steps.trained or self._steps_seen % 4 == 0:
             self.steps.update(record)
         self._last_step = record
-        self._step_shape = None
+        self._shape_is_known = False
 
     def decode_step_s(self, decodes: int, context: int) -> float | None:
         """Return the most likely time of a step without prefill; None before one is known.
@@ -130,11 +135,10 @@ class Estimator:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
         if not self.steps.trained:
             return self._correction * (tokens * _PREFILL_S_PER_TOKEN + 0.01)
-        if self._step_shape is None:
-            self._step_shape = self._shape_of(self._last_step)
-        fixed_s, token_s = self._step_shape
+        if not self._shape_is_known:
+            self._learn_shape()
         steps = tokens // self._step_tokens + 1
-        return self._correction * (steps * fixed_s + tokens * token_s)
+        return self._correction * (steps * self._fixed_s + tokens * self._token_s)
 
     def longest_first_token_s(self, tokens: int) -> float:
         """Return a time in which any engine that works computes `tokens` of prefill."""
@@ -147,16 +151,17 @@ class Estimator:
             return
         ratio = min(4.0, max(0.25, took_s / expected_s))
         rate = 0.1 if ratio > 1.0 else 0.02
-        self._correction = min(10.0, max(0.2, self._correction * ratio**rate))
+        self._correction = min(10.0, max(0.2, self._correction * math.pow(ratio, rate)))
 
     def _is_large(self, request: Request) -> bool:
         return request.body_bytes > self._longest_guess_tokens * _BYTES_PER_TOKEN
 
-    def _shape_of(self, like: StepRecord) -> tuple[float, float]:
-        decodes, context = like.decodes, like.decode_context
-        fixed_s = self.steps.decodes_s(decodes, context)
-        full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
-        return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
+    def _learn_shape(self) -> None:
+        decodes, context = self._last_step.decodes, self._last_step.decode_context
+        self._fixed_s = self.steps.decodes_s(decodes, context)
+        full_s = self.steps.mixed_s(self._step_tokens, decodes, context)
+        self._token_s = max(0.0, full_s - self._fixed_s) / self._step_tokens
+        self._shape_is_known = True
 
 
 def _follow(means: dict[str, float], tenant: str, seen: float) -> None:

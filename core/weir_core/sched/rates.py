@@ -9,6 +9,7 @@ the engine *can* be; an idle fleet's low throughput must not look like slowness.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 _WINDOW_S: Final = 1.0
@@ -92,8 +93,8 @@ class FadingRate:
             return 0.0
         memory_s = self._half_life_s / 0.6931471805599453
         age_s = max(1.0, now - self._started)
-        seen_s = memory_s * (1.0 - 2.0 ** (-age_s / self._half_life_s))
-        return float(self._amount * self._fade(now) / seen_s)
+        seen_s = memory_s * (1.0 - math.pow(2.0, -age_s / self._half_life_s))
+        return self._amount * self._fade(now) / seen_s
 
     def _fade(self, now: float) -> float:
-        return float(2.0 ** (-max(0.0, now - self._at) / self._half_life_s))
+        return math.pow(2.0, -max(0.0, now - self._at) / self._half_life_s)
