@@ -66,12 +66,16 @@ class RankLoad:
 
     def prefilled(self, tokens: int) -> int:
         """Count `tokens` computed by a step and return how many were not of this rank."""
-        taken = min(tokens, self.prefill_left)
-        self.progress = min(self.progress + taken, self._longest())
+        taken = min(tokens, self.prompt_tokens - self.progress)
+        if taken:
+            self.progress = min(self.progress + taken, self._longest())
         return tokens - taken
 
     def _longest(self) -> int:
-        return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
+        longest = 0
+        for ticket in self.unstarted.values():
+            longest = max(longest, ticket.new_tokens)
+        return longest
 
 
 class EngineLoad:
@@ -80,7 +84,7 @@ class EngineLoad:
     def __init__(self) -> None:
         self.engine: EngineFacts | None = None
         """The engine that is there, or None while there is none."""
-        self._kind = EngineKind.FCFS
+        self._reorders = False
         self._by_rank: dict[int, RankLoad] = {}
         self.loads: list[RankLoad] = []
         """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
@@ -95,7 +99,7 @@ class EngineLoad:
         """Note which engine is there, or that none is."""
         self.engine = engine
         if engine is not None:
-            self._kind = engine.kind
+            self._reorders = engine.kind is EngineKind.WEIR
 
     def of_rank(self, rank: int) -> RankLoad:
         """Return the load of one rank."""
@@ -133,7 +137,7 @@ class EngineLoad:
 
     def prefill_ahead(self, rank: int) -> int:
         """Return what a newcomer of `rank` waits for in this kind of engine."""
-        if self._kind is EngineKind.WEIR:
+        if self._reorders:
             return self.prefill_at_or_above(rank)
         return self.prefill_of_all()
 

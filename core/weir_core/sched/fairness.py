@@ -70,7 +70,7 @@ class VirtualTokenCounter(Fairness):
 
     def __init__(self) -> None:
         self._counters: dict[str, float] = {}
-        self._weights: Mapping[str, float] = {}
+        self._weights: dict[str, float] = {}
         # Who waits -> serial of its one valid heap entry.
         self._valid: dict[str, int] = {}
         self._weight_waiting = 0.0

@@ -109,6 +109,23 @@ def step_tokens(engine: EngineFacts) -> int:
     return min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
 
 
+class _Target:
+    """A TPOT target: which rank has it, and when one of that class was dispatched last."""
+
+    def __init__(self, target_s: float, rank: int, seen_s: float) -> None:
+        self.target_s = target_s
+        self.rank = rank
+        self.seen_s = seen_s
+
+
+class _Peak:
+    """So many slots were in use, at an instant from which that is forgotten."""
+
+    def __init__(self, slots: int, seen_s: float) -> None:
+        self.slots = slots
+        self.seen_s = seen_s
+
+
 class ClassAwareGate(Gate):
     """Counts, for each class, what the engine holds of it and of higher ranks.
 
@@ -132,8 +149,7 @@ class ClassAwareGate(Gate):
     ) -> None:
         self._estimator = estimator
         self._decode_share = decode_share
-        # TPOT target -> (when a class with it was last dispatched, its rank).
-        self._targets: dict[float, tuple[float, int]] = {}
+        self._targets: list[_Target] = []
         self._slots = engine.max_num_seqs
         self._kv_tokens = int(engine.kv_capacity_tokens * kv_share)
         self._step_tokens = step_tokens(engine)
@@ -142,8 +158,8 @@ class ClassAwareGate(Gate):
         self._widest = max(1, self._slots - self._reserve_slots)
         self._wave = max(1, int(self._slots * _MOST_OF_ENGINE))
         self._memory_s = memory_s
-        # rank -> (when, most slots that ranks above this one had at once, fading).
-        self._peaks: dict[int, tuple[float, float]] = {}
+        # rank -> most slots that ranks above this one had at once.
+        self._peaks: dict[int, _Peak] = {}
 
     def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what shuts the gate for `rank`, else whether `ticket` lacks slots or KV room."""
@@ -210,45 +226,60 @@ class ClassAwareGate(Gate):
         """Remember the target, and for each lower rank the slots that its betters use."""
         target_s = ticket.policy.tpot_target_s
         if target_s is not None:
-            self._targets[target_s] = (now, ticket.policy.rank)
+            self._note_target(target_s, ticket.load_rank, now)
         above = 0
         for load in engine_load.loads:
-            if load.rank < ticket.load_rank and above >= self._peak(load.rank, now):
-                self._peaks[load.rank] = (now, float(above))
+            if load.rank < ticket.load_rank:
+                self._note_peak(load.rank, above, now)
             above += load.slots
 
     def next_change(self, rank: int, now: float) -> float | None:
         """Return when a class's target is forgotten next, or one slot less is held back."""
-        instants = [when + self._memory_s for when, of in self._targets.values() if of > rank]
-        if rank in self._peaks:
-            when, peak = self._peaks[rank]
-            slots = round(self._peak(rank, now))
+        instants = [each.seen_s + self._memory_s for each in self._targets if each.rank > rank]
+        peak = self._peaks.get(rank)
+        if peak is not None:
+            slots = round(self._faded(peak, now))
             if slots > 0:
-                fades_s = self._memory_s * math.log2(peak / (slots - 0.5))
-                instants.append(when + fades_s + _ROUNDING_S)
+                fades_s = self._memory_s * math.log2(peak.slots / (slots - 0.5))
+                instants.append(peak.seen_s + fades_s + _ROUNDING_S)
         return min((at for at in instants if at > now), default=None)
 
     def _prefill(self, rank: int, engine_load: EngineLoad) -> int:
         return engine_load.prefill_at_or_above(rank)
 
     def _decodes_are_enough(self, rank: int, engine_load: EngineLoad, now: float) -> bool:
-        tightest_s = None
-        for target_s, (when, served_rank) in self._targets.items():
-            lately = served_rank > rank and now < when + self._memory_s
-            if lately and (tightest_s is None or target_s < tightest_s):
-                tightest_s = target_s
-        if tightest_s is None:
+        tightest_s = float("inf")
+        for target in self._targets:
+            if target.rank > rank and now < target.seen_s + self._memory_s:
+                tightest_s = min(tightest_s, target.target_s)
+        if tightest_s == float("inf"):
             return False
         step_s = self._estimator.decode_step_s(engine_load.slots, engine_load.kv_tokens)
         return step_s is not None and step_s > self._decode_share * tightest_s
 
     def _held_back(self, rank: int, engine_load: EngineLoad, now: float) -> int:
-        missing = round(self._peak(rank, now)) - engine_load.slots_above(rank)
+        peak = self._peaks.get(rank)
+        if peak is None:
+            return 0
+        missing = round(self._faded(peak, now)) - engine_load.slots_above(rank)
         return max(0, min(missing, self._reserve_slots))
 
-    def _peak(self, rank: int, now: float) -> float:
-        when, peak = self._peaks.get(rank, (now, 0.0))
-        return float(peak * 0.5 ** ((now - when) / self._memory_s))
+    def _faded(self, peak: _Peak, now: float) -> float:
+        return peak.slots * math.pow(0.5, (now - peak.seen_s) / self._memory_s)
+
+    def _note_target(self, target_s: float, rank: int, now: float) -> None:
+        for target in self._targets:
+            if target.target_s == target_s:
+                target.rank, target.seen_s = rank, now
+                return
+        self._targets.append(_Target(target_s, rank, now))
+
+    def _note_peak(self, rank: int, slots: int, now: float) -> None:
+        peak = self._peaks.get(rank)
+        if peak is None:
+            self._peaks[rank] = _Peak(slots, now)
+        elif slots >= peak.slots or slots >= self._faded(peak, now):
+            peak.slots, peak.seen_s = slots, now
 
 
 class ClassBlindGate(ClassAwareGate):

@@ -17,6 +17,9 @@ OUTPUT_WEIGHT: Final = 2.0
 """An output token counts as two prompt tokens, as in the VTC paper (arXiv 2401.00588)."""
 
 
+_NEVER_S: Final = float("inf")
+
+
 class State(Enum):
     """Where a request is."""
 
@@ -144,16 +147,23 @@ class TicketFactory:
 
     def _policy_of(self, request: Request) -> ClassPolicy:
         policies = self._policies
-        policy = policies.get(request.class_name) or policies.get(self._default_class)
-        return policy or min(policies.values(), key=lambda p: (p.rank, p.name))
+        policy = policies.get(request.class_name)
+        if policy is None:
+            policy = policies.get(self._default_class)
+        if policy is None:
+            policy = min(policies.values(), key=lambda p: (p.rank, p.name))
+        return policy
 
 
 def set_instants(ticket: Ticket) -> None:
     """Set when `ticket` is due and when its wait ends, from its request and its class."""
     request, policy = ticket.request, ticket.policy
-    target_s = request.ttft_target_s if request.ttft_target_s is not None else policy.ttft_target_s
-    ticket.due_s = float("inf") if target_s is None else request.arrival_s + target_s
-    ticket.expires_s = request.arrival_s + policy.max_queue_wait_s
+    arrival_s = request.arrival_s
+    target_s = request.ttft_target_s
+    if target_s is None:
+        target_s = policy.ttft_target_s
+    ticket.due_s = _NEVER_S if target_s is None else arrival_s + target_s
+    ticket.expires_s = arrival_s + policy.max_queue_wait_s
     # A requeued one lost its place through no fault of its own: only the longest wait ends it.
     if policy.shed == "predictive" and not ticket.was_requeued:
         ticket.expires_s = min(ticket.expires_s, ticket.due_s)
