@@ -71,9 +71,7 @@ class AdmissionControl:
         self._limits = limits
 
     def over_limit(self, newcomer: Ticket, now: float) -> Rejection | None:
-        """Return the rejection of a newcomer whose tenant is over its limits."""
-        if not self.tenants.has_limits(newcomer.payer):
-            return None
+        """Return the rejection of a newcomer whose tenant has limits and is over them."""
         if not self.tenants.allows(newcomer.payer, newcomer.sequences):
             return Rejection(newcomer, Reason.TOO_LARGE, 0.0)
         if (wait_s := self.tenants.wait_s(newcomer.payer, newcomer.sequences, now)) > 0:

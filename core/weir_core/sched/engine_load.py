@@ -49,6 +49,7 @@ class RankLoad:
 
     def start(self, ticket: Ticket) -> None:
         """Count a ticket whose prompt is to be computed."""
+        self.slots += ticket.slots
         self.unstarted[ticket.request.request_id] = ticket
         self.prompt_tokens += ticket.new_tokens
         if ticket.engine_rank > self.rank:
@@ -156,8 +157,7 @@ class EngineLoad:
         ticket.started = False
         ticket.output_tokens = 0
         ticket.load_rank = ticket.policy.rank
-        load = self.of_rank(ticket.load_rank)
-        load.slots += ticket.slots
+        load = self._by_rank.get(ticket.load_rank) or self.of_rank(ticket.load_rank)
         load.start(ticket)
         self.running += 1
         self.prefilling += 1

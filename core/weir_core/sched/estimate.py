@@ -66,7 +66,8 @@ class Estimator:
     def fit(self, step_tokens: int, longest_guess_tokens: int) -> None:
         """Reckon with another engine's limits; what was learned stays."""
         self._step_tokens = max(1, step_tokens)
-        self._longest_guess_tokens = longest_guess_tokens
+        self._longest_guess_tokens = float(longest_guess_tokens)
+        self._largest_text_bytes = self._longest_guess_tokens * _BYTES_PER_TOKEN
         # Of a step beside the present decodes: seconds without prefill, and per prompt token.
         self._fixed_s = self._token_s = 0.0
         self._shape_is_known = False
@@ -75,26 +76,25 @@ class Estimator:
         """Return the exact count where it is known, else one from the body's size."""
         if request.prompt_tokens is not None:
             return _sane(request.prompt_tokens)
-        longest = float(self._longest_guess_tokens)
-        if self._is_large(request):
-            return _sane(self._large_prompts.get(request.tenant, longest))
+        body_bytes = request.body_bytes
+        if body_bytes > self._largest_text_bytes:
+            return _sane(self._large_prompts.get(request.tenant, self._longest_guess_tokens))
         ratio = self._bytes_per_token.get(request.tenant, _BYTES_PER_TOKEN)
-        return _sane(min(request.body_bytes / ratio, longest))
+        return int(max(1.0, min(body_bytes / ratio, self._longest_guess_tokens)))
 
     def output_tokens(self, request: Request) -> int:
         """Return the expected length of one sequence, never above the client's bound."""
         own = self._outputs.get((request.tenant, request.endpoint))
         sketch = own if own is not None and own.observations >= _ENOUGH else self._all_outputs
         expected = sketch.value() or _OUTPUT_TOKENS
-        if request.max_output_tokens is not None:
-            expected = min(expected, _sane(request.max_output_tokens))
-        return _sane(expected)
+        bound = request.max_output_tokens
+        return expected if bound is None else min(expected, _sane(bound))
 
     def learn_prompt(self, request: Request, prompt_tokens: int) -> None:
         """Note the exact length of a prompt that was estimated by its size."""
         if prompt_tokens <= 0 or request.body_bytes <= 0:
             return
-        if self._is_large(request):
+        if request.body_bytes > self._largest_text_bytes:
             _follow(self._large_prompts, request.tenant, _sane(prompt_tokens))
         else:
             seen = min(100.0, max(0.1, request.body_bytes / prompt_tokens))
@@ -152,9 +152,6 @@ class Estimator:
         ratio = min(4.0, max(0.25, took_s / expected_s))
         rate = 0.1 if ratio > 1.0 else 0.02
         self._correction = min(10.0, max(0.2, self._correction * math.pow(ratio, rate)))
-
-    def _is_large(self, request: Request) -> bool:
-        return request.body_bytes > self._longest_guess_tokens * _BYTES_PER_TOKEN
 
     def _learn_shape(self) -> None:
         decodes, context = self._last_step.decodes, self._last_step.decode_context

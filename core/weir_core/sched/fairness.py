@@ -128,7 +128,8 @@ class VirtualTokenCounter(Fairness):
         """Lift `name` to where the last one left; it is the last one now."""
         self._floor = max(self._counters.get(name, 0.0), self._floor)
         self._counters[name] = self._floor
-        self._forget_idle()
+        if len(self._counters) > 2 * MOST_IDLE:
+            self._forget_idle()
 
     def charge(self, name: str, tokens: float) -> None:
         """Raise the counter; its heap entry is corrected when it reaches the top."""

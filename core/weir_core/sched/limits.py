@@ -78,6 +78,8 @@ class TenantLimits:
         self._policies: Mapping[str, TenantPolicy] = {}
         self._in_flight: dict[str, int] = {}
         self._budgets: dict[str, TokenBudget] = {}
+        self.has_budgets = False
+        """Whether any tenant has one."""
 
     def configure(self, tenants: Mapping[str, TenantPolicy], now: float) -> None:
         """Replace all limits; a budget whose limit did not change keeps its level."""
@@ -97,6 +99,7 @@ class TenantLimits:
             for name, policy in tenants.items()
             if policy.tokens_per_minute is not None
         }
+        self.has_budgets = bool(self._budgets)
 
     def in_flight(self, tenant: str) -> int:
         """Return how many sequences of `tenant` wait or run."""
@@ -149,11 +152,10 @@ class TenantLimits:
             del self._in_flight[tenant]
 
     def spend(self, tenant: str, tokens: float, now: float) -> None:
-        """Count tokens used."""
-        if self._budgets:
-            budget = self._budgets.get(tenant)
-            if budget is not None:
-                budget.spend(tokens, now)
+        """Count tokens used; only what has a budget need be told."""
+        budget = self._budgets.get(tenant)
+        if budget is not None:
+            budget.spend(tokens, now)
 
 
 def evictions(ticket: Ticket, pool: Pool, limits: PoolLimits) -> list[Ticket] | Reason:

@@ -117,8 +117,11 @@ class ByRankWithMinShare(Pick):
         """Credit every class that waits with its share; debit the class that was served."""
         cost = ticket.cost
         own = pool.of(ticket)
-        self._debit(own, ticket)
         own.served_s = ticket.dispatched_s
+        # What the order of ranks gives a class by itself is no debt.
+        if own.credit > 0 or ticket.by_min_share:
+            credit = own.credit - (1 - own.policy.min_share) * cost
+            own.credit = credit if ticket.by_min_share else max(0.0, credit)
         if not pool.requests:
             return
         for queue in pool.classes:
@@ -139,12 +142,6 @@ class ByRankWithMinShare(Pick):
             self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0
         ]
         return min((at for at in ages if at > now), default=None)
-
-    @staticmethod
-    def _debit(queue: ClassQueue, ticket: Ticket) -> None:
-        credit = queue.credit - (1 - queue.policy.min_share) * ticket.cost
-        # What the order of ranks gives a class by itself is no debt.
-        queue.credit = credit if ticket.by_min_share else max(credit, min(0.0, queue.credit))
 
     def _share_of(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> Ticket | None:
         """Return the request with which `queue` may go before `top_queue` now, or None."""

@@ -204,9 +204,11 @@ class Scheduler:
         ticket = self._ticket_factory.issue(request)
         self._gate.set_claim(ticket)
         actions: list[Action] = []
-        if (over_limit := self._admission.over_limit(ticket, now)) is not None:
-            self._reject(over_limit, actions)
-            return actions
+        if self.tenants.has_limits(ticket.payer):
+            over_limit = self._admission.over_limit(ticket, now)
+            if over_limit is not None:
+                self._reject(over_limit, actions)
+                return actions
         if self._goes_at_once(ticket, now):
             self._take_in(ticket)
             self.pool.pass_by(ticket)
@@ -229,7 +231,8 @@ class Scheduler:
         ticket = self._running(request_id)
         if ticket is None or ticket.started:
             return []
-        self._true_up_prompt(ticket, prompt_tokens, now)
+        if prompt_tokens is not None:
+            self._true_up_prompt(ticket, prompt_tokens, now)
         self._start(ticket)
         self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
         self._count_output(ticket, 1, now)
@@ -268,7 +271,8 @@ class Scheduler:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
             self._start(ticket)
-        self._true_up_prompt(ticket, prompt_tokens, now)
+        if prompt_tokens is not None:
+            self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
         self.estimator.learn_output(ticket.request, ticket.output_tokens // ticket.sequences)
@@ -339,7 +343,9 @@ class Scheduler:
         That is the usual case: nothing waits, nothing else is due, and the engine takes it. The
         pump would decide the same by the same rules, only in more steps.
         """
-        if self.pool.requests or now >= self._look_at_unbegun_s or now >= _ends_at(ticket):
+        if self.pool.requests or now >= self._look_at_unbegun_s:
+            return False
+        if now >= ticket.due_s or now >= ticket.expires_s:
             return False
         engine_load = self.engine_load
         if self._gate.block(ticket, ticket.engine_rank, engine_load, now) is not None:
@@ -534,18 +540,20 @@ class Scheduler:
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)
-        self.tenants.spend(ticket.payer, tokens, now)
+        if self.tenants.has_budgets:
+            self.tenants.spend(ticket.payer, tokens, now)
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
         work = OUTPUT_WEIGHT * count
         self.engine_load.tokens(ticket, count)
         self.pool.charge(ticket, work)
-        self.tenants.spend(ticket.payer, count, now)
+        if self.tenants.has_budgets:
+            self.tenants.spend(ticket.payer, count, now)
         self._drain.served(work)
 
-    def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:
+    def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int, now: float) -> None:
         """Correct the charge by the engine's own count, and learn from the difference."""
-        if prompt_tokens is None or prompt_tokens <= 0:
+        if prompt_tokens <= 0:
             return
         if ticket.request.prompt_tokens is None:
             self.estimator.learn_prompt(ticket.request, prompt_tokens)

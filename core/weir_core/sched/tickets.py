@@ -87,13 +87,6 @@ class Ticket:
         """The deadline that the engine orders by; what comes in waves is the last of its rank."""
         return float("inf") if self.comes_in_waves else self.due_s
 
-    def set_sizes(self, prompt_tokens: int, new_tokens: int, output_estimate: int) -> None:
-        """Set its expected tokens, and with them its cost."""
-        self.prompt_tokens = prompt_tokens
-        self.new_tokens = new_tokens
-        self.output_estimate = output_estimate
-        self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
-
 
 class TicketFactory:
     """Knows the classes, and what a request will probably cost.
@@ -121,7 +114,8 @@ class TicketFactory:
     def issue(self, request: Request) -> Ticket:
         """Return a ticket for a request that has just arrived."""
         self._issued += 1
-        ticket = Ticket(request, self._policy_of(request), self._issued)
+        policy = self._policies.get(request.class_name)
+        ticket = Ticket(request, self._default_policy() if policy is None else policy, self._issued)
         self.estimate(ticket)
         return ticket
 
@@ -130,8 +124,10 @@ class TicketFactory:
         request = ticket.request
         prompt_tokens = self._estimator.prompt_tokens(request)
         cached_tokens = min(max(0, request.cached_tokens), prompt_tokens - 1)
-        output_tokens = self._estimator.output_tokens(request) * ticket.sequences
-        ticket.set_sizes(prompt_tokens, prompt_tokens - cached_tokens, output_tokens)
+        ticket.prompt_tokens = prompt_tokens
+        ticket.new_tokens = prompt_tokens - cached_tokens
+        ticket.output_estimate = self._estimator.output_tokens(request) * ticket.sequences
+        ticket.cost = ticket.new_tokens + OUTPUT_WEIGHT * ticket.output_estimate
 
     def renew(self, ticket: Ticket) -> None:
         """Put a ticket under the present policy of its class; in the engine its rank stays."""
@@ -145,14 +141,10 @@ class TicketFactory:
         in_use = {ticket.policy.name: ticket.policy for ticket in tickets}
         return list((in_use | self._policies).values())
 
-    def _policy_of(self, request: Request) -> ClassPolicy:
+    def _default_policy(self) -> ClassPolicy:
         policies = self._policies
-        policy = policies.get(request.class_name)
-        if policy is None:
-            policy = policies.get(self._default_class)
-        if policy is None:
-            policy = min(policies.values(), key=lambda p: (p.rank, p.name))
-        return policy
+        lowest = min(policies.values(), key=lambda policy: (policy.rank, policy.name))
+        return policies.get(self._default_class, lowest)
 
 
 def set_instants(ticket: Ticket) -> None:
