@@ -47,14 +47,6 @@ class RankLoad:
         """Return the prompt tokens that are still to be computed."""
         return self.prompt_tokens - self.progress
 
-    def start(self, ticket: Ticket) -> None:
-        """Count a ticket whose prompt is to be computed."""
-        self.slots += ticket.slots
-        self.unstarted[ticket.request.request_id] = ticket
-        self.prompt_tokens += ticket.new_tokens
-        if ticket.engine_rank > self.rank:
-            self.raised_tokens += ticket.new_tokens
-
     def settle(self, ticket: Ticket, was_computed: bool) -> None:
         """Stop counting a ticket's prompt, which was computed or has left."""
         del self.unstarted[ticket.request.request_id]
@@ -158,7 +150,11 @@ class EngineLoad:
         ticket.output_tokens = 0
         ticket.load_rank = ticket.policy.rank
         load = self._by_rank.get(ticket.load_rank) or self.of_rank(ticket.load_rank)
-        load.start(ticket)
+        load.slots += ticket.slots
+        load.unstarted[ticket.request.request_id] = ticket
+        load.prompt_tokens += ticket.new_tokens
+        if ticket.engine_rank > load.rank:
+            load.raised_tokens += ticket.new_tokens
         self.running += 1
         self.prefilling += 1
         self.slots += ticket.slots

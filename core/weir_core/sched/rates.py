@@ -28,7 +28,7 @@ class DrainRate:
         self._ahead = 0.0
 
     def served(self, tokens: float) -> None:
-        """Count tokens just computed."""
+        """Count tokens just computed; while nothing waits, this need not be called."""
         self._tokens += tokens
 
     def prefilled(self, tokens: float) -> None:

@@ -198,8 +198,9 @@ class Scheduler:
         Raises:
             ValueError: A request of this id is already here.
         """
-        if request.request_id in self._tickets:
-            raise ValueError(f"request {request.request_id!r} is already here")
+        request_id = request.request_id
+        if request_id in self._tickets:
+            raise ValueError(f"request {request_id!r} is already here")
         self.counts.arrived += 1
         ticket = self._ticket_factory.issue(request)
         self._gate.set_claim(ticket)
@@ -209,17 +210,18 @@ class Scheduler:
             if over_limit is not None:
                 self._reject(over_limit, actions)
                 return actions
-        if self._goes_at_once(ticket, now):
-            self._take_in(ticket)
-            self.pool.pass_by(ticket)
-            self._dispatch(ticket, actions, now)
-            return actions
-        for rejection in self._admission.rejections(ticket, now):
+        at_once = self._goes_at_once(ticket, now)
+        for rejection in () if at_once else self._admission.rejections(ticket, now):
             if rejection.ticket is ticket:
                 self._reject(rejection, actions)
                 return actions
             self._evict(rejection, actions)
-        self._take_in(ticket)
+        self._tickets[request_id] = ticket
+        self.tenants.enter(ticket.payer, ticket.sequences)
+        if at_once:
+            self.pool.pass_by(ticket)
+            self._dispatch(ticket, actions, now)
+            return actions
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -492,10 +494,6 @@ class Scheduler:
         ticket = self._tickets.get(request_id)
         return ticket if ticket is not None and ticket.state is State.RUNNING else None
 
-    def _take_in(self, ticket: Ticket) -> None:
-        self._tickets[ticket.request.request_id] = ticket
-        self.tenants.enter(ticket.payer, ticket.sequences)
-
     def _queue(self, ticket: Ticket) -> None:
         self.pool.add(ticket)
         self._expiry.push(_ends_at(ticket), ticket)
@@ -549,7 +547,8 @@ class Scheduler:
         self.pool.charge(ticket, work)
         if self.tenants.has_budgets:
             self.tenants.spend(ticket.payer, count, now)
-        self._drain.served(work)
+        if self._drain.since_s is not None:
+            self._drain.served(work)
 
     def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int, now: float) -> None:
         """Correct the charge by the engine's own count, and learn from the difference."""
