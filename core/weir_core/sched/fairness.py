@@ -126,15 +126,20 @@ class VirtualTokenCounter(Fairness):
 
     def pass_by(self, name: str) -> None:
         """Lift `name` to where the last one left; it is the last one now."""
-        self._floor = max(self._counters.get(name, 0.0), self._floor)
-        self._counters[name] = self._floor
+        counter = self._counters.get(name)
+        if counter is not None and counter > self._floor:
+            self._floor = counter
+        else:
+            self._counters[name] = self._floor
         if len(self._counters) > 2 * MOST_IDLE:
             self._forget_idle()
 
     def charge(self, name: str, tokens: float) -> None:
         """Raise the counter; its heap entry is corrected when it reaches the top."""
-        counter = self._counters.get(name, self._floor)
-        self._counters[name] = counter + tokens / self._weights.get(name, 1.0)
+        counter = self._counters.get(name)
+        weight = self._weights.get(name) if self._weights else None
+        served = tokens if weight is None else tokens / weight
+        self._counters[name] = served + (self._floor if counter is None else counter)
         # A stale entry may only be too small: a counter that sinks needs a new one.
         if tokens < 0 and name in self._valid:
             self._push(name)
