@@ -230,8 +230,8 @@ class Scheduler:
     ) -> list[Action]:
         """Note that a prompt is done and one token is out; give its exact length if known."""
         self._progress_s = now
-        ticket = self._running(request_id)
-        if ticket is None or ticket.started:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.started or ticket.state is not State.RUNNING:
             return []
         if prompt_tokens is not None:
             self._true_up_prompt(ticket, prompt_tokens, now)
@@ -245,15 +245,15 @@ class Scheduler:
 
         For plain answers, which are silent until they are whole; nothing is learned.
         """
-        ticket = self._running(request_id)
-        if ticket is None or ticket.started:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.started or ticket.state is not State.RUNNING:
             return []
         self._start(ticket)
         return self._pump(now)
 
     def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
         """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
-        ticket = self._running(request_id)
+        ticket = self._tickets.get(request_id)
         if ticket is not None and ticket.started and count > 0:
             self._progress_s = now
             self._count_output(ticket, count, now)
@@ -268,8 +268,8 @@ class Scheduler:
     ) -> list[Action]:
         """Note that an answer is complete; give the engine's usage counts if known."""
         self._progress_s = now
-        ticket = self._running(request_id)
-        if ticket is None:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.state is not State.RUNNING:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
             self._start(ticket)
@@ -489,10 +489,6 @@ class Scheduler:
         actions.append(rejection.action())
 
     # ---- where a ticket is
-
-    def _running(self, request_id: str) -> Ticket | None:
-        ticket = self._tickets.get(request_id)
-        return ticket if ticket is not None and ticket.state is State.RUNNING else None
 
     def _queue(self, ticket: Ticket) -> None:
         self.pool.add(ticket)
