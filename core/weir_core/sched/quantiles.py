@@ -8,21 +8,22 @@ follows a workload that changes, and old values fade.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from itertools import accumulate
 from typing import Final
 
 _GAMMA: Final = 1.1
 _LOG_GAMMA: Final = math.log(_GAMMA)
 _BUCKETS: Final = 160
 """Enough for values up to 1.1 ** 159, about 3.8 million."""
+_LARGEST: Final = 1 << 40
+"""Larger values than the last bucket's are all alike, and some have no logarithm as a float."""
 _REFRESH: Final = 32
 """Observations after which a cached answer is computed anew."""
 
 
 def bucket_of(value: int) -> int:
     """Return the bucket into which a value falls; anything below 1 counts as 1."""
-    return min(_BUCKETS - 1, int(math.log(float(max(1, value))) / _LOG_GAMMA + 0.5))
+    within = float(min(_LARGEST, max(1, value)))
+    return min(_BUCKETS - 1, int(math.log(within) / _LOG_GAMMA + 0.5))
 
 
 class StreamingQuantile:
@@ -67,8 +68,11 @@ class StreamingQuantile:
 
     def _compute(self) -> int:
         wanted = max(self._quantile * self.observations, 1e-9)  # an empty bucket answers nothing
-        bucket = bisect_left(list(accumulate(self._counts)), wanted)
-        return max(1, round(_GAMMA ** min(bucket, _BUCKETS - 1)))
+        bucket, below = -1, 0.0
+        while below < wanted and bucket < _BUCKETS - 1:
+            bucket += 1
+            below += self._counts[bucket]
+        return max(1, round(math.pow(_GAMMA, bucket)))
 
     def _halve(self) -> None:
         self._counts = [count / 2 for count in self._counts]
