@@ -1,6 +1,6 @@
 """A heap of tickets from which any ticket can leave in O(1).
 
-A ticket that moves or ends raises its `epoch`; entries made in an earlier epoch are dead and are
+The `epoch` of a ticket that leaves is raised; entries made in an earlier epoch are dead and are
 dropped when they reach the top, or all at once when they outnumber the living. So every
 operation is O(log n), amortised, and memory is bounded by twice the living.
 """

@@ -6,7 +6,8 @@ The sidecar performs the actions with sockets, the simulator with a heap.
 How a request goes: `admit` lets it in or rejects it; it waits in the `pool`; after each event that
 may change something the pool is pumped. What waited too long is rejected, then requests are
 dispatched in the order of `pick` while the `gate` lets them through, room being made by `preempt`
-where a higher rank lacks it. `engine_load` holds what runs, `counts` what became of all requests.
+where a higher rank lacks it. The usual request finds nothing waiting and the gate open, and skips
+the pool. `engine_load` holds what runs, `counts` what became of all requests.
 
 A deadline does not end at the dispatch: what the engine has not begun for far longer than its
 class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is
@@ -345,11 +346,11 @@ class Scheduler:
         That is the usual case: nothing waits, nothing else is due, and the engine takes it. The
         pump would decide the same by the same rules, only in more steps.
         """
-        if self.pool.requests or now >= self._look_at_unbegun_s:
+        engine_load = self.engine_load
+        if self.pool.requests or (engine_load.prefilling and now >= self._look_at_unbegun_s):
             return False
         if now >= ticket.due_s or now >= ticket.expires_s:
             return False
-        engine_load = self.engine_load
         if self._gate.block(ticket, ticket.engine_rank, engine_load, now) is not None:
             return False
         if self._is_hopeless(ticket, now):

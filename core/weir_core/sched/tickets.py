@@ -39,7 +39,7 @@ class Ticket:
         new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
         sequences: What it becomes in the engine.
         output_estimate: Expected output tokens of all its sequences.
-        epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
+        epoch: How often it left the pool; an entry of a heap made in an earlier epoch is dead.
         engine_rank: The rank it has, or will have, in the engine's own order.
         load_rank: The rank it counts under while it runs: its class's at its dispatch.
         late: It can no longer be on time and lets those that can go first.
