@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _CORE = "weir_core/sched"
-_LEFT = {"__init__.py", "policies.py", "counts.py", "types.py"}
+_LEFT = {"__init__.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
 _RELAY = (

@@ -1,9 +1,14 @@
-"""What a decision costs: the scheduler's own time per event, with many requests waiting.
+"""What a decision costs: the scheduler's own time per event, with many requests waiting and none.
 
 A decision is an event that ends in a dispatch: account for what the engine reported, gate, pick,
 dispatch; an event that dispatches several counts as so many. Between decisions new requests
 arrive, so that the pool stays full; arrivals (forecast and limits included) and reports of tokens
 are measured too.
+
+The usual request finds nothing waiting. "lone" is all that the scheduler does for such a one beside
+eight that run: arrival and dispatch, first token, finish, and the next tick asked for after each,
+as the sidecar does. In a paced load most of its code and data have left the caches between the
+events: "lone, cold" is the same where more memory than they hold was copied before each.
 
 The step-time model is trained, so that the rules which ask it do. The same history is run several
 times and the least time of each event counts: the history is deterministic, so what differs
@@ -32,6 +37,13 @@ from weir_core.sched.types import (
 )
 
 _ENGINE = EngineFacts(EngineKind.WEIR, 256, 8192, 10_000_000)
+_STEP = StepRecord(1e-3, 100, 8)
+_BESIDE = 8
+"""Requests that run while a lone one arrives."""
+_RARELY = 20
+"""One of so many lone requests is measured cold as well: emptying the caches takes long."""
+_BALLAST = bytearray(6 << 20)
+"""More than a core's own caches hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +57,19 @@ class Cost:
 
 
 def measure(waiting: int, tenants: int, decisions: int, repeats: int = 3) -> list[Cost]:
-    """Return the cost of a decision, of an arrival and of a report of tokens."""
-    runs = [_run(waiting, tenants, decisions) for _ in range(repeats)]
+    """Return the cost of a decision, an arrival, a report of tokens, a step and a lone request."""
+    runs = [
+        _run(waiting, tenants, decisions) | _lone_run(tenants, decisions) for _ in range(repeats)
+    ]
     return [
         _cost(event, [min(times) for times in zip(*(run[event] for run in runs), strict=True)])
-        for event in ("decision", "arrival", "tokens")
+        for event in runs[0]
     ]
 
 
 def _run(waiting: int, tenants: int, decisions: int) -> dict[str, list[int]]:
     """Return the nanoseconds of each event of one run."""
-    scheduler = Scheduler(SchedulerSettings(_ENGINE))
-    for decodes in range(64):
-        scheduler.on_step(StepRecord(1e-3 + 1e-6 * decodes, 64 * (decodes % 7), decodes), 0.0)
+    scheduler = _trained_scheduler()
     drive = _Drive(scheduler, tenants)
     while len(scheduler.pool) < waiting:
         drive.arrive()
@@ -79,6 +91,26 @@ def _run(waiting: int, tenants: int, decisions: int) -> dict[str, list[int]]:
     return times
 
 
+def _lone_run(tenants: int, requests: int) -> dict[str, list[int]]:
+    """Return the nanoseconds of each request of a run in which none has to wait, and of steps."""
+    times: dict[str, list[int]] = {"step": [], "lone": [], "lone, cold": []}
+    drive = _Drive(_trained_scheduler(), tenants)
+    for _ in range(_BESIDE):
+        drive.begin()
+    for serial in range(requests):
+        times["lone"].append(drive.timed_lone_request(times["step"]))
+        if serial % _RARELY == 0:
+            times["lone, cold"].append(drive.timed_lone_request(times["step"], cold=True))
+    return times
+
+
+def _trained_scheduler() -> Scheduler:
+    scheduler = Scheduler(SchedulerSettings(_ENGINE))
+    for decodes in range(64):
+        scheduler.on_step(StepRecord(1e-3 + 1e-6 * decodes, 64 * (decodes % 7), decodes), 0.0)
+    return scheduler
+
+
 class _Drive:
     """Keeps a scheduler busy and follows who runs."""
 
@@ -96,6 +128,36 @@ class _Drive:
     def timed_arrival(self) -> int:
         """Add one request and return the nanoseconds it took."""
         return self.timed(self._scheduler.on_arrival, self._request(), self.now)[0]
+
+    def begin(self) -> None:
+        """Let a request that finds nothing waiting arrive and begin."""
+        self.arrive()
+        self._scheduler.on_first_token(next(reversed(self._running)), self.now)
+
+    def timed_lone_request(self, steps: list[int], *, cold: bool = False) -> int:
+        """Let one request arrive, begin and another one end; return the nanoseconds it took.
+
+        The time of the engine's step between is added to `steps`.
+        """
+        arrived = self._event(cold, self._scheduler.on_arrival, self._request(), self.now)
+        begun = next(reversed(self._running))
+        steps.append(self._event(cold, self._scheduler.on_step, _STEP, self.now))
+        first = self._event(cold, self._scheduler.on_first_token, begun, self.now)
+        ended = self.oldest_running()
+        return (
+            arrived + first + self._event(cold, self._scheduler.on_finish, ended, self.now, 100, 60)
+        )
+
+    def _event(self, cold: bool, event: Callable[..., list[Action]], *args: object) -> int:
+        """Send one event and ask for the next tick; return the nanoseconds that took."""
+        if cold:
+            bytes(_BALLAST)
+        start = time.thread_time_ns()
+        actions = event(*args)
+        self._scheduler.next_tick(self.now)
+        took = time.thread_time_ns() - start
+        self._follow(actions)
+        return took
 
     def timed(self, event: Callable[..., list[Action]], *args: object) -> tuple[int, int]:
         """Send one event; return the nanoseconds it took and how many requests it dispatched."""
@@ -148,9 +210,9 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=10_000, help="decisions to measure")
     parser.add_argument("--repeats", type=int, default=5, help="identical runs")
     options = parser.parse_args()
-    lines = [f"{'event':10} {'p50 us':>8} {'p99 us':>8} {'mean us':>8}"]
+    lines = [f"{'event':12} {'p50 us':>8} {'p99 us':>8} {'mean us':>8}"]
     lines += [
-        f"{cost.event:10} {cost.p50_us:8.1f} {cost.p99_us:8.1f} {cost.mean_us:8.1f}"
+        f"{cost.event:12} {cost.p50_us:8.1f} {cost.p99_us:8.1f} {cost.mean_us:8.1f}"
         for cost in measure(options.waiting, options.tenants, options.decisions, options.repeats)
     ]
     lines.append(f"100 integer additions took {_yardstick_us():.1f} us on this machine, just now")

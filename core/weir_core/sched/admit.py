@@ -11,7 +11,7 @@ drain rate will have worked off what is ahead.
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.forecast import Forecast
@@ -21,7 +21,7 @@ from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import PoolLimits, Reason, Reject
 
-_RETRY_AFTER_S = (1.0, 39.0)
+_RETRY_AFTER_S: Final = (1.0, 39.0)
 """Before it is spread; JavaScript clients take 60 s and more for none."""
 
 
@@ -70,12 +70,16 @@ class AdmissionControl:
         self._forecast = forecast
         self._limits = limits
 
-    def rejections(self, newcomer: Ticket, now: float) -> list[Rejection]:
-        """Return the rejection of the newcomer, or those of requests that make way for it."""
+    def over_limit(self, newcomer: Ticket, now: float) -> Rejection | None:
+        """Return the rejection of a newcomer whose tenant has limits and is over them."""
         if not self.tenants.allows(newcomer.payer, newcomer.sequences):
-            return [Rejection(newcomer, Reason.TOO_LARGE, 0.0)]
+            return Rejection(newcomer, Reason.TOO_LARGE, 0.0)
         if (wait_s := self.tenants.wait_s(newcomer.payer, newcomer.sequences, now)) > 0:
-            return [Rejection(newcomer, Reason.TENANT_LIMIT, wait_s)]
+            return Rejection(newcomer, Reason.TENANT_LIMIT, wait_s)
+        return None
+
+    def rejections(self, newcomer: Ticket, now: float) -> list[Rejection]:
+        """Return who is rejected so that others can wait: the newcomer, or lower ranks for it."""
         if not self._must_wait(newcomer, now):
             return []
         excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._engine_load, now)

@@ -84,7 +84,7 @@ def _sent_nowhere(scheduler: Scheduler, actions: Sequence[Action]) -> Iterator[s
     for action in actions:
         if isinstance(action, Dispatch):
             yield f"INV-5: {action.request_id} was dispatched and there is no engine"
-    if scheduler.engine_load.prefills():
+    if scheduler.engine_load.prefilling:
         yield "INV-5: requests are to begin in an engine that is gone"
 
 
@@ -102,6 +102,7 @@ def _miscounts(
             sum(len(load.unstarted) for load in engine_load.loads),
             sum(not t.started for t in running),
         ),
+        "prefilling": (engine_load.prefilling, sum(not t.started for t in running)),
         "waiting by class": (sum(queue.waiting for queue in pool.classes), len(waiting)),
     }
     for name, (kept, counted) in pairs.items():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from weir_core.sched.types import Reason
 
 
-@dataclass(slots=True)
 class Counts:
     """Counts since the start. arrived = finished + aborted + rejected + waiting + running."""
 
-    arrived: int = 0
-    finished: int = 0
-    aborted: int = 0
-    rejected: dict[Reason, int] = field(default_factory=dict)
-    dispatched: int = 0
-    dispatched_by_min_share: int = 0
-    requeued: int = 0
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.finished = 0
+        self.aborted = 0
+        self.rejected: dict[Reason, int] = {}
+        self.dispatched = 0
+        self.dispatched_by_min_share = 0
+        self.requeued = 0
 
     @property
     def rejected_in_all(self) -> int:

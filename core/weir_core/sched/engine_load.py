@@ -17,11 +17,12 @@ it is expected to generate, and more once it generates more. `gate` says how muc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_GROWTH = 1.25
+_GROWTH: Final = 1.25
 """Room is enlarged by this factor when a request outgrows its expected output."""
 
 
@@ -46,17 +47,9 @@ class RankLoad:
         """Return the prompt tokens that are still to be computed."""
         return self.prompt_tokens - self.progress
 
-    def start(self, ticket: Ticket) -> None:
-        """Count a ticket whose prompt is to be computed."""
-        self.unstarted[ticket.request.request_id] = ticket
-        self.prompt_tokens += ticket.new_tokens
-        if ticket.engine_rank > self.rank:
-            self.raised_tokens += ticket.new_tokens
-
     def settle(self, ticket: Ticket, was_computed: bool) -> None:
         """Stop counting a ticket's prompt, which was computed or has left."""
-        if self.unstarted.pop(ticket.request.request_id, None) is None:
-            return
+        del self.unstarted[ticket.request.request_id]
         self.prompt_tokens -= ticket.new_tokens
         if ticket.engine_rank > self.rank:
             self.raised_tokens -= ticket.new_tokens
@@ -66,12 +59,16 @@ class RankLoad:
 
     def prefilled(self, tokens: int) -> int:
         """Count `tokens` computed by a step and return how many were not of this rank."""
-        taken = min(tokens, self.prefill_left)
-        self.progress = min(self.progress + taken, self._longest())
+        taken = min(tokens, self.prompt_tokens - self.progress)
+        if taken:
+            self.progress = min(self.progress + taken, self._longest())
         return tokens - taken
 
     def _longest(self) -> int:
-        return max((ticket.new_tokens for ticket in self.unstarted.values()), default=0)
+        longest = 0
+        for ticket in self.unstarted.values():
+            longest = max(longest, ticket.new_tokens)
+        return longest
 
 
 class EngineLoad:
@@ -80,11 +77,13 @@ class EngineLoad:
     def __init__(self) -> None:
         self.engine: EngineFacts | None = None
         """The engine that is there, or None while there is none."""
-        self._kind = EngineKind.FCFS
+        self._reorders = False
         self._by_rank: dict[int, RankLoad] = {}
         self.loads: list[RankLoad] = []
         """Of the ranks that were ever dispatched, the highest first: the engine's own order."""
         self.running = 0
+        self.prefilling = 0
+        """Of those that run, how many have no first token yet."""
         self.slots = 0
         """Slots set aside for all that run."""
         self.kv_tokens = 0
@@ -93,7 +92,7 @@ class EngineLoad:
         """Note which engine is there, or that none is."""
         self.engine = engine
         if engine is not None:
-            self._kind = engine.kind
+            self._reorders = engine.kind is EngineKind.WEIR
 
     def of_rank(self, rank: int) -> RankLoad:
         """Return the load of one rank."""
@@ -131,20 +130,13 @@ class EngineLoad:
 
     def prefill_ahead(self, rank: int) -> int:
         """Return what a newcomer of `rank` waits for in this kind of engine."""
-        if self._kind is EngineKind.WEIR:
+        if self._reorders:
             return self.prefill_at_or_above(rank)
         return self.prefill_of_all()
 
     def prefill_of_all(self) -> int:
         """Return all prompt tokens left."""
         return sum(load.prefill_left for load in self.loads)
-
-    def prefills(self) -> bool:
-        """Return whether any request has no first token yet."""
-        for load in self.loads:  # noqa: SIM110 - asked at every first token
-            if load.unstarted:
-                return True
-        return False
 
     def unstarted(self) -> list[Ticket]:
         """Return the requests without a first token, the newest first."""
@@ -157,18 +149,24 @@ class EngineLoad:
         ticket.started = False
         ticket.output_tokens = 0
         ticket.load_rank = ticket.policy.rank
-        load = self.of_rank(ticket.load_rank)
+        load = self._by_rank.get(ticket.load_rank) or self.of_rank(ticket.load_rank)
         load.slots += ticket.slots
-        load.start(ticket)
+        load.unstarted[ticket.request.request_id] = ticket
+        load.prompt_tokens += ticket.new_tokens
+        if ticket.engine_rank > load.rank:
+            load.raised_tokens += ticket.new_tokens
         self.running += 1
+        self.prefilling += 1
         self.slots += ticket.slots
         self.kv_tokens += ticket.kv_tokens
 
     def remove(self, ticket: Ticket) -> None:
         """Stop counting a running ticket; its own fields stay as they are."""
-        load = self.of_rank(ticket.load_rank)
+        load = self._by_rank[ticket.load_rank]
         load.slots -= ticket.slots
-        load.settle(ticket, was_computed=False)
+        if not ticket.started:
+            load.settle(ticket, was_computed=False)
+            self.prefilling -= 1
         self.running -= 1
         self.slots -= ticket.slots
         self.kv_tokens -= ticket.kv_tokens
@@ -176,7 +174,8 @@ class EngineLoad:
     def first_token(self, ticket: Ticket) -> None:
         """Settle the prefill: the prompt is done."""
         ticket.started = True
-        self.of_rank(ticket.load_rank).settle(ticket, was_computed=True)
+        self._by_rank[ticket.load_rank].settle(ticket, was_computed=True)
+        self.prefilling -= 1
 
     def tokens(self, ticket: Ticket, count: int) -> None:
         """Note `count` more output tokens of a started ticket."""

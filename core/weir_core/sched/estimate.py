@@ -8,23 +8,26 @@ plain rate before it is trained), corrected by how wrong it has been lately.
 
 from __future__ import annotations
 
-from weir_core.sched.quantiles import StreamingQuantile
+import math
+from typing import Final
+
+from weir_core.sched.quantiles import StreamingQuantile, bucket_of
 from weir_core.sched.steptime import StepTimeModel
 from weir_core.sched.types import Request, StepRecord
 
-_BYTES_PER_TOKEN = 4.0
-_OUTPUT_TOKENS = 256
-_ENOUGH = 20
+_BYTES_PER_TOKEN: Final = 4.0
+_OUTPUT_TOKENS: Final = 256
+_ENOUGH: Final = 20
 """Answers of one tenant after which its own lengths are used."""
-_MAX_TENANTS = 1024
-_PREFILL_S_PER_TOKEN = 5e-5
-_SLOWEST_S_PER_TOKEN = 2e-3
+_MAX_TENANTS: Final = 1024
+_PREFILL_S_PER_TOKEN: Final = 5e-5
+_SLOWEST_S_PER_TOKEN: Final = 2e-3
 """Of an engine without a step log, about which little is known: 500 prompt tokens a second."""
-_SLACK = 2.0
+_SLACK: Final = 2.0
 """Times the expected time to first token that a working engine may take."""
-LONGEST_GUESS_TOKENS = 32_768
+LONGEST_GUESS_TOKENS: Final = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
-_MAX_TOKENS = 10_000_000
+_MAX_TOKENS: Final = 10_000_000
 """No model has a longer context; larger claims are nonsense."""
 
 
@@ -63,33 +66,35 @@ class Estimator:
     def fit(self, step_tokens: int, longest_guess_tokens: int) -> None:
         """Reckon with another engine's limits; what was learned stays."""
         self._step_tokens = max(1, step_tokens)
-        self._longest_guess_tokens = longest_guess_tokens
-        # Seconds of a step without prefill, and per prompt token, beside the present decodes.
-        self._step_shape: tuple[float, float] | None = None
+        self._longest_guess_tokens = float(longest_guess_tokens)
+        self._largest_text_bytes = self._longest_guess_tokens * _BYTES_PER_TOKEN
+        # Of a step beside the present decodes: seconds without prefill, and per prompt token.
+        self._fixed_s = self._token_s = 0.0
+        self._shape_is_known = False
 
     def prompt_tokens(self, request: Request) -> int:
         """Return the exact count where it is known, else one from the body's size."""
         if request.prompt_tokens is not None:
             return _sane(request.prompt_tokens)
-        if self._is_large(request):
+        body_bytes = request.body_bytes
+        if body_bytes > self._largest_text_bytes:
             return _sane(self._large_prompts.get(request.tenant, self._longest_guess_tokens))
         ratio = self._bytes_per_token.get(request.tenant, _BYTES_PER_TOKEN)
-        return _sane(min(request.body_bytes / ratio, self._longest_guess_tokens))
+        return int(max(1.0, min(body_bytes / ratio, self._longest_guess_tokens)))
 
     def output_tokens(self, request: Request) -> int:
         """Return the expected length of one sequence, never above the client's bound."""
         own = self._outputs.get((request.tenant, request.endpoint))
         sketch = own if own is not None and own.observations >= _ENOUGH else self._all_outputs
         expected = sketch.value() or _OUTPUT_TOKENS
-        if request.max_output_tokens is not None:
-            expected = min(expected, _sane(request.max_output_tokens))
-        return _sane(expected)
+        bound = request.max_output_tokens
+        return expected if bound is None else min(expected, _sane(bound))
 
     def learn_prompt(self, request: Request, prompt_tokens: int) -> None:
         """Note the exact length of a prompt that was estimated by its size."""
         if prompt_tokens <= 0 or request.body_bytes <= 0:
             return
-        if self._is_large(request):
+        if request.body_bytes > self._largest_text_bytes:
             _follow(self._large_prompts, request.tenant, _sane(prompt_tokens))
         else:
             seen = min(100.0, max(0.1, request.body_bytes / prompt_tokens))
@@ -99,13 +104,15 @@ class Estimator:
         """Note the length of a finished sequence."""
         if output_tokens <= 0:
             return
-        self._all_outputs.observe(output_tokens)
+        bucket = bucket_of(output_tokens)
+        self._all_outputs.count(bucket)
         key = (request.tenant, request.endpoint)
-        if key not in self._outputs:
+        own = self._outputs.get(key)
+        if own is None:
             if len(self._outputs) >= _MAX_TENANTS:
                 return
-            self._outputs[key] = StreamingQuantile(self._output_quantile)
-        self._outputs[key].observe(output_tokens)
+            own = self._outputs[key] = StreamingQuantile(self._output_quantile)
+        own.count(bucket)
 
     def learn_step(self, record: StepRecord) -> None:
         """Note one engine step; once the model is trained, one in four is enough to follow."""
@@ -113,7 +120,7 @@ class Estimator:
         if not self.steps.trained or self._steps_seen % 4 == 0:
             self.steps.update(record)
         self._last_step = record
-        self._step_shape = None
+        self._shape_is_known = False
 
     def decode_step_s(self, decodes: int, context: int) -> float | None:
         """Return the most likely time of a step without prefill; None before one is known.
@@ -128,11 +135,10 @@ class Estimator:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""
         if not self.steps.trained:
             return self._correction * (tokens * _PREFILL_S_PER_TOKEN + 0.01)
-        if self._step_shape is None:
-            self._step_shape = self._shape_of(self._last_step)
-        fixed_s, token_s = self._step_shape
+        if not self._shape_is_known:
+            self._learn_shape()
         steps = tokens // self._step_tokens + 1
-        return self._correction * (steps * fixed_s + tokens * token_s)
+        return self._correction * (steps * self._fixed_s + tokens * self._token_s)
 
     def longest_first_token_s(self, tokens: int) -> float:
         """Return a time in which any engine that works computes `tokens` of prefill."""
@@ -145,16 +151,14 @@ class Estimator:
             return
         ratio = min(4.0, max(0.25, took_s / expected_s))
         rate = 0.1 if ratio > 1.0 else 0.02
-        self._correction = min(10.0, max(0.2, self._correction * ratio**rate))
+        self._correction = min(10.0, max(0.2, self._correction * math.pow(ratio, rate)))
 
-    def _is_large(self, request: Request) -> bool:
-        return request.body_bytes > self._longest_guess_tokens * _BYTES_PER_TOKEN
-
-    def _shape_of(self, like: StepRecord) -> tuple[float, float]:
-        decodes, context = like.decodes, like.decode_context
-        fixed_s = self.steps.decodes_s(decodes, context)
-        full_s = self.steps.predict_s(StepRecord(0.0, self._step_tokens, decodes, 0, context))
-        return fixed_s, max(0.0, full_s - fixed_s) / self._step_tokens
+    def _learn_shape(self) -> None:
+        decodes, context = self._last_step.decodes, self._last_step.decode_context
+        self._fixed_s = self.steps.decodes_s(decodes, context)
+        full_s = self.steps.mixed_s(self._step_tokens, decodes, context)
+        self._token_s = max(0.0, full_s - self._fixed_s) / self._step_tokens
+        self._shape_is_known = True
 
 
 def _follow(means: dict[str, float], tenant: str, seen: float) -> None:

@@ -13,8 +13,9 @@ the engine at once (the bound; docs/invariants.md, INV-6).
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 MOST_IDLE: Final = 1024
 """Counters of names that do not wait which outlast a trim."""
@@ -24,48 +25,52 @@ _SLACK: Final = 64
 """Dead entries tolerated in a small heap, in addition to as many as there are living ones."""
 
 
-class Fairness(Protocol):
+class Fairness(ABC):
     """Chooses whose turn it is among the tenants (or classes) that wait."""
 
+    @abstractmethod
     def key(self, tenant: str) -> str:
         """Return the name under which `tenant` queues."""
-        ...
 
+    @abstractmethod
     def reweigh(self, weights: Mapping[str, float]) -> None:
         """Replace all weights; who is not named weighs 1."""
-        ...
 
+    @abstractmethod
     def enter(self, name: str) -> None:
         """Note that `name` has requests waiting, having had none."""
-        ...
 
+    @abstractmethod
     def leave(self, name: str) -> None:
         """Note that `name` has no more requests waiting."""
-        ...
 
+    @abstractmethod
+    def pass_by(self, name: str) -> None:
+        """Do what `enter` and `leave` do where nobody waits."""
+
+    @abstractmethod
     def charge(self, name: str, tokens: float) -> None:
         """Note tokens served to `name`; a negative amount returns a charge."""
-        ...
 
+    @abstractmethod
     def next(self) -> str | None:
         """Return whose turn it is, or None when nobody waits."""
-        ...
 
+    @abstractmethod
     def counter(self, name: str) -> float:
         """Return the tokens over weight that `name` was served, or lifted to."""
-        ...
 
+    @abstractmethod
     def share_of(self, name: str) -> float:
         """Return the fraction of the service `name` gets while all present ones wait."""
-        ...
 
 
-class VirtualTokenCounter:
+class VirtualTokenCounter(Fairness):
     """The smallest counter goes first; ties by name, so that replays agree."""
 
     def __init__(self) -> None:
         self._counters: dict[str, float] = {}
-        self._weights: Mapping[str, float] = {}
+        self._weights: dict[str, float] = {}
         # Who waits -> serial of its one valid heap entry.
         self._valid: dict[str, int] = {}
         self._weight_waiting = 0.0
@@ -119,10 +124,22 @@ class VirtualTokenCounter:
             self._weight_waiting = 0.0
         self._forget_idle()
 
+    def pass_by(self, name: str) -> None:
+        """Lift `name` to where the last one left; it is the last one now."""
+        counter = self._counters.get(name)
+        if counter is not None and counter > self._floor:
+            self._floor = counter
+        else:
+            self._counters[name] = self._floor
+        if len(self._counters) > 2 * MOST_IDLE:
+            self._forget_idle()
+
     def charge(self, name: str, tokens: float) -> None:
         """Raise the counter; its heap entry is corrected when it reaches the top."""
-        counter = self._counters.get(name, self._floor)
-        self._counters[name] = counter + tokens / self._weights.get(name, 1.0)
+        counter = self._counters.get(name)
+        weight = self._weights.get(name) if self._weights else None
+        served = tokens if weight is None else tokens / weight
+        self._counters[name] = served + (self._floor if counter is None else counter)
         # A stale entry may only be too small: a counter that sinks needs a new one.
         if tokens < 0 and name in self._valid:
             self._push(name)

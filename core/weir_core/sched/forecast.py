@@ -7,11 +7,13 @@ was ever measured nothing is known, and the forecast is no wait: an idle replica
 
 from __future__ import annotations
 
+from typing import Final
+
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.rates import DrainRate, FadingRate
 from weir_core.sched.tickets import Ticket
 
-_LEAST_SHARE = 0.02
+_LEAST_SHARE: Final = 0.02
 """A class without a minimum share is still taken to get this much: forecasts stay finite."""
 
 

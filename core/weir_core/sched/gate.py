@@ -33,15 +33,16 @@ batch. An empty engine takes any request: it never idles while one waits.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Protocol
+from typing import Final
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_MOST_OF_ENGINE = 0.75
+_MOST_OF_ENGINE: Final = 0.75
 """What one request may claim that comes in waves; the rest is for others."""
 
 
@@ -56,50 +57,50 @@ class Block(Enum):
     DECODES = "decodes"
 
 
-class Gate(Protocol):
+class Gate(ABC):
     """Says whether the engine may be given a request now."""
 
+    @abstractmethod
     def shut(self, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what stands in the way of any request that competes at `rank`, or None."""
-        ...
 
+    @abstractmethod
     def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what stands in the way of dispatching `ticket` at `rank`, or None."""
-        ...
 
+    @abstractmethod
     def lack(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what `ticket` itself lacks where its rank is not shut out, or None."""
-        ...
 
+    @abstractmethod
     def has_room_for_share(self, ticket: Ticket, engine_load: EngineLoad) -> bool:
         """Return whether `ticket` may go before a higher rank, which is not shut out itself."""
-        ...
 
+    @abstractmethod
     def set_claim(self, ticket: Ticket) -> None:
         """Set the slots and the tokens of KV room that `ticket` needs; done before all else."""
-        ...
 
+    @abstractmethod
     def shortfall(
         self, ticket: Ticket, rank: int, block: Block, engine_load: EngineLoad, now: float
     ) -> int:
         """Return how many slots or tokens of KV room `ticket` lacks, as `block` says."""
-        ...
 
+    @abstractmethod
     def dispatched(self, ticket: Ticket, engine_load: EngineLoad, now: float) -> None:
         """Note that `ticket` has just joined what runs."""
-        ...
 
+    @abstractmethod
     def next_change(self, rank: int, now: float) -> float | None:
         """Return when time alone may open the gate for `rank` next, or None."""
-        ...
 
 
-DEPTH_STEPS = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
+DEPTH_STEPS: Final = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
 """Steps of prefill to keep in the engine, by kind."""
 
-MAX_DEPTH_TOKENS = 4096
+MAX_DEPTH_TOKENS: Final = 4096
 """Above this a deeper queue in the engine only delays decisions."""
-_ROUNDING_S = 1e-6
+_ROUNDING_S: Final = 1e-6
 """By so much later than computed a peak has faded, however the computation was rounded."""
 
 
@@ -108,7 +109,24 @@ def step_tokens(engine: EngineFacts) -> int:
     return min(engine.max_num_batched_tokens, MAX_DEPTH_TOKENS)
 
 
-class ClassAwareGate:
+class _Target:
+    """A TPOT target: which rank has it, and when one of that class was dispatched last."""
+
+    def __init__(self, target_s: float, rank: int, seen_s: float) -> None:
+        self.target_s = target_s
+        self.rank = rank
+        self.seen_s = seen_s
+
+
+class _Peak:
+    """So many slots were in use, at an instant from which that is forgotten."""
+
+    def __init__(self, slots: int, seen_s: float) -> None:
+        self.slots = slots
+        self.seen_s = seen_s
+
+
+class ClassAwareGate(Gate):
     """Counts, for each class, what the engine holds of it and of higher ranks.
 
     Args:
@@ -131,8 +149,7 @@ class ClassAwareGate:
     ) -> None:
         self._estimator = estimator
         self._decode_share = decode_share
-        # TPOT target -> (when a class with it was last dispatched, its rank).
-        self._targets: dict[float, tuple[float, int]] = {}
+        self._targets: list[_Target] = []
         self._slots = engine.max_num_seqs
         self._kv_tokens = int(engine.kv_capacity_tokens * kv_share)
         self._step_tokens = step_tokens(engine)
@@ -141,8 +158,8 @@ class ClassAwareGate:
         self._widest = max(1, self._slots - self._reserve_slots)
         self._wave = max(1, int(self._slots * _MOST_OF_ENGINE))
         self._memory_s = memory_s
-        # rank -> (when, most slots that ranks above this one had at once, fading).
-        self._peaks: dict[int, tuple[float, float]] = {}
+        # rank -> most slots that ranks above this one had at once.
+        self._peaks: dict[int, _Peak] = {}
 
     def block(self, ticket: Ticket, rank: int, engine_load: EngineLoad, now: float) -> Block | None:
         """Return what shuts the gate for `rank`, else whether `ticket` lacks slots or KV room."""
@@ -209,45 +226,60 @@ class ClassAwareGate:
         """Remember the target, and for each lower rank the slots that its betters use."""
         target_s = ticket.policy.tpot_target_s
         if target_s is not None:
-            self._targets[target_s] = (now, ticket.policy.rank)
+            self._note_target(target_s, ticket.load_rank, now)
         above = 0
         for load in engine_load.loads:
-            if load.rank < ticket.load_rank and above >= self._peak(load.rank, now):
-                self._peaks[load.rank] = (now, float(above))
+            if load.rank < ticket.load_rank:
+                self._note_peak(load.rank, above, now)
             above += load.slots
 
     def next_change(self, rank: int, now: float) -> float | None:
         """Return when a class's target is forgotten next, or one slot less is held back."""
-        instants = [when + self._memory_s for when, of in self._targets.values() if of > rank]
-        if rank in self._peaks:
-            when, peak = self._peaks[rank]
-            slots = round(self._peak(rank, now))
+        instants = [each.seen_s + self._memory_s for each in self._targets if each.rank > rank]
+        peak = self._peaks.get(rank)
+        if peak is not None:
+            slots = round(self._faded(peak, now))
             if slots > 0:
-                fades_s = self._memory_s * math.log2(peak / (slots - 0.5))
-                instants.append(when + fades_s + _ROUNDING_S)
+                fades_s = self._memory_s * math.log2(peak.slots / (slots - 0.5))
+                instants.append(peak.seen_s + fades_s + _ROUNDING_S)
         return min((at for at in instants if at > now), default=None)
 
     def _prefill(self, rank: int, engine_load: EngineLoad) -> int:
         return engine_load.prefill_at_or_above(rank)
 
     def _decodes_are_enough(self, rank: int, engine_load: EngineLoad, now: float) -> bool:
-        tightest_s = None
-        for target_s, (when, served_rank) in self._targets.items():
-            lately = served_rank > rank and now < when + self._memory_s
-            if lately and (tightest_s is None or target_s < tightest_s):
-                tightest_s = target_s
-        if tightest_s is None:
+        tightest_s = float("inf")
+        for target in self._targets:
+            if target.rank > rank and now < target.seen_s + self._memory_s:
+                tightest_s = min(tightest_s, target.target_s)
+        if tightest_s == float("inf"):
             return False
         step_s = self._estimator.decode_step_s(engine_load.slots, engine_load.kv_tokens)
         return step_s is not None and step_s > self._decode_share * tightest_s
 
     def _held_back(self, rank: int, engine_load: EngineLoad, now: float) -> int:
-        missing = round(self._peak(rank, now)) - engine_load.slots_above(rank)
+        peak = self._peaks.get(rank)
+        if peak is None:
+            return 0
+        missing = round(self._faded(peak, now)) - engine_load.slots_above(rank)
         return max(0, min(missing, self._reserve_slots))
 
-    def _peak(self, rank: int, now: float) -> float:
-        when, peak = self._peaks.get(rank, (now, 0.0))
-        return float(peak * 0.5 ** ((now - when) / self._memory_s))
+    def _faded(self, peak: _Peak, now: float) -> float:
+        return peak.slots * math.pow(0.5, (now - peak.seen_s) / self._memory_s)
+
+    def _note_target(self, target_s: float, rank: int, now: float) -> None:
+        for target in self._targets:
+            if target.target_s == target_s:
+                target.rank, target.seen_s = rank, now
+                return
+        self._targets.append(_Target(target_s, rank, now))
+
+    def _note_peak(self, rank: int, slots: int, now: float) -> None:
+        peak = self._peaks.get(rank)
+        if peak is None:
+            self._peaks[rank] = _Peak(slots, now)
+        elif slots >= peak.slots or slots >= self._faded(peak, now):
+            peak.slots, peak.seen_s = slots, now
 
 
 class ClassBlindGate(ClassAwareGate):
@@ -257,7 +289,7 @@ class ClassBlindGate(ClassAwareGate):
         return engine_load.prefill_of_all()
 
 
-class OpenGate:
+class OpenGate(Gate):
     """Everything goes to the engine at once. For comparison: the pool decides nothing."""
 
     def __init__(self, engine: EngineFacts, estimator: Estimator) -> None:  # noqa: ARG002

@@ -1,6 +1,6 @@
 """A heap of tickets from which any ticket can leave in O(1).
 
-A ticket that moves or ends raises its `epoch`; entries made in an earlier epoch are dead and are
+The `epoch` of a ticket that leaves is raised; entries made in an earlier epoch are dead and are
 dropped when they reach the top, or all at once when they outnumber the living. So every
 operation is O(log n), amortised, and memory is bounded by twice the living.
 """
@@ -8,10 +8,11 @@ operation is O(log n), amortised, and memory is bounded by twice the living.
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 from weir_core.sched.tickets import Ticket
 
-_SLACK = 64
+_SLACK: Final = 64
 """Dead entries tolerated in a small heap, in addition to as many as there are living ones."""
 
 Entry = tuple[float, int, int, Ticket]
@@ -50,11 +51,6 @@ class LazyHeap:
             heapq.heappop(entries)
         return None
 
-    def is_due(self, key: float) -> bool:
-        """Return whether `first_until` may find one; a quick look."""
-        entries = self._entries
-        return bool(entries) and entries[0][0] <= key
-
     def first_until(self, key: float) -> Ticket | None:
         """Return the first living ticket if its key is not above `key`."""
         entries = self._entries
@@ -62,11 +58,6 @@ class LazyHeap:
             return None
         ticket = self.first()
         return ticket if ticket is not None and entries[0][0] <= key else None
-
-    def postpone_first(self, key: float) -> None:
-        """Give the ticket that `first` has just returned another key."""
-        entry = self._entries[0]
-        heapq.heapreplace(self._entries, (key, *entry[1:]))
 
     def first_key(self) -> float | None:
         """Return the smallest key of a living ticket, or None."""

@@ -74,9 +74,12 @@ class TenantLimits:
     """What each tenant has in flight and has used."""
 
     def __init__(self) -> None:
+        # Of the tenants that have limits.
         self._policies: Mapping[str, TenantPolicy] = {}
         self._in_flight: dict[str, int] = {}
         self._budgets: dict[str, TokenBudget] = {}
+        self.has_budgets = False
+        """Whether any tenant has one."""
 
     def configure(self, tenants: Mapping[str, TenantPolicy], now: float) -> None:
         """Replace all limits; a budget whose limit did not change keeps its level."""
@@ -86,16 +89,25 @@ class TenantLimits:
             if name in tenants
             and tenants[name].tokens_per_minute == self._policies[name].tokens_per_minute
         }
-        self._policies = dict(tenants)
+        self._policies = {
+            name: policy
+            for name, policy in tenants.items()
+            if policy.max_requests is not None or policy.tokens_per_minute is not None
+        }
         self._budgets = {
             name: unchanged.get(name) or TokenBudget(policy.tokens_per_minute, now)
             for name, policy in tenants.items()
             if policy.tokens_per_minute is not None
         }
+        self.has_budgets = bool(self._budgets)
 
     def in_flight(self, tenant: str) -> int:
         """Return how many sequences of `tenant` wait or run."""
         return self._in_flight.get(tenant, 0)
+
+    def has_limits(self, tenant: str) -> bool:
+        """Return whether `tenant` has any limit."""
+        return tenant in self._policies
 
     def allows(self, tenant: str, sequences: int) -> bool:
         """Return whether `tenant` may ever have so many sequences in flight."""
@@ -116,7 +128,7 @@ class TenantLimits:
     def standing(self, tenant: str, now: float) -> Standing | None:
         """Return how much `tenant` has left, or None where it has no limits."""
         policy, budget = self._policies.get(tenant), self._budgets.get(tenant)
-        if policy is None or (policy.max_requests is None and budget is None):
+        if policy is None:
             return None
         most = policy.max_requests
         return Standing(
@@ -140,11 +152,10 @@ class TenantLimits:
             del self._in_flight[tenant]
 
     def spend(self, tenant: str, tokens: float, now: float) -> None:
-        """Count tokens used."""
-        if self._budgets:
-            budget = self._budgets.get(tenant)
-            if budget is not None:
-                budget.spend(tokens, now)
+        """Count tokens used; only what has a budget need be told."""
+        budget = self._budgets.get(tenant)
+        if budget is not None:
+            budget.spend(tokens, now)
 
 
 def evictions(ticket: Ticket, pool: Pool, limits: PoolLimits) -> list[Ticket] | Reason:

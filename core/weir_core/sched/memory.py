@@ -10,10 +10,11 @@ thirds, and however many share the memory, a newcomer finds some.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
-_KEPT_SHARE = 0.5
+_KEPT_SHARE: Final = 0.5
 """Of the memory, what the lowest of many ranks cannot use."""
-_FREE_FACTOR = 2.0
+_FREE_FACTOR: Final = 2.0
 """A payer may hold this many times what is left free."""
 
 

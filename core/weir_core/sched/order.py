@@ -7,22 +7,23 @@ has no room for that and keeps plain arrival order.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 from weir_core.sched.tickets import Ticket
 
-_TIGHT_TARGET_S = 2.0
+_TIGHT_TARGET_S: Final = 2.0
 
 
-class Order(Protocol):
+class Order(ABC):
     """Gives a request its place among those of its tenant and class."""
 
+    @abstractmethod
     def key(self, ticket: Ticket) -> float:
         """Return the sort key, ascending."""
-        ...
 
 
-class SizeAwareFifo:
+class SizeAwareFifo(Order):
     """Arrival, plus `delay_per_token_s` for each prompt token to compute."""
 
     def __init__(self, delay_per_token_s: float = 0.002) -> None:
@@ -36,7 +37,7 @@ class SizeAwareFifo:
         return ticket.request.arrival_s + self._delay_per_token_s * ticket.new_tokens
 
 
-class Fifo:
+class Fifo(Order):
     """Arrival alone."""
 
     def key(self, ticket: Ticket) -> float:
@@ -44,7 +45,7 @@ class Fifo:
         return ticket.request.arrival_s
 
 
-class Lifo:
+class Lifo(Order):
     """The newest first. For comparison: it makes the middle of the queue wait for ever."""
 
     def key(self, ticket: Ticket) -> float:

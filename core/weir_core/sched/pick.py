@@ -18,43 +18,44 @@ into a step goes, the oldest such request of its class where the next one is lon
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final
 
 from weir_core.sched.gate import step_tokens
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineFacts, EngineKind
 
-_BURST_S = 1.0
+_BURST_S: Final = 1.0
 """Least time between two interruptions of a higher rank that has only just begun to wait."""
 
 
-class Pick(Protocol):
+class Pick(ABC):
     """Proposes who goes next."""
 
+    @abstractmethod
     def candidates(self, pool: Pool, now: float) -> Sequence[Ticket]:
         """Return requests in the order to try them, the rank order's own last.
 
         All of them compete at the highest rank that waits (`pool.top()`); the rank at which the
         engine is to serve each is in its `engine_rank`.
         """
-        ...
 
+    @abstractmethod
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Account for a dispatch."""
-        ...
 
+    @abstractmethod
     def requeued(self, pool: Pool, ticket: Ticket) -> None:
         """Account for a dispatched request that waits again."""
-        ...
 
+    @abstractmethod
     def next_change(self, pool: Pool, now: float) -> float | None:
         """Return when the answer may change by time alone, or None."""
-        ...
 
 
-class ByRank:
+class ByRank(Pick):
     """Strictly by rank; equal ranks take turns by weight. Lower ranks can starve."""
 
     def __init__(self, engine: EngineFacts) -> None:
@@ -76,7 +77,7 @@ class ByRank:
         return None
 
 
-class ByRankWithMinShare:
+class ByRankWithMinShare(Pick):
     """By rank, after those classes that are owed their minimum share and have waited.
 
     Args:
@@ -115,13 +116,17 @@ class ByRankWithMinShare:
     def dispatched(self, pool: Pool, ticket: Ticket) -> None:
         """Credit every class that waits with its share; debit the class that was served."""
         cost = ticket.cost
+        own = pool.of(ticket)
+        own.served_s = ticket.dispatched_s
+        # What the order of ranks gives a class by itself is no debt.
+        if own.credit > 0 or ticket.by_min_share:
+            credit = own.credit - (1 - own.policy.min_share) * cost
+            own.credit = credit if ticket.by_min_share else max(0.0, credit)
+        if not pool.requests:
+            return
         for queue in pool.classes:
-            policy = queue.policy
-            if policy.name == ticket.policy.name:
-                self._debit(queue, ticket)
-                queue.served_s = ticket.dispatched_s
-            elif policy.min_share and queue.waiting:
-                credit = queue.credit + policy.min_share * cost
+            if queue.waiting and queue is not own and queue.policy.min_share:
+                credit = queue.credit + queue.policy.min_share * cost
                 cap = self._credit_cap_tokens
                 queue.credit = credit if credit < cap else cap
 
@@ -137,12 +142,6 @@ class ByRankWithMinShare:
             self._aged_at(queue) for queue in pool.classes if queue.waiting and queue.credit > 0
         ]
         return min((at for at in ages if at > now), default=None)
-
-    @staticmethod
-    def _debit(queue: ClassQueue, ticket: Ticket) -> None:
-        credit = queue.credit - (1 - queue.policy.min_share) * ticket.cost
-        # What the order of ranks gives a class by itself is no debt.
-        queue.credit = credit if ticket.by_min_share else max(credit, min(0.0, queue.credit))
 
     def _share_of(self, queue: ClassQueue, top_queue: ClassQueue, now: float) -> Ticket | None:
         """Return the request with which `queue` may go before `top_queue` now, or None."""

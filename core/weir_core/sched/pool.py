@@ -53,6 +53,8 @@ class ClassQueue:
         """When one of its requests was dispatched last; `pick` keeps it."""
         self.busy_since_s = 0.0
         """Arrival of the request with which the present time of waiting began."""
+        self.shares_rank = False
+        """Whether another class has the same rank; `Level` keeps it."""
         self._order = order
         self._tenants: dict[str, TenantQueue] = {}
         # seq -> ticket, whoever has been here longest first.
@@ -143,10 +145,10 @@ class Level:
         self.queues = {queue.policy.name: queue for queue in queues}
         self.waiting = sum(queue.waiting for queue in queues)
         self._only = queues[0] if len(queues) == 1 else None
-        self.is_shared = self._only is None
         self._turns = VirtualTokenCounter()
         self._turns.reweigh({queue.policy.name: queue.policy.weight for queue in queues})
         for queue in queues:
+            queue.shares_rank = self._only is None
             if queue.waiting:
                 self._turns.enter(queue.policy.name)
 
@@ -168,6 +170,10 @@ class Level:
         self.waiting -= 1
         if not queue.waiting and self._only is None:
             self._turns.leave(queue.policy.name)
+
+    def pass_by(self, name: str) -> None:
+        """Note that a request of one of several classes came and left where nobody waits."""
+        self._turns.pass_by(name)
 
     def charge(self, name: str, tokens: float) -> None:
         """Count tokens served to one of several classes."""
@@ -244,15 +250,24 @@ class Pool:
         self.requests -= 1
         self.body_bytes -= ticket.request.body_bytes
 
+    def pass_by(self, ticket: Ticket) -> None:
+        """Do what `add` and `remove` do where nobody waits."""
+        ticket.epoch += 1
+        name = ticket.policy.name
+        queue = self._by_name[name]
+        ticket.account = queue.fairness.key(ticket.request.tenant)
+        queue.fairness.pass_by(ticket.account)
+        if queue.shares_rank:
+            self._level_of[name].pass_by(name)
+
     def charge(self, ticket: Ticket, tokens: float) -> None:
         """Count `tokens` served (or, negative, returned) for its tenant and class."""
         name = ticket.policy.name
         queue = self._by_name.get(name)
         if queue is not None:
             queue.fairness.charge(ticket.account, tokens)
-            level = self._level_of[name]
-            if level.is_shared:
-                level.charge(name, tokens)
+            if queue.shares_rank:
+                self._level_of[name].charge(name, tokens)
 
     def _arrange(self) -> None:
         by_rank: dict[int, list[ClassQueue]] = {}

@@ -12,8 +12,8 @@ prompts of lower ranks that stand before the newcomer inside the engine.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.gate import Block
@@ -21,21 +21,21 @@ from weir_core.sched.tickets import Ticket
 from weir_core.sched.types import EngineKind
 
 
-class Preempt(Protocol):
+class Preempt(ABC):
     """Chooses who makes room."""
 
+    @abstractmethod
     def for_place(
         self, ticket: Ticket, block: Block, shortfall: int, engine_load: EngineLoad
     ) -> list[Ticket]:
         """Return who must leave so that `ticket` fits, or nobody when that cannot help."""
-        ...
 
+    @abstractmethod
     def for_passage(self, ticket: Ticket, engine_load: EngineLoad) -> list[Ticket]:
         """Return who must leave because it stands before `ticket` inside the engine."""
-        ...
 
 
-class BeforeFirstByte:
+class BeforeFirstByte(Preempt):
     """Takes from the lowest rank first, and there from the newest.
 
     Args:
@@ -91,7 +91,7 @@ class BeforeFirstByte:
         return may_go and victim.requeues < self._max_requeues
 
 
-class Never:
+class Never(Preempt):
     """Nobody gives a place back. For comparison."""
 
     def for_place(

@@ -9,8 +9,11 @@ the engine *can* be; an idle fleet's low throughput must not look like slowness.
 
 from __future__ import annotations
 
-_WINDOW_S = 1.0
-_SMOOTHING = 0.2
+import math
+from typing import Final
+
+_WINDOW_S: Final = 1.0
+_SMOOTHING: Final = 0.2
 
 
 class DrainRate:
@@ -19,12 +22,13 @@ class DrainRate:
     def __init__(self) -> None:
         self._rate: float | None = None
         self._tokens = 0.0
-        self._since: float | None = None
+        self.since_s: float | None = None
+        """When the present window began; None while nothing waits."""
         # Prompt tokens that steps computed of prompts that are not done.
         self._ahead = 0.0
 
     def served(self, tokens: float) -> None:
-        """Count tokens just computed."""
+        """Count tokens just computed; while nothing waits, this need not be called."""
         self._tokens += tokens
 
     def prefilled(self, tokens: float) -> None:
@@ -42,21 +46,21 @@ class DrainRate:
     def observe(self, now: float, backlogged: bool) -> None:
         """Note after each event whether requests wait."""
         if not backlogged:
-            self._since = None
+            self.since_s = None
             return
-        if self._since is None:
-            self._since, self._tokens = now, 0.0
-        elapsed = now - self._since
+        if self.since_s is None:
+            self.since_s, self._tokens = now, 0.0
+        elapsed = now - self.since_s
         if elapsed < _WINDOW_S:
             return
         rate = self._tokens / elapsed
         self._rate = rate if self._rate is None else self._rate + _SMOOTHING * (rate - self._rate)
-        self._since, self._tokens = now, 0.0
+        self.since_s, self._tokens = now, 0.0
 
     def interrupted(self) -> None:
         """Note that the engine is gone: what it had computed of its prompts is lost."""
         self._ahead = 0.0
-        self._since = None
+        self.since_s = None
 
     def value(self) -> float | None:
         """Return tokens per second, or None before the first full window."""
@@ -89,8 +93,8 @@ class FadingRate:
             return 0.0
         memory_s = self._half_life_s / 0.6931471805599453
         age_s = max(1.0, now - self._started)
-        seen_s = memory_s * (1.0 - 2.0 ** (-age_s / self._half_life_s))
-        return float(self._amount * self._fade(now) / seen_s)
+        seen_s = memory_s * (1.0 - math.pow(2.0, -age_s / self._half_life_s))
+        return self._amount * self._fade(now) / seen_s
 
     def _fade(self, now: float) -> float:
-        return float(2.0 ** (-max(0.0, now - self._at) / self._half_life_s))
+        return math.pow(2.0, -max(0.0, now - self._at) / self._half_life_s)

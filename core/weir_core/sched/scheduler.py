@@ -6,7 +6,8 @@ The sidecar performs the actions with sockets, the simulator with a heap.
 How a request goes: `admit` lets it in or rejects it; it waits in the `pool`; after each event that
 may change something the pool is pumped. What waited too long is rejected, then requests are
 dispatched in the order of `pick` while the `gate` lets them through, room being made by `preempt`
-where a higher rank lacks it. `engine_load` holds what runs, `counts` what became of all requests.
+where a higher rank lacks it. The usual request finds nothing waiting and the gate open, and skips
+the pool. `engine_load` holds what runs, `counts` what became of all requests.
 
 A deadline does not end at the dispatch: what the engine has not begun for far longer than its
 class may wait, while nothing shows that the engine works (steps, tokens, ends of answers), is
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from weir_core.sched.admit import AdmissionControl, Rejection
 from weir_core.sched.counts import Counts
@@ -50,9 +52,9 @@ from weir_core.sched.types import (
     TenantPolicy,
 )
 
-_BUSY_PATIENCE = 4.0
+_BUSY_PATIENCE: Final = 4.0
 """Times the longest wait for a first token, where the engine works on and only this one is late."""
-_NO_ENGINE_YET = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
+_NO_ENGINE_YET: Final = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
 """What rules and estimates reckon with before any engine was there to dispatch to."""
 
 
@@ -87,6 +89,7 @@ class Scheduler:
         )
         self.forecast = Forecast()
         self.rules = Rules(settings.rules, self._facts, self.estimator, self.forecast)
+        self._use_rules()
         self.pool = Pool(self.rules.make_fairness, self.rules.order)
         self.engine_load = EngineLoad()
         self.engine_load.set_engine(settings.engine)
@@ -99,8 +102,8 @@ class Scheduler:
         self._drain = self.forecast.drain
         self._tickets: dict[str, Ticket] = {}
         self._expiry = LazyHeap()
-        # What runs and has not begun, by an instant before which it need not be looked at.
-        self._unbegun = LazyHeap()
+        # Before this instant nothing that runs and has not begun need be looked at.
+        self._look_at_unbegun_s = float("inf")
         self._progress_s = float("-inf")
         self.configure(classes, tenants, now=0.0)
 
@@ -139,9 +142,7 @@ class Scheduler:
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._ticket_factory.policies_in_use(self._tickets.values()), weights)
         self._refill_pool(waiting)
-        self._unbegun = LazyHeap()
-        for ticket in self.engine_load.unstarted():
-            self._unbegun.push(self.begin_by_s(ticket), ticket)
+        self._plan_look_at_unbegun(now)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
@@ -161,10 +162,11 @@ class Scheduler:
             self._facts = engine
             self.estimator.fit(engine.max_num_batched_tokens, _longest_guess(engine))
             self.rules.fit(engine)
+            self._use_rules()
             waiting = self._empty_pool()
             for ticket in waiting:
                 self._ticket_factory.estimate(ticket)
-                self.rules.gate.set_claim(ticket)
+                self._gate.set_claim(ticket)
             self._refill_pool(waiting)
         self.engine_load.set_engine(engine)
         return self._pump(now)
@@ -183,6 +185,12 @@ class Scheduler:
             actions.append(Requeue(ticket.request.request_id, RequeueReason.ENGINE_GONE))
         return actions + self._pump(now)
 
+    def _use_rules(self) -> None:
+        """Keep at hand those rules that were made for the present engine."""
+        rules = self.rules
+        self._gate, self._pick, self._shed = rules.gate, rules.pick, rules.shed
+        self._preempting = rules.preempt
+
     # ---- events
 
     def on_arrival(self, request: Request, now: float) -> list[Action]:
@@ -191,19 +199,30 @@ class Scheduler:
         Raises:
             ValueError: A request of this id is already here.
         """
-        if request.request_id in self._tickets:
-            raise ValueError(f"request {request.request_id!r} is already here")
+        request_id = request.request_id
+        if request_id in self._tickets:
+            raise ValueError(f"request {request_id!r} is already here")
         self.counts.arrived += 1
         ticket = self._ticket_factory.issue(request)
-        self.rules.gate.set_claim(ticket)
+        self._gate.set_claim(ticket)
         actions: list[Action] = []
-        for rejection in self._admission.rejections(ticket, now):
+        if self.tenants.has_limits(ticket.payer):
+            over_limit = self._admission.over_limit(ticket, now)
+            if over_limit is not None:
+                self._reject(over_limit, actions)
+                return actions
+        at_once = self._goes_at_once(ticket, now)
+        for rejection in () if at_once else self._admission.rejections(ticket, now):
             if rejection.ticket is ticket:
                 self._reject(rejection, actions)
                 return actions
             self._evict(rejection, actions)
-        self._tickets[request.request_id] = ticket
+        self._tickets[request_id] = ticket
         self.tenants.enter(ticket.payer, ticket.sequences)
+        if at_once:
+            self.pool.pass_by(ticket)
+            self._dispatch(ticket, actions, now)
+            return actions
         self._queue(ticket)
         return actions + self._pump(now)
 
@@ -212,10 +231,11 @@ class Scheduler:
     ) -> list[Action]:
         """Note that a prompt is done and one token is out; give its exact length if known."""
         self._progress_s = now
-        ticket = self._running(request_id)
-        if ticket is None or ticket.started:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.started or ticket.state is not State.RUNNING:
             return []
-        self._true_up_prompt(ticket, prompt_tokens, now)
+        if prompt_tokens is not None:
+            self._true_up_prompt(ticket, prompt_tokens, now)
         self._start(ticket)
         self.estimator.learn_first_token(ticket.first_token_expected_s, now - ticket.dispatched_s)
         self._count_output(ticket, 1, now)
@@ -226,15 +246,15 @@ class Scheduler:
 
         For plain answers, which are silent until they are whole; nothing is learned.
         """
-        ticket = self._running(request_id)
-        if ticket is None or ticket.started:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.started or ticket.state is not State.RUNNING:
             return []
         self._start(ticket)
         return self._pump(now)
 
     def on_tokens(self, request_id: str, count: int, now: float) -> list[Action]:
         """Note `count` more output tokens. Nothing becomes free by it, so nothing is pumped."""
-        ticket = self._running(request_id)
+        ticket = self._tickets.get(request_id)
         if ticket is not None and ticket.started and count > 0:
             self._progress_s = now
             self._count_output(ticket, count, now)
@@ -249,17 +269,18 @@ class Scheduler:
     ) -> list[Action]:
         """Note that an answer is complete; give the engine's usage counts if known."""
         self._progress_s = now
-        ticket = self._running(request_id)
-        if ticket is None:
+        ticket = self._tickets.get(request_id)
+        if ticket is None or ticket.state is not State.RUNNING:
             return []
         if not ticket.started:  # an answer without tokens, such as an embedding
             self._start(ticket)
-        self._true_up_prompt(ticket, prompt_tokens, now)
+        if prompt_tokens is not None:
+            self._true_up_prompt(ticket, prompt_tokens, now)
         if output_tokens is not None and output_tokens > ticket.output_tokens:
             self._count_output(ticket, output_tokens - ticket.output_tokens, now)
         self.estimator.learn_output(ticket.request, ticket.output_tokens // ticket.sequences)
         self.counts.finished += 1
-        self._leave_engine(ticket)
+        self.engine_load.remove(ticket)
         self._forget(ticket)
         return self._pump(now)
 
@@ -275,7 +296,7 @@ class Scheduler:
         if ticket.state is State.WAITING:
             self._unqueue(ticket)
         else:
-            self._leave_engine(ticket)
+            self.engine_load.remove(ticket)
             if not ran and not ticket.started:
                 self._charge(ticket, -ticket.charged, now)
         self._forget(ticket)
@@ -296,25 +317,45 @@ class Scheduler:
 
     def next_tick(self, now: float) -> float | None:
         """Return when `on_tick` is due if nothing else happens, or None."""
-        instants = [self._expiry.first_key(), self._unbegun.first_key()]
+        unbegun_s = self._look_at_unbegun_s if self.engine_load.prefilling else None
+        if not self.pool.requests:
+            return unbegun_s
+        instants = [self._expiry.first_key(), unbegun_s]
         top = self.pool.top()
         if top is not None and self.engine is not None:
-            instants.append(self.rules.pick.next_change(self.pool, now))
-            instants.append(self.rules.gate.next_change(top.rank, now))
+            instants.append(self._pick.next_change(self.pool, now))
+            instants.append(self._gate.next_change(top.rank, now))
         return min((at for at in instants if at is not None), default=None)
 
     # ---- the pump
 
     def _pump(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        if self._unbegun.is_due(now):
+        if now >= self._look_at_unbegun_s:
             self._abort_unbegun(actions, now)
-        if self.pool.requests:
+        if self.pool.requests or self._drain.since_s is not None:
             self._expire(actions, now)
             while self._advance(actions, now):
                 pass
-        self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
+            self._drain.observe(now, self.pool.requests > 0 and self.engine is not None)
         return actions
+
+    def _goes_at_once(self, ticket: Ticket, now: float) -> bool:
+        """Return whether a newcomer is dispatched without a pass through the pool.
+
+        That is the usual case: nothing waits, nothing else is due, and the engine takes it. The
+        pump would decide the same by the same rules, only in more steps.
+        """
+        engine_load = self.engine_load
+        if self.pool.requests or (engine_load.prefilling and now >= self._look_at_unbegun_s):
+            return False
+        if now >= ticket.due_s or now >= ticket.expires_s:
+            return False
+        if self._gate.block(ticket, ticket.engine_rank, engine_load, now) is not None:
+            return False
+        if self._is_hopeless(ticket, now):
+            return False
+        return not self._preempting.for_passage(ticket, engine_load)
 
     def _advance(self, actions: list[Action], now: float) -> bool:
         """Dispatch or reject one request; return whether there was one."""
@@ -322,16 +363,14 @@ class Scheduler:
         if top is None:
             return False
         rank = top.rank
-        shut = self.rules.gate.shut(rank, self.engine_load, now)
+        shut = self._gate.shut(rank, self.engine_load, now)
         if shut is not None and shut is not Block.SLOT:
             return False  # nobody can make room for this by leaving
-        for ticket in self.rules.pick.candidates(self.pool, now):
+        for ticket in self._pick.candidates(self.pool, now):
             ticket.by_min_share = ticket.policy.rank < rank
-            if ticket.by_min_share and not self.rules.gate.has_room_for_share(
-                ticket, self.engine_load
-            ):
+            if ticket.by_min_share and not self._gate.has_room_for_share(ticket, self.engine_load):
                 continue
-            block = shut or self.rules.gate.lack(ticket, rank, self.engine_load, now)
+            block = shut or self._gate.lack(ticket, rank, self.engine_load, now)
             may_go = block is None or self._victims(ticket, rank, block, now)
             if may_go and self._serve(ticket, rank, block, actions, now):
                 return True
@@ -341,22 +380,26 @@ class Scheduler:
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
     ) -> bool:
         """Dispatch `ticket`, whose turn it is, or reject it because it is too late."""
-        ticket.prefill_ahead = (
-            self.engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
-        )
-        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
-        if self.engine_load.running and self.rules.shed.is_hopeless(ticket, lead_s, now):
+        if self._is_hopeless(ticket, now):
             self._evict_late(ticket, actions, now)
             return True
         if not self._make_room(ticket, rank, block, actions, now):
             return False
-        ticket.first_token_expected_s = lead_s
+        self._unqueue(ticket)
         self._dispatch(ticket, actions, now)
         return True
 
+    def _is_hopeless(self, ticket: Ticket, now: float) -> bool:
+        """Set when the first token is to be expected; return whether that is too late."""
+        engine_load = self.engine_load
+        ticket.prefill_ahead = engine_load.prefill_ahead(ticket.engine_rank) + ticket.new_tokens
+        lead_s = self.estimator.first_token_s(ticket.prefill_ahead)
+        ticket.first_token_expected_s = lead_s
+        return engine_load.running > 0 and self._shed.is_hopeless(ticket, lead_s, now)
+
     def _victims(self, ticket: Ticket, rank: int, block: Block, now: float) -> list[Ticket]:
-        shortfall = self.rules.gate.shortfall(ticket, rank, block, self.engine_load, now)
-        return self.rules.preempt.for_place(ticket, block, shortfall, self.engine_load)
+        shortfall = self._gate.shortfall(ticket, rank, block, self.engine_load, now)
+        return self._preempting.for_place(ticket, block, shortfall, self.engine_load)
 
     def _make_room(
         self, ticket: Ticket, rank: int, block: Block | None, actions: list[Action], now: float
@@ -366,18 +409,19 @@ class Scheduler:
             if not victims:
                 return False
             self._preempt(victims, ticket, actions, now)
-            block = self.rules.gate.block(ticket, rank, self.engine_load, now)
-        if passed := self.rules.preempt.for_passage(ticket, self.engine_load):
+            block = self._gate.block(ticket, rank, self.engine_load, now)
+        if passed := self._preempting.for_passage(ticket, self.engine_load):
             self._preempt(passed, ticket, actions, now)
         return True
 
     def _dispatch(self, ticket: Ticket, actions: list[Action], now: float) -> None:
-        self._unqueue(ticket)
         ticket.dispatched_s = now
         self.engine_load.add(ticket)
-        self._unbegun.push(now + ticket.policy.max_queue_wait_s, ticket)
-        self.rules.gate.dispatched(ticket, self.engine_load, now)
-        self.rules.pick.dispatched(self.pool, ticket)
+        look_s = now + ticket.policy.max_queue_wait_s
+        if look_s < self._look_at_unbegun_s or self.engine_load.prefilling == 1:
+            self._look_at_unbegun_s = look_s
+        self._gate.dispatched(ticket, self.engine_load, now)
+        self._pick.dispatched(self.pool, ticket)
         self.forecast.dispatched(ticket, now)
         self._charge(ticket, ticket.new_tokens, now)
         ticket.charged = float(ticket.new_tokens)
@@ -414,16 +458,23 @@ class Scheduler:
 
     def _abort_unbegun(self, actions: list[Action], now: float) -> None:
         """Reject what the engine should have begun long ago."""
-        while (ticket := self._unbegun.first_until(now)) is not None:
-            begin_by_s = self.begin_by_s(ticket)
-            if now < begin_by_s:
-                self._unbegun.postpone_first(begin_by_s)
-                continue
-            self._leave_engine(ticket)
-            self._charge(ticket, -ticket.charged, now)
-            self._forget(ticket)
-            wait_s = self.forecast.wait_s(ticket, self.pool, now)
-            self._reject(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+        for ticket in reversed(self.engine_load.unstarted()):
+            if now >= self.begin_by_s(ticket):
+                self.engine_load.remove(ticket)
+                self._charge(ticket, -ticket.charged, now)
+                self._forget(ticket)
+                wait_s = self.forecast.wait_s(ticket, self.pool, now)
+                self._reject(Rejection(ticket, Reason.TTL_EXPIRED, wait_s), actions)
+        self._plan_look_at_unbegun(now)
+
+    def _plan_look_at_unbegun(self, now: float) -> None:
+        """Set when the first one has to be looked at; progress until then only moves it."""
+        self._look_at_unbegun_s = float("inf")
+        for ticket in self.engine_load.unstarted():
+            look_s = ticket.dispatched_s + ticket.policy.max_queue_wait_s
+            if look_s <= now:
+                look_s = self.begin_by_s(ticket)
+            self._look_at_unbegun_s = min(self._look_at_unbegun_s, look_s)
 
     def _evict_late(self, ticket: Ticket, actions: list[Action], now: float) -> None:
         wait_s = self.forecast.wait_s(ticket, self.pool, now)
@@ -439,10 +490,6 @@ class Scheduler:
         actions.append(rejection.action())
 
     # ---- where a ticket is
-
-    def _running(self, request_id: str) -> Ticket | None:
-        ticket = self._tickets.get(request_id)
-        return ticket if ticket is not None and ticket.state is State.RUNNING else None
 
     def _queue(self, ticket: Ticket) -> None:
         self.pool.add(ticket)
@@ -464,28 +511,20 @@ class Scheduler:
             self._queue(ticket)
 
     def _requeue(self, ticket: Ticket, now: float) -> None:
-        self._leave_engine(ticket)
+        self.engine_load.remove(ticket)
         self.counts.requeued += 1
         ticket.was_requeued = True
         set_instants(ticket)
         ticket.engine_rank = ticket.policy.rank
         self._charge(ticket, -ticket.charged, now)
         ticket.charged = 0.0
-        self.rules.pick.requeued(self.pool, ticket)
+        self._pick.requeued(self.pool, ticket)
         self._queue(ticket)
 
     def _start(self, ticket: Ticket) -> None:
         """Note that a prompt is done."""
-        ticket.epoch += 1
-        self._unbegun.forget()
         self.engine_load.first_token(ticket)
-        self._drain.prompt_done(ticket.new_tokens, is_last=not self.engine_load.prefills())
-
-    def _leave_engine(self, ticket: Ticket) -> None:
-        self.engine_load.remove(ticket)
-        ticket.epoch += 1
-        if not ticket.started:
-            self._unbegun.forget()
+        self._drain.prompt_done(ticket.new_tokens, is_last=not self.engine_load.prefilling)
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
@@ -496,18 +535,21 @@ class Scheduler:
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)
-        self.tenants.spend(ticket.payer, tokens, now)
+        if self.tenants.has_budgets:
+            self.tenants.spend(ticket.payer, tokens, now)
 
     def _count_output(self, ticket: Ticket, count: int, now: float) -> None:
         work = OUTPUT_WEIGHT * count
         self.engine_load.tokens(ticket, count)
         self.pool.charge(ticket, work)
-        self.tenants.spend(ticket.payer, count, now)
-        self._drain.served(work)
+        if self.tenants.has_budgets:
+            self.tenants.spend(ticket.payer, count, now)
+        if self._drain.since_s is not None:
+            self._drain.served(work)
 
-    def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int | None, now: float) -> None:
+    def _true_up_prompt(self, ticket: Ticket, prompt_tokens: int, now: float) -> None:
         """Correct the charge by the engine's own count, and learn from the difference."""
-        if prompt_tokens is None or prompt_tokens <= 0:
+        if prompt_tokens <= 0:
             return
         if ticket.request.prompt_tokens is None:
             self.estimator.learn_prompt(ticket.request, prompt_tokens)

@@ -8,7 +8,7 @@ gets the outcome that corrects it.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from weir_core.sched.engine_load import EngineLoad
 from weir_core.sched.estimate import Estimator
@@ -17,13 +17,14 @@ from weir_core.sched.pool import Pool
 from weir_core.sched.tickets import Ticket
 
 
-class Shed(Protocol):
+class Shed(ABC):
     """Says which requests can no longer be served in time."""
 
+    @abstractmethod
     def excess_s(self, ticket: Ticket, pool: Pool, engine_load: EngineLoad, now: float) -> float:
         """Return by how much a newcomer that has to wait would be late; 0 or less is on time."""
-        ...
 
+    @abstractmethod
     def is_hopeless(self, ticket: Ticket, lead_s: float, now: float) -> bool:
         """Return whether a request whose turn it is would miss its target.
 
@@ -32,10 +33,9 @@ class Shed(Protocol):
             lead_s: Predicted time from its dispatch to its first token.
             now: The present.
         """
-        ...
 
 
-class Predictive:
+class Predictive(Shed):
     """Rejects what the forecast says will be late.
 
     Args:
@@ -78,7 +78,7 @@ class Predictive:
         return min(ticket.due_s - lead_s, ticket.expires_s)
 
 
-class ExpireOnly:
+class ExpireOnly(Shed):
     """Lets everything wait until its time is over. For comparison."""
 
     def excess_s(self, ticket: Ticket, pool: Pool, engine_load: EngineLoad, now: float) -> float:  # noqa: ARG002

@@ -11,8 +11,6 @@ Predictions are biased high: an estimate 15 % too low costs the whole interactiv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from weir_core.sched.types import StepRecord
 
 
@@ -38,26 +36,30 @@ class RecursiveLeastSquares:
             [trust if row == column else 0.0 for column in range(size)] for row in range(size)
         ]
 
-    def predict(self, features: Sequence[float]) -> float:
+    def predict(self, features: list[float]) -> float:
         """Return the model's value."""
-        return sum(a * x for a, x in zip(self.coefficients, features, strict=True))
+        return _dot(self.coefficients, features)
 
-    def update(self, features: Sequence[float], value: float) -> float:
+    def update(self, features: list[float], value: float) -> float:
         """Learn one observation and return the error that the model made on it before."""
-        covariance = self._covariance
-        spread = [sum(p * x for p, x in zip(row, features, strict=True)) for row in covariance]
-        norm = 1.0 + sum(s * x for s, x in zip(spread, features, strict=True))
+        spread = [_dot(row, features) for row in self._covariance]
+        norm = 1.0 + _dot(spread, features)
         error = value - self.predict(features)
-        self.coefficients = [
-            a + s / norm * error for a, s in zip(self.coefficients, spread, strict=True)
-        ]
-        self._covariance = [
-            [p - s * t / norm for p, t in zip(row, spread, strict=True)]
-            for row, s in zip(covariance, spread, strict=True)
-        ]
         for index, row in enumerate(self._covariance):
+            share = spread[index]
+            self.coefficients[index] += share / norm * error
+            for column in range(index + 1):  # the rest is its mirror image
+                row[column] -= share * spread[column] / norm
+                self._covariance[column][index] = row[column]
             row[index] += self._drift
         return error
+
+
+def _dot(left: list[float], right: list[float]) -> float:
+    total = 0.0
+    for index in range(len(left)):
+        total += left[index] * right[index]
+    return total
 
 
 class StepTimeModel:
@@ -94,6 +96,12 @@ class StepTimeModel:
         """Return the time `record`'s work takes, biased high, never below 0."""
         return self._biased(self._model.predict(_features(record)))
 
+    def mixed_s(self, prefill: int, decodes: int, context: int) -> float:
+        """Return the same for a step that computes the start of a prompt beside decodes."""
+        fixed, per_token, per_decode, _, per_context = self._model.coefficients
+        plain_s = fixed + per_token * (prefill / 1e3) + per_decode * (decodes / 1e2)
+        return self._biased(plain_s + per_context * (context / 1e5))
+
     def decodes_s(self, decodes: int, context: int) -> float:
         """Return the same for a step without prefill."""
         return self._biased(self.likely_decodes_s(decodes, context))
@@ -112,12 +120,12 @@ class StepTimeModel:
         return self._model.predict(_features(record))
 
 
-def _features(record: StepRecord) -> tuple[float, ...]:
+def _features(record: StepRecord) -> list[float]:
     """Return what a step computes, each scaled to near 1, which keeps the update stable."""
-    return (
+    return [
         1.0,
         record.prefill_tokens / 1e3,
         record.decodes / 1e2,
         record.prefill_context / 1e7,
         record.decode_context / 1e5,
-    )
+    ]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from typing import Final
 
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.types import ClassPolicy, Request
 
-OUTPUT_WEIGHT = 2.0
+OUTPUT_WEIGHT: Final = 2.0
 """An output token counts as two prompt tokens, as in the VTC paper (arXiv 2401.00588)."""
+
+
+_NEVER_S: Final = float("inf")
 
 
 class State(Enum):
@@ -35,7 +39,7 @@ class Ticket:
         new_tokens: Prompt tokens the engine has to compute: those not in its prefix cache.
         sequences: What it becomes in the engine.
         output_estimate: Expected output tokens of all its sequences.
-        epoch: Counts its moves; an entry of a heap made in an earlier epoch is dead.
+        epoch: How often it left the pool; an entry of a heap made in an earlier epoch is dead.
         engine_rank: The rank it has, or will have, in the engine's own order.
         load_rank: The rank it counts under while it runs: its class's at its dispatch.
         late: It can no longer be on time and lets those that can go first.
@@ -83,13 +87,6 @@ class Ticket:
         """The deadline that the engine orders by; what comes in waves is the last of its rank."""
         return float("inf") if self.comes_in_waves else self.due_s
 
-    def set_sizes(self, prompt_tokens: int, new_tokens: int, output_estimate: int) -> None:
-        """Set its expected tokens, and with them its cost."""
-        self.prompt_tokens = prompt_tokens
-        self.new_tokens = new_tokens
-        self.output_estimate = output_estimate
-        self.cost = new_tokens + OUTPUT_WEIGHT * output_estimate
-
 
 class TicketFactory:
     """Knows the classes, and what a request will probably cost.
@@ -117,7 +114,8 @@ class TicketFactory:
     def issue(self, request: Request) -> Ticket:
         """Return a ticket for a request that has just arrived."""
         self._issued += 1
-        ticket = Ticket(request, self._policy_of(request), self._issued)
+        policy = self._policies.get(request.class_name)
+        ticket = Ticket(request, self._default_policy() if policy is None else policy, self._issued)
         self.estimate(ticket)
         return ticket
 
@@ -126,8 +124,10 @@ class TicketFactory:
         request = ticket.request
         prompt_tokens = self._estimator.prompt_tokens(request)
         cached_tokens = min(max(0, request.cached_tokens), prompt_tokens - 1)
-        output_tokens = self._estimator.output_tokens(request) * ticket.sequences
-        ticket.set_sizes(prompt_tokens, prompt_tokens - cached_tokens, output_tokens)
+        ticket.prompt_tokens = prompt_tokens
+        ticket.new_tokens = prompt_tokens - cached_tokens
+        ticket.output_estimate = self._estimator.output_tokens(request) * ticket.sequences
+        ticket.cost = ticket.new_tokens + OUTPUT_WEIGHT * ticket.output_estimate
 
     def renew(self, ticket: Ticket) -> None:
         """Put a ticket under the present policy of its class; in the engine its rank stays."""
@@ -141,18 +141,21 @@ class TicketFactory:
         in_use = {ticket.policy.name: ticket.policy for ticket in tickets}
         return list((in_use | self._policies).values())
 
-    def _policy_of(self, request: Request) -> ClassPolicy:
+    def _default_policy(self) -> ClassPolicy:
         policies = self._policies
-        policy = policies.get(request.class_name) or policies.get(self._default_class)
-        return policy or min(policies.values(), key=lambda p: (p.rank, p.name))
+        lowest = min(policies.values(), key=lambda policy: (policy.rank, policy.name))
+        return policies.get(self._default_class, lowest)
 
 
 def set_instants(ticket: Ticket) -> None:
     """Set when `ticket` is due and when its wait ends, from its request and its class."""
     request, policy = ticket.request, ticket.policy
-    target_s = request.ttft_target_s if request.ttft_target_s is not None else policy.ttft_target_s
-    ticket.due_s = float("inf") if target_s is None else request.arrival_s + target_s
-    ticket.expires_s = request.arrival_s + policy.max_queue_wait_s
+    arrival_s = request.arrival_s
+    target_s = request.ttft_target_s
+    if target_s is None:
+        target_s = policy.ttft_target_s
+    ticket.due_s = _NEVER_S if target_s is None else arrival_s + target_s
+    ticket.expires_s = arrival_s + policy.max_queue_wait_s
     # A requeued one lost its place through no fault of its own: only the longest wait ends it.
     if policy.shed == "predictive" and not ticket.was_requeued:
         ticket.expires_s = min(ticket.expires_s, ticket.due_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -165,7 +165,7 @@ class StepRecord(msgspec.Struct, frozen=True, gc=False):
     decode_context: int = 0
 
 
-class Dispatch(NamedTuple):
+class Dispatch(msgspec.Struct, frozen=True, gc=False):
     """Send this request to the engine now.
 
     Attributes:
@@ -181,7 +181,7 @@ class Dispatch(NamedTuple):
     by_min_share: bool = False
 
 
-class Reject(NamedTuple):
+class Reject(msgspec.Struct, frozen=True, gc=False):
     """Reject this request; the client may try again after `retry_after_s`.
 
     One that was dispatched and has not begun is to be aborted in the engine.
@@ -201,7 +201,7 @@ class RequeueReason(Enum):
     """The engine it was sent to is gone."""
 
 
-class Requeue(NamedTuple):
+class Requeue(msgspec.Struct, frozen=True, gc=False):
     """Abort this request in the engine, unseen by its client; it waits again.
 
     Attributes:

@@ -143,6 +143,20 @@ def test_ever_new_names_cost_neither_memory_nor_time(others: list[str]) -> None:
     assert turns.trims * most <= 4 * NEW_NAMES  # counters that were looked at, all in all
 
 
+def test_to_pass_by_is_to_enter_and_leave_where_nobody_waits() -> None:
+    one, other = VirtualTokenCounter(), VirtualTokenCounter()
+    for number in range(3 * MOST_IDLE):
+        name = f"t{number if number % 3 else number % 99}"
+        one.pass_by(name)
+        other.enter(name)
+        other.leave(name)
+        assert one.counter(name) == other.counter(name)
+        for turns in (one, other):
+            turns.charge(name, number % 7)
+    assert one.remembered() == other.remembered()
+    assert one.trims == other.trims > 0
+
+
 def test_a_tenant_that_comes_and_goes_leaves_nothing_in_the_heap() -> None:
     turns = VirtualTokenCounter()
     turns.enter("light")

@@ -230,8 +230,8 @@ class SchedulerHistory(RuleBasedStateMachine):
     def time_passes_unseen(self, passed_s: float) -> None:
         """What time alone changes has a tick, so nothing changes before the next one."""
         due_s = self.scheduler.next_tick(self.now)
-        passed_s = passed_s if due_s is None else min(passed_s, 0.999 * (due_s - self.now))
-        self.now += max(0.0, passed_s)
+        before_s = math.inf if due_s is None else math.nextafter(due_s, -math.inf)
+        self.now = max(self.now, min(self.now + passed_s, before_s))
         self.actions = ()
 
     @rule(drawn=st.lists(policies, min_size=1, max_size=4), weight=st.floats(0.01, 100))
