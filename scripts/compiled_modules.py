@@ -20,9 +20,9 @@ _LEFT = {"__init__.py", "policies.py", "counts.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
-    "frontend/headers", "telemetry/instruments", "telemetry/otlp_json", "telemetry/request_trace",
-    "telemetry/spans", "upstreams/connections", "upstreams/engine", "upstreams/replicas",
-    "upstreams/splice", "upstreams/upstream",
+    "frontend/headers", "telemetry/instruments", "telemetry/metrics", "telemetry/otlp_json",
+    "telemetry/request_trace", "telemetry/spans", "upstreams/connections", "upstreams/engine",
+    "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 
