@@ -40,6 +40,7 @@ _FAULTS: Final = frozenset(
     {Outcome.ENGINE_ERROR, Outcome.ENGINE_TIMEOUT, Outcome.INTERNAL_ERROR, Outcome.CUT}
 )
 _RANDOM: Final = random.Random()
+_IDS_DRAWN: Final = 64
 _LAST_ID: Final = (1 << 64) - 1
 _ZEROS: Final = "0" * 16
 _TRACEPARENT: Final = re.compile(
@@ -295,6 +296,8 @@ class Tracing:
     def __init__(self, exporter: Exporter, sampling: Sampling | None = None) -> None:
         self.exporter = exporter
         self._sampling = sampling or Sampling()
+        self._ids: list[str] = []
+        """Drawn before they are needed, for many requests at once."""
         bound = self._sampling.root_bound
         self._decides = bound is not None
         self._root_bound = bound or 0
@@ -314,11 +317,11 @@ class Tracing:
         """
         found = RequestTrace(self, method, path, arrival)
         found.wall_offset_ns = time.time_ns() - int(now * 1e9)
-        drawn = _RANDOM.getrandbits(384).to_bytes(48, "little").hex()
-        while _ZEROS in drawn:  # an id of zeros is none
-            drawn = _RANDOM.getrandbits(384).to_bytes(48, "little").hex()
-        found.ids = drawn[:64]
-        found.trace_id = drawn[64:]
+        while not self._ids:
+            self._ids = _draw_ids()
+        ids = self._ids.pop()
+        found.ids = ids[:64]
+        found.trace_id = ids[64:]
         if parent:
             _read_parent(found, parent)
         if not self._decides or (found.parent_id and "tracestate" in parent):
@@ -379,6 +382,14 @@ def _read_parent(trace: RequestTrace, parent: Mapping[str, str]) -> None:
     trace.trace_id = trace_id
     trace.parent_id = span_id
     trace.parent_flags = int(flags, 16)
+
+
+def _draw_ids() -> list[str]:
+    """Return ids of four spans and a trace for each of many requests; an id of zeros is none."""
+    size = 48 * _IDS_DRAWN
+    digits = _RANDOM.getrandbits(8 * size).to_bytes(size, "little").hex()
+    ids = [digits[start : start + 96] for start in range(0, 2 * size, 96)]
+    return [each for each in ids if _ZEROS not in each]
 
 
 def _new_id() -> str:
