@@ -63,7 +63,7 @@ class JsonExporter:
             if isinstance(value, str | int | float | bool)
         }
         self._before = (
-            f'{{"resourceSpans":[{{"resource":{{"attributes":{_attributes(known)}}},'
+            f'{{"resourceSpans":[{{"resource":{{"attributes":[{_attributes(known)}]}},'
             '"scopeSpans":[{"scope":{"name":"weir_sidecar"},"spans":['
         ).encode()
         self._waiting: deque[RequestTrace] = deque()
@@ -178,12 +178,12 @@ def _span(span: Span, trace: RequestTrace) -> str:
         f'{{"traceId":"{trace.trace_id}","spanId":"{span.span_id}",{above}'
         f'"name":{_quoted(span.name)},"kind":{span.kind},'
         f'"startTimeUnixNano":"{span.start_ns}","endTimeUnixNano":"{span.end_ns}",'
-        f'"attributes":{_attributes(span.attributes)}{more}}}'
+        f'"attributes":[{_attributes(span.attributes)}]{more}}}'
     )
 
 
-def _attributes(of: Mapping[str, Attribute]) -> str:
-    return f"[{','.join([_attribute(key, value) for key, value in of.items()])}]"
+def _attributes(of: dict[str, Attribute]) -> str:
+    return ",".join([_attribute(key, value) for key, value in of.items()])
 
 
 def _attribute(key: str, value: Attribute) -> str:

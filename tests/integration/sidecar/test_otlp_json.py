@@ -254,6 +254,20 @@ async def test_closing_sends_what_waits_and_what_is_under_way(
     assert lost(caplog) == 0
 
 
+async def test_an_exporter_that_broke_sends_again(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = exporter(collector.url)
+    headers, sent._headers = sent._headers, {"x": "a\nb"}  # the HTTP library refuses to send it
+    ended(sent)
+    await eventually(lambda: sent._task is not None and sent._task.done())
+    sent._headers = headers
+    ended(sent, "again")
+    await sent.close()
+    assert [span["name"] for span in collector.spans] == ["chat again"]
+    assert lost(caplog) == 1
+
+
 async def test_the_sdks_exporter_is_used_where_it_is_asked_for() -> None:
     env = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
