@@ -21,7 +21,8 @@ _LEFT = {"__init__.py", "policies.py", "types.py"}
 _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
-    "frontend/headers", "frontend/protocol", "telemetry/instruments", "upstreams/connections",
+    "frontend/headers", "frontend/protocol", "telemetry/instruments", "telemetry/metrics",
+    "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
     "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""

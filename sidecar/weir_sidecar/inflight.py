@@ -379,24 +379,19 @@ class InFlightRequest(Attendant):
 
     def _measure(self, outcome: Outcome, now: float) -> None:
         """Note the outcome, the times and the tokens in metrics and spans."""
-        metrics, exchange = self.shared.metrics, self.exchange
-        of_class = metrics.of_class(self.class_name)
-        of_class.requests(outcome).inc()
-        of_class.duration.observe(now - self.arrival)
-        first_byte_at = None
+        exchange, first_byte_at, received_bytes = self.exchange, None, 0
         if exchange is not None:
-            metrics.streamed_bytes.inc(exchange.received_bytes)
+            received_bytes = exchange.received_bytes
             first_byte_at = exchange.first_byte_at
         first_token_at = first_byte_at if self.streams else self.first_token_at or first_byte_at
-        if first_token_at is not None:
-            of_class.ttft.observe(first_token_at - self.arrival)
+        ttft_s = None if first_token_at is None else first_token_at - self.arrival
+        self.shared.metrics.ended(
+            self.class_name, outcome, now - self.arrival, ttft_s, received_bytes, self.usage
+        )
         if self.trace is not None:
             self.trace.finish(
                 outcome, self.status, now, first_byte_at=first_token_at, usage=self.usage
             )
-        if self.usage is not None:
-            metrics.prompt_tokens.inc(self.usage.prompt_tokens)
-            metrics.output_tokens.inc(self.usage.output_tokens)
 
     # ---- KNOWN: the head, then the body
 

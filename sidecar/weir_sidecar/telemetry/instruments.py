@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+_MAX_NEW: Final = 256
 
 
 class Count:
@@ -73,22 +76,41 @@ class FastCounter(Collector):
 
 
 class Observations:
-    """What was observed under one set of label values."""
+    """What was observed under one set of label values.
 
-    __slots__ = ("_bounds", "_counts", "sum")
+    A value is kept as it is and sorted into its bucket with many others, which costs less than
+    looking for each one's bucket while it comes.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_new", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self._sum = 0.0
+        self._new: list[float] = []
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+        self._new.append(value)
+        if len(self._new) >= _MAX_NEW:
+            self._sort()
+
+    @property
+    def sum(self) -> float:
+        """All values added up."""
+        self._sort()
+        return self._sum
+
+    def _sort(self) -> None:
+        for value in self._new:
+            self._counts[bisect_left(self._bounds, value)] += 1
+            self._sum += value
+        self._new.clear()
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return the counts as Prometheus wants them: each up to its bound."""
+        self._sort()
         total, found = 0, []
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         for bound, count in zip(bounds, self._counts, strict=True):
@@ -126,8 +148,8 @@ class FastHistogram(Collector):
             self._children[""] = Observations(self._bounds)
         registry.register(self)
 
-    def labels(self, value: str) -> Observations:
-        """Return what is observed for one label value."""
+    def labels(self, value: str = "") -> Observations:
+        """Return what is observed for one label value; without a label, for all."""
         child = self._children.get(value)
         if child is None:
             child = self._children[value] = Observations(self._bounds)

@@ -6,13 +6,15 @@ each one, and a test holds the two equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from weir_core.sched.types import Reason
+from weir_core.wire.fields import Usage
 from weir_core.wire.steps import Facts, Step
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
@@ -36,6 +38,27 @@ NO_CLASS: Final = "none"
 OTHER_TENANTS: Final = "other"
 """The `tenant` of all beyond the first `MAX_TENANTS`."""
 MAX_TENANTS: Final = 64
+_MAX_NOTED: Final = 256
+
+
+class _BeforeAll(Collector):
+    """Registered first, and so read first: counts what was only noted.
+
+    Args:
+        count: Does so.
+    """
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+
+    def describe(self) -> Iterable[Metric]:
+        """Return that nothing is exported."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Count; there is nothing to export."""
+        self._count()
+        return []
 
 
 class ClassMetrics:
@@ -50,7 +73,7 @@ class ClassMetrics:
         self._name = name
         self._metrics = metrics
         self._requests: dict[Outcome, Count] = {}
-        self._rejections: dict[Reason, Counter] = {}
+        self._rejections: dict[Reason, Count] = {}
         self.ttft = metrics.ttft.labels(name)
         self.duration = metrics.duration.labels(name)
         self.queue_wait = metrics.queue_wait.labels(name)
@@ -65,7 +88,7 @@ class ClassMetrics:
             self._requests[outcome] = counter
         return counter
 
-    def rejections(self, reason: Reason) -> Counter:
+    def rejections(self, reason: Reason) -> Count:
         """Return the counter of one reason."""
         counter = self._rejections.get(reason)
         if counter is None:
@@ -82,6 +105,8 @@ class Metrics:
         self.registry = registry
         self._classes: dict[str, ClassMetrics] = {}
         self._tenants: set[str] = set()
+        self._ended: list[tuple[str, Outcome, float, float | None, int, Usage | None]] = []
+        registry.register(_BeforeAll(self._count_ended))
         self.requests = FastCounter(
             "weir_requests_total",
             "Requests that ended, by how.",
@@ -113,7 +138,7 @@ class Metrics:
             "Size of request bodies.",
             buckets=_SIZE_BUCKETS_BYTES,
             registry=registry,
-        )
+        ).labels()
         self.streamed_bytes = FastCounter(
             "weir_streamed_bytes_total",
             "Bytes of answers received from the engine and relayed.",
@@ -164,35 +189,35 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.rejections = Counter(
+        self.rejections = FastCounter(
             "weir_rejections_total",
             "Requests the scheduler rejected, by why.",
             ["class", "reason"],
             registry=registry,
         )
-        self.preemptions = Counter(
+        self.preemptions = FastCounter(
             "weir_preemptions_total",
             "Requests that were requeued for a higher rank before their first byte, by class.",
             ["class"],
             registry=registry,
         )
-        self.min_share_dispatches = Counter(
+        self.min_share_dispatches = FastCounter(
             "weir_min_share_dispatches_total",
             "Requests that went before a higher class because theirs was owed its minimum share.",
             ["class"],
             registry=registry,
         )
-        self.inversions = Counter(
+        self.inversions = FastCounter(
             "weir_inversions_total",
             "Requests dispatched while one of a higher class waited, minimum shares aside; "
             "anything but 0 is a bug.",
             registry=registry,
-        )
-        self.bubble = Counter(
+        ).labels()
+        self.bubble = FastCounter(
             "weir_bubble_seconds_total",
             "Time in which requests waited and the engine held none.",
             registry=registry,
-        )
+        ).labels()
         self.estimate = FastHistogram(
             "weir_estimate_ratio",
             "Estimated over true value, when the truth is known; 1 is perfect.",
@@ -268,6 +293,42 @@ class Metrics:
             found = self._classes[name] = ClassMetrics(name, self)
         return found
 
+    def ended(
+        self,
+        class_name: str,
+        outcome: Outcome,
+        duration_s: float,
+        ttft_s: float | None,
+        received_bytes: int,
+        usage: Usage | None,
+    ) -> None:
+        """Note a request that has ended; it is counted with many others, before the next reading.
+
+        Args:
+            class_name: Its priority class.
+            outcome: How it ended.
+            duration_s: From its arrival.
+            ttft_s: From its arrival to its first token; None where none came.
+            received_bytes: Of the engine's answer.
+            usage: What the answer said of its tokens.
+        """
+        self._ended.append((class_name, outcome, duration_s, ttft_s, received_bytes, usage))
+        if len(self._ended) >= _MAX_NOTED:
+            self._count_ended()
+
+    def _count_ended(self) -> None:
+        for class_name, outcome, duration_s, ttft_s, received_bytes, usage in self._ended:
+            of_class = self.of_class(class_name)
+            of_class.requests(outcome).inc()
+            of_class.duration.observe(duration_s)
+            if ttft_s is not None:
+                of_class.ttft.observe(ttft_s)
+            self.streamed_bytes.inc(received_bytes)
+            if usage is not None:
+                self.prompt_tokens.inc(usage.prompt_tokens)
+                self.output_tokens.inc(usage.output_tokens)
+        self._ended.clear()
+
     def show_queue(self, waits: Iterable[tuple[str, str, float]], body_bytes: int) -> None:
         """Set the gauges of what waits, each by class, tenant and seconds; for each scrape."""
         self.queue.clear()
@@ -337,6 +398,7 @@ class Metrics:
 
     def outcomes(self) -> dict[str, int]:
         """Return how many requests ended in each way so far."""
+        self._count_ended()
         found = {outcome.value: 0 for outcome in Outcome}
         for (_, outcome), count in self.requests.counts().items():
             found[outcome] += int(count)

@@ -1,17 +1,12 @@
-"""Spans of a request, by OpenTelemetry's conventions for generative AI.
+"""Tracing as the OTEL_* variables want it.
 
-    chat MODEL                    the request, from arrival to finish
-    ├── weir.queue                arrival to dispatch
-    ├── weir.route                choosing who runs it
-    └── weir.engine               dispatch to finish; vLLM's `llm_request` hangs below
+It is on when an OTLP endpoint is configured by the standard variables; otherwise no tracer exists
+and a request costs nothing. The spans and their names are in `request_trace`.
 
-Tracing is on when an OTLP endpoint is configured by the standard OTEL_* variables; otherwise no
-tracer exists and a request costs nothing. Prompts and answers are never recorded.
-
-Sampling is the SDK's. Its live spans are not used: each takes locks and copies on every call, and
-four of them cost as much as all else that is done for a request. What there is to say is noted as
-it happens, and becomes finished spans when the request has ended: by default in `otlp_json`, or by
-the SDK's own exporter where OTEL_EXPORTER_OTLP_PROTOCOL says http/protobuf.
+The SDK's live spans are not used: each takes locks and copies on every call, and four of them cost
+as much as all else that is done for a request. What is kept of a request becomes finished spans
+when it has ended: by default in `otlp_json`, or by the SDK's own exporter where
+OTEL_EXPORTER_OTLP_PROTOCOL says http/protobuf.
 """
 
 from __future__ import annotations
@@ -19,167 +14,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from typing import Final
 
-from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import (
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
 from opentelemetry.util.re import parse_env_headers
 
-from weir_core.wire.fields import RequestBody, Usage
-from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.otlp_json import FLUSH_S, JsonExporter
-from weir_sidecar.telemetry.spans import Attribute, Exporter, Note, wall_ns
+from weir_sidecar.telemetry.request_trace import RequestTrace, Tracing, operation_of
+from weir_sidecar.telemetry.sampling import Sampling
+from weir_sidecar.telemetry.spans import CLIENT, INTERNAL, SERVER, Exporter, Span
+
+__all__ = ["RequestTrace", "SdkExporter", "Tracing", "configured", "operation_of"]
 
 log = logging.getLogger(__name__)
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_OPERATIONS: Final = {
-    "/v1/chat/completions": "chat",
-    "/v1/messages": "chat",
-    "/v1/responses": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
+_KINDS: Final = {
+    INTERNAL: SpanKind.INTERNAL,
+    SERVER: SpanKind.SERVER,
+    CLIENT: SpanKind.CLIENT,
 }
-_FAULTS: Final = frozenset(
-    {Outcome.ENGINE_ERROR, Outcome.ENGINE_TIMEOUT, Outcome.INTERNAL_ERROR, Outcome.CUT}
-)
-_PROPAGATOR: Final = TraceContextTextMapPropagator()
-_IDS: Final = RandomIdGenerator()
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_UNSET: Final = Status(StatusCode.UNSET)
 _SCOPE: Final = InstrumentationScope("weir_sidecar")
 _SDK_ONLY: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "COMPRESSION")
 """Settings for which the SDK's exporter is used."""
-
-
-class RequestTrace:
-    """The spans of one request; times are the sidecar's clock, turned into wall time at the end.
-
-    Args:
-        tracing: Takes the spans when the request has ended.
-        root: The request's own span.
-        wall_offset_ns: Wall time minus the sidecar's clock.
-    """
-
-    __slots__ = (
-        "_engine",
-        "_notes",
-        "_place",
-        "_root",
-        "_sampled",
-        "_tracing",
-        "_wall_offset_ns",
-    )
-
-    def __init__(self, tracing: Tracing, root: Note, wall_offset_ns: int) -> None:
-        self._tracing = tracing
-        self._root = root
-        self._notes = [root]
-        self._wall_offset_ns = wall_offset_ns
-        self._engine: Note | None = None
-        self._place: dict[str, Attribute] = {}
-        self._sampled = root.context.trace_flags.sampled
-        """Not sampled: only its ids travel on, so that the engine does not sample it either."""
-
-    def describe(self, operation: str | None, body: RequestBody) -> None:
-        """Tell what was asked for, once the body is known."""
-        if operation is None or not self._sampled:
-            return
-        choices = body.sequences // body.prompts
-        known = {
-            "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": "vllm",
-            "gen_ai.request.model": body.model,
-            "gen_ai.request.max_tokens": body.max_output_tokens,
-            "gen_ai.request.temperature": body.temperature,
-            "gen_ai.request.top_p": body.top_p,
-            "gen_ai.request.choice.count": choices if choices > 1 else None,
-        }
-        self._root.attributes.update({k: v for k, v in known.items() if v is not None})
-        self._root.name = f"{operation} {body.model}" if body.model else operation
-
-    def admitted(self, class_name: str, tenant: str) -> None:
-        """Tell who asked, and for which class."""
-        if self._sampled:
-            self._root.attributes["weir.class"] = class_name
-            self._root.attributes["weir.tenant"] = tenant
-
-    def placed(self, rank: int, preempted: int, by_min_share: bool) -> None:
-        """Tell how the scheduler let it go to the engine."""
-        if self._sampled:
-            self._place = {
-                "weir.rank": rank,
-                "weir.preempted": preempted,
-                "weir.by_min_share": by_min_share,
-            }
-
-    def routed(self, start: float, end: float) -> None:
-        """Record the choice of who runs the request."""
-        if self._sampled:
-            self._child("weir.route", start).end = end
-
-    def dispatched(self, arrival: float, now: float, address: str) -> bytes:
-        """Begin the engine's span; return the header lines that hang the engine's own below."""
-        if not self._sampled:
-            return _header_lines(self._root.context)
-        if self._engine is None:
-            queue = self._child("weir.queue", arrival)
-            queue.end = now
-            queue.attributes.update(self._place)
-        else:
-            self._engine.status = Status(StatusCode.ERROR, "tried again")
-            self._engine.end = now
-        self._engine = self._child("weir.engine", now, kind=SpanKind.CLIENT)
-        self._engine.attributes["server.address"] = address
-        return _header_lines(self._engine.context)
-
-    def finish(
-        self,
-        outcome: Outcome,
-        status: int,
-        end: float,
-        *,
-        first_byte_at: float | None,
-        usage: Usage | None,
-    ) -> None:
-        """Tell how it ended, and hand the spans over."""
-        if not self._sampled:
-            return
-        if self._engine is not None:
-            if first_byte_at is not None:
-                self._engine.events = (("first_token", first_byte_at),)
-            self._engine.end = end
-        root = self._root
-        root.end = end
-        root.attributes["weir.outcome"] = outcome.value
-        root.attributes["http.response.status_code"] = status
-        if usage is not None:
-            root.attributes["gen_ai.usage.input_tokens"] = usage.prompt_tokens
-            root.attributes["gen_ai.usage.output_tokens"] = usage.output_tokens
-        if outcome in _FAULTS:
-            root.attributes["error.type"] = outcome.value
-            root.status = Status(StatusCode.ERROR, outcome.value)
-        self._tracing.take(self._notes, self._wall_offset_ns)
-
-    def _child(self, name: str, start: float, kind: SpanKind = SpanKind.INTERNAL) -> Note:
-        root = self._root.context
-        context = SpanContext(
-            root.trace_id,
-            _IDS.generate_span_id(),
-            is_remote=False,
-            trace_flags=root.trace_flags,
-            trace_state=root.trace_state,
-        )
-        note = Note(name, context, root, kind, start)
-        self._notes.append(note)
-        return note
 
 
 class SdkExporter:
@@ -194,25 +65,36 @@ class SdkExporter:
         self._processor = processor
         self._resource = resource or Resource.create()
 
-    def take(self, notes: list[Note], wall_offset_ns: int) -> None:
-        """Make spans of a finished request's notes."""
-        for note in notes:
-            span = ReadableSpan(
-                note.name,
-                context=note.context,
-                parent=note.parent,
-                resource=self._resource,
-                attributes=note.attributes,
-                events=[
-                    Event(name, timestamp=wall_ns(at, wall_offset_ns)) for name, at in note.events
-                ],
-                kind=note.kind,
-                status=note.status,
-                start_time=wall_ns(note.start, wall_offset_ns),
-                end_time=wall_ns(note.end, wall_offset_ns),
-                instrumentation_scope=_SCOPE,
-            )
-            self._processor.on_end(span)
+    def take(self, trace: RequestTrace) -> None:
+        """Make the SDK's spans of one request's trace."""
+        state = TraceState.from_header([trace.state])
+        for span in trace.spans():
+            self._processor.on_end(self._readable(span, trace, state))
+
+    def _readable(self, span: Span, trace: RequestTrace, state: TraceState) -> ReadableSpan:
+        trace_id = int(trace.trace_id, 16)
+        own = SpanContext(trace_id, int(span.span_id, 16), False, _SAMPLED, state)
+        parent = None
+        if span.parent_id:
+            is_remote = span.kind == SERVER
+            flags = TraceFlags(trace.parent_flags) if is_remote else _SAMPLED
+            parent = SpanContext(trace_id, int(span.parent_id, 16), is_remote, flags, state)
+        events = (
+            [Event("first_token", timestamp=span.first_token_ns)] if span.first_token_ns else []
+        )
+        return ReadableSpan(
+            span.name,
+            context=own,
+            parent=parent,
+            resource=self._resource,
+            attributes=span.attributes,
+            events=events,
+            kind=_KINDS[span.kind],
+            status=Status(StatusCode.ERROR, span.error) if span.error else _UNSET,
+            start_time=span.start_ns,
+            end_time=span.end_ns,
+            instrumentation_scope=_SCOPE,
+        )
 
     async def close(self) -> None:
         """Send what is left, within a bound: a collector that is away must not delay the exit."""
@@ -228,51 +110,6 @@ class SdkExporter:
             await asyncio.wait_for(done.wait(), FLUSH_S)
         except TimeoutError:
             log.warning("spans were lost: the collector did not take them in time")
-
-
-class Tracing:
-    """Begins the spans of requests, and hands finished ones on.
-
-    Args:
-        exporter: Where they go.
-        sampler: Decides which requests have any.
-    """
-
-    def __init__(self, exporter: Exporter, *, sampler: Sampler = DEFAULT_ON) -> None:
-        self._exporter = exporter
-        self._sampler = sampler
-        self.take = exporter.take
-        self.close = exporter.close
-
-    def begin(
-        self, method: str, path: str, parent: Mapping[str, str], *, arrival: float, now: float
-    ) -> RequestTrace:
-        """Begin a request's span, below the client's where it sent a traceparent."""
-        wall_offset_ns = time.time_ns() - int(now * 1e9)
-        above = _PROPAGATOR.extract(parent) if parent else None
-        remote = trace.get_current_span(above).get_span_context() if above else None
-        if remote is not None and not remote.is_valid:
-            above = remote = None
-        trace_id = remote.trace_id if remote is not None else _IDS.generate_trace_id()
-        attributes: dict[str, Attribute] = {"http.request.method": method, "url.path": path}
-        verdict = self._sampler.should_sample(
-            above, trace_id, method, SpanKind.SERVER, attributes=attributes
-        )
-        sampled = verdict.decision is Decision.RECORD_AND_SAMPLE
-        context = SpanContext(
-            trace_id,
-            _IDS.generate_span_id(),
-            is_remote=False,
-            trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
-            trace_state=verdict.trace_state,
-        )
-        root = Note(method, context, remote, SpanKind.SERVER, arrival, attributes=attributes)
-        return RequestTrace(self, root, wall_offset_ns)
-
-
-def operation_of(path: str) -> str | None:
-    """Return the GenAI operation behind a path; None for one that generates nothing."""
-    return _OPERATIONS.get(path)
 
 
 def configured(env: Mapping[str, str], identity: Identity) -> Tracing | None:
@@ -291,7 +128,7 @@ def configured(env: Mapping[str, str], identity: Identity) -> Tracing | None:
     if exporter is None:
         return None
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    return Tracing(exporter, sampler=provider.sampler)  # as OTEL_TRACES_SAMPLER says
+    return Tracing(exporter, Sampling(provider.sampler))  # as OTEL_TRACES_SAMPLER says
 
 
 def _exporter(env: Mapping[str, str], resource: Resource) -> Exporter | None:
@@ -322,11 +159,3 @@ def _endpoint(env: Mapping[str, str]) -> str | None:
 def _setting(env: Mapping[str, str], name: str) -> str:
     """Return a variable of the exporter, the one for traces before the general one."""
     return env.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}", "")
-
-
-def _header_lines(context: SpanContext) -> bytes:
-    flags = int(context.trace_flags)
-    line = f"traceparent: 00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}\r\n"
-    if context.trace_state:
-        line += f"tracestate: {context.trace_state.to_header()}\r\n"
-    return line.encode("latin-1")

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 import socket
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,14 +16,17 @@ from aiohttp import web
 from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from tests.integration.sidecar.harness import House, chat, eventually
+from weir_core.wire.fields import RequestBody, Usage
+from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
-from weir_sidecar.telemetry.otlp_json import MAX_WAITING_SPANS, JsonExporter
-from weir_sidecar.telemetry.spans import Note
+from weir_sidecar.telemetry.otlp_json import BATCH_SPANS, MAX_WAITING_SPANS, JsonExporter
+from weir_sidecar.telemetry.request_trace import MAX_TEXT, RequestTrace, Tracing
 from weir_sidecar.telemetry.tracing import SdkExporter, configured
 from weir_sim.mock_engine import Profile
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Collector:
@@ -31,6 +36,8 @@ class Collector:
         self.batches: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.statuses: list[int] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.port = 0
 
     @property
@@ -52,13 +59,14 @@ class Collector:
         if status == 200:
             self.batches.append(await request.json())
             self.headers.append(dict(request.headers))
+        await self.answers.wait()
         return web.Response(status=status)
 
 
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
     found = Collector()
-    app = web.Application()
+    app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/v1/traces", found.take)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     await runner.setup()
@@ -68,14 +76,28 @@ async def collector() -> AsyncIterator[Collector]:
     await runner.cleanup()
 
 
-def note(name: str = "chat tiny") -> Note:
-    context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    above = SpanContext(1, 3, is_remote=True)
-    return Note(
-        name, context, above, SpanKind.SERVER, 1.0, 2.5,
-        {"text": "x", "count": 7, "ratio": 0.5, "flag": True},
-        (("first_token", 1.5),), Status(StatusCode.ERROR, "engine_error"),
-    )  # fmt: skip
+def ended(
+    sent: JsonExporter, model: str = "tiny", path: str = "/v1/chat/completions"
+) -> RequestTrace:
+    """Trace a request that was refused, which has one span."""
+    trace = Tracing(sent).begin("POST", path, {"traceparent": PARENT}, arrival=1.0, now=1.0)
+    trace.describe("chat", RequestBody(model=model, temperature=0.5))
+    trace.finish(Outcome.ENGINE_ERROR, 502, 2.5, first_byte_at=None, usage=None)
+    return trace
+
+
+def dispatched(sent: JsonExporter) -> RequestTrace:
+    """Trace a request that the engine answered, which has four."""
+    trace = Tracing(sent).begin("POST", "/v1/embeddings", {}, arrival=1.0, now=1.0)
+    trace.placed(100, 0, by_min_share=True)
+    trace.routed(1.5, 1.5)
+    trace.dispatched(1.0, 1.5, "engine")
+    trace.finish(Outcome.OK, 200, 2.5, first_byte_at=2.0, usage=Usage(7, 5))
+    return trace
+
+
+def lost(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(getattr(record, "spans", 0) for record in caplog.records)
 
 
 def exporter(url: str) -> JsonExporter:
@@ -99,23 +121,63 @@ def as_protobuf(batch: dict[str, Any]) -> ExportTraceServiceRequest:
 
 async def test_a_batch_is_what_otlp_defines(collector: Collector) -> None:
     sent = exporter(collector.url)
-    sent.take([note()], wall_offset_ns=10**18)
+    earliest = time.time_ns()
+    ended(sent)
+    latest = time.time_ns()
     await sent.close()
     request = as_protobuf(collector.batches[0])
     assert request.resource_spans[0].resource.attributes[0].value.string_value == "weir"
-    span = request.resource_spans[0].scope_spans[0].spans[0]
-    assert (span.name, span.kind, span.parent_span_id) == ("chat tiny", 2, b"\0" * 7 + b"\3")
-    assert span.start_time_unix_nano == 10**18 + 10**9
+    (span,) = request.resource_spans[0].scope_spans[0].spans
+    assert (span.name, span.kind) == ("chat tiny", 2)
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (PARENT[3:35], PARENT[36:52])
+    assert earliest <= span.start_time_unix_nano <= latest
     assert span.end_time_unix_nano - span.start_time_unix_nano == 1_500_000_000
-    assert span.events[0].name == "first_token"
     assert (span.status.code, span.status.message) == (2, "engine_error")
     kinds = {a.key: a.value.WhichOneof("value") for a in span.attributes}
+    assert kinds["gen_ai.request.model"] == "string_value"
+    assert kinds["http.response.status_code"] == "int_value"
+    assert kinds["gen_ai.request.temperature"] == "double_value"
+
+
+async def test_the_spans_of_a_request_hang_together(collector: Collector) -> None:
+    sent = exporter(collector.url)
+    trace = dispatched(sent)
+    await sent.close()
+    request = as_protobuf(collector.batches[0])
+    root, *children = request.resource_spans[0].scope_spans[0].spans
+    assert {child.parent_span_id for child in children} == {root.span_id}
+    assert {child.trace_id.hex() for child in children} == {trace.trace_id}
+    queue, route, engine = children
+    assert [child.name for child in children] == ["weir.queue", "weir.route", "weir.engine"]
+    kinds = {a.key: a.value.WhichOneof("value") for a in queue.attributes}
     assert kinds == {
-        "text": "string_value",
-        "count": "int_value",
-        "ratio": "double_value",
-        "flag": "bool_value",
+        "weir.rank": "int_value",
+        "weir.preempted": "int_value",
+        "weir.by_min_share": "bool_value",
     }
+    assert queue.end_time_unix_nano == route.start_time_unix_nano == engine.start_time_unix_nano
+    assert engine.kind == 3
+    assert [event.name for event in engine.events] == ["first_token"]
+    assert engine.events[0].time_unix_nano - engine.start_time_unix_nano == 500_000_000
+    assert engine.end_time_unix_nano == root.end_time_unix_nano
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param('a "b" \\ \n ü 漢', 'a "b" \\ \n ü 漢', id="what JSON escapes"),
+        pytest.param("a\udcff", "a?", id="bytes that are no UTF-8"),
+        pytest.param("x" * 100_000, "x" * MAX_TEXT, id="too long to be kept while many wait"),
+    ],
+)
+async def test_any_text_of_a_client_arrives(collector: Collector, text: str, told: str) -> None:
+    sent = exporter(collector.url)
+    ended(sent, model=text, path=text)
+    await sent.close()
+    (span,) = as_protobuf(collector.batches[0]).resource_spans[0].scope_spans[0].spans
+    known = {a.key: a.value.string_value for a in span.attributes}
+    assert (known["gen_ai.request.model"], known["url.path"]) == (told, told)
+    assert span.name == f"chat {told}"
 
 
 async def test_a_sidecars_spans_arrive_by_themselves(house: House, collector: Collector) -> None:
@@ -137,13 +199,13 @@ async def test_a_busy_collector_is_tried_again_and_one_that_refuses_is_not(
 ) -> None:
     sent = exporter(collector.url)
     collector.statuses = [503]
-    sent.take([note("again")], 0)
+    ended(sent, "again")
     await eventually(lambda: bool(collector.spans))
     collector.statuses = [400]
-    sent.take([note("refused")], 0)
+    ended(sent, "refused")
     await eventually(lambda: not collector.statuses)
     await sent.close()
-    assert [span["name"] for span in collector.spans] == ["again"]
+    assert [span["name"] for span in collector.spans] == ["chat again"]
 
 
 async def test_a_collector_that_is_away_costs_neither_time_nor_memory(
@@ -154,10 +216,55 @@ async def test_a_collector_that_is_away_costs_neither_time_nor_memory(
         silent.listen()
         sent = exporter(f"http://127.0.0.1:{silent.getsockname()[1]}")
         for _ in range(MAX_WAITING_SPANS + 100):
-            sent.take([note()], 0)
+            ended(sent)
         await asyncio.wait_for(sent.close(), timeout=60)
-    lost = [getattr(record, "spans", 0) for record in caplog.records]
-    assert sum(lost) == MAX_WAITING_SPANS + 100
+    assert lost(caplog) == MAX_WAITING_SPANS + 100
+
+
+async def test_what_waits_is_bounded_in_spans_and_a_request_is_dropped_whole(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = exporter(collector.url)
+    ended(sent)
+    for _ in range(MAX_WAITING_SPANS // 4):
+        dispatched(sent)  # the last is one span too many
+    await eventually(lambda: len(collector.spans) == MAX_WAITING_SPANS - 3, timeout_s=60)
+    await sent.close()
+    assert lost(caplog) == 4
+    traces = Counter(span["traceId"] for span in collector.spans)
+    assert Counter(traces.values()) == {4: MAX_WAITING_SPANS // 4 - 1, 1: 1}
+
+
+async def test_closing_sends_what_waits_and_what_is_under_way(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = exporter(collector.url)
+    collector.answers.clear()
+    for _ in range(BATCH_SPANS // 4):
+        dispatched(sent)
+    await eventually(lambda: bool(collector.batches))
+    ended(sent)
+    closing = asyncio.create_task(sent.close())
+    await asyncio.sleep(0)
+    collector.answers.set()
+    await closing
+    assert len({span["spanId"] for span in collector.spans}) == BATCH_SPANS + 1
+    assert len(collector.spans) == BATCH_SPANS + 1
+    assert lost(caplog) == 0
+
+
+async def test_an_exporter_that_broke_sends_again(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = exporter(collector.url)
+    headers, sent._headers = sent._headers, {"x": "a\nb"}  # the HTTP library refuses to send it
+    ended(sent)
+    await eventually(lambda: sent._task is not None and sent._task.done())
+    sent._headers = headers
+    ended(sent, "again")
+    await sent.close()
+    assert [span["name"] for span in collector.spans] == ["chat again"]
+    assert lost(caplog) == 1
 
 
 async def test_the_sdks_exporter_is_used_where_it_is_asked_for() -> None:
@@ -167,7 +274,7 @@ async def test_the_sdks_exporter_is_used_where_it_is_asked_for() -> None:
     }
     tracing = configured(env, Identity())
     assert tracing is not None
-    assert isinstance(tracing.close.__self__, SdkExporter)  # type: ignore[attr-defined]
+    assert isinstance(tracing.exporter, SdkExporter)
     await asyncio.wait_for(tracing.close(), timeout=5)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
 
 from tests.integration.sidecar.harness import PLAIN, House, Wire, eventually
 from weir_core.sched.types import TenantPolicy
@@ -53,11 +57,18 @@ async def test_a_task_that_goes_on_failing_ends_readiness_and_then_liveness(hous
         assert (await running.probe("/healthz")).status == 503
 
 
+class Broken(Collector):
+    """A collector that cannot be read."""
+
+    def collect(self) -> Iterable[Metric]:
+        raise ValueError("broken")
+
+
 async def test_an_admin_page_that_fails_is_logged(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     await house.raw_engine(plain)
     running = await house.sidecar()
-    del running.sidecar.metrics.running
+    running.sidecar.metrics.registry.register(Broken())
     assert (await running.probe("/metrics")).status == 500
     assert "the admin page failed" in caplog.messages

@@ -101,6 +101,38 @@ async def test_the_engine_gets_the_engine_spans_id(house: House, spans: Spans) -
     assert sent == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
 
+@pytest.mark.parametrize("flags", [pytest.param("01", id="sampled"), pytest.param("00", id="not")])
+async def test_a_tracestate_goes_on_to_the_engine(house: House, spans: Spans, flags: str) -> None:
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar(tracing=spans.tracing)
+    headers = {"traceparent": f"{PARENT[:-2]}{flags}", "tracestate": "vendor=1,other=2"}
+    await running.post(json=chat(), headers=headers)
+    sent = {k.lower(): v for k, v in engine.seen_headers.items()}
+    assert sent["tracestate"] == "vendor=1,other=2"
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        pytest.param(f"{PARENT}-more", id="more than its version has"),
+        pytest.param(PARENT.replace("b7ad6b7169203331", "0" * 16), id="a span of zeros"),
+        pytest.param("nonsense", id="nonsense"),
+    ],
+)
+async def test_a_traceparent_that_is_none_begins_a_trace(
+    house: House, spans: Spans, traceparent: str
+) -> None:
+    engine = await house.mock_engine(Profile())
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(), headers={"traceparent": traceparent, "tracestate": "a=1"})
+    await running.ended(1)
+    server = spans.named("chat tiny")
+    assert server.parent is None
+    sent = {k.lower(): v for k, v in engine.seen_headers.items()}
+    assert sent["traceparent"].startswith(f"00-{server.context.trace_id:032x}-")
+    assert "tracestate" not in sent
+
+
 async def test_without_tracing_the_clients_traceparent_passes_through(house: House) -> None:
     engine = await house.mock_engine(Profile())
     running = await house.sidecar()

@@ -33,6 +33,22 @@ def test_without_a_label_too(seen: list[float]) -> None:
     assert _without_created(generate_latest(ours)) == _without_created(generate_latest(theirs))
 
 
+def test_every_value_is_there_whenever_the_histogram_is_read() -> None:
+    theirs, ours = CollectorRegistry(), CollectorRegistry()
+    slow = Histogram("x_seconds", "X.", buckets=BUCKETS, registry=theirs)
+    fast = FastHistogram("x_seconds", "X.", buckets=BUCKETS, registry=ours)
+    for number in range(700):
+        slow.observe(number / 64)
+        fast.labels().observe(number / 64)
+        if number % 100 == 0:
+            assert ours.get_sample_value("x_seconds_sum") == fast.labels().sum
+            assert _without_created(generate_latest(ours)) == _without_created(
+                generate_latest(theirs)
+            )
+    assert fast.labels().sum == sum(number / 64 for number in range(700))
+    assert _without_created(generate_latest(ours)) == _without_created(generate_latest(theirs))
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.integers(0, 9))))
 def test_a_counter_exports_what_the_librarys_counter_exports(
     seen: list[tuple[str, str, int]],
