@@ -7,8 +7,7 @@
 
 At a request's time only what must be known at once is made: whether it is sampled, its ids, and
 the header lines for the engine. The rest is kept as plain values. `spans` makes spans of them when
-an exporter works off what has ended, many at a time, which costs a third of what each costs alone.
-Prompts and answers are never recorded.
+an exporter works off what has ended, many at a time. Prompts and answers are never recorded.
 """
 
 from __future__ import annotations
