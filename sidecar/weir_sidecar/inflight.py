@@ -56,7 +56,7 @@ from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import NO_CLASS
 from weir_sidecar.telemetry.tracing import RequestTrace, Tracing, operation_of
-from weir_sidecar.upstreams.splice import Attendant, Ending, Exchange
+from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Handler:
         return self.leaving
 
 
-class InFlightRequest(Attendant):
+class InFlightRequest:
     """One request; the only owner of what it holds.
 
     Attributes:

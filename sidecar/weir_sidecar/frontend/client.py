@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest
-from weir_sidecar.upstreams.splice import EVENT_STREAM, Attendant, Exchange, Sink, Unframed
+from weir_sidecar.upstreams.splice import EVENT_STREAM, Attendant, Exchange, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
 )
 
 
-class Client(Sink):
+class Client:
     """The sink of a relayed answer: one client's connection, for one request.
 
     Args:

@@ -17,9 +17,7 @@ from weir_core.errors import EngineUnavailable
 from weir_sidecar.upstreams.splice import (
     AnswerParser,
     Ending,
-    EngineTransport,
     Exchange,
-    Sink,
     Unframed,
 )
 
@@ -29,7 +27,7 @@ _JOINED_BYTES: Final = 16 << 10
 Opener = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 
 
-class Connection(EngineTransport):
+class Connection:
     """One connection, as the event loop's protocol; carries one exchange at a time.
 
     It does not inherit from asyncio's class: that would keep mypyc from making it fast.
@@ -246,7 +244,7 @@ class Connections:
             self._idle.pop().close()
 
 
-class _Page(Sink):
+class _Page:
     """A sink that gathers a bounded body."""
 
     def __init__(self, limit_bytes: int) -> None:

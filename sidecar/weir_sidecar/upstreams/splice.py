@@ -19,10 +19,9 @@ the client, so the request can still fail with an honest status, or be tried els
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 import httptools
 
@@ -56,51 +55,42 @@ class Ending(Enum):
     """The client did not take its bytes for too long."""
 
 
-class Sink(ABC):
+class Sink(Protocol):
     """Where an answer goes; a client's connection, or a buffer."""
 
-    @abstractmethod
     def open(self, answer: Exchange) -> bytes:
         """Return the head to send before the first body byte."""
 
-    @abstractmethod
     def write(self, piece: bytes) -> None:
         """Take one piece, exactly as it came."""
 
-    @abstractmethod
     def is_closing(self) -> bool:
         """Tell whether writing is in vain."""
 
     @property
-    @abstractmethod
     def writing_paused(self) -> bool:
         """Tell whether as much is waiting as may."""
 
 
-class EngineTransport(ABC):
+class EngineTransport(Protocol):
     """What an exchange needs of its engine connection."""
 
-    @abstractmethod
     def pause_reading(self) -> None:
         """Let the engine's bytes wait in the socket."""
 
-    @abstractmethod
     def resume_reading(self) -> None:
         """Take them again."""
 
 
-class Attendant(ABC):
+class Attendant(Protocol):
     """What an exchange asks about its answer, and turns to while nothing awaits it."""
 
-    @abstractmethod
     def attend(self, exchange: Exchange) -> None:
         """Go on where the exchange has ended, or is held or paused."""
 
-    @abstractmethod
     def holds_back(self, exchange: Exchange, piece: bytes) -> bool:
         """Tell whether an answer that begins so is to be held back; asked once."""
 
-    @abstractmethod
     def tokens_in(self, piece: bytes) -> int:
         """Return how many events of a piece of an event stream carry content."""
 

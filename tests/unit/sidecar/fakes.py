@@ -11,7 +11,7 @@ from weir_sidecar.frontend.headers import RequestHead
 from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.splice import Attendant, EngineTransport, Exchange, Sink
+from weir_sidecar.upstreams.splice import Exchange
 
 
 def http_request(
@@ -28,18 +28,14 @@ def _nothing(_: HttpRequest) -> None:
     """Leave a request as it is."""
 
 
-class Buffer(Sink):
+class Buffer:
     """A client that keeps what it gets."""
 
     def __init__(self) -> None:
         self.written = b""
         self.heads = 0
         self.closing = False
-        self.paused = False
-
-    @property
-    def writing_paused(self) -> bool:
-        return self.paused
+        self.writing_paused = False
 
     def open(self, answer: Exchange) -> bytes:
         self.heads += 1
@@ -52,7 +48,7 @@ class Buffer(Sink):
         return self.closing
 
 
-class Judge(Attendant):
+class Judge:
     """Says which answers are held back, and lets them be awaited."""
 
     def __init__(self, holds: Callable[[Exchange], bool]) -> None:
@@ -68,7 +64,7 @@ class Judge(Attendant):
         return 0
 
 
-class Line(EngineTransport):
+class Line:
     """An engine connection that only remembers whether it is read."""
 
     reading = True

@@ -137,7 +137,7 @@ def test_a_full_client_pauses_the_engine_until_it_is_resumed() -> None:
     exchange = Exchange(buffer, lambda: 1.0)
     exchange.attach(line, AnswerParser())
     exchange.feed(HEAD)
-    buffer.paused = True
+    buffer.writing_paused = True
     exchange.feed(CHUNKS)
     assert (exchange.paused, line.reading) == (True, False)
     exchange.resume()
