@@ -215,6 +215,8 @@ class InFlightRequest:
         self._body = b""
         self._call = self._called_for = self._attempt = self._answer = self._refusal = None
         self._task = self._wake = self._life = self._routed = self._seen = None
+        self._computes_nothing = False
+        """The engine only looks something up for it."""
         self._classified = self._reserved = self._explains = self._broke_off = False
         self._engines_lost = 0
         self._seen_bytes, self._seen_at = -1, 0.0
@@ -424,6 +426,7 @@ class InFlightRequest:
         if self.endpoint is None:
             raise errors.not_found(head.path)
         self.api = self.endpoint.api
+        self._computes_nothing = self.endpoint.kind is Kind.NO_GENERATION
         self._explains = wants_explanation(head.said)
         if head.directory is not directory:
             # An address is looked at only where it matters.
@@ -441,6 +444,7 @@ class InFlightRequest:
         assert caller is not None
         if head.directory is not driver.directory:
             head.rank = driver.directory.rank_by_head(caller, head.said)
+            head.tenant, head.class_name = driver.directory.tenant_of(caller, head.said), ""
             head.directory = driver.directory
         self.rank = head.rank
         if self._computes_nothing or not self.http.whole:
@@ -456,11 +460,6 @@ class InFlightRequest:
             hold=self._hold,
             inflate=shared.driver is not None,
         )
-
-    @property
-    def _computes_nothing(self) -> bool:
-        """Whether the engine only looks something up for it."""
-        return self.endpoint is not None and self.endpoint.kind is Kind.NO_GENERATION
 
     def _read_wishes(self, endpoint: Endpoint) -> RequestBody:
         """Return what the body makes the engine do; raise the refusal."""
@@ -505,9 +504,14 @@ class InFlightRequest:
         driver, caller = self.shared.driver, self.caller
         if driver is None or caller is None:
             return
-        directory, said = driver.directory, self.head.said
-        self.class_name = directory.class_of(caller, said, self.asks)
-        self.tenant = directory.tenant_of(caller, said)
+        head, asks = self.head, self.asks
+        wishes = asks.service_tier is not None or asks.priority is not None
+        if wishes or not head.class_name:
+            self.class_name = driver.directory.class_of(caller, head.said, asks)
+            head.class_name = "" if wishes else self.class_name
+        else:
+            self.class_name = head.class_name
+        self.tenant = head.tenant
         if self.trace is not None:
             self.trace.admitted(self.class_name, self.tenant)
 

@@ -282,4 +282,8 @@ def _key_in(said: Said) -> str | None:
 
 
 def _first(said: Said, names: tuple[bytes, ...]) -> str | None:
-    return next((said[name].strip() for name in names if name in said), None)
+    for name in names:
+        value = said.get(name)
+        if value is not None:
+            return value.strip()
+    return None

@@ -62,9 +62,11 @@ class RequestHead:
         may_stay: Another request may follow on the connection.
         refusal: Why no request with such a head is taken, or None.
         endpoint: What the path is for, or None where it is closed to clients.
-        directory: The policies by which `caller` and `rank` were found.
+        directory: The policies by which the following was found.
         caller: Who asks, once that was looked up.
         rank: The rank that the headers alone give.
+        tenant: Who is accounted for.
+        class_name: The class where the body wishes for none, once that was looked up.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class RequestHead:
         self.refusal: ApiError | None = None
         self.directory: Directory | None = None
         self.caller: Caller | None = None
+        self.tenant = self.class_name = ""
         self.rank = self._hosts = 0
         lines = [f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")]
         for name, value in headers:
