@@ -127,9 +127,9 @@ class RequestHead:
 
     def _note_framing(self, as_sent: bytes) -> None:
         """Take the one coding that is known here, written as llhttp knows it."""
-        if self.is_chunked or as_sent.rstrip(b" ").lower() != b"chunked":
+        if as_sent.rstrip(b" ").lower() != b"chunked":
             self.refusal = errors.unreadable(
-                "its Transfer-Encoding may be nothing but chunked, once", status=501
+                "its Transfer-Encoding may be nothing but chunked", status=501
             )
         self.is_chunked = True
 
