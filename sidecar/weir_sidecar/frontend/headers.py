@@ -36,6 +36,8 @@ _NOT_FORWARDED: Final = STRIPPED_HEADERS | frozenset(
         b"x-request-id",
     }
 )
+SPACE: Final = b" \t"
+"""What may stand around a header's value; llhttp leaves what stands behind it."""
 _OLD: Final = "1.0"
 _SPOKEN: Final = frozenset({_OLD, "1.1"})
 
@@ -92,9 +94,12 @@ class RequestHead:
         self.tenant = self.class_name = ""
         self.rank = self._hosts = 0
         lines = [f"{method} {target} HTTP/1.1\r\n".encode("utf-8", "surrogateescape")]
-        for name, value in headers:
-            key = name.lower()
-            self._note(key, value)
+        for name, as_sent in headers:
+            key, value = name.lower(), as_sent.rstrip(SPACE)
+            if key == b"transfer-encoding":
+                self._note_framing(as_sent)
+            else:
+                self._note(key, value)
             if key not in _NOT_FORWARDED and key not in secret:
                 lines.append(b"%b: %b\r\n" % (name, value))
         self.lines = b"".join(lines)
@@ -104,7 +109,7 @@ class RequestHead:
         """Return the value of any header by its lower-case name."""
         for key, value in self.headers:
             if key.lower() == name:
-                return value.decode("latin-1")
+                return value.rstrip(SPACE).decode("latin-1")
         return None
 
     def _note(self, key: bytes, value: bytes) -> None:
@@ -118,19 +123,18 @@ class RequestHead:
         elif key == b"content-encoding":
             said = value.decode("latin-1").strip().lower()
             self.encoding = f"{self.encoding}, {said}" if self.encoding else said
-        elif key == b"transfer-encoding":
-            self._note_framing(value)
         elif key == b"expect":
-            self.expects_continue = value.lower() == b"100-continue"
+            self.expects_continue = not self.is_old and value.lower() == b"100-continue"
         elif key == b"upgrade":
             self.websocket = value.lower() == b"websocket"
 
-    def _note_framing(self, value: bytes) -> None:
-        self.is_chunked = True
-        if value.strip().lower() != b"chunked":
+    def _note_framing(self, as_sent: bytes) -> None:
+        """Take the one coding that is known here, written as llhttp knows it."""
+        if as_sent.rstrip(b" ").lower() != b"chunked":
             self.refusal = errors.unreadable(
                 "its Transfer-Encoding may be nothing but chunked", status=501
             )
+        self.is_chunked = True
 
     def _check_version_and_host(self) -> None:
         if self.version not in _SPOKEN:

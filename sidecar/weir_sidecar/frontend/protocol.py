@@ -27,7 +27,7 @@ from weir_sidecar.descriptors import client_limit
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.frontend.headers import RequestHead
+from weir_sidecar.frontend.headers import SPACE, RequestHead
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
@@ -41,8 +41,16 @@ LINGER_S: Final = 5.0
 _HIGH_BODY_BYTES: Final = 256 << 10
 """Unread bytes of a body from which on its client has to wait."""
 _PIECE_BYTES: Final = 32 << 10
-"""Bytes are parsed in such pieces: of a client that sends many requests at once, few are made."""
+"""A body is parsed in such pieces."""
+_HEAD_PIECE_BYTES: Final = 8 << 10
+"""Between bodies: of a client that sends many requests at once, few are made ahead."""
+_MOST_AT_ONCE: Final = 16
+"""Requests of one client that are handed over before it is another client's turn."""
+_MOST_AROUND_CHUNKS: Final = 64 << 10
+"""Bytes of a chunked body that bring nothing: trailers, which the parser keeps, and extensions."""
 _TRACING: Final = frozenset({b"traceparent", b"tracestate"})
+_NO_TRACING: Final[dict[str, str]] = {}
+"""Shared by the requests without such headers, and never written to."""
 _KEPT_HEAD_BYTES: Final = 8 << 10
 """A larger head is not kept for the next request."""
 
@@ -74,7 +82,7 @@ class HttpRequest:
         self.head = head
         self.announced_bytes = 0
         self.given_id = b""
-        self.tracing: dict[str, str] = {}
+        self.tracing: dict[str, str] = _NO_TRACING
         self.keep_alive = True
         self.whole = False
         self.owner: Owner | None = None
@@ -155,7 +163,7 @@ class ClientConnection:
         self._in_head = self._repeats_head = False
         self._url = self._given_id = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._tracing: dict[str, str] = {}
+        self._tracing: dict[str, str] = _NO_TRACING
         self._framing = b""
         self._announced_bytes = self._header_bytes = self._header_count = 0
         self._refusal: ApiError | None = None
@@ -168,7 +176,9 @@ class ClientConnection:
         self._current: HttpRequest | None = None
         self._waiting: deque[HttpRequest] = deque()
         self._unparsed = b""
-        self._going_on = self._reading_paused = self._deaf = False
+        self._around_chunks = 0
+        """Bytes of the body since the last ones of its content."""
+        self._going_on = self._goes_on_soon = self._reading_paused = self._deaf = False
         # What is watched: since when nothing has happened, as far as that was noted.
         self._head_bytes = self._served = 0
         self._since: float | None = None
@@ -210,17 +220,18 @@ class ClientConnection:
         """Note that the client has taken most of it."""
         self.writing_paused = False
         self._notify_drained()
+        if self._waiting or self._unparsed:
+            self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """End what is being read and what is being answered."""
         self.transport = None
         self._deaf = True
-        self._parser = (
-            None  # break the reference cycle here, so that the garbage collector need not
-        )
+        # Break the reference cycles here, so that the garbage collector need not.
+        self._parser = self._reading = None
         self._end_head()
         self._server.forget(self)
-        self._waiting.clear()
+        self._drop_unhandled()
         self._notify_drained()
         current, self._current = self._current, None
         if current is not None and current.owner is not None:
@@ -236,8 +247,7 @@ class ClientConnection:
             self._in_head = True
             self._url = self._given_id = b""
             self._headers = []
-            if self._tracing:
-                self._tracing = {}
+            self._tracing = _NO_TRACING
             self._announced_bytes = self._header_bytes = self._header_count = 0
 
     def on_url(self, url: bytes) -> None:
@@ -259,6 +269,7 @@ class ClientConnection:
             self._refuse_head()
         if 10 <= length <= 14 and length != 13:  # the lengths of those that differ each time
             key = name.lower()
+            value = value.rstrip(SPACE)
             if key == b"content-length":
                 self._announced_bytes = int(value)  # llhttp takes nothing but digits
                 self._framing = b"content-length: %b\r\n" % value
@@ -267,6 +278,8 @@ class ClientConnection:
                 self._given_id = value
                 return
             if key in _TRACING:
+                if self._tracing is _NO_TRACING:
+                    self._tracing = {}
                 self._tracing[key.decode()] = value.decode("latin-1")
                 return
         self._headers.append((name, value))
@@ -296,6 +309,7 @@ class ClientConnection:
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
         if self._reading is not None:
+            self._around_chunks = 0
             self._reading.add(body)
 
     def on_message_complete(self) -> None:
@@ -339,8 +353,9 @@ class ClientConnection:
         self._since = None
         if self.transport is None or request is None:
             return
-        if not keep_alive:
-            self._close(lingers=not request.whole)
+        if not keep_alive or not request.whole:
+            has_more = bool(self._waiting) or bool(self._unparsed) or self._reading_paused
+            self._close(lingers=has_more or not request.whole)
         elif self._waiting or self._unparsed:
             self._go_on()
 
@@ -355,13 +370,14 @@ class ClientConnection:
                 self.cut_off()
         elif self._is_stuck(now, timeouts.slow_client_s):
             self.cut_off()
-        elif self._current is None:
+        elif self.is_idle:
             self._look_at_silence(now, timeouts)
 
     def close(self) -> None:
         """End the connection after what was sent."""
         self._deaf = True
         self._end_head()
+        self._drop_unhandled()
         if self.transport is not None:
             self.transport.close()
 
@@ -369,6 +385,7 @@ class ClientConnection:
         """End the connection, dropping what waits."""
         self._deaf = True
         self._end_head()
+        self._drop_unhandled()
         if self.transport is not None:
             self.transport.abort()
 
@@ -379,8 +396,13 @@ class ClientConnection:
         if self._going_on:
             return
         self._going_on = True
+        handed = 0
         while self.transport is not None:
-            if self._current is None and self._waiting:
+            if self._current is None and self._waiting and not self.writing_paused:
+                handed += 1
+                if handed > _MOST_AT_ONCE:
+                    self._go_on_soon()
+                    break
                 self._hand_over(self._waiting.popleft())
             elif self._unparsed and not self._is_full():
                 self._feed_piece()
@@ -390,6 +412,15 @@ class ClientConnection:
         if self._reading is not None or self._waiting or self._unparsed or self._reading_paused:
             self._pause_or_resume()
 
+    def _go_on_soon(self) -> None:
+        if not self._goes_on_soon:
+            self._goes_on_soon = True
+            asyncio.get_running_loop().call_soon(self._go_on_now)
+
+    def _go_on_now(self) -> None:
+        self._goes_on_soon = False
+        self._go_on()
+
     def _hand_over(self, request: HttpRequest) -> None:
         self._current = request
         if request.refusal is None:
@@ -398,18 +429,19 @@ class ClientConnection:
             request.answer(self._server.refuse_unread(request.refusal))
 
     def _is_full(self) -> bool:
-        """Tell whether a request, or the body of one, has to be taken before more is read."""
+        """Tell whether a request, or the body of one, has to be taken before more is parsed."""
+        return bool(self._waiting) or self._has_full_body()
+
+    def _has_full_body(self) -> bool:
         reading = self._reading
-        if reading is not None and reading.unread_bytes > _HIGH_BODY_BYTES:
-            return True
-        return bool(self._waiting)
+        return reading is not None and reading.unread_bytes > _HIGH_BODY_BYTES
 
     def _feed_piece(self) -> None:
         """Show the parser what has come, in pieces, so that few requests are made ahead."""
-        data = self._unparsed
-        if len(data) > _PIECE_BYTES:
-            self._unparsed = data[_PIECE_BYTES:]
-            data = data[:_PIECE_BYTES]
+        data, size = self._unparsed, _HEAD_PIECE_BYTES if self._reading is None else _PIECE_BYTES
+        if len(data) > size:
+            self._unparsed = data[size:]
+            data = data[:size]
         else:
             self._unparsed = b""
         self._feed(data)
@@ -417,32 +449,35 @@ class ClientConnection:
             self._unparsed = b""
         elif self._in_head:
             self._grow_head(len(data))
+        elif self._reading is not None and self._reading.head.is_chunked:
+            self._around_chunks += len(data)
+            if self._around_chunks > _MOST_AROUND_CHUNKS:
+                self._refuse(errors.unreadable("there is too much around its chunks"))
 
     def _feed(self, data: bytes) -> None:
         """Show bytes to the parser."""
-        parser = self._parser
-        if parser is None or self._deaf:
-            return
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_in_http(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if not self._deaf:  # else these are bytes after the last request
-                self._refuse(self._refusal or _refusal_of(error))
+        while data and self._parser is not None and not self._deaf:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._head_again() + data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                if not self._deaf:  # else these are bytes after the last request
+                    self._refuse(self._refusal or _refusal_of(error))
 
-    def _go_on_in_http(self, rest: bytes) -> None:
+    def _head_again(self) -> bytes:
         """Read on behind a request whose wish for another protocol is not heeded.
 
         llhttp takes what follows for bytes of the other protocol. Where that is the request's body,
-        another parser is shown a head with the same framing first.
+        another parser has to be shown a head with the same framing first; it is returned.
         """
         self._parser = httptools.HttpRequestParser(self)
-        if self._reading is not None:
-            framing = self._framing if self._announced_bytes else b"transfer-encoding: chunked\r\n"
-            self._repeats_head = True
-            self._feed(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
-        self._feed(rest)
+        if self._reading is None:
+            return b""
+        self._repeats_head = True
+        framing = self._framing if self._announced_bytes else b"transfer-encoding: chunked\r\n"
+        return b"POST / HTTP/1.1\r\n%b\r\n" % framing
 
     def _head_of(self, parser: httptools.HttpRequestParser) -> RequestHead:
         """Return the head that was read: the last one, where it is the same."""
@@ -466,8 +501,12 @@ class ClientConnection:
         return head
 
     def _pause_or_resume(self) -> None:
-        """Let the client wait while there is something that was not read."""
-        transport, pause = self.transport, bool(self._unparsed) or self._is_full()
+        """Let the client wait while there is much that was not parsed or taken.
+
+        A little is read meanwhile, or it would not be noticed that a client leaves.
+        """
+        transport = self.transport
+        pause = len(self._unparsed) > _PIECE_BYTES or self._has_full_body()
         if transport is None or transport.is_closing() or pause == self._reading_paused:
             return
         self._reading_paused = pause
@@ -485,12 +524,12 @@ class ClientConnection:
         """Note bytes of a head that is not whole, also those that the parser keeps to itself."""
         server, limits = self._server, self._server.limits
         if not self._head_bytes:
-            self._since = (
-                self._server.clock() if self._served or self._since is None else self._since
-            )
+            self._since = server.clock() if self._served or self._since is None else self._since
         self._head_bytes += size_bytes
         server.unread_bytes += size_bytes
-        if self._head_bytes > limits.max_header_bytes or server.unread_bytes > MAX_UNREAD_BYTES:
+        # The first piece of it may begin with the end of another request.
+        limit_bytes = limits.max_header_bytes + _PIECE_BYTES
+        if self._head_bytes > limit_bytes or server.unread_bytes > MAX_UNREAD_BYTES:
             self._refuse(errors.head_too_large(limits.max_header_bytes, limits.max_headers))
 
     def _end_head(self) -> None:
@@ -538,9 +577,9 @@ class ClientConnection:
         So its bytes are read and dropped for a while, once it was told that nothing more comes.
         """
         self._deaf = True
+        self._reading = None
         self._end_head()
-        self._waiting.clear()
-        self._unparsed = b""
+        self._drop_unhandled()
         transport = self.transport
         if transport is None:
             return
@@ -552,6 +591,10 @@ class ClientConnection:
                 transport.resume_reading()
         else:
             transport.close()
+
+    def _drop_unhandled(self) -> None:
+        self._waiting.clear()
+        self._unparsed = b""
 
     def _notify_drained(self) -> None:
         if self._drained is not None and not self._drained.done():
