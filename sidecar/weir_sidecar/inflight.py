@@ -217,6 +217,7 @@ class InFlightRequest:
         self._task = self._wake = self._life = self._routed = self._seen = None
         self._computes_nothing = False
         """The engine only looks something up for it."""
+        self._runs = self._is_gone = False
         self._classified = self._reserved = self._explains = self._broke_off = False
         self._engines_lost = 0
         self._seen_bytes, self._seen_at = -1, 0.0
@@ -289,15 +290,19 @@ class InFlightRequest:
 
     def client_gone(self) -> None:
         """End the request: its client has left."""
-        if self._task is not None:
+        self._is_gone = True
+        if self._runs and self._task is not None:
             self._task.cancel()
-        elif self.exchange is not None:
+        elif self._task is None and self.exchange is not None:
             self.exchange.end(Ending.CLIENT_GONE)
 
     async def _go_on(self) -> None:
         """Do what takes time, from wherever the request is, to its end."""
+        self._runs = True
         try:
             try:
+                if self._is_gone:  # before this began: a task that is cancelled then never runs
+                    raise asyncio.CancelledError
                 await self._run()
             except ApiError as error:
                 self._refuse(error)
@@ -306,6 +311,9 @@ class InFlightRequest:
         except asyncio.CancelledError:
             # One that leaves upon the event that ends a broken stream does not change why it broke.
             self.outcome = self.outcome or Outcome.CLIENT_GONE
+            if self._attempt is not None:
+                self._attempt.exchange.end(Ending.CLIENT_GONE)
+                self._attempt.connection.finish()
         except Exception as error:
             self._fail(error)
         finally:

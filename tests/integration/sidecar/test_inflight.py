@@ -7,6 +7,8 @@ import hashlib
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.integration.sidecar.harness import (
     CHAT,
     CHUNK,
@@ -20,9 +22,11 @@ from tests.integration.sidecar.harness import (
     chat,
     eventually,
 )
+from tests.unit.sidecar.fakes import http_request
 from weir_core.sched.types import Action, Dispatch, Requeue, RequeueReason, TenantPolicy
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_core.wire.steps import Step
+from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.settings import Limits
 from weir_sim.mock_engine import Profile
 
@@ -292,3 +296,26 @@ async def test_a_request_that_loses_its_place_and_gets_another_at_once_is_sent_a
     answer = await asyncio.wait_for(asked, timeout=10)
     assert (answer.status, len(engine.requests)) == (200, 2)
     assert await running.ended(1) == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/v1/models", b"", id="which computes nothing"),
+        pytest.param("/v1/chat/completions", b'{"model":"tiny","messages":[]}', id="a generation"),
+    ],
+)
+async def test_a_client_that_leaves_at_once_is_counted(
+    house: House, path: str, body: bytes
+) -> None:
+    await house.raw_engine(plain)
+    running = await house.sidecar()
+    http = http_request("POST" if body else "GET", path)
+    http.connection.remote = "127.0.0.1"
+    http.add(body)
+    http.end()
+    request = InFlightRequest(http, running.sidecar.handler)
+    request.begin()
+    request.client_gone()  # the task that goes on with the request has not begun
+    await eventually(lambda: len(running.sidecar.registry) == 0)
+    assert running.outcomes == {"client_gone": 1}
