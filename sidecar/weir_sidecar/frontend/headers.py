@@ -38,6 +38,8 @@ _NOT_FORWARDED: Final = STRIPPED_HEADERS | frozenset(
 )
 SPACE: Final = b" \t"
 """What may stand around a header's value; llhttp leaves what stands behind it."""
+_LONGEST_URL: Final = 8 << 10
+"""Longer ones name no path, unless they begin with it: urllib keeps each that it takes apart."""
 _OLD: Final = "1.0"
 _SPOKEN: Final = frozenset({_OLD, "1.1"})
 
@@ -80,7 +82,8 @@ class RequestHead:
         secret: Collection[bytes] = (),
     ) -> None:
         self.method, self.raw_path, self.version, self.headers = method, raw_path, version, headers
-        self.path, target = _path_of(raw_path)
+        is_known = raw_path.startswith("/") or len(raw_path) <= _LONGEST_URL
+        self.path, target = _path_of(raw_path) if is_known else (raw_path, "/")
         self.endpoint = endpoint_of(method, self.path)
         self.is_old = version == _OLD
         self.may_stay = not self.is_old and method != "CONNECT"

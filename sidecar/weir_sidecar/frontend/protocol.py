@@ -35,7 +35,7 @@ from weir_sidecar.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 MAX_UNREAD_BYTES: Final = 64 << 20
-"""Heads that are being read, of all connections together."""
+"""Heads that are being read, of all connections together; large ones are refused above it."""
 LINGER_S: Final = 5.0
 """How long a refused client's bytes are read and dropped, so that it can read its answer."""
 _HIGH_BODY_BYTES: Final = 256 << 10
@@ -529,7 +529,9 @@ class ClientConnection:
         server.unread_bytes += size_bytes
         # The first piece of it may begin with the end of another request.
         limit_bytes = limits.max_header_bytes + _PIECE_BYTES
-        if self._head_bytes > limit_bytes or server.unread_bytes > MAX_UNREAD_BYTES:
+        if server.unread_bytes > MAX_UNREAD_BYTES:
+            limit_bytes = _PIECE_BYTES
+        if self._head_bytes > limit_bytes:
             self._refuse(errors.head_too_large(limits.max_header_bytes, limits.max_headers))
 
     def _end_head(self) -> None:

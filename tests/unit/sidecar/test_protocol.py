@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import sys
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Final, cast
 
@@ -16,7 +17,12 @@ from bench.fuzz.network import SimulatedLoop, Wire
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
+from weir_sidecar.frontend.protocol import (
+    MAX_UNREAD_BYTES,
+    ClientConnection,
+    HttpRequest,
+    HttpServer,
+)
 from weir_sidecar.settings import Limits, Settings, Timeouts
 from weir_sidecar.telemetry.metrics import Metrics
 
@@ -583,6 +589,45 @@ def test_a_head_over_a_bound_is_refused(lines: list[bytes], limits: Limits, cut:
         assert play.statuses == [200, 431]
         assert len(play.requests) == 1
         assert play.wire.lost
+        await play.end()
+
+    simulated(scene)
+
+
+@pytest.mark.parametrize(
+    ("head_bytes", "statuses"),
+    [pytest.param(1000, [200], id="a small one"), pytest.param(100_000, [431], id="a large one")],
+)
+def test_large_heads_of_others_do_not_have_a_small_one_refused(
+    head_bytes: int, statuses: list[int]
+) -> None:
+    async def scene() -> None:
+        play = Scene()
+        play.server.unread_bytes = MAX_UNREAD_BYTES
+        data = REQUEST[:-2] + b"X: " + b"a" * head_bytes + b"\r\n\r\n"
+        for at in range(0, len(data), 500):
+            play.wire.deliver(data[at : at + 500])
+        for _ in play.requests:
+            play.handler.answer()
+        assert play.statuses == statuses
+        play.server.unread_bytes -= MAX_UNREAD_BYTES
+        await play.end()
+
+    simulated(scene)
+
+
+def test_urls_of_clients_are_not_kept() -> None:
+    async def scene() -> None:
+        play = Scene(lambda request: request.answer(Answer(404, b".")))
+        tracemalloc.start()
+        for number in range(200):
+            play.wire.deliver(
+                b"GET http://a/%d-%b HTTP/1.1\r\nHost: x\r\n\r\n" % (number, b"u" * 50_000)
+            )
+            play.peer.received = b""
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 2_000_000
         await play.end()
 
     simulated(scene)
