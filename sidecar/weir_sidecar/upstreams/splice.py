@@ -248,6 +248,14 @@ class Exchange:
         return next((value for key, value in self.headers if key == name), None)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the exchange has ended.
+
+        mypyc takes an attribute that was compared with None for unchanged by the calls that follow.
+        """
+        return self.ending is not None
+
+    @property
     def needs_attention(self) -> bool:
         """Whether the exchange ended, or needs its handler."""
         return self.ending is not None or self.paused or self._held is not None
@@ -269,14 +277,16 @@ class Exchange:
 
     def release(self) -> None:
         """Send what was held back, and go on; nothing of an exchange that has ended meanwhile."""
-        if self.ending is not None:
+        if self.has_ended:
             return
         held, self._held = self._held or [], None
         for piece in held:
             Exchange._forward(self, piece)  # bodies already, where a subclass takes framing off
-        if self.ending is None and self.complete:
+        if self.has_ended:
+            return
+        if self.complete:
             self.end(Ending.COMPLETE)
-        elif self.ending is None and self._transport is not None:
+        elif self._transport is not None:
             self._transport.resume_reading()
 
     def end(self, ending: Ending) -> None:

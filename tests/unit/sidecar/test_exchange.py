@@ -195,3 +195,13 @@ async def test_the_handler_is_woken_by_the_end() -> None:
 def test_the_tail_keeps_the_last_pieces() -> None:
     exchange, _ = fed(STREAM, [len(STREAM) - 5, len(STREAM) - 30])
     assert exchange.tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def test_a_held_answer_whose_client_left_meanwhile_ends_when_it_is_released() -> None:
+    buffer = Buffer()
+    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
+    exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{")
+    assert exchange.held
+    buffer.closing = True
+    exchange.release()
+    assert exchange.ending is Ending.CLIENT_GONE
