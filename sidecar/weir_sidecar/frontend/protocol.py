@@ -392,20 +392,20 @@ class ClientConnection:
     # Inside.
 
     def _go_on(self) -> None:
-        """Hand over the next request if none is being answered, and read on as far as that goes."""
+        """Read on as far as that goes, and hand over the next request if none is being answered."""
         if self._going_on:
             return
         self._going_on = True
         handed = 0
         while self.transport is not None:
-            if self._current is None and self._waiting and not self.writing_paused:
+            if self._unparsed and self._may_parse():
+                self._feed_piece()
+            elif self._current is None and self._waiting and not self.writing_paused:
                 handed += 1
                 if handed > _MOST_AT_ONCE:
                     self._go_on_soon()
                     break
                 self._hand_over(self._waiting.popleft())
-            elif self._unparsed and not self._is_full():
-                self._feed_piece()
             else:
                 break
         self._going_on = False
@@ -428,9 +428,16 @@ class ClientConnection:
         else:
             request.answer(self._server.refuse_unread(request.refusal))
 
-    def _is_full(self) -> bool:
-        """Tell whether a request, or the body of one, has to be taken before more is parsed."""
-        return bool(self._waiting) or self._has_full_body()
+    def _may_parse(self) -> bool:
+        """Tell whether no request, and no body, has to be taken before more is parsed.
+
+        A request whose turn it is waits for as much of its body as has come: with a whole one it
+        needs no task.
+        """
+        waiting = len(self._waiting)
+        if waiting and (waiting > 1 or self._reading is None or self._current is not None):
+            return False
+        return not self._has_full_body()
 
     def _has_full_body(self) -> bool:
         reading = self._reading

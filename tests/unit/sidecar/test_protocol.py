@@ -398,6 +398,19 @@ def test_a_request_behind_a_large_upload_is_answered(framed: Callable[[bytes], b
     simulated(scene)
 
 
+def test_a_request_is_handed_over_with_all_of_its_body_that_has_come() -> None:
+    async def scene() -> None:
+        play, body = Scene(), b"b" * 200_000
+        play.wire.deliver(post(body) + REQUEST)
+        assert play.requests[0].whole
+        assert play.requests[0].take() == body
+        play.handler.answer()
+        assert len(play.requests) == 2
+        await play.end()
+
+    simulated(scene)
+
+
 def test_a_body_that_is_not_read_stops_its_client() -> None:
     async def scene() -> None:
         play, body = Scene(), b"b" * (4 << 20)
