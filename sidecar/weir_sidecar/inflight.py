@@ -514,11 +514,14 @@ class InFlightRequest:
             return
         head, asks = self.head, self.asks
         wishes = asks.service_tier is not None or asks.priority is not None
-        if wishes or not head.class_name:
-            self.class_name = driver.directory.class_of(caller, head.said, asks)
-            head.class_name = "" if wishes else self.class_name
-        else:
+        # The policies may have changed while the body came.
+        is_alike = not wishes and head.directory is driver.directory
+        if is_alike and head.class_name:
             self.class_name = head.class_name
+        else:
+            self.class_name = driver.directory.class_of(caller, head.said, asks)
+            if is_alike:
+                head.class_name = self.class_name
         self.tenant = head.tenant
         if self.trace is not None:
             self.trace.admitted(self.class_name, self.tenant)

@@ -157,8 +157,8 @@ class Directory:
         return self._ranks.get(name, 0)
 
     def rank_of(self, class_name: str) -> int:
-        """Return the rank of a class."""
-        return self._ranks[class_name]
+        """Return the rank of a class; of one that is gone meanwhile, the lowest."""
+        return self._ranks.get(class_name, min(self._ranks.values()))
 
     def tenant_of(self, caller: Caller, said: Said) -> str:
         """Return who is accounted for: whom a delegate names, else the caller."""
@@ -166,8 +166,8 @@ class Directory:
         return named[:_MAX_NAME] if named else caller.tenant
 
     def ttft_target_s(self, class_name: str) -> float | None:
-        """Return what a class is promised."""
-        return self._targets_s[class_name]
+        """Return what a class is promised; nothing where it is gone meanwhile."""
+        return self._targets_s.get(class_name)
 
     def class_of(self, caller: Caller, said: Said, fields: RequestBody) -> str:
         """Return the class of a request.

@@ -21,9 +21,17 @@ from tests.integration.sidecar.harness import (
     Wire,
     chat,
     eventually,
+    request_bytes,
 )
 from tests.unit.sidecar.fakes import http_request
-from weir_core.sched.types import Action, Dispatch, Requeue, RequeueReason, TenantPolicy
+from weir_core.sched.types import (
+    Action,
+    ClassPolicy,
+    Dispatch,
+    Requeue,
+    RequeueReason,
+    TenantPolicy,
+)
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_core.wire.steps import Step
 from weir_sidecar.inflight import InFlightRequest
@@ -319,3 +327,22 @@ async def test_a_client_that_leaves_at_once_is_counted(
     request.client_gone()  # the task that goes on with the request has not begun
     await eventually(lambda: len(running.sidecar.registry) == 0)
     assert running.outcomes == {"client_gone": 1}
+
+
+async def test_the_class_follows_policies_that_change_while_a_body_comes(house: House) -> None:
+    gold = ClassPolicy("gold", rank=7, ttft_target_s=1.0)
+    house.policies(PolicyDocument(classes=(gold,), default_class="gold", anonymous_class="gold"))
+    await house.raw_engine(plain)
+    running = await house.sidecar()
+    before = running.sidecar.driver.directory
+    reader, writer = await running.raw()
+    sent = request_bytes(b'{"model":"m"}', extra="x-slo-ttft-ms: 2000\r\nx-weir-explain: 1\r\n")
+    writer.write(sent)
+    first = await reader.readuntil(b"\r\n\r\n{}")
+    writer.write(sent[:-1])  # the same head: what is known of it is kept
+    await eventually(lambda: len(running.sidecar.registry) == 1)
+    house.policies(PolicyDocument(anonymous_class="batch"))
+    await eventually(lambda: running.sidecar.driver.directory is not before)
+    writer.write(sent[-1:])
+    second = await reader.readuntil(b"\r\n\r\n{}")
+    assert (b'"class":"gold"' in first, b'"class":"standard"' in second) == (True, True)
