@@ -304,6 +304,7 @@ class ClientConnection:
         request.tracing = self._tracing
         request.keep_alive = parser.should_keep_alive() and head.may_stay
         self._reading = request
+        self._around_chunks = 0
         self._waiting.append(request)
 
     def on_body(self, body: bytes) -> None:
@@ -318,7 +319,7 @@ class ClientConnection:
         if request is None or parser is None:
             return
         if parser.should_upgrade() and (request.announced_bytes or request.head.is_chunked):
-            return  # the body is behind the wish for another protocol; see `_go_on_in_http`
+            return  # the body is behind the wish for another protocol; see `_head_again`
         self._reading = None
         request.end()
         self._deaf = not request.keep_alive
