@@ -119,7 +119,7 @@ def _decode(body: bytes) -> Body:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     if len(body) > LENIENT_BYTES or not json.detect_encoding(body).startswith("utf-8"):
-        raise InvalidBody("", "The body must be JSON in UTF-8.")
+        raise _not_utf8()
     try:
         value = json.loads(body, parse_constant=_no_number)
         return _DECODER.decode(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
@@ -195,8 +195,20 @@ def _single(name: str, value: msgspec.Raw, is_small: bool) -> int:
     """Return how many prompts a value that is no list holds."""
     start = bytes(memoryview(value)[:4])
     if name == "questions" and start[:1] == b"{":
-        return len(_MAPPING.decode(value)) if is_small else bytes(value).count(b",") + 1
+        return _members(value) if is_small else bytes(value).count(b",") + 1
     return int(start != b"null")
+
+
+def _members(value: msgspec.Raw) -> int:
+    """Return how many members an object has; its names were not read as text before."""
+    try:
+        return len(_MAPPING.decode(value))
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> InvalidBody:
+    return InvalidBody("", "The body must be JSON in UTF-8.")
 
 
 def _elements(value: bytes, first: bytes) -> int:

@@ -10,7 +10,7 @@ nothing is known of their senders yet. Connections are bounded by the file descr
 are.
 
 aiohttp's server does the same for about three times the CPU; `bench/http` holds the two against
-each other, and docs/adr/0015-http-server.md says where they differ and why.
+each other, and docs/adr/0012-http-server.md says where they differ and why.
 """
 
 from __future__ import annotations

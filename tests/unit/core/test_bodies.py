@@ -160,6 +160,7 @@ def test_reads_what_only_the_engines_reader_takes(body: bytes, want: int) -> Non
         pytest.param(CHAT, b"[1]", "", id="no object"),
         pytest.param(CHAT, b'{"a":' * 5000, "", id="too deep"),
         pytest.param(CHAT, b'{"n":1,"a":"\xff"', "", id="no UTF-8"),
+        pytest.param("/v1/systemone", b'{"questions":{"\xff":1}}', "", id="no UTF-8 in a name"),
         pytest.param(CHAT, '{"n":2}'.encode("utf-16"), "", id="UTF-16"),
         pytest.param(CHAT, b'{"a":NaN,"b":"' + b"x" * (300 << 10) + b'"}', "", id="large NaN"),
         pytest.param(CHAT, b'{"n":[1]}', "n", id="another type"),

@@ -8,7 +8,7 @@ from bench.http.differences import DIFFERENCES, table
 from bench.http.run import Batch, Findings
 
 CONNECTIONS = 2000
-ADR = Path(__file__).parents[3] / "docs" / "adr" / "0015-http-server.md"
+ADR = Path(__file__).parents[3] / "docs" / "adr" / "0012-http-server.md"
 RARE = {"length of 2^64 - 1", "unfinished head", "two faults", "large head"}
 """Differences that so few connections need not bring."""
 
