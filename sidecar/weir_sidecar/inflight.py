@@ -259,10 +259,10 @@ class InFlightRequest:
         if attempt is None:
             return False
         if attempt.exchange.needs_attention:
-            self.attend(attempt.exchange)
+            self.on_exchange(attempt.exchange)
         return True
 
-    def attend(self, exchange: Exchange) -> None:
+    def on_exchange(self, exchange: Exchange) -> None:
         """Go on where the attempt has ended, or needs something that takes time."""
         ending, attempt = exchange.ending, self._attempt
         if self._task is not None or attempt is None or attempt.exchange is not exchange:
@@ -385,7 +385,7 @@ class InFlightRequest:
         self.client.on_begin = None
         self._task = self._attempt = None
         if self.exchange is not None:
-            self.exchange.attendant = None
+            self.exchange.owner = None
 
     def _measure(self, outcome: Outcome, now: float) -> None:
         """Note the outcome, the times and the tokens in metrics and spans."""

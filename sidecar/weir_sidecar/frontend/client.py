@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest
-from weir_sidecar.upstreams.splice import EVENT_STREAM, Attendant, Exchange, Unframed
+from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, ExchangeOwner, Unframed
 
 _NOT_RETURNED: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
@@ -96,7 +96,7 @@ class Client:
     def exchange(
         self,
         clock: Callable[[], float],
-        attendant: Attendant,
+        owner: ExchangeOwner,
         *,
         bodiless: bool,
         counts_tokens: bool,
@@ -104,11 +104,9 @@ class Client:
         """Return an exchange of the kind this client can read, with the client as its sink."""
         if self._is_old:
             return Unframed(
-                self, clock, bodiless=bodiless, attendant=attendant, counts_tokens=counts_tokens
+                self, clock, bodiless=bodiless, owner=owner, counts_tokens=counts_tokens
             )
-        return Exchange(
-            self, clock, bodiless=bodiless, attendant=attendant, counts_tokens=counts_tokens
-        )
+        return Exchange(self, clock, bodiless=bodiless, owner=owner, counts_tokens=counts_tokens)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until the client has taken most of what waits for it."""

@@ -55,7 +55,7 @@ _KEPT_HEAD_BYTES: Final = 8 << 10
 """A larger head is not kept for the next request."""
 
 
-class Owner(Protocol):
+class RequestOwner(Protocol):
     """What handles a request, as the connection sees it."""
 
     def client_gone(self) -> None:
@@ -85,7 +85,7 @@ class HttpRequest:
         self.tracing: dict[str, str] = _NO_TRACING
         self.keep_alive = True
         self.whole = False
-        self.owner: Owner | None = None
+        self.owner: RequestOwner | None = None
         self.refusal: ApiError | None = None
         self._parts: list[bytes] = []
         self.unread_bytes = 0

@@ -82,10 +82,10 @@ class EngineTransport(Protocol):
         """Take them again."""
 
 
-class Attendant(Protocol):
+class ExchangeOwner(Protocol):
     """What an exchange asks about its answer, and turns to while nothing awaits it."""
 
-    def attend(self, exchange: Exchange) -> None:
+    def on_exchange(self, exchange: Exchange) -> None:
         """Go on where the exchange has ended, or is held or paused."""
 
     def holds_back(self, exchange: Exchange, piece: bytes) -> bool:
@@ -168,7 +168,7 @@ class Exchange:
         sink: Where the answer goes.
         clock: Seconds that only move forward.
         bodiless: The answer has no body whatever its head says (HEAD).
-        attendant: Asked about the answer, and called where the exchange is not awaited.
+        owner: Asked about the answer, and called where the exchange is not awaited.
         counts_tokens: The answer is to be an event stream whose tokens count.
     """
 
@@ -178,13 +178,13 @@ class Exchange:
         clock: Callable[[], float],
         *,
         bodiless: bool = False,
-        attendant: Attendant | None = None,
+        owner: ExchangeOwner | None = None,
         counts_tokens: bool = False,
     ) -> None:
         self._sink = sink
         self._clock = clock
         self._bodiless = bodiless
-        self.attendant = attendant
+        self.owner = owner
         self._counts_tokens = counts_tokens
         self._screened = self._flows = self._owns_parser = False
         self._early: list[bytes] = []
@@ -429,17 +429,17 @@ class Exchange:
         return True
 
     def _is_held_back(self, piece: bytes) -> bool:
-        if self._screened or self.attendant is None:
+        if self._screened or self.owner is None:
             return False
         self._screened = True
-        return self.attendant.holds_back(self, piece)
+        return self.owner.holds_back(self, piece)
 
     def _is_early(self, piece: bytes) -> bool:
         """Whether an event stream has not come to its content yet, and may still be held back."""
-        attendant = self.attendant
-        if not self._counts_tokens or attendant is None or self.status >= 400:
+        owner = self.owner
+        if not self._counts_tokens or owner is None or self.status >= 400:
             return False
-        self._first_tokens, self._first_chunks = attendant.tokens_in(piece), self.chunks
+        self._first_tokens, self._first_chunks = owner.tokens_in(piece), self.chunks
         if self._first_tokens or self.complete:
             return False
         if not (self.header(b"content-type") or b"").startswith(EVENT_STREAM):
@@ -462,8 +462,8 @@ class Exchange:
         if self._wake is not None:
             if not self._wake.done():
                 self._wake.set_result(None)
-        elif self.attendant is not None:
-            self.attendant.attend(self)
+        elif self.owner is not None:
+            self.owner.on_exchange(self)
 
 
 class Unframed(Exchange):

@@ -54,7 +54,7 @@ class Judge:
     def __init__(self, holds: Callable[[Exchange], bool]) -> None:
         self._holds = holds
 
-    def attend(self, exchange: Exchange) -> None:
+    def on_exchange(self, exchange: Exchange) -> None:
         """Leave it to whoever awaits it."""
 
     def holds_back(self, exchange: Exchange, piece: bytes) -> bool:  # noqa: ARG002

@@ -146,7 +146,7 @@ def test_a_full_client_pauses_the_engine_until_it_is_resumed() -> None:
 
 def test_a_suspect_answer_is_held_until_it_is_released() -> None:
     buffer, line = Buffer(), Line()
-    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda answer: answer.status == 200))
+    exchange = Exchange(buffer, lambda: 1.0, owner=Judge(lambda answer: answer.status == 200))
     exchange.attach(line, AnswerParser())
     exchange.feed(HEAD + CHUNKS)
     assert (exchange.held, buffer.written, line.reading) == (True, b"", False)
@@ -158,7 +158,7 @@ def test_a_suspect_answer_is_held_until_it_is_released() -> None:
 
 def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
     buffer = Buffer()
-    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
+    exchange = Exchange(buffer, lambda: 1.0, owner=Judge(lambda _: True))
     exchange.feed(PLAIN)
     exchange.end(Ending.REQUEUED)
     exchange.release()
@@ -168,7 +168,7 @@ def test_a_held_answer_that_was_recalled_meanwhile_is_never_sent() -> None:
 @pytest.mark.parametrize("kind", [Exchange, Unframed])
 def test_a_whole_answer_can_be_held_even_when_its_connection_closes(kind: type[Exchange]) -> None:
     buffer = Buffer()
-    exchange = kind(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
+    exchange = kind(buffer, lambda: 1.0, owner=Judge(lambda _: True))
     exchange.feed(PLAIN)
     exchange.connection_lost()
     assert (exchange.held, exchange.ending) == (True, None)
@@ -199,7 +199,7 @@ def test_the_tail_keeps_the_last_pieces() -> None:
 
 def test_a_held_answer_whose_client_left_meanwhile_ends_when_it_is_released() -> None:
     buffer = Buffer()
-    exchange = Exchange(buffer, lambda: 1.0, attendant=Judge(lambda _: True))
+    exchange = Exchange(buffer, lambda: 1.0, owner=Judge(lambda _: True))
     exchange.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{")
     assert exchange.held
     buffer.closing = True
