@@ -159,18 +159,17 @@ class PeerPrefixes:
 
     def match(self, chain: Chain, prompt_tokens: int) -> PrefixMatch:
         """Return which peers hold how much of a prompt."""
-        levels: list[tuple[int, int]] = []
+        hashes, holders = chain.hashes, self._holders
+        paths: list[int] = []
         alive = -1
-        for depth, hashed in enumerate(chain.hashes, 1):
-            holders = self._holders.get(_key(hashed), 0)
-            if depth & (depth - 1) == 0:
-                alive &= holders
-                if alive == 0:
-                    break
-                levels.append((depth, alive))
-            elif holders & alive:
-                levels.append((depth, holders & alive))
-        return PrefixMatch(self, chain, prompt_tokens, levels)
+        depth = 1
+        while depth <= len(hashes):
+            alive &= holders.get(_key(hashes[depth - 1]), 0)
+            if alive == 0:
+                break
+            paths.append(alive)
+            depth *= 2
+        return PrefixMatch(self, chain, prompt_tokens, self._levels(chain, paths))
 
     def bit(self, name: str) -> int:
         """Return the bit that stands for a peer in the sets of holders; 0 if it is unknown."""
@@ -182,6 +181,31 @@ class PeerPrefixes:
         peer = self._slots[slot]
         assert peer is not None, "a set of holders names a peer that is gone"
         return peer.name
+
+    def _levels(self, chain: Chain, paths: list[int]) -> list[tuple[int, int]]:
+        """Return depths and holders, the deepest first.
+
+        Args:
+            chain: Of the prompt.
+            paths: Holders of all keys at depths that are powers of two, up to each of them.
+        """
+        hashes, holders = chain.hashes, self._holders
+        levels: list[tuple[int, int]] = []
+        seen = 0
+        for power in range(len(paths) - 1, -1, -1):
+            left = paths[power] & ~seen
+            seen |= left
+            depth = min(2 << power, len(hashes) + 1) - 1
+            # The last chunks of prompts are between two powers.
+            while left and depth > 1 << power:
+                found = holders.get(_key(hashes[depth - 1]), 0) & left
+                if found:
+                    left ^= found
+                    levels.append((depth, found))
+                depth -= 1
+            if left:
+                levels.append((1 << power, left))
+        return levels
 
     def _join(self, name: str) -> _Peer:
         if self._free:
@@ -233,7 +257,7 @@ class PrefixMatch:
     def tokens(self, name: str) -> int:
         """Return how many prompt tokens one replica is believed to hold."""
         bit = self._peers.bit(name)
-        for depth, holders in reversed(self._levels):
+        for depth, holders in self._levels:
             if holders & bit:
                 return self._tokens(depth)
         return 0
@@ -247,13 +271,10 @@ class PrefixMatch:
                 choose the same; a random number.
         """
         found: dict[str, int] = {}
-        seen = 0
         shift = start % (len(self._peers) or 1)
-        for depth, holders in reversed(self._levels):
-            new = holders & ~seen
-            seen |= new
-            above = new >> shift << shift
-            for part in (above, new & ~above):
+        for depth, holders in self._levels:
+            above = holders >> shift << shift
+            for part in (above, holders ^ above):
                 left = part
                 while left and len(found) < limit:
                     low = left & -left
