@@ -8,7 +8,9 @@ prompt is named by a chain of hashes over the text that the engine renders it fr
 engine's KV capacity in tokens, beside the ends of prompts and the outputs, which take room as
 well. It is a model, and the engine tells the truth with each request that starts: how many of its
 prompt tokens were cached. What was predicted beyond that is forgotten; where it is more, the
-prediction grows. A wrong prediction costs a cache miss and nothing else.
+prediction grows. Conversations go on inside a chunk, after the answer that the engine computed and
+the sidecar has not hashed: that the end of the last prompt is cached with its output is predicted
+while the engine's reports bear it out. A wrong prediction costs a cache miss and nothing else.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ MAX_CHUNKS: Final = 512
 """Chunks hashed of one prompt, so that the work for a request is bounded: 1 MiB of text."""
 TOKENS_PER_ENTRY: Final = 64
 """An index has at most one entry for so many tokens of its capacity."""
+_MOST_CONTINUED: Final = 8
+"""How far what was seen of late can tip the guess whether prompts go on where others ended."""
 _SEPARATOR: Final = b"\0"
 """Between parts of a prompt: JSON text never holds this byte."""
 _END: Final = b"\0\0"
@@ -113,7 +117,8 @@ class _Entry:
         extra: Tokens that the engine had cached after this chunk, by its last report about a
             prompt of which this was the last cached chunk.
         children: Chunks that follow it.
-        ends: How many ends of prompts follow it, and the key of the last of them.
+        ends: How many ends of prompts follow it.
+        last_end: The key of the last of them, while it may be where another prompt goes on; or 0.
     """
 
     def __init__(self, key: int, parent: _Entry | None, depth: int, tokens: int) -> None:
@@ -146,6 +151,8 @@ class PrefixIndex:
         self._tokens = 0
         self._changed: set[int] = set()
         self._all_changed = False
+        # Above 0: of late, prompts went on more often than not where another one had ended.
+        self._continued = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -163,7 +170,12 @@ class PrefixIndex:
         path = self._path(chain)
         if not path:
             return 0
-        return min(most, self._whole_blocks(_tokens(path) + path[-1].extra))
+        more = path[-1].extra
+        if self._continued > 0:
+            end = self._lone_end(path[-1])
+            if end is not None:
+                more = max(more, end.tokens)
+        return min(most, self._whole_blocks(_tokens(path) + more))
 
     def insert(
         self, chain: Chain, prompt_tokens: int, computed_tokens: int, output_tokens: int = 0
@@ -194,7 +206,8 @@ class PrefixIndex:
         if not is_all:
             self._forget_end(chain.whole)
             self._forget_beyond(path, cached_tokens)
-        self._forget_covered_end(path, cached_tokens)
+        if path:
+            self._judge_end(path[-1], cached_tokens - _tokens(path))
         self._extend(path, chain, prompt_tokens, cached_tokens)
         if path:
             path[-1].extra = max(0, cached_tokens - _tokens(path))
@@ -272,8 +285,9 @@ class PrefixIndex:
         parent = path[-1] if path else None
         if parent is not None:
             # The only prompt that ended here goes on: its next chunks are its end and its output.
-            if parent.ends == 1 and not parent.children:
-                self._forget_end(parent.last_end)
+            end = self._lone_end(parent)
+            if end is not None:
+                self._remove(end)
             self._note_change(parent.key)
         entry = _Entry(key, parent, len(path) + 1, tokens)
         if parent is not None:
@@ -310,16 +324,27 @@ class PrefixIndex:
                 del path[index:]
                 return
 
-    def _forget_covered_end(self, path: list[_Entry], cached_tokens: int) -> None:
-        """Forget the last end after `path` if a hit reached beyond it: this prompt goes on there.
+    def _judge_end(self, last: _Entry, beyond_tokens: int) -> None:
+        """Note whether a prompt went on where the one before it had ended, after chunk `last`.
 
-        Its tokens belong to the chunks that follow, or to the end of this prompt.
+        If it did, the end's tokens belong to the chunks that follow now, or to the new end.
         """
-        if not path or path[-1].ends == 0:
+        end = self._entries.get(last.last_end)
+        if end is None:
             return
-        end = self._entries.get(path[-1].last_end)
-        if end is not None and cached_tokens + self._block > _tokens(path) + end.tokens:
+        went_on = beyond_tokens + self._block > end.tokens
+        if self._lone_end(last) is not None:
+            step = 1 if went_on else -1
+            self._continued = max(-_MOST_CONTINUED, min(_MOST_CONTINUED, self._continued + step))
+        if went_on:
             self._remove(end)
+        last.last_end = 0
+
+    def _lone_end(self, last: _Entry) -> _Entry | None:
+        """Return the end after chunk `last`, if only one prompt is known that came so far."""
+        if last.ends != 1 or last.children:
+            return None
+        return self._entries.get(last.last_end)
 
     def _forget_end(self, key: int) -> None:
         entry = self._entries.get(key)

@@ -189,17 +189,43 @@ def test_ends_of_prompts_and_outputs_take_room() -> None:
     assert cached(index, chain_of(1, 2, 3)) == CHUNK_TOKENS
 
 
+def converse(index: PrefixIndex, step: int, until: int = 60_000, output: int = 100) -> list[int]:
+    """Run a conversation whose answers the engine has cached; return the errors of predictions."""
+    errors: list[int] = []
+    hit = 0
+    for size in range(step, until, step):
+        chain = chunk_hashes(b"c" * size, SALT)
+        errors.append(cached(index, chain) - hit)
+        index.learned(chain, tokens_of(chain), hit)
+        run(index, chain, output)
+        hit = (tokens_of(chain) + output) // BLOCK * BLOCK
+    return errors
+
+
 @pytest.mark.parametrize("step", [900, 3000], ids=["messages below a chunk", "above"])
 def test_a_conversation_is_not_charged_twice_for_what_was_an_end(step: int) -> None:
     index = PrefixIndex(1 << 20, BLOCK)
-    hit = 0
-    for size in range(step, 60_000, step):
-        chain = chunk_hashes(b"c" * size, SALT)
-        index.learned(chain, tokens_of(chain), hit)
-        run(index, chain, output_tokens=100)
-        hit = (tokens_of(chain) + 100) // BLOCK * BLOCK
+    converse(index, step)
     # An end before the first chunk has no chunk that it could be counted with.
     assert index.tokens <= 60_000 // 4 + 100 + 2 * (CHUNK_TOKENS + 100)
+
+
+@pytest.mark.parametrize("output", [0, 300], ids=["no output", "output"])
+def test_where_conversations_go_on_their_answers_are_predicted(output: int) -> None:
+    index = PrefixIndex(1 << 20, BLOCK)
+    errors = converse(index, 5000, output=output)
+    assert errors[1] < 0
+    assert set(errors[3:]) == {0}
+
+
+def test_where_prompts_only_begin_alike_their_ends_are_not_predicted() -> None:
+    index = PrefixIndex(1 << 20, BLOCK)
+    converse(index, 5000)
+    for first in range(20):
+        run(index, chain_of(first, tail_bytes=1500), output_tokens=300)
+        index.learned(chain_of(first, 255), 2 * CHUNK_TOKENS, CHUNK_TOKENS)
+    run(index, chain_of(100, tail_bytes=1500), output_tokens=300)
+    assert cached(index, chain_of(100, 255)) == CHUNK_TOKENS
 
 
 def test_a_restarted_engine_has_nothing_cached() -> None:
@@ -242,12 +268,20 @@ def test_a_whole_prompt_that_hits_all_it_can_loses_nothing() -> None:
     tail_bytes=st.integers(0, CHUNK_BYTES - 1),
     prompt_tokens=st.integers(64, 6000),
     share=st.floats(0, 1),
+    conversations=st.booleans(),
 )
 def test_a_prediction_after_the_engines_word_is_the_engines_word(
-    first: list[int], second: list[int], tail_bytes: int, prompt_tokens: int, share: float
+    first: list[int],
+    second: list[int],
+    tail_bytes: int,
+    prompt_tokens: int,
+    share: float,
+    conversations: bool,
 ) -> None:
     index = PrefixIndex(1 << 20, BLOCK)
-    run(index, chain_of(*first))
+    if conversations:
+        converse(index, 5000)
+    run(index, chain_of(*first, tail_bytes=700), output_tokens=200)
     chain = chain_of(*second, tail_bytes=tail_bytes)
     usable = (prompt_tokens - 1) // BLOCK * BLOCK
     told = round(usable * share) // BLOCK * BLOCK
