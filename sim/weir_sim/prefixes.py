@@ -301,6 +301,8 @@ class _Fleet:
         self._rng = random.Random(f"prefixes-{setup.seed}")
         self._peers = PeerPrefixes()
         self._next_s = 0.0
+        # Replica -> when it may be asked for a snapshot again.
+        self._asked_s = [0.0] * setup.replicas
         self._underway: deque[tuple[float, int, DigestUpdate]] = deque()
 
     def advance(self, now: float) -> None:
@@ -314,7 +316,8 @@ class _Fleet:
             replica.advance(now)
         while self._underway and self._underway[0][0] <= now:
             arrived_s, number, update = self._underway.popleft()
-            if self._peers.apply(str(number), update):
+            if self._peers.apply(str(number), update) and arrived_s >= self._asked_s[number]:
+                self._asked_s[number] = arrived_s + self._setup.period_s + self._setup.delay_s
                 self._tell(number, self.replicas[number].writer.snapshot(), arrived_s)
 
     def choose(self, policy: str, prompt: Prompt, now: float) -> tuple[int, int]:

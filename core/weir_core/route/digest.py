@@ -130,7 +130,8 @@ class PeerPrefixes:
     def apply(self, name: str, update: DigestUpdate) -> bool:
         """Take over an update of a peer; return whether a snapshot must be asked for.
 
-        Updates that come late or twice change nothing. One of another version is left alone: that
+        It is said for each update until the snapshot comes; how often to ask is the caller's
+        business. Updates that come late or twice change nothing. One of another version is left alone: that
         peer is one of which nothing is known.
         """
         if update.version != VERSION:

@@ -165,9 +165,10 @@ class PrefixIndex:
     def cached_tokens(self, chain: Chain, prompt_tokens: int) -> int:
         """Return how many tokens of a prompt the engine probably has: whole blocks, never all."""
         most = self._usable(prompt_tokens)
-        if chain.is_complete and chain.whole in self._entries:
-            return most
         path = self._path(chain)
+        is_whole = chain.is_complete and len(path) == len(chain.hashes)
+        if is_whole and chain.whole in self._entries:
+            return most
         if not path:
             return 0
         more = path[-1].extra
@@ -217,6 +218,10 @@ class PrefixIndex:
 
     def clear(self) -> None:
         """Forget all: the engine has started anew, or its cache was reset."""
+        # Break the reference cycles here, so that the GC need not.
+        for entry in self._entries.values():
+            entry.children = {}
+            entry.parent = None
         self._entries.clear()
         self._tokens = 0
         self._changed.clear()
@@ -284,7 +289,7 @@ class PrefixIndex:
     def _add(self, path: list[_Entry], key: int, tokens: int) -> None:
         parent = path[-1] if path else None
         if parent is not None:
-            # The only prompt that ended here goes on: its next chunks are its end and its output.
+            # Taken for the prompt that ended here, which goes on: its end is in the next chunks.
             end = self._lone_end(parent)
             if end is not None:
                 self._remove(end)
@@ -368,7 +373,7 @@ class PrefixIndex:
         while doomed:
             gone = doomed.pop()
             doomed += gone.children.values()
-            # Break the reference cycles here, so that the GC need not.
+            # As in `clear`.
             gone.children = {}
             gone.parent = None
             del self._entries[gone.key]

@@ -247,6 +247,14 @@ def test_the_engine_had_less_so_what_follows_is_forgotten() -> None:
     assert cached(index, chain_of(9, 9)) == CHUNK_TOKENS
 
 
+def test_a_prompt_whose_beginning_was_forgotten_is_not_known_by_its_end() -> None:
+    index = PrefixIndex(100_000, BLOCK)
+    whole = chain_of(1, 2, 3, tail_bytes=40)
+    run(index, whole)
+    index.learned(chain_of(1, 2, 5), 3 * CHUNK_TOKENS, CHUNK_TOKENS)
+    assert cached(index, whole) == CHUNK_TOKENS
+
+
 def test_the_engine_had_more_so_the_prediction_grows() -> None:
     index = PrefixIndex(100_000, BLOCK)
     index.learned(chain_of(1, 2, 3, 4), 2048, 1152)
