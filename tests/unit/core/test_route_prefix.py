@@ -228,6 +228,32 @@ def test_where_prompts_only_begin_alike_their_ends_are_not_predicted() -> None:
     assert cached(index, chain_of(100, 255)) == CHUNK_TOKENS
 
 
+def test_a_conversation_is_not_charged_twice_where_the_engine_is_silent() -> None:
+    index = PrefixIndex(1 << 20, BLOCK)
+    for size in range(3000, 60_000, 3000):
+        run(index, chunk_hashes(b"c" * size, SALT), output_tokens=100)
+    assert index.tokens <= 60_000 // 4 + 100 + CHUNK_TOKENS
+
+
+def test_the_engines_word_on_an_end_outranks_the_guess_that_prompts_go_on() -> None:
+    index = PrefixIndex(1 << 20, BLOCK)
+    converse(index, 5000)
+    run(index, chain_of(100, tail_bytes=1500), output_tokens=300)
+    assert cached(index, chain_of(100, 255, 254)) == CHUNK_TOKENS + 640
+    index.learned(chain_of(100, 255, 254), 3 * CHUNK_TOKENS, CHUNK_TOKENS)
+    assert cached(index, chain_of(100, 255, 254)) == CHUNK_TOKENS
+
+
+def test_an_end_that_is_gone_does_not_count_as_another_prompt() -> None:
+    index = PrefixIndex(1 << 20, BLOCK)
+    converse(index, 5000)
+    chain = chain_of(100, tail_bytes=1500)
+    for _ in range(2):
+        run(index, chain, output_tokens=300)
+        assert cached(index, chain_of(100, 255, 254)) == CHUNK_TOKENS + 640
+        index.learned(chain, tokens_of(chain), CHUNK_TOKENS)
+
+
 def test_a_restarted_engine_has_nothing_cached() -> None:
     index = PrefixIndex(10_000, BLOCK)
     run(index, chain_of(1, 2))
@@ -253,6 +279,14 @@ def test_a_prompt_whose_beginning_was_forgotten_is_not_known_by_its_end() -> Non
     run(index, whole)
     index.learned(chain_of(1, 2, 5), 3 * CHUNK_TOKENS, CHUNK_TOKENS)
     assert cached(index, whole) == CHUNK_TOKENS
+
+
+def test_a_chunk_that_ends_inside_a_block_is_not_taken_for_lost() -> None:
+    index = PrefixIndex(100_000, BLOCK)
+    chain = chain_of(1, 2, 3, 4)
+    index.insert(chain, 2000, 2000)
+    index.learned(chain, 2000, 384)
+    assert index.cached_tokens(chain, 2000) == 384
 
 
 def test_the_engine_had_more_so_the_prediction_grows() -> None:
