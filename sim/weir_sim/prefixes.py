@@ -1,14 +1,15 @@
-"""Prefix knowledge put to the test: what a sidecar predicts, and what a fleet makes of digests.
+"""How well a sidecar predicts prefix hits, and what hit rate a fleet reaches by digests.
 
 The first table has one replica. Its cache is modelled block by block as vLLM's is (whole blocks,
 never the last token, least recently used, outputs cached as well); the index of
 `weir_core.route.prefix` sees texts only. Predicted is set against actual.
 
 The second has a fleet. A request goes to the replica with the least work before its first token:
-prompt tokens that wait there, and `weight` times those of its own that must be computed. What is known of the
-caches differs: nothing, the session's replica only, digests that come late or get lost, or all.
-Candidates by digest are the two best holders and two random replicas. Prefill is all that takes
-time here; the figures compare knowledge and are no latencies of a product.
+prompt tokens that wait there, and `weight` times those of its own that must be computed. Policies
+differ in what is known of the caches: nothing (`random`), the session's replica only (`session`),
+digests that come late or get lost (`digest`), or all (`perfect`). Candidates by digest are the two
+best holders and two random replicas. Only prefill takes time here, so the waits compare policies
+and are no latencies of a product.
 
 Requests come from a trace with `hash_ids` (one for each 512 tokens; a block that the trace names
 is 2,048 bytes of text), or are conversations with texts of their own: a few system prompts, and

@@ -1,4 +1,4 @@
-"""What sidecars tell each other about their engines' prefix caches, and what they make of it.
+"""Digests of prefix caches, which sidecars send each other, and lookups in many of them.
 
 A replica advertises the hashes of chunks at depths 1, 2, 4, 8 ... of the prompts that are cached,
 and of the last chunk of each, by the low 32 bits. So a long prompt costs a few keys and not
@@ -130,9 +130,9 @@ class PeerPrefixes:
     def apply(self, name: str, update: DigestUpdate) -> bool:
         """Take over an update of a peer; return whether a snapshot must be asked for.
 
-        It is said for each update until the snapshot comes; how often to ask is the caller's
-        business. Updates that come late or twice change nothing. One of another version is left alone: that
-        peer is one of which nothing is known.
+        The answer is the same for every update until the snapshot comes; the caller limits how
+        often it asks. Updates that come late or twice change nothing. A peer of another version
+        is forgotten: its keys mean something else.
         """
         if update.version != VERSION:
             self.forget(name)
