@@ -1,0 +1,304 @@
+"""Digests of prefix caches, which sidecars send each other, and lookups in many of them.
+
+A replica advertises the hashes of chunks at depths 1, 2, 4, 8 ... of the prompts that are cached,
+and of the last chunk of each, by the low 32 bits. So a long prompt costs a few keys and not
+hundreds, and a conversation is still known to its last chunk. A reader walks a chain from its
+beginning and keeps the replicas that hold every key so far: one key taken for another (32 bits,
+some million keys) fools it only together with all keys of smaller depths.
+
+Updates are numbered. Each says from which number to which it leads, so a lost one shows with the
+next, and the reader asks for a snapshot. Until that comes it goes on with what it knew: a wrong
+digest costs a cache miss and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from weir_core.route.prefix import Chain, PrefixIndex
+
+VERSION: Final = 1
+"""Of the keys as much as of the message: another way to hash is another version."""
+MAX_KEYS: Final = 1 << 14
+"""Keys that a replica advertises, and that a reader keeps of one: 64 KiB in a snapshot."""
+_KEY_MASK: Final = 0xFFFF_FFFF
+_KEY_BYTES: Final = 4
+
+
+class DigestUpdate(NamedTuple):
+    """A change of what a replica advertises; plain values, so that msgspec can encode it.
+
+    Attributes:
+        version: `VERSION` of the writer.
+        epoch: A number that is higher after each start of the writer.
+        base: The update applies to the digest of this number; 0 is the empty digest, and an
+            update of it a snapshot.
+        seq: Number of the digest that it makes; equal to `base` if nothing has changed.
+        added: Keys, four bytes each, little-endian.
+        removed: Keys, in the same way.
+    """
+
+    version: int
+    epoch: int
+    base: int
+    seq: int
+    added: bytes = b""
+    removed: bytes = b""
+
+
+class DigestWriter:
+    """Tells peers about one index; one stream of updates for all of them.
+
+    Args:
+        index: Of this replica; nothing else may take its changes.
+        epoch: Higher than that of any writer before it for this replica.
+    """
+
+    def __init__(self, index: PrefixIndex, epoch: int, max_keys: int = MAX_KEYS) -> None:
+        self._index = index
+        self._epoch = epoch
+        self._max_keys = max_keys
+        self._seq = 0
+        self._keys: set[int] = set()
+
+    def delta(self) -> DigestUpdate:
+        """Return what has changed since the last call, as a snapshot where that is shorter."""
+        added, removed = self._take_changes()
+        base = self._seq
+        if not added and not removed:
+            return DigestUpdate(VERSION, self._epoch, base, base)
+        self._seq += 1
+        if len(added) + len(removed) > len(self._keys):
+            return self.snapshot()
+        return DigestUpdate(VERSION, self._epoch, base, self._seq, _packed(added), _packed(removed))
+
+    def snapshot(self) -> DigestUpdate:
+        """Return all that the updates so far have told."""
+        return DigestUpdate(VERSION, self._epoch, 0, self._seq, _packed(self._keys))
+
+    def _take_changes(self) -> tuple[set[int], set[int]]:
+        """Bring the keys up to date; return those that came and those that went."""
+        index, keys = self._index, self._keys
+        changed = index.take_changed()
+        if changed is not None:
+            present = {_key(hashed) for hashed in changed if index.is_advertised(hashed)}
+            removed = {_key(hashed) for hashed in changed} & keys - present
+            added = present - keys
+            if len(keys) + len(added) - len(removed) <= self._max_keys:
+                keys -= removed
+                keys |= added
+                return added, removed
+        wanted = {_key(hashed) for hashed in index.advertised()[: self._max_keys]}
+        self._keys = wanted
+        return wanted - keys, keys - wanted
+
+
+class _Peer:
+    """One replica, as its updates have told."""
+
+    def __init__(self, name: str, slot: int) -> None:
+        self.name = name
+        self.bit = 1 << slot
+        self.slot = slot
+        self.epoch = self.seq = -1
+        self.keys: set[int] = set()
+
+
+class PeerPrefixes:
+    """The digests of all peers; a lookup takes time in proportion to the chain, not to them.
+
+    Each key has the set of its holders as the bits of one number, so that the holders of a whole
+    path are found with one `and` for each depth.
+    """
+
+    def __init__(self, max_keys: int = MAX_KEYS) -> None:
+        self._max_keys = max_keys
+        self._peers: dict[str, _Peer] = {}
+        self._slots: list[_Peer | None] = []
+        self._free: list[int] = []
+        self._holders: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    @property
+    def keys(self) -> int:
+        """Return how many different keys are known."""
+        return len(self._holders)
+
+    def apply(self, name: str, update: DigestUpdate) -> bool:
+        """Take over an update of a peer; return whether a snapshot must be asked for.
+
+        The answer is the same for every update until the snapshot comes; the caller limits how
+        often it asks. Updates that come late or twice change nothing. A peer of another version
+        is forgotten: its keys mean something else.
+        """
+        if update.version != VERSION:
+            self.forget(name)
+            return False
+        peer = self._peers.get(name) or self._join(name)
+        if (update.epoch, update.seq) < (peer.epoch, peer.seq):
+            return False
+        if update.base == 0:
+            self._replace(peer, update)
+        elif update.epoch == peer.epoch and update.base == peer.seq:
+            self._change(peer, update)
+        else:
+            return update.epoch != peer.epoch or update.seq != peer.seq
+        peer.epoch, peer.seq = update.epoch, update.seq
+        return False
+
+    def forget(self, name: str) -> None:
+        """Forget a peer; a later update of it starts anew, whatever its epoch."""
+        peer = self._peers.pop(name, None)
+        if peer is None:
+            return
+        self._drop(peer, list(peer.keys))
+        self._slots[peer.slot] = None
+        self._free.append(peer.slot)
+
+    def match(self, chain: Chain, prompt_tokens: int) -> PrefixMatch:
+        """Return which peers hold how much of a prompt."""
+        hashes, holders = chain.hashes, self._holders
+        paths: list[int] = []
+        alive = -1
+        depth = 1
+        while depth <= len(hashes):
+            alive &= holders.get(_key(hashes[depth - 1]), 0)
+            if alive == 0:
+                break
+            paths.append(alive)
+            depth *= 2
+        return PrefixMatch(self, chain, prompt_tokens, self._levels(chain, paths))
+
+    def bit(self, name: str) -> int:
+        """Return the bit that stands for a peer in the sets of holders; 0 if it is unknown."""
+        peer = self._peers.get(name)
+        return 0 if peer is None else peer.bit
+
+    def name(self, slot: int) -> str:
+        """Return the name of the peer with bit `1 << slot`."""
+        peer = self._slots[slot]
+        assert peer is not None, "a set of holders names a peer that is gone"
+        return peer.name
+
+    def _levels(self, chain: Chain, paths: list[int]) -> list[tuple[int, int]]:
+        """Return depths and holders, the deepest first.
+
+        Args:
+            chain: Of the prompt.
+            paths: Holders of all keys at depths that are powers of two, up to each of them.
+        """
+        hashes, holders = chain.hashes, self._holders
+        levels: list[tuple[int, int]] = []
+        seen = 0
+        for power in range(len(paths) - 1, -1, -1):
+            left = paths[power] & ~seen
+            seen |= left
+            depth = min(2 << power, len(hashes) + 1) - 1
+            # The last chunks of prompts are between two powers.
+            while left and depth > 1 << power:
+                found = holders.get(_key(hashes[depth - 1]), 0) & left
+                if found:
+                    left ^= found
+                    levels.append((depth, found))
+                depth -= 1
+            if left:
+                levels.append((1 << power, left))
+        return levels
+
+    def _join(self, name: str) -> _Peer:
+        if self._free:
+            peer = _Peer(name, self._free.pop())
+            self._slots[peer.slot] = peer
+        else:
+            peer = _Peer(name, len(self._slots))
+            self._slots.append(peer)
+        self._peers[name] = peer
+        return peer
+
+    def _replace(self, peer: _Peer, update: DigestUpdate) -> None:
+        wanted = set(_unpacked(update.added, self._max_keys))
+        self._drop(peer, list(peer.keys - wanted))
+        self._hold(peer, list(wanted - peer.keys))
+
+    def _change(self, peer: _Peer, update: DigestUpdate) -> None:
+        self._drop(peer, _unpacked(update.removed, self._max_keys))
+        self._hold(peer, _unpacked(update.added, self._max_keys - len(peer.keys)))
+
+    def _hold(self, peer: _Peer, keys: list[int]) -> None:
+        holders, bit = self._holders, peer.bit
+        for key in keys:
+            holders[key] = holders.get(key, 0) | bit
+        peer.keys.update(keys)
+
+    def _drop(self, peer: _Peer, keys: list[int]) -> None:
+        holders, bit = self._holders, peer.bit
+        for key in keys:
+            left = holders.get(key, 0) & ~bit
+            if left:
+                holders[key] = left
+            else:
+                holders.pop(key, None)
+        peer.keys.difference_update(keys)
+
+
+class PrefixMatch:
+    """Which peers hold how much of one prompt; to be used before the next update is applied."""
+
+    def __init__(
+        self, peers: PeerPrefixes, chain: Chain, prompt_tokens: int, levels: list[tuple[int, int]]
+    ) -> None:
+        self._peers = peers
+        self._chain = chain
+        self._prompt_tokens = prompt_tokens
+        self._levels = levels
+
+    def tokens(self, name: str) -> int:
+        """Return how many prompt tokens one replica is believed to hold."""
+        bit = self._peers.bit(name)
+        for depth, holders in self._levels:
+            if holders & bit:
+                return self._tokens(depth)
+        return 0
+
+    def best(self, limit: int, start: int = 0) -> dict[str, int]:
+        """Return the replicas that hold most, and how many prompt tokens, most first.
+
+        Args:
+            limit: How many replicas.
+            start: Where to begin among those that hold equally much, so that not all readers
+                choose the same; a random number.
+        """
+        found: dict[str, int] = {}
+        shift = start % (len(self._peers) or 1)
+        for depth, holders in self._levels:
+            above = holders >> shift << shift
+            for part in (above, holders ^ above):
+                left = part
+                while left and len(found) < limit:
+                    low = left & -left
+                    left ^= low
+                    found[self._peers.name(low.bit_length() - 1)] = self._tokens(depth)
+            if len(found) >= limit:
+                break
+        return found
+
+    def _tokens(self, depth: int) -> int:
+        return min(self._chain.tokens(depth, self._prompt_tokens), max(0, self._prompt_tokens - 1))
+
+
+def _key(hashed: int) -> int:
+    return hashed & _KEY_MASK
+
+
+def _packed(keys: set[int]) -> bytes:
+    """Return keys as bytes, in order, so that equal digests are equal messages."""
+    return struct.pack(f"<{len(keys)}I", *sorted(keys))
+
+
+def _unpacked(packed: bytes, limit: int) -> list[int]:
+    """Return at most `limit` keys; a part of a key at the end is left out."""
+    count = max(0, min(limit, len(packed) // _KEY_BYTES))
+    return list(struct.unpack_from(f"<{count}I", packed))
