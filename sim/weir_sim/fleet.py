@@ -23,7 +23,7 @@ import msgspec
 
 from weir_core.route.load import ask_of, load_of
 from weir_core.route.router import HOP_LIMIT, Router
-from weir_core.route.score import Credit, is_better, judge
+from weir_core.route.score import View, is_better, judge
 from weir_core.route.types import Ask, Candidate, Forward, Keep, LoadVector, Nowhere
 from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.types import Action, ClassPolicy, Request
@@ -45,7 +45,6 @@ from weir_sim.workload import SimRequest
 
 ROUTINGS: Sequence[str] = ("weir", "central", *ROUTERS)
 """What may send requests to replicas."""
-_NO_CREDIT = Credit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +278,7 @@ class _Peers:
             case Keep():
                 self._fleet.send(trip, ingress, request)
             case Forward():
-                router.on_sent(route.replica, ask, 0, now)
+                router.on_sent(route.replica, ask, 0)
                 trip.hops = route.hops
                 target = self._index[route.replica]
                 self._loop.at(now + self._messages.hop_s, self._reach, trip, target, request)
@@ -296,7 +295,7 @@ class _Peers:
     def _reach(self, trip: FleetTrip, target: int, request: Request) -> None:
         trip.arrived_s = self._loop.now
         self._fleet.send(trip, target, request)
-        if trip.hops and trip.outcomes == 0 and trip.rejected is None:
+        if request.request_id in self._fleet.schedulers[target].tickets:
             self._measure(target, (trip.ingress,))
             self._loop.at(self._loop.now + self._messages.hop_s, self._acknowledged, trip)
 
@@ -350,7 +349,7 @@ class _PerfectKnowledge:
         best: Candidate | None = None
         chosen = 0
         for index, load in enumerate(self._loads):
-            found = judge(ask, "", load, _NO_CREDIT, 0, 0)
+            found = judge(ask, "", View(load), 0, 0)
             if best is None or is_better(found, best):
                 best, chosen = found, index
         fleet.send(trip, chosen, request)

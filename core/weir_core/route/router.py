@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from weir_core.route.score import Credit, is_better, judge, suits
+from weir_core.route.score import View, is_better, judge, suits
 from weir_core.route.types import Ask, Candidate, Forward, Keep, LoadVector, Nowhere, Route
 
 MOST_CANDIDATES: Final = 6
@@ -38,12 +38,13 @@ _DRAWS: Final = 12
 """Draws for the random ones; the slow and the unusable are drawn again."""
 _FADE: Final = 0.05
 """The greatest known speed is forgotten by this part in a round of heartbeats."""
+_FASTEST_S: Final = 1e-9
+"""Least time per prompt token that a replica may claim."""
 _SILENT_S: Final = 5.0
 """Nothing heard for so long, five heartbeats, is silence."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 10.0
 """A replica that refused is left out for a time that doubles with each refusal in a row."""
-_NO_CREDIT: Final = Credit()
 
 
 class Rng(Protocol):
@@ -88,15 +89,15 @@ class _Peer:
             return False
         return now - self.heard_s < _SILENT_S
 
-    def credit_for(self, rank: int) -> Credit:
-        """Return what its load does not show, as a newcomer of `rank` meets it."""
-        total = Credit()
+    def seen(self, load: LoadVector, rank: int, hop_s: float, now: float) -> View:
+        """Return what is known of it, as a newcomer of `rank` meets it."""
+        view = View(load, hop_s, now - self.measured_s)
         for sent in self.credit.values():
             if sent.rank >= rank:
-                total.tokens += sent.tokens
-            total.sequences += sent.sequences
-            total.kv_tokens += sent.kv_tokens
-        return total
+                view.sent_tokens += sent.tokens
+            view.sent_sequences += sent.sequences
+            view.sent_kv_tokens += sent.kv_tokens
+        return view
 
 
 class Router:
@@ -136,7 +137,7 @@ class Router:
         if measured_s < peer.measured_s:
             return
         peer.load, peer.measured_s = load, measured_s
-        self._note_speed(peer, 1.0 / load.token_s)
+        self._note_speed(peer, 1.0 / max(_FASTEST_S, load.token_s))
         if peer.credit:
             for request_id, sent in list(peer.credit.items()):
                 if sent.acknowledged_s <= measured_s:
@@ -151,7 +152,7 @@ class Router:
         if last is not peer:
             self._order[peer.index], last.index = last, peer.index
 
-    def on_sent(self, replica: str, ask: Ask, cached: int, now: float) -> None:  # noqa: ARG002
+    def on_sent(self, replica: str, ask: Ask, cached: int) -> None:
         """Count a request that goes to another replica, until its vector does."""
         peer = self._peers.get(replica)
         if peer is not None:
@@ -193,7 +194,7 @@ class Router:
             rng: For the random ones.
         """
         found = [self.name] if self.name and self.name not in ask.tried else []
-        if ask.hops >= HOP_LIMIT and found:
+        if ask.hops >= HOP_LIMIT:
             return found
         if ask.session_replica:
             self._add(ask.session_replica, ask, found, now)
@@ -223,7 +224,9 @@ class Router:
             cached: As for `candidates`.
             now: The present.
         """
-        longest = max(cached.values()) if cached else 0
+        longest = 0
+        for name in candidates:
+            longest = max(longest, cached.get(name, 0))
         judged: list[Candidate] = []
         best: Candidate | None = None
         for name in candidates:
@@ -236,16 +239,15 @@ class Router:
         return self._route(ask, best, tuple(judged))
 
     def _route(self, ask: Ask, best: Candidate | None, judged: tuple[Candidate, ...]) -> Route:
-        if best is None:
-            return Keep(ask.request_id, "alone") if self.name else Nowhere(ask.request_id)
-        if best.replica == self.name:
-            if ask.hops >= HOP_LIMIT:
-                reason = "hop-limit"
-            else:
-                reason = "best" if len(judged) > 1 else "alone"
-            return Keep(ask.request_id, reason, judged)
-        reason = "best" if self.name else "no-engine-here"
-        return Forward(ask.request_id, best.replica, ask.hops + 1, reason, judged)
+        if best is not None and best.replica != self.name:
+            reason = "best" if self.name else "no-engine-here"
+            return Forward(ask.request_id, best.replica, ask.hops + 1, reason, judged)
+        if not self.name:
+            return Nowhere(ask.request_id)
+        reason = "best" if len(judged) > 1 else "alone"
+        if ask.hops >= HOP_LIMIT:
+            reason = "hop-limit"
+        return Keep(ask.request_id, reason, judged)
 
     def _judge(
         self,
@@ -259,22 +261,12 @@ class Router:
         if name == self.name:
             if own is None or own.draining:
                 return None
-            return judge(ask, name, own, _NO_CREDIT, here, longest - here)
+            return judge(ask, name, View(own), here, longest - here)
         peer = self._peers.get(name)
         if peer is None or peer.load is None:
             return None
-        found = judge(ask, name, peer.load, peer.credit_for(ask.rank), here, longest - here)
-        return Candidate(
-            replica=name,
-            score_ms=found.score_ms + 1e3 * self._hop_s,
-            wait_ms=found.wait_ms,
-            recompute_ms=found.recompute_ms,
-            decode_ms=found.decode_ms,
-            room_ms=found.room_ms,
-            hop_ms=1e3 * self._hop_s,
-            feasible=found.feasible,
-            age_ms=1e3 * (now - peer.measured_s),
-        )
+        view = peer.seen(peer.load, ask.rank, self._hop_s, now)
+        return judge(ask, name, view, here, longest - here)
 
     def _add(self, name: str, ask: Ask, found: list[str], now: float) -> None:
         if len(found) >= MOST_CANDIDATES or name in found or name in ask.tried:

@@ -5,8 +5,9 @@ and this one has to compute again; a charge for the decodes beside which the ans
 for scarce slots or KV room; the hop. Every time comes from what the replica measured of itself, so
 replicas of different speeds need no configuration.
 
-Urgent requests spread and patient ones fill: the charge for decodes is whole for a class with a
-tight target and fades with the target's length, so that batch takes what prefill room there is.
+Interactive requests spread and batch fills: the charge for decodes goes by the square of the step
+time over the class's own TPOT target. It keeps a class with a tight target away from busy batches,
+and is next to nothing for one with a loose target.
 """
 
 from __future__ import annotations
@@ -27,60 +28,64 @@ _TPOT_SHARE: Final = 0.28
 of a lower rank in while such a request is there, so it would have the replica for itself."""
 
 
-class Credit:
-    """What was sent to a replica and is not in its load vector yet.
+class View:
+    """What a router knows of one replica when it judges a request.
 
     Attributes:
-        tokens: Prompt tokens that go before the request that is judged.
-        sequences: Slots taken.
-        kv_tokens: KV room taken.
+        load: Its load vector.
+        hop_s: The way there and back.
+        age_s: Age of the vector.
+        sent_tokens: Prompt tokens that were sent there, are not in the vector and go first.
+        sent_sequences: Slots that what was sent takes.
+        sent_kv_tokens: KV room that it takes.
     """
 
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.sequences = 0
-        self.kv_tokens = 0
+    def __init__(self, load: LoadVector, hop_s: float = 0.0, age_s: float = 0.0) -> None:
+        self.load = load
+        self.hop_s = hop_s
+        self.age_s = age_s
+        self.sent_tokens = 0
+        self.sent_sequences = 0
+        self.sent_kv_tokens = 0
 
 
-def judge(
-    ask: Ask, replica: str, load: LoadVector, credit: Credit, cached: int, missed: int
-) -> Candidate:
-    """Return how well `replica` would serve `ask`, without the hop and the age.
+def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candidate:
+    """Return how well `replica` would serve `ask`.
 
     Args:
         ask: The request.
         replica: Name of the replica.
-        load: Its load.
-        credit: What its load does not show yet.
+        view: What is known of it.
         cached: Prompt tokens that it has cached.
         missed: Prompt tokens that another replica has cached beyond these.
     """
+    load = view.load
     wait_s = 0.0
     ahead = 0
     for each in load.classes:
         if each.name == ask.class_name:
             wait_s, ahead = each.wait_s, each.ahead_tokens
             break
-    tokens = ahead + credit.tokens + max(1, ask.prompt_tokens - cached)
+    tokens = ahead + view.sent_tokens + max(1, ask.prompt_tokens - cached)
     steps = tokens // max(1, load.step_tokens) + 1
     wait_s += steps * load.step_s + tokens * load.token_s
     answer_s = ask.output_tokens / max(1, ask.sequences) * load.step_s
     recompute_s = 0.0
     if missed > 0:
-        busy = min(1.0, (ahead + credit.tokens) / max(1, load.step_tokens))
+        busy = min(1.0, (ahead + view.sent_tokens) / max(1, load.step_tokens))
         recompute_s = _RECOMPUTE_FACTOR * busy * missed * load.token_s
     decode_s = _DECODE_FACTOR * answer_s * crowding(ask, load.step_s)
-    room_s = scarcity(ask, load, credit) * answer_s
+    room_s = scarcity(ask, view) * answer_s
     return Candidate(
         replica=replica,
-        score_ms=1e3 * (wait_s + recompute_s + decode_s + room_s),
+        score_ms=1e3 * (wait_s + recompute_s + decode_s + room_s + view.hop_s),
         wait_ms=1e3 * wait_s,
         recompute_ms=1e3 * recompute_s,
         decode_ms=1e3 * decode_s,
         room_ms=1e3 * room_s,
-        hop_ms=0.0,
-        feasible=(ask.left_s is None or wait_s <= ask.left_s) and suits(ask, load),
-        age_ms=0.0,
+        hop_ms=1e3 * view.hop_s,
+        feasible=(ask.left_s is None or wait_s + view.hop_s <= ask.left_s) and suits(ask, load),
+        age_ms=1e3 * view.age_s,
     )
 
 
@@ -103,11 +108,11 @@ def crowding(ask: Ask, step_s: float) -> float:
     return ratio * ratio
 
 
-def scarcity(ask: Ask, load: LoadVector, credit: Credit) -> float:
+def scarcity(ask: Ask, view: View) -> float:
     """Return 0 where room abounds, and 1 where the request has to wait for an answer to end."""
     slots = max(1, ask.sequences)
     room = ask.prompt_tokens + ask.output_tokens
-    slot_share = slots / max(slots, load.sequences_left - credit.sequences)
-    room_share = room / max(room, load.kv_tokens_left - credit.kv_tokens)
+    slot_share = slots / max(slots, view.load.sequences_left - view.sent_sequences)
+    room_share = room / max(room, view.load.kv_tokens_left - view.sent_kv_tokens)
     share = max(slot_share, room_share)
     return share * share

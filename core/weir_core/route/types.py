@@ -129,7 +129,7 @@ class Forward(msgspec.Struct, frozen=True, gc=False):
 
 
 class Nowhere(msgspec.Struct, frozen=True, gc=False):
-    """No replica is known that could take this request, this one included."""
+    """This sidecar has no engine, and there is no other replica that may get the request."""
 
     request_id: str
 

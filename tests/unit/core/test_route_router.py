@@ -116,7 +116,7 @@ def test_a_refusing_replica_gets_nothing_for_longer_each_time() -> None:
     made, own, now = router(other=IDLE), loaded(wait_s=9.0), 0.0
     pauses = []
     for _ in range(3):
-        made.on_sent("other", CHAT, 0, now)
+        made.on_sent("other", CHAT, 0)
         made.on_refused("q1", now)
         refused_s = now
         while target(routed(made, own=own, now=now)) == "self":
@@ -129,11 +129,11 @@ def test_a_refusing_replica_gets_nothing_for_longer_each_time() -> None:
 def test_an_acknowledgement_ends_a_row_of_refusals() -> None:
     made = router(other=IDLE)
     for now in (0.0, 1.0):
-        made.on_sent("other", CHAT, 0, now)
+        made.on_sent("other", CHAT, 0)
         made.on_refused("q1", now)
-    made.on_sent("other", CHAT, 0, 2.0)
+    made.on_sent("other", CHAT, 0)
     made.on_acknowledged("q1", 2.0)
-    made.on_sent("other", NIGHTLY, 0, 3.0)
+    made.on_sent("other", NIGHTLY, 0)
     made.on_refused("q2", 3.0)
     made.on_load("other", IDLE, 0.0, 3.15)
     assert target(routed(made, own=loaded(wait_s=9.0), now=3.15)) == "other"
@@ -159,6 +159,9 @@ def test_at_the_hop_limit_a_request_stays() -> None:
     route = routed(router(other=IDLE), ask, own=loaded(wait_s=9.0))
     assert isinstance(route, Keep)
     assert route.reason == "hop-limit"
+    front = Router("")
+    front.on_load("other", IDLE, 0.0, now=0.0)
+    assert routed(front, ask, own=None) == Nowhere("q1")
 
 
 def test_a_sidecar_without_an_engine_sends_everything_on() -> None:
@@ -200,7 +203,7 @@ def test_equal_inputs_give_equal_choices() -> None:
             ask = msgspec.structs.replace(CHAT, request_id=f"q{serial}")
             found = made.candidates(ask, {}, 0.0, rng)
             name = target(made.choose(ask, found, loaded(wait_s=0.3), {}, 0.0))
-            made.on_sent(name, ask, 0, 0.0)
+            made.on_sent(name, ask, 0)
             chosen.append(name)
         return chosen
 
@@ -214,7 +217,7 @@ def test_a_burst_spreads_inside_one_heartbeat_by_what_was_sent() -> None:
     for serial in range(60):
         ask = msgspec.structs.replace(CHAT, request_id=f"q{serial}")
         name = target(routed(made, ask, own=loaded(wait_s=9.0), seed=serial))
-        made.on_sent(name, ask, 0, 0.0)
+        made.on_sent(name, ask, 0)
         got[name] += 1
     assert got == {"a": 30, "b": 30}
 
@@ -226,7 +229,7 @@ def test_what_was_sent_counts_until_a_vector_that_holds_it_comes() -> None:
         return judged(routed(made, now=now), "other").wait_ms
 
     alone = wait_ms(0.0)
-    made.on_sent("other", msgspec.structs.replace(CHAT, request_id="sent"), 0, 0.1)
+    made.on_sent("other", msgspec.structs.replace(CHAT, request_id="sent"), 0)
     beside = alone + 1000 * IDLE.token_s * 1000
     assert wait_ms(0.1) == pytest.approx(beside)
     made.on_load("other", IDLE, 0.0, now=0.2)  # measured before the request was there
@@ -241,7 +244,7 @@ def test_what_was_sent_counts_until_a_vector_that_holds_it_comes() -> None:
 def test_what_was_sent_counts_no_more_once_it_has_ended() -> None:
     made = router(other=IDLE)
     alone = judged(routed(made), "other").score_ms
-    made.on_sent("other", msgspec.structs.replace(CHAT, request_id="sent"), 0, 0.0)
+    made.on_sent("other", msgspec.structs.replace(CHAT, request_id="sent"), 0)
     made.on_ended("sent")
     assert judged(routed(made), "other").score_ms == alone
 
@@ -249,7 +252,7 @@ def test_what_was_sent_counts_no_more_once_it_has_ended() -> None:
 def test_what_was_sent_of_a_lower_class_does_not_delay_a_higher_one() -> None:
     made = router(other=IDLE)
     alone = judged(routed(made), "other").wait_ms
-    made.on_sent("other", NIGHTLY, 0, 0.0)
+    made.on_sent("other", NIGHTLY, 0)
     assert judged(routed(made), "other").wait_ms == alone
 
 
@@ -289,7 +292,7 @@ def test_a_slow_replica_gets_less_without_configuration() -> None:
     for serial in range(200):
         ask = msgspec.structs.replace(NIGHTLY, request_id=f"q{serial}")
         name = target(routed(made, ask, own=loaded(wait_s=99.0), seed=serial))
-        made.on_sent(name, ask, 0, 0.0)
+        made.on_sent(name, ask, 0)
         got[name] += 1
     assert 3.0 < got["fast"] / got["slow"] < 6.0
 
@@ -349,3 +352,22 @@ def test_the_replica_that_looks_best_to_all_does_not_get_everybodys_requests() -
         got[target(routed(made, own=loaded(wait_s=0.3), now=1.0, seed=sidecar))] += 1
     assert got["r7"] <= 6
     assert len(got) > 50
+
+
+def test_a_prefix_on_a_replica_that_is_no_candidate_costs_nothing() -> None:
+    made = router(holder=loaded(draining=True), other=loaded(ahead=4000))
+    route = routed(made, cached={"holder": 900})
+    assert [judged(route, name).recompute_ms for name in ("self", "other")] == [0.0, 0.0]
+
+
+def test_the_hop_counts_towards_the_deadline() -> None:
+    made = Router("self", hop_s=0.4)
+    made.on_load("other", IDLE, 0.0, now=0.0)
+    ask = msgspec.structs.replace(CHAT, left_s=0.3)
+    assert not judged(routed(made, ask), "other").feasible
+    assert judged(routed(made, ask), "self").feasible
+
+
+def test_a_replica_that_claims_to_need_no_time_at_all_breaks_nothing() -> None:
+    made = router(other=msgspec.structs.replace(IDLE, token_s=0.0, step_s=0.0, step_tokens=0))
+    assert target(routed(made, own=loaded(wait_s=0.5))) == "other"
