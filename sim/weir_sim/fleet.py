@@ -349,7 +349,7 @@ class _PerfectKnowledge:
         best: Candidate | None = None
         chosen = 0
         for index, load in enumerate(self._loads):
-            found = judge(ask, "", View(load), 0, 0)
+            found = judge(ask, "", View(load, ask.class_name), 0, 0)
             if best is None or is_better(found, best):
                 best, chosen = found, index
         fleet.send(trip, chosen, request)

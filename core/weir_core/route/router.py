@@ -7,10 +7,12 @@ that it was not at, until it was forwarded `HOP_LIMIT` times.
 
 The router has no clock and draws no numbers of its own: `now` and `rng` are arguments, so equal
 inputs give equal choices. What it knows of other replicas are load vectors of some age; of its own
-replica it is given the exact present. Three rules keep stale knowledge from doing harm:
+replica it is given the exact present. Four rules keep stale knowledge from doing harm:
 
 - It compares a few candidates, never all: sidecars with the same old vectors would all send their
   requests to the one replica that looks best in them.
+- The wait that a vector tells fades with its age into the average of all replicas. By then the
+  queue is another one, and others have acted on the same vector.
 - What it sent counts on top of a vector until a vector comes that was measured after the replica
   had acknowledged it. So a burst spreads inside one heartbeat.
 - A replica that drains, is silent, or refused gets nothing.
@@ -21,11 +23,20 @@ that was measured before the one known is dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from weir_core.route.score import View, is_better, judge, suits
-from weir_core.route.types import Ask, Candidate, Forward, Keep, LoadVector, Nowhere, Route
+from weir_core.route.types import (
+    Ask,
+    Candidate,
+    Forward,
+    Keep,
+    LoadVector,
+    Nowhere,
+    Route,
+)
 
 MOST_CANDIDATES: Final = 6
 HOP_LIMIT: Final = 2
@@ -36,6 +47,8 @@ _RANDOM: Final = 2
 """Random replicas among them."""
 _DRAWS: Final = 12
 """Draws for the random ones; the slow and the unusable are drawn again."""
+_FRESH_S: Final = 0.2
+"""Age at which a third of what a vector says beyond the usual still counts."""
 _FADE: Final = 0.05
 """The greatest known speed is forgotten by this part in a round of heartbeats."""
 _FASTEST_S: Final = 1e-9
@@ -68,6 +81,27 @@ class _Sent:
         """When the replica said that it has it; a vector measured from then on counts it."""
 
 
+class _Usual:
+    """What the vectors of all replicas say of a class on average, in their own speeds."""
+
+    def __init__(self, wait_s: float, ahead_s: float) -> None:
+        self.wait_s = wait_s
+        self.ahead_s = ahead_s
+
+    def follow(self, wait_s: float, ahead_s: float, part: float) -> None:
+        """Move towards a new vector by `part` of the way."""
+        self.wait_s += part * (wait_s - self.wait_s)
+        self.ahead_s += part * (ahead_s - self.ahead_s)
+
+    def fade(self, view: View) -> None:
+        """Have an old vector's wait fade into the average."""
+        trust = math.exp(-max(0.0, view.age_s) / _FRESH_S)
+        token_s = max(_FASTEST_S, view.load.token_s)
+        view.wait_s = self.wait_s + trust * (view.wait_s - self.wait_s)
+        ahead_s = self.ahead_s + trust * (view.ahead_tokens * token_s - self.ahead_s)
+        view.ahead_tokens = int(ahead_s / token_s)
+
+
 class _Peer:
     """Another replica, as this router knows it."""
 
@@ -89,15 +123,21 @@ class _Peer:
             return False
         return now - self.heard_s < _SILENT_S
 
-    def seen(self, load: LoadVector, rank: int, hop_s: float, now: float) -> View:
-        """Return what is known of it, as a newcomer of `rank` meets it."""
-        view = View(load, hop_s, now - self.measured_s)
+    def hear(self, load: LoadVector, measured_s: float) -> None:
+        """Note a vector that is newer than the last one."""
+        self.load, self.measured_s = load, measured_s
+        if self.credit:
+            for request_id, sent in list(self.credit.items()):
+                if sent.acknowledged_s <= measured_s:
+                    del self.credit[request_id]
+
+    def add_credit(self, view: View, rank: int) -> None:
+        """Add what the vector does not show, as a newcomer of `rank` meets it."""
         for sent in self.credit.values():
             if sent.rank >= rank:
                 view.sent_tokens += sent.tokens
             view.sent_sequences += sent.sequences
             view.sent_kv_tokens += sent.kv_tokens
-        return view
 
 
 class Router:
@@ -114,6 +154,8 @@ class Router:
         self._peers: dict[str, _Peer] = {}
         self._order: list[_Peer] = []
         self._fastest = 0.0
+        # Class name -> what is expected where a vector is old.
+        self._usual: dict[str, _Usual] = {}
         # Request id -> what was sent and has not ended.
         self._sent: dict[str, _Sent] = {}
 
@@ -136,12 +178,9 @@ class Router:
         measured_s = now - age_s
         if measured_s < peer.measured_s:
             return
-        peer.load, peer.measured_s = load, measured_s
+        peer.hear(load, measured_s)
         self._note_speed(peer, 1.0 / max(_FASTEST_S, load.token_s))
-        if peer.credit:
-            for request_id, sent in list(peer.credit.items()):
-                if sent.acknowledged_s <= measured_s:
-                    del peer.credit[request_id]
+        self._note_usual(load)
 
     def on_gone(self, replica: str) -> None:
         """Forget a replica that left."""
@@ -261,11 +300,15 @@ class Router:
         if name == self.name:
             if own is None or own.draining:
                 return None
-            return judge(ask, name, View(own), here, longest - here)
+            return judge(ask, name, View(own, ask.class_name), here, longest - here)
         peer = self._peers.get(name)
         if peer is None or peer.load is None:
             return None
-        view = peer.seen(peer.load, ask.rank, self._hop_s, now)
+        view = View(peer.load, ask.class_name, self._hop_s, now - peer.measured_s)
+        usual = self._usual.get(ask.class_name)
+        if usual is not None:
+            usual.fade(view)
+        peer.add_credit(view, ask.rank)
         return judge(ask, name, view, here, longest - here)
 
     def _add(self, name: str, ask: Ask, found: list[str], now: float) -> None:
@@ -287,6 +330,16 @@ class Router:
             is_fast = rng.random() * self._fastest <= peer.speed
             if is_fast and (draw >= _DRAWS or (load is not None and suits(ask, load))):
                 self._add(peer.name, ask, found, now)
+
+    def _note_usual(self, load: LoadVector) -> None:
+        part = 2.0 / (1.0 + len(self._order))
+        for each in load.classes:
+            ahead_s = each.ahead_tokens * load.token_s
+            usual = self._usual.get(each.name)
+            if usual is None:
+                self._usual[each.name] = _Usual(each.wait_s, ahead_s)
+            else:
+                usual.follow(each.wait_s, ahead_s, part)
 
     def _note_speed(self, peer: _Peer, speed: float) -> None:
         """Keep the greatest speed; after each round of heartbeats it has faded a little."""

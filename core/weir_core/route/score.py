@@ -35,15 +35,25 @@ class View:
         load: Its load vector.
         hop_s: The way there and back.
         age_s: Age of the vector.
+        wait_s: Predicted time in the request pool for the class of the request.
+        ahead_tokens: Prompt tokens that the engine computes before the request's.
         sent_tokens: Prompt tokens that were sent there, are not in the vector and go first.
         sent_sequences: Slots that what was sent takes.
         sent_kv_tokens: KV room that it takes.
     """
 
-    def __init__(self, load: LoadVector, hop_s: float = 0.0, age_s: float = 0.0) -> None:
+    def __init__(
+        self, load: LoadVector, class_name: str, hop_s: float = 0.0, age_s: float = 0.0
+    ) -> None:
         self.load = load
         self.hop_s = hop_s
         self.age_s = age_s
+        self.wait_s = 0.0
+        self.ahead_tokens = 0
+        for each in load.classes:
+            if each.name == class_name:
+                self.wait_s, self.ahead_tokens = each.wait_s, each.ahead_tokens
+                break
         self.sent_tokens = 0
         self.sent_sequences = 0
         self.sent_kv_tokens = 0
@@ -60,19 +70,14 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
         missed: Prompt tokens that another replica has cached beyond these.
     """
     load = view.load
-    wait_s = 0.0
-    ahead = 0
-    for each in load.classes:
-        if each.name == ask.class_name:
-            wait_s, ahead = each.wait_s, each.ahead_tokens
-            break
-    tokens = ahead + view.sent_tokens + max(1, ask.prompt_tokens - cached)
+    ahead = view.ahead_tokens + view.sent_tokens
+    tokens = ahead + max(1, ask.prompt_tokens - cached)
     steps = tokens // max(1, load.step_tokens) + 1
-    wait_s += steps * load.step_s + tokens * load.token_s
+    wait_s = view.wait_s + steps * load.step_s + tokens * load.token_s
     answer_s = ask.output_tokens / max(1, ask.sequences) * load.step_s
     recompute_s = 0.0
     if missed > 0:
-        busy = min(1.0, (ahead + view.sent_tokens) / max(1, load.step_tokens))
+        busy = min(1.0, ahead / max(1, load.step_tokens))
         recompute_s = _RECOMPUTE_FACTOR * busy * missed * load.token_s
     decode_s = _DECODE_FACTOR * answer_s * crowding(ask, load.step_s)
     room_s = scarcity(ask, view) * answer_s

@@ -371,3 +371,19 @@ def test_the_hop_counts_towards_the_deadline() -> None:
 def test_a_replica_that_claims_to_need_no_time_at_all_breaks_nothing() -> None:
     made = router(other=msgspec.structs.replace(IDLE, token_s=0.0, step_s=0.0, step_tokens=0))
     assert target(routed(made, own=loaded(wait_s=0.5))) == "other"
+
+
+def test_what_an_old_vector_says_beyond_the_average_counts_less_and_less() -> None:
+    made = Router("self")
+    for number in range(9):
+        made.on_load(f"r{number}", loaded(wait_s=0.4), 0.0, now=0.0)
+    made.on_load("idle", IDLE, 0.0, now=0.0)
+
+    def wait_ms(now: float) -> float:
+        return judged(made.choose(CHAT, ["idle"], None, {}, now), "idle").wait_ms
+
+    waits = [wait_ms(now) for now in (0.0, 0.1, 0.5, 4.0)]
+    assert waits == sorted(waits)
+    assert waits[0] == pytest.approx(60, abs=1)  # its own prompt, and a step
+    assert waits[1] < waits[0] + 200
+    assert waits[3] > waits[0] + 280
