@@ -19,6 +19,7 @@ _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
+_ROUTE = ("load", "router", "score")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
     "frontend/headers", "frontend/protocol", "telemetry/instruments", "telemetry/metrics",
@@ -54,11 +55,13 @@ def _compile(root: Path, built: Path) -> None:
         shutil.copytree(root / package, sources / Path(package).name)
     with contextlib.chdir(sources):
         core = sorted(path for path in Path(_CORE).glob("*.py") if path.name not in _LEFT)
+        others = [f"weir_core/wire/{name}.py" for name in _WIRE]
+        others += [f"weir_core/route/{name}.py" for name in _ROUTE]
         relay = [f"weir_sidecar/{name}.py" for name in _RELAY]
         # httptools has no types. What is not installed is an error: its classes would be guessed.
         flags = ["--config-file=", "--disable-error-code=import-untyped"]
         modules = mypycify(
-            [*flags, *map(str, core), *(f"weir_core/wire/{name}.py" for name in _WIRE), *relay],
+            [*flags, *map(str, core), *others, *relay],
             target_dir=str(built / "c"),
         )
         distribution = Distribution({"name": "weir", "ext_modules": modules})

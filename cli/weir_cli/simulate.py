@@ -18,20 +18,26 @@ from rich.table import Table
 
 from weir_cli.simulation_options import (
     DEFAULT_MIX,
+    AgeOfLoads,
     AsJson,
     Burstiness,
     ColumnNames,
     Duration,
+    Heartbeat,
+    Ingress,
     Load,
     Loads,
+    Loss,
     Mix,
     ProfileName,
     Replicas,
     ReportDir,
     Retries,
+    RoutingNames,
     Seed,
     Seeds,
     Speed,
+    Speeds,
     SystemName,
     SystemNames,
     TraceFile,
@@ -40,11 +46,14 @@ from weir_cli.simulation_options import (
     loads_in,
     profile_named,
     replayed,
+    routings_named,
+    speeds_of,
     system_named,
     systems_named,
     workload,
 )
 from weir_cli.simulation_output import (
+    print_fleet,
     print_reports,
     print_results,
     print_table,
@@ -53,6 +62,8 @@ from weir_cli.simulation_output import (
 )
 from weir_core.wire.steps import Facts
 from weir_sim.experiments import Scenario, ablations, fairness, replicas_needed
+from weir_sim.fleet import FleetConfig, Messages
+from weir_sim.fleet_report import FleetReport, compare_routings, fleet_workload
 from weir_sim.report import report
 from weir_sim.run import SimConfig
 from weir_sim.sweep import Job
@@ -134,6 +145,35 @@ def ablation(  # noqa: PLR0913, PLR0917 - one per option
     systems = list(ablations(system_named(base).name).values())
     jobs = [Job(scenario, system, seed) for seed in range(seeds) for system in systems]
     print_results(run_with_progress(jobs, workers), as_json, report_dir)
+
+
+@app.command()
+def fleet(  # noqa: PLR0913, PLR0917 - one per option
+    routings: RoutingNames = "weir,central,least-request,round-robin",
+    profile: ProfileName = "h100-8b",
+    replicas: Replicas = 8,
+    speeds: Speeds = "1",
+    load: Load = 0.8,
+    duration_s: Duration = 60.0,
+    seeds: Seeds = 1,
+    mix: Mix = DEFAULT_MIX,
+    heartbeat_s: Heartbeat = 1.0,
+    age_s: AgeOfLoads = 0.0,
+    loss: Loss = 0.0,
+    ingress: Ingress = "random",
+    as_json: AsJson = False,
+) -> None:
+    """Route the same requests through a fleet in several ways. Every replica runs Weir."""
+    engine, spec = profile_named(profile), workload(mix)
+    names, pace = routings_named(routings), speeds_of(speeds, replicas)
+    messages = Messages(heartbeat_s=heartbeat_s, age_s=age_s, loss=loss)
+    reports: list[FleetReport] = []
+    with Console(stderr=True).status("Simulating the fleet"):
+        for seed in range(seeds):
+            requests = fleet_workload(engine, pace, load, duration_s, spec, seed)
+            config = FleetConfig(engine, pace, ingress=ingress, messages=messages, seed=seed)
+            reports += compare_routings(config, names, requests)
+    print_fleet(reports, as_json)
 
 
 @app.command("fairness")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from weir_sim.experiments import ablations
+from weir_sim.fleet import ROUTINGS
 from weir_sim.profiles import PROFILES, EngineProfile
 from weir_sim.run import SYSTEMS, System
 from weir_sim.traces import BadTrace, columns_from, known_columns, read_trace
@@ -49,7 +50,7 @@ Load = Annotated[
 Loads = Annotated[
     str, typer.Option("--loads", metavar="X,X,...", help="Several loads, separated by commas.")
 ]
-Replicas = Annotated[int, typer.Option(metavar="N", help="Engines.", min=1, max=512)]
+Replicas = Annotated[int, typer.Option(metavar="N", help="Engines.", min=1, max=1024)]
 Duration = Annotated[
     float, typer.Option("--duration", metavar="X", help="Simulated seconds of arrivals.", min=1.0)
 ]
@@ -114,6 +115,36 @@ ColumnNames = Annotated[
         "unit=s|ms|us, class=NAME, tenant=NAME, hash_ids=NAME.",
     ),
 ]
+RoutingNames = Annotated[
+    str,
+    typer.Option(
+        "--routings", metavar="NAMES", help=f"Several of {', '.join(ROUTINGS)}, by commas."
+    ),
+]
+Speeds = Annotated[
+    str,
+    typer.Option(
+        "--speeds",
+        metavar="X,X,...",
+        help="Speed of the first replica, the second ...; repeated where there are more replicas.",
+    ),
+]
+Heartbeat = Annotated[
+    float,
+    typer.Option(
+        "--heartbeat", metavar="X", help="Seconds between a replica's load reports.", min=0.01
+    ),
+]
+AgeOfLoads = Annotated[
+    float,
+    typer.Option("--age", metavar="X", help="Age of a load report when it is sent, s.", min=0.0),
+]
+Loss = Annotated[
+    float, typer.Option(metavar="X", help="Part of the load reports that get lost.", max=1.0)
+]
+Ingress = Annotated[
+    Literal["random", "one"], typer.Option(help="Where requests arrive: anywhere, or all at one.")
+]
 Speed = Annotated[float, typer.Option(metavar="X", help="Replay so many times as fast.", min=0.01)]
 
 
@@ -154,19 +185,51 @@ def profile_named(name: str) -> EngineProfile:
         raise typer.BadParameter(f"{name} is not a profile: {error}") from error
 
 
+def routings_named(names: str) -> list[str]:
+    """Return ways to route by names that commas separate.
+
+    Raises:
+        BadParameter: There is none of a name.
+    """
+    routings = [name.strip() for name in names.split(",")]
+    for name in routings:
+        if name not in ROUTINGS:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(ROUTINGS)}")
+    return routings
+
+
+def speeds_of(text: str, replicas: int) -> list[float]:
+    """Return the speed of each replica, from a pattern that is repeated.
+
+    Raises:
+        BadParameter: One is not a number above 0.
+    """
+    pattern = numbers_in(text, "--speeds")
+    return [pattern[index % len(pattern)] for index in range(replicas)]
+
+
 def loads_in(text: str) -> list[float]:
     """Return loads that commas separate.
 
     Raises:
         BadParameter: One is not a number above 0.
     """
+    return numbers_in(text, "--loads")
+
+
+def numbers_in(text: str, option: str) -> list[float]:
+    """Return numbers that commas separate.
+
+    Raises:
+        BadParameter: One is not a number above 0.
+    """
     try:
-        loads = [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        loads = []
-    if not loads or min(loads) <= 0:
-        raise typer.BadParameter(f"{text!r}: write numbers such as 0.5,1,2", param_hint="--loads")
-    return loads
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise typer.BadParameter(f"{text!r}: write numbers such as 0.5,1,2", param_hint=option)
+    return numbers
 
 
 def workload(mix: str, turns: int = 1, burstiness: float = 1.0) -> WorkloadSpec:

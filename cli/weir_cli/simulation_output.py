@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from weir_cli.show import WIDEST
+from weir_sim.fleet_report import FleetReport
 from weir_sim.report import ClassReport, Report
 from weir_sim.run import RequestTooLong, SimConfig, SimResult, simulate
 from weir_sim.sweep import Done, Job, run_jobs
@@ -86,6 +87,34 @@ def print_reports(
             f"{found.attainment_ratio:.1%}", f"{found.goodput_per_s:.2f}",
             end_section=True,
         )  # fmt: skip
+    print_table(table)
+
+
+def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
+    """Print how each way to route did, as one table or as JSON lines."""
+    if as_json:
+        for found in reports:
+            typer.echo(found.to_json())
+        return
+    table = Table(
+        "routing", "seed", "TTFT p50 s", "p99 s", "p99 s by class", "on target", "by class",
+        "forwarded", "returned", "served by speed",
+        caption="on target: of all requests, refused ones included",
+    )  # fmt: skip
+    for found in reports:
+        classes = found.by_class.classes
+        table.add_row(
+            found.routing,
+            str(found.seed),
+            _number(found.ttft_p50_s, 3),
+            _number(found.ttft_p99_s, 3),
+            " ".join(f"{row.name} {_number(row.ttft_p99_s, 2)}" for row in classes),
+            f"{found.attainment_ratio:.2%}",
+            " ".join(f"{row.attainment_ratio:.2%}" for row in classes),
+            f"{found.forwarded_ratio:.0%}",
+            str(found.returned),
+            " ".join(f"{speed}: {part:.0%}" for speed, part in found.served.items()),
+        )
     print_table(table)
 
 

@@ -218,7 +218,7 @@ class RoundRobin:
 
 
 class LeastRequest:
-    """Fewest outstanding requests, exactly known, ties at random: Envoy's LEAST_REQUEST."""
+    """Fewest outstanding requests, exactly known, ties at random: of all replicas."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -228,6 +228,22 @@ class LeastRequest:
         least = min(view.outstanding for view in replicas)
         tied = [index for index, view in enumerate(replicas) if view.outstanding == least]
         return tied[0] if len(tied) == 1 else self._rng.choice(tied)
+
+
+class PowerOfTwo:
+    """The one with fewer outstanding requests of two drawn at random.
+
+    Models Envoy's LEAST_REQUEST with its default of two choices, and the policy `power_of_two` of
+    sglang-router, by exact counts.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def choose(self, request: SimRequest, replicas: Sequence[ReplicaView]) -> int:  # noqa: ARG002
+        """Return the less loaded of two."""
+        one, other = self._rng.randrange(len(replicas)), self._rng.randrange(len(replicas))
+        return one if replicas[one].outstanding <= replicas[other].outstanding else other
 
 
 class WeightedScores:

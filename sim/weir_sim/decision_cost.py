@@ -10,6 +10,10 @@ eight that run: arrival and dispatch, first token, finish, and the next tick ask
 as the sidecar does. In a paced load most of its code and data have left the caches between the
 events: "lone, cold" is the same where more memory than they hold was copied before each.
 
+"routed" is admission with routing, among 1,000 known replicas: the own load measured, candidates
+drawn beside two prefix holders, all five judged, and the scheduler's
+arrival as though the request stayed.
+
 The step-time model is trained, so that the rules which ask it do. The same history is run several
 times and the least time of each event counts: the history is deterministic, so what differs
 between runs is the machine and not the work.
@@ -20,11 +24,14 @@ between runs is the machine and not the work.
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from weir_core.route.load import ask_of, load_of
+from weir_core.route.router import Router
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
@@ -42,6 +49,8 @@ _BESIDE = 8
 """Requests that run while a lone one arrives."""
 _RARELY = 20
 """One of so many lone requests is measured cold as well: emptying the caches takes long."""
+_KNOWN = 1_000
+"""Replicas that a router knows."""
 _BALLAST = bytearray(6 << 20)
 """More than a core's own caches hold."""
 
@@ -59,7 +68,10 @@ class Cost:
 def measure(waiting: int, tenants: int, decisions: int, repeats: int = 3) -> list[Cost]:
     """Return the cost of a decision, an arrival, a report of tokens, a step and a lone request."""
     runs = [
-        _run(waiting, tenants, decisions) | _lone_run(tenants, decisions) for _ in range(repeats)
+        _run(waiting, tenants, decisions)
+        | _lone_run(tenants, decisions)
+        | _routed_run(tenants, decisions)
+        for _ in range(repeats)
     ]
     return [
         _cost(event, [min(times) for times in zip(*(run[event] for run in runs), strict=True)])
@@ -102,6 +114,20 @@ def _lone_run(tenants: int, requests: int) -> dict[str, list[int]]:
         if serial % _RARELY == 0:
             times["lone, cold"].append(drive.timed_lone_request(times["step"], cold=True))
     return times
+
+
+def _routed_run(tenants: int, requests: int) -> dict[str, list[int]]:
+    """Return the nanoseconds of each request that is routed among many replicas and admitted."""
+    scheduler = _trained_scheduler()
+    drive = _Drive(scheduler, tenants)
+    for _ in range(_BESIDE):
+        drive.begin()
+    router = Router("r0")
+    load = load_of(scheduler, drive.now)
+    for number in range(1, _KNOWN):
+        router.on_load(f"r{number}", load, 0.0, drive.now)
+    rng = random.Random(0)
+    return {"routed": [drive.timed_routed_request(router, rng) for _ in range(requests)]}
 
 
 def _trained_scheduler() -> Scheduler:
@@ -147,6 +173,23 @@ class _Drive:
         return (
             arrived + first + self._event(cold, self._scheduler.on_finish, ended, self.now, 100, 60)
         )
+
+    def timed_routed_request(self, router: Router, rng: random.Random) -> int:
+        """Route one request and admit it; return the nanoseconds it took."""
+        request, scheduler = self._request(), self._scheduler
+        policy = BUILT_IN_CLASSES[self._serial % len(BUILT_IN_CLASSES)]
+        holders = {f"r{self._serial * step % _KNOWN}": 100 * step for step in (3, 5)}
+        start = time.thread_time_ns()
+        ask = ask_of(request, policy, scheduler.estimator, self.now)
+        own = load_of(scheduler, self.now)
+        found = router.candidates(ask, holders, self.now, rng)
+        router.choose(ask, found, own, holders, self.now)
+        actions = scheduler.on_arrival(request, self.now)
+        took = time.thread_time_ns() - start
+        self._follow(actions)
+        scheduler.on_first_token(request.request_id, self.now)
+        scheduler.on_finish(self.oldest_running(), self.now, 100, 60)
+        return took
 
     def _event(self, cold: bool, event: Callable[..., list[Action]], *args: object) -> int:
         """Send one event and ask for the next tick; return the nanoseconds that took."""

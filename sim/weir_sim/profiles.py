@@ -10,7 +10,7 @@ bandwidth, and say so. Only a calibration against a step log makes a profile a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +104,16 @@ PROFILES: Mapping[str, EngineProfile] = {
         ),
     )
 }
+
+
+def slowed(profile: EngineProfile, speed: float) -> EngineProfile:
+    """Return an engine that does everything at `speed` times a profile's pace."""
+    return replace(
+        profile,
+        base_s=profile.base_s / speed,
+        weights_s=profile.weights_s / speed,
+        token_s=profile.token_s / speed,
+        sequence_s=profile.sequence_s / speed,
+        prefill_context_s=profile.prefill_context_s / speed,
+        decode_context_s=profile.decode_context_s / speed,
+    )

@@ -60,6 +60,20 @@ class Trip:
     failed: bool = False
 
 
+def as_request(trip: Trip) -> Request:
+    """Return a trip's request as a sidecar sees it."""
+    request = trip.request
+    body_bytes = BYTES_PER_TOKEN * request.prompt_tokens
+    return Request(
+        request_id=request.request_id,
+        tenant=request.tenant,
+        class_name=request.class_name,
+        arrival_s=trip.submitted_s,
+        body_bytes=body_bytes,
+        prompt_tokens=request.prompt_tokens if body_bytes >= _COUNTED_BYTES else None,
+    )
+
+
 class Replica:
     """Performs a front's actions on an engine model, and tells it what the engine did."""
 
@@ -91,24 +105,14 @@ class Replica:
         self._silent_until_s = 0.0
 
     def submit(self, trip: Trip) -> None:
-        """Take in a request now."""
-        request = trip.request
-        body_bytes = BYTES_PER_TOKEN * request.prompt_tokens
+        """Take in a request that its client sends now."""
         trip.submitted_s = self._loop.now
+        self.take(trip, as_request(trip))
+
+    def take(self, trip: Trip, request: Request) -> None:
+        """Take in a request that came to Weir at its `arrival_s`."""
         self._trips[request.request_id] = trip
-        self._perform(
-            self.front.on_arrival(
-                Request(
-                    request_id=request.request_id,
-                    tenant=request.tenant,
-                    class_name=request.class_name,
-                    arrival_s=trip.submitted_s,
-                    body_bytes=body_bytes,
-                    prompt_tokens=request.prompt_tokens if body_bytes >= _COUNTED_BYTES else None,
-                ),
-                self._loop.now,
-            )
-        )
+        self._perform(self.front.on_arrival(request, self._loop.now))
         self._settle()
 
     # ---- outages

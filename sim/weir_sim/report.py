@@ -94,9 +94,9 @@ class Report:
 def report(result: SimResult) -> Report:
     """Return what `result` shows."""
     config = result.config
-    instants = [trip.request.arrival_s for trip in result.trips]
-    start_s = WARM_UP_SHARE * instants[-1] if instants else 0.0
-    span_s = max(1e-9, instants[-1] - start_s) if instants else 1.0
+    start_s = warm_up_s(result.trips)
+    last_s = result.trips[-1].request.arrival_s if result.trips else 1.0
+    span_s = max(1e-9, last_s - start_s)
     counted = [trip for trip in result.trips if trip.request.arrival_s >= start_s]
     policies = {policy.name: policy for policy in config.classes}
     names = sorted(
@@ -128,6 +128,11 @@ def report(result: SimResult) -> Report:
         classes=classes,
         tenants=_tenant_reports(counted, policies),
     )
+
+
+def warm_up_s(trips: Sequence[Trip]) -> float:
+    """Return until when arrivals are not counted."""
+    return WARM_UP_SHARE * trips[-1].request.arrival_s if trips else 0.0
 
 
 def met_targets(trip: Trip, policy: ClassPolicy) -> bool:
@@ -172,10 +177,10 @@ def _class_report(trips: list[Trip], policy: ClassPolicy, span_s: float) -> Clas
         requeues=sum(trip.requeues for trip in trips),
         attainment_ratio=round(met / len(trips), 4),
         goodput_per_s=round(met / span_s, 3),
-        ttft_p50_s=_quantile(ttfts, 0.5),
-        ttft_p99_s=_quantile(ttfts, 0.99),
-        tpot_p50_s=_quantile(tpots, 0.5),
-        tpot_p99_s=_quantile(tpots, 0.99),
+        ttft_p50_s=quantile(ttfts, 0.5),
+        ttft_p99_s=quantile(ttfts, 0.99),
+        tpot_p50_s=quantile(tpots, 0.5),
+        tpot_p99_s=quantile(tpots, 0.99),
         longest_wait_s=round(max(waits), 4) if waits else None,
     )
 
@@ -194,7 +199,8 @@ def _tenant_reports(
     )
 
 
-def _quantile(ordered: list[float], quantile: float) -> float | None:
+def quantile(ordered: Sequence[float], part: float) -> float | None:
+    """Return the value that `part` of ascending values do not exceed; None of none."""
     if not ordered:
         return None
-    return round(ordered[min(len(ordered) - 1, int(quantile * len(ordered)))], 5)
+    return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 5)

@@ -23,6 +23,7 @@ from weir_sim.baselines import (
     Front,
     LeastRequest,
     PassThrough,
+    PowerOfTwo,
     RandomRouter,
     ReplicaView,
     RoundRobin,
@@ -40,6 +41,7 @@ ROUTERS: Mapping[str, Callable[[random.Random], Router]] = {
     "least-request": LeastRequest,
     "round-robin": RoundRobin,
     "random": RandomRouter,
+    "power-of-two": PowerOfTwo,
     "weighted-scores": WeightedScores,
 }
 
@@ -243,15 +245,7 @@ class _Simulation:
         self._ended = 0
         self._timeline: list[Sample] = []
         policies = {policy.name: policy for policy in config.classes}
-        mode = Mode(
-            config.system.mode,
-            tpot_s={
-                policy.rank: policy.tpot_target_s
-                for policy in config.classes
-                if policy.tpot_target_s is not None
-            },
-            shares=config.system.shares,
-        )
+        mode = engine_mode(config)
         self._replicas = [
             Replica(
                 make_front(config),
@@ -343,6 +337,19 @@ def engine_profile(config: SimConfig) -> EngineProfile:
     if config.system.engine is EngineKind.WEIR:
         return replace(config.profile, max_num_batched_tokens=LATENCY_MODE_BUDGET)
     return config.profile
+
+
+def engine_mode(config: SimConfig) -> Mode:
+    """Return how the system's engine divides its steps."""
+    return Mode(
+        config.system.mode,
+        tpot_s={
+            policy.rank: policy.tpot_target_s
+            for policy in config.classes
+            if policy.tpot_target_s is not None
+        },
+        shares=config.system.shares,
+    )
 
 
 def make_front(config: SimConfig) -> Front:

@@ -21,6 +21,8 @@ _ENOUGH: Final = 20
 """Answers of one tenant after which its own lengths are used."""
 _MAX_TENANTS: Final = 1024
 _PREFILL_S_PER_TOKEN: Final = 5e-5
+_FASTEST_S_PER_TOKEN: Final = 1e-9
+"""Where steps do not show that prompt tokens take time; no engine comes near it."""
 _SLOWEST_S_PER_TOKEN: Final = 2e-3
 """Of an engine without a step log, about which little is known: 500 prompt tokens a second."""
 _SLACK: Final = 2.0
@@ -139,6 +141,20 @@ class Estimator:
             self._learn_shape()
         steps = tokens // self._step_tokens + 1
         return self._correction * (steps * self._fixed_s + tokens * self._token_s)
+
+    @property
+    def step_s(self) -> float:
+        """Return the time of a step without prefill, beside the present decodes."""
+        return self.first_token_s(0)
+
+    @property
+    def token_s(self) -> float:
+        """Return the time that one more prompt token takes, beside the present decodes."""
+        if not self.steps.trained:
+            return self._correction * _PREFILL_S_PER_TOKEN
+        if not self._shape_is_known:
+            self._learn_shape()
+        return max(self._correction * self._token_s, _FASTEST_S_PER_TOKEN)
 
     def longest_first_token_s(self, tokens: int) -> float:
         """Return a time in which any engine that works computes `tokens` of prefill."""

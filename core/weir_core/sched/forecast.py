@@ -12,6 +12,7 @@ from typing import Final
 from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.rates import DrainRate, FadingRate
 from weir_core.sched.tickets import Ticket
+from weir_core.sched.types import ClassPolicy
 
 _LEAST_SHARE: Final = 0.02
 """A class without a minimum share is still taken to get this much: forecasts stay finite."""
@@ -42,7 +43,20 @@ class Forecast:
         rate = self.drain.value()
         if not rate:
             return 0.0
-        policy = ticket.policy
+        return self.wait_behind_s(ticket.policy, self._own_ahead(ticket, pool), pool, rate, now)
+
+    def wait_behind_s(
+        self, policy: ClassPolicy, own: float, pool: Pool, rate: float, now: float
+    ) -> float:
+        """Return the predicted wait behind `own` work of the class and all of higher ranks.
+
+        Args:
+            policy: The class.
+            own: Work of the class that is served before, in VTC tokens.
+            pool: What waits.
+            rate: VTC tokens per second, as `drain_rate`.
+            now: The present.
+        """
         above = 0.0
         taken = 0.0
         for queue in pool.classes:
@@ -51,7 +65,6 @@ class Forecast:
                 taken += self._rate_of(queue, now)
             elif queue.policy.rank < policy.rank and queue.waiting:
                 taken += queue.policy.min_share * rate
-        own = self._own_ahead(ticket, pool)
         assured = max(policy.min_share, _LEAST_SHARE) * rate
         left = max(assured, rate - taken)
         # The minimum share is served past the higher ranks; the rest waits for them too.

@@ -239,7 +239,7 @@ def test_round_robin_goes_round() -> None:
 
 def test_the_cost_of_a_decision_is_measured() -> None:
     costs = {cost.event: cost for cost in measure(waiting=200, tenants=10, decisions=50)}
-    assert set(costs) == {"decision", "arrival", "tokens", "step", "lone", "lone, cold"}
+    assert set(costs) == {"decision", "arrival", "tokens", "step", "lone", "lone, cold", "routed"}
     assert all(0 < cost.p50_us <= cost.p99_us for cost in costs.values())
 
 

@@ -1,0 +1,73 @@
+"""A scheduler's load as other replicas need it, and a request as a router sees it.
+
+Both only look: nothing of the scheduler changes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weir_core.route.types import Ask, ClassLoad, LoadVector
+from weir_core.sched.estimate import Estimator
+from weir_core.sched.scheduler import Scheduler
+from weir_core.sched.types import ClassPolicy, Request
+
+_FEW: Final = 16
+"""Decodes of a light step. The model of step times knows such steps; none at all it only infers."""
+_FEW_TOKENS: Final = 1024
+"""Context of each."""
+
+
+def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVector:
+    """Return the load of a scheduler's replica, now."""
+    engine = scheduler.engine
+    estimator = scheduler.estimator
+    token_s = estimator.token_s
+    pool, engine_load = scheduler.pool, scheduler.engine_load
+    classes: list[ClassLoad] = []
+    waiting_tokens = 0.0
+    for queue in pool.classes:
+        wait_s = 0.0
+        waiting_tokens += queue.cost
+        if pool.requests:
+            rate = scheduler.forecast.drain_rate or 1.0 / token_s
+            wait_s = scheduler.forecast.wait_behind_s(queue.policy, queue.cost, pool, rate, now)
+        ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
+        classes.append(ClassLoad(queue.policy.name, wait_s, ahead_tokens))
+    step_s = estimator.step_s
+    light_step_s = estimator.decode_step_s(_FEW, _FEW * _FEW_TOKENS)
+    if light_step_s is None:
+        light_step_s = step_s
+    if engine is None:
+        return LoadVector(tuple(classes), token_s, step_s, light_step_s, 1, 0, 0, draining=True)
+    return LoadVector(
+        classes=tuple(classes),
+        token_s=token_s,
+        step_s=step_s,
+        light_step_s=light_step_s,
+        step_tokens=engine.max_num_batched_tokens,
+        sequences_left=max(0, engine.max_num_seqs - engine_load.slots - pool.requests),
+        kv_tokens_left=max(
+            0, engine.kv_capacity_tokens - engine_load.kv_tokens - int(waiting_tokens)
+        ),
+        draining=draining,
+    )
+
+
+def ask_of(request: Request, policy: ClassPolicy, estimator: Estimator, now: float) -> Ask:
+    """Return what a request that arrived here asks of any replica."""
+    target_s = request.ttft_target_s
+    if target_s is None:
+        target_s = policy.ttft_target_s
+    sequences = max(1, request.sequences)
+    return Ask(
+        request_id=request.request_id,
+        class_name=policy.name,
+        rank=policy.rank,
+        prompt_tokens=estimator.prompt_tokens(request),
+        output_tokens=estimator.output_tokens(request) * sequences,
+        sequences=sequences,
+        left_s=None if target_s is None else request.arrival_s + target_s - now,
+        ttft_target_s=target_s,
+        tpot_target_s=policy.tpot_target_s,
+    )

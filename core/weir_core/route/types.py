@@ -1,0 +1,137 @@
+"""What replicas tell each other of their load, what a request asks, and what the router answers.
+
+Plain values, no behaviour. What goes from one replica to another holds durations and ages, never
+instants: clocks of two machines agree on nothing else.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ClassLoad(msgspec.Struct, frozen=True, gc=False):
+    """What a newcomer of one class finds before it at a replica.
+
+    Attributes:
+        wait_s: Predicted time in the request pool.
+        ahead_tokens: Prompt tokens that the engine computes before the newcomer's.
+    """
+
+    name: str
+    wait_s: float
+    ahead_tokens: int
+
+
+class LoadVector(msgspec.Struct, frozen=True, gc=False):
+    """One replica's load, in the replica's own speed.
+
+    Attributes:
+        classes: The highest rank first.
+        token_s: Time for one more prompt token.
+        step_s: Time of a step that computes no prompt, with the present decodes.
+        light_step_s: Time of a step with few decodes and no prompt: how fast it is at best.
+        step_tokens: Most prompt tokens of a step.
+        sequences_left: Free slots of the running batch, less what the pool will take.
+        kv_tokens_left: The same of KV room.
+        draining: It takes nothing new, because it leaves or has no engine.
+    """
+
+    classes: tuple[ClassLoad, ...]
+    token_s: float
+    step_s: float
+    light_step_s: float
+    step_tokens: int
+    sequences_left: int
+    kv_tokens_left: int
+    draining: bool = False
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """What one request asks of a replica.
+
+    Attributes:
+        prompt_tokens: All of them, cached or not.
+        output_tokens: Expected, of all its sequences.
+        left_s: Time until its first token is due; None where nothing is due.
+        ttft_target_s: The whole target, which says how urgent it is; None promises nothing.
+        tpot_target_s: Target for the mean time per output token; None promises nothing.
+        session_replica: The replica that served the session's earlier turns, where it is known.
+        hops: How often it was forwarded already.
+        tried: Replicas that returned it.
+    """
+
+    request_id: str
+    class_name: str
+    rank: int
+    prompt_tokens: int
+    output_tokens: int
+    sequences: int = 1
+    left_s: float | None = None
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    session_replica: str = ""
+    hops: int = 0
+    tried: tuple[str, ...] = ()
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """One replica as it was judged for one request, for `x-weir-explain`.
+
+    Attributes:
+        score_ms: The sum of the five parts that follow; the lowest is chosen.
+        wait_ms: From its arrival there to its first token.
+        recompute_ms: Charge for cached prefix tokens that another replica has and this one lacks.
+        decode_ms: Charge for the decodes beside which it would run.
+        room_ms: Charge for scarce slots or KV room.
+        hop_ms: The way there and back.
+        feasible: Whether it is expected to meet its targets there.
+        age_ms: Age of what is known of the replica.
+    """
+
+    replica: str
+    score_ms: float
+    wait_ms: float
+    recompute_ms: float
+    decode_ms: float
+    room_ms: float
+    hop_ms: float
+    feasible: bool
+    age_ms: float
+
+
+class Keep(msgspec.Struct, frozen=True, gc=False):
+    """Serve this request here.
+
+    Attributes:
+        reason: Stable code: `best`, `alone`, `hop-limit`.
+        candidates: What was compared.
+    """
+
+    request_id: str
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """Send this request to another replica.
+
+    Attributes:
+        hops: How often it was forwarded, this time included.
+        reason: Stable code: `best`, or `no-engine-here` where this sidecar serves nothing.
+        candidates: What was compared.
+    """
+
+    request_id: str
+    replica: str
+    hops: int
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+class Nowhere(msgspec.Struct, frozen=True, gc=False):
+    """This sidecar has no engine, and there is no other replica that may get the request."""
+
+    request_id: str
+
+
+Route = Keep | Forward | Nowhere

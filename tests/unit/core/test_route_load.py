@@ -1,0 +1,121 @@
+"""A load vector says what the next request of a class would meet, and asking changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from weir_core.route.load import ask_of, load_of
+from weir_core.route.types import ClassLoad, LoadVector
+from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.types import (
+    BUILT_IN_CLASSES,
+    EngineFacts,
+    EngineKind,
+    Request,
+    StepRecord,
+)
+
+ENGINE = EngineFacts(EngineKind.WEIR, 8, 2048, 100_000)
+INTERACTIVE = BUILT_IN_CLASSES[0]
+
+
+def request(number: int, class_name: str = "standard", tokens: int = 1000) -> Request:
+    return Request(f"q{number}", "t", class_name, 0.0, prompt_tokens=tokens, max_output_tokens=100)
+
+
+def scheduler(*requests: Request, engine: EngineFacts | None = ENGINE) -> Scheduler:
+    made = Scheduler(SchedulerSettings(engine))
+    for each in requests:
+        made.on_arrival(each, 0.0)
+    return made
+
+
+def of_class(load: LoadVector, name: str) -> ClassLoad:
+    return next(each for each in load.classes if each.name == name)
+
+
+def trained(made: Scheduler, step_s: float) -> Scheduler:
+    """Have it learn an engine whose steps take `step_s` and 40 us for each prompt token."""
+    for number in range(80):
+        prompt = 400 * (number % 5)
+        made.on_step(
+            StepRecord(step_s + 40e-6 * prompt, prompt, number % 8, 0, 1000 * (number % 8)), 0.0
+        )
+    return made
+
+
+def test_an_idle_replica_has_all_its_room_and_nothing_to_wait_for() -> None:
+    load = load_of(scheduler(), 0.0)
+    assert [(each.name, each.wait_s, each.ahead_tokens) for each in load.classes] == [
+        ("interactive", 0.0, 0),
+        ("standard", 0.0, 0),
+        ("batch", 0.0, 0),
+    ]
+    assert (load.sequences_left, load.kv_tokens_left, load.draining) == (8, 100_000, False)
+
+
+def test_a_prompt_in_the_engine_is_ahead_of_its_own_class_and_lower_ones_only() -> None:
+    load = load_of(scheduler(request(1, tokens=1500)), 0.0)
+    ahead = {each.name: each.ahead_tokens for each in load.classes}
+    assert ahead == {"interactive": 0, "standard": 1500, "batch": 1500}
+    assert load.sequences_left == 7
+    assert load.kv_tokens_left == 100_000 - 1600
+
+
+def test_what_waits_delays_its_own_class_before_any_drain_rate_was_measured() -> None:
+    made = scheduler(*(request(number, tokens=2000) for number in range(6)))
+    assert made.backlog() > 0
+    load = load_of(made, 0.0)
+    assert of_class(load, "standard").wait_s > 0.2
+    assert of_class(load, "interactive").wait_s == 0.0
+
+
+def test_slots_are_counted_by_sequences_and_the_pool_takes_some() -> None:
+    made = scheduler(Request("q", "t", "standard", 0.0, prompt_tokens=10, sequences=3))
+    assert load_of(made, 0.0).sequences_left == 5
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.04], ids=["fast", "a quarter of its speed"])
+def test_speeds_are_what_the_steps_showed(step_s: float) -> None:
+    load = load_of(trained(scheduler(), step_s), 0.0)
+    assert load.step_s == pytest.approx(step_s, rel=0.2)
+    assert load.light_step_s == pytest.approx(step_s, rel=0.2)
+    assert load.token_s == pytest.approx(40e-6, rel=0.2)
+
+
+def test_a_replica_without_an_engine_takes_nothing() -> None:
+    load = load_of(scheduler(request(1), engine=None), 0.0)
+    assert load.draining
+    assert load.sequences_left == 0
+
+
+def test_a_replica_that_leaves_says_so() -> None:
+    assert load_of(scheduler(), 0.0, draining=True).draining
+
+
+def test_looking_changes_nothing() -> None:
+    made = scheduler(*(request(number) for number in range(4)))
+    other = scheduler(*(request(number) for number in range(4)))
+    for _ in range(3):
+        load_of(made, 0.5)
+    last = request(9)
+    assert made.on_arrival(last, 0.6) == other.on_arrival(last, 0.6)
+    assert load_of(made, 0.6) == load_of(other, 0.6)
+
+
+def test_a_request_asks_with_what_is_left_of_its_time() -> None:
+    estimator = scheduler().estimator
+    asked = Request(
+        "q", "t", "interactive", 10.0, prompt_tokens=700, max_output_tokens=50, sequences=2
+    )
+    ask = ask_of(asked, INTERACTIVE, estimator, now=10.25)
+    assert (ask.class_name, ask.rank, ask.prompt_tokens) == ("interactive", 100, 700)
+    assert (ask.output_tokens, ask.sequences) == (100, 2)
+    assert ask.left_s == pytest.approx(0.75)
+    assert (ask.ttft_target_s, ask.tpot_target_s) == (1.0, 0.05)
+
+
+def test_a_requests_own_target_replaces_its_classs() -> None:
+    asked = Request("q", "t", "interactive", 0.0, ttft_target_s=3.0)
+    ask = ask_of(asked, INTERACTIVE, scheduler().estimator, now=0.0)
+    assert (ask.left_s, ask.ttft_target_s) == (3.0, 3.0)
