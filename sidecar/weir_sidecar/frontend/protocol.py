@@ -9,8 +9,8 @@ id. Heads are bounded by size and time, for one request and for all that are bei
 nothing is known of their senders yet. Connections are bounded by the file descriptors that there
 are.
 
-aiohttp's server does the same for about three times the CPU; `bench/http` holds the two against
-each other, and docs/adr/0012-http-server.md says where they differ and why.
+aiohttp's server costs more for the same; `bench/http` holds the two against each other, and
+docs/adr/0012-http-server.md says where they differ and why.
 """
 
 from __future__ import annotations
