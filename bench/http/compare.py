@@ -10,7 +10,7 @@ from bench.http.sides import Record, Seen
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         kind: How the connection ended, for the counts.

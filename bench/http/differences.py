@@ -142,8 +142,8 @@ DIFFERENCES: Final = (
         "request to upgrade.",
         "Drops the requests that came in one piece with what it refuses, and what came in one "
         "piece with a request to upgrade to h2c.",
-        "What is answered must not follow from how the network cut the bytes. Sent one by one, "
-        "aiohttp reads them as the sidecar does; that is how this row is told from a fault.",
+        "The answers must not depend on how the network cut the bytes. aiohttp reads the same "
+        "bytes, sent one by one, as the sidecar does; that is how this row is told from a fault.",
         lambda _: False,
     ),
     Difference(

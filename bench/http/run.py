@@ -18,7 +18,7 @@ _SHOWN_BYTES: Final = 2000
 
 @dataclass
 class Findings:
-    """What was found.
+    """The result of many comparisons.
 
     Attributes:
         requests: How many requests were sent.

@@ -1,4 +1,4 @@
-"""What the prefix cache of one replica's engine holds, as far as its sidecar can know.
+"""A model of the prefix cache of one replica's engine, as far as its sidecar can know it.
 
 The engine's cache is keyed by tokens, and a sidecar has none: it has the text of requests. So a
 prompt is named by a chain of hashes over the text that the engine renders it from, one for each

@@ -13,8 +13,8 @@ replica it is given the exact present. Four rules keep stale knowledge from doin
   requests to the one replica that looks best in them.
 - The wait that a vector tells fades with its age into the average of all replicas. By then the
   queue is another one, and others have acted on the same vector.
-- What it sent counts on top of a vector until a vector comes that was measured after the replica
-  had acknowledged it. So a burst spreads inside one heartbeat.
+- A request that it sent counts on top of a vector until one comes that was measured after the
+  replica had acknowledged it. So a burst spreads inside one heartbeat.
 - A replica that drains, is silent, or refused gets nothing.
 
 Vectors come with an age, not an instant: clocks of two machines agree on nothing else. A vector
@@ -82,7 +82,7 @@ class _Sent:
 
 
 class _Usual:
-    """What the vectors of all replicas say of a class on average, in their own speeds."""
+    """The average load of a class over the vectors of all replicas, each in its own speed."""
 
     def __init__(self, wait_s: float, ahead_s: float) -> None:
         self.wait_s = wait_s

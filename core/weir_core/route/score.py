@@ -20,7 +20,7 @@ _RECOMPUTE_FACTOR: Final = 8.0
 """Charge for a prefix token that is computed again, in prompt tokens, where the replica is busy:
 the work delays others, and a second copy drives out what others would have found."""
 _PATIENT_TPOT_S: Final = 0.5
-"""What promises nothing is as patient as this."""
+"""A class without a TPOT target is judged as if it had this one."""
 _DECODE_FACTOR: Final = 0.1
 """Part of an answer's decode time that counts where decodes are just as fast as they must be."""
 _TPOT_SHARE: Final = 0.28
