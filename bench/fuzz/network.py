@@ -30,6 +30,20 @@ class Peer(Protocol):
         """Hear that the connection is gone."""
 
 
+class Recorder:
+    """A peer that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def took(self, piece: bytes) -> None:
+        """Keep bytes."""
+        self.received += piece
+
+    def closed(self) -> None:
+        """Nothing follows from it here."""
+
+
 class Wire(asyncio.Transport):
     """One simulated connection, as a transport for the sidecar's protocol.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -170,7 +172,7 @@ def request(rng: random.Random) -> Sent:
         lines.append(b"Content-Encoding: " + encoding)
     data, cut, is_whole = _framed(rng, lines, body)
     if rng.random() < 0.06:
-        data, is_whole = _mutated(rng, data), False
+        data, is_whole = mutated(rng, data), False
     is_whole &= version != b"HTTP/2.0" and method not in (b"", b"CONNECT", b"G\xc3\x89T")
     return Sent(data, cut, script, is_whole, data.lstrip().startswith(b"HEAD "))
 
@@ -225,7 +227,7 @@ def _misspelt(rng: random.Random, body: bytes) -> bytes:
     if chance < 0.05:
         return body[: rng.randrange(len(body))]
     if chance < 0.07:
-        return _mutated(rng, body)
+        return mutated(rng, body)
     if chance < 0.08:
         return rng.choice((b"", b"[]", b"null", b'"x"', b" ", b"{} {}", b"1"))
     return body
@@ -248,7 +250,7 @@ def _encoded(rng: random.Random, body: bytes) -> tuple[bytes, bytes]:
     if chance < 0.1:
         packed = packed[: rng.randrange(len(packed) + 1)]
     elif chance < 0.2:
-        packed = _mutated(rng, packed)
+        packed = mutated(rng, packed)
     elif chance < 0.25:
         packed += b"more"
     return packed, kind
@@ -302,13 +304,29 @@ def _misframed(rng: random.Random, lines: list[bytes], body: bytes) -> tuple[byt
     return head + body, len(head), False
 
 
-def _mutated(rng: random.Random, data: bytes) -> bytes:
+def mutated(
+    rng: random.Random,
+    data: bytes,
+    noise: Sequence[bytes] = _NOISE,
+    *,
+    within: int = sys.maxsize,
+    inserts: float = 0.3,
+) -> bytes:
+    """Return bytes with a few of them changed, removed or repeated, or with noise among them.
+
+    Args:
+        rng: Draws the changes.
+        data: What is changed.
+        noise: What may be inserted.
+        within: Changes begin in so many of the first bytes.
+        inserts: Part of the changes that insert noise, below 0.6.
+    """
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(len(changed) + 1)
+        at = rng.randrange(min(len(changed), within) + 1)
         chance = rng.random()
-        if chance < 0.3:
-            changed[at:at] = rng.choice(_NOISE)
+        if chance < inserts:
+            changed[at:at] = rng.choice(noise)
         elif chance < 0.6:
             changed[at : at + 1] = bytes([rng.getrandbits(8)])
         elif chance < 0.8:

@@ -41,7 +41,7 @@ from weir_sidecar.settings import (
 )
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.otlp_json import JsonExporter
-from weir_sidecar.telemetry.tracing import Tracing
+from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.replicas import Address
 
 API_PORT: Final = 8000

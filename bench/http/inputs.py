@@ -1,4 +1,4 @@
-"""What a client sends on one connection: requests, many of them damaged, cut anywhere."""
+"""The bytes of one connection: requests, many of them damaged, cut anywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
+from bench.fuzz.requests import mutated
+
 MAX_HEADERS: Final = 24
 MAX_HEADER_BYTES: Final = 2048
 """Small bounds, so that inputs reach them."""
@@ -14,7 +16,7 @@ MAX_HEADER_BYTES: Final = 2048
 _LINE_END: Final = ord("\n")
 
 _INNER: Final = b"POST /inner HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
-"""What a smuggled request would look like."""
+"""Looks like a smuggled request."""
 _METHODS: Final = (
     b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"PRI",
     b"M-SEARCH", b"PROPFIND", b"QUERY", b"SOURCE", b"DESCRIBE", b"FOO", b"get", b"Post", b"GE",
@@ -101,7 +103,7 @@ _TRAILER: Final = re.compile(rb"\n0+[ \t]*(;[^\r\n]*)?\r?\n[^\r\n]")
 
 @dataclass(frozen=True)
 class Input:
-    """What is sent on one connection, and how the server's handler behaves.
+    """The bytes of one connection, and how the server's handler behaves.
 
     Attributes:
         name: Seed and number, which say everything about it.
@@ -161,7 +163,9 @@ def _request(rng: random.Random, damage: float) -> bytes:
     if framing and framing[0] not in lines:
         lines += framing
     data = b"\r\n".join([*lines, b"", body])
-    return _damaged(rng, data) if rng.random() < damage / 3 else data
+    if rng.random() >= damage / 3:
+        return data
+    return mutated(rng, data, _NOISE, within=1000, inserts=0.4)
 
 
 def _head(rng: random.Random, damage: float) -> list[bytes]:
@@ -251,22 +255,6 @@ def _chunked(rng: random.Random, body: bytes, damage: float) -> bytes:
         at += size
     end = odd(b"0", b"00", b"0;a=b", b"", b"-0", b"0x0", b"0 ", b"0000000000000000000")
     return b"".join([*pieces, end, odd(b"\r\n", b"\n", b""), odd(b"\r\n", b"\n", b"\r")])
-
-
-def _damaged(rng: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(min(len(changed), 1000) + 1)
-        chance = rng.random()
-        if chance < 0.4:
-            changed[at:at] = rng.choice(_NOISE)
-        elif chance < 0.6:
-            changed[at : at + 1] = bytes([rng.getrandbits(8)])
-        elif chance < 0.8:
-            del changed[at : at + rng.choice((1, 2, 10))]
-        else:
-            changed[at:at] = changed[at : at + rng.choice((1, 8, 60))]
-    return bytes(changed)
 
 
 def _cut(rng: random.Random, stream: bytes) -> list[tuple[float, bytes]]:

@@ -15,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from prometheus_client import CollectorRegistry
 
-from bench.fuzz.network import SimulatedLoop, Wire
+from bench.fuzz.network import Recorder, SimulatedLoop, Wire
 from bench.http.inputs import MAX_HEADER_BYTES, MAX_HEADERS, Input
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.errors import ApiError
@@ -64,7 +64,7 @@ class Seen:
 
 @dataclass
 class Record:
-    """What one server made of one connection.
+    """One server's reading of one connection.
 
     Attributes:
         requests: What it handed over.
@@ -99,7 +99,7 @@ class Side(ABC):
 
     async def play(self, given: Input) -> Record:
         """Send an input on a connection of its own, and return what became of it."""
-        record, peer = Record(), _Peer()
+        record, peer = Record(), Recorder()
         protocol = self.connection(given, record)
         wire = Wire(self.loop, protocol, peer)
         protocol.connection_made(wire)
@@ -122,19 +122,6 @@ class Side(ABC):
             wire.reset()
         record.statuses = [int(status) for status in _STATUS.findall(peer.received)]
         return record
-
-
-class _Peer:
-    """The client's end: it keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.received = b""
-
-    def took(self, piece: bytes) -> None:
-        self.received += piece
-
-    def closed(self) -> None:
-        """Nothing follows from it here."""
 
 
 class Ours(Side):

@@ -24,7 +24,7 @@ import aiohttp
 from weir_cli import leash
 from weir_cli.backoff import Backoff
 from weir_cli.pods import Probe, ProcessPlan
-from weir_cli.records import ProcessRecord, kill_group, record_of
+from weir_cli.records import KILL_WAIT_S, ProcessRecord, kill_group, record_of
 
 GIVE_UP_AFTER = 3
 """Crashes in a row before the first success after which `weir up` stops trying and says so."""
@@ -35,7 +35,6 @@ EXIT_UNUSABLE = 2
 TAIL_LINES = 15
 TAIL_BYTES = 64 * 1024
 STARTUP_POLL_S = 0.5
-KILL_WAIT_S = 5.0
 UNHEALTHY_GRACE_S = 10.0
 """How long a process that fails its liveness probe gets between SIGTERM and SIGKILL."""
 

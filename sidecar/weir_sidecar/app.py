@@ -28,7 +28,7 @@ from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.telemetry.tracing import Tracing
+from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.connections import unix_connections
 from weir_sidecar.upstreams.engine import OwnEngine
 from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, step_log

@@ -55,7 +55,7 @@ from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.metrics import NO_CLASS
-from weir_sidecar.telemetry.tracing import RequestTrace, Tracing, operation_of
+from weir_sidecar.telemetry.request_trace import RequestTrace, Tracing, operation_of
 from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Attempt, Call
 

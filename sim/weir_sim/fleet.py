@@ -34,8 +34,8 @@ from weir_sim.replica import Replica, Trip, as_request
 from weir_sim.run import (
     ROUTERS,
     SYSTEMS,
-    RequestTooLong,
     SimConfig,
+    check_fits,
     engine_mode,
     engine_profile,
     make_front,
@@ -130,12 +130,7 @@ def simulate_fleet(config: FleetConfig, workload: Sequence[SimRequest]) -> Fleet
         RequestTooLong: A request is longer than an engine's whole KV cache.
         KeyError: There is no such routing.
     """
-    longest = max((each.prompt_tokens + each.output_tokens for each in workload), default=0)
-    if longest > config.profile.kv_tokens:
-        raise RequestTooLong(
-            f"a request needs {longest} tokens; the KV cache of {config.profile.name} holds "
-            f"{config.profile.kv_tokens}"
-        )
+    check_fits(config.profile, workload)
     return _Fleet(config, workload).run()
 
 

@@ -192,6 +192,17 @@ class RequestTooLong(ValueError):
     """A request can never fit into the simulated engine, which vLLM would refuse with a 400."""
 
 
+def check_fits(profile: EngineProfile, workload: Sequence[SimRequest]) -> None:
+    """Raise `RequestTooLong` where a request is longer than an engine's whole KV cache."""
+    for request in workload:
+        tokens = request.prompt_tokens + request.output_tokens
+        if tokens > profile.kv_tokens:
+            raise RequestTooLong(
+                f"request {request.request_id} needs {tokens} tokens; the KV cache of "
+                f"{profile.name} holds {profile.kv_tokens}"
+            )
+
+
 Check = Callable[[Front, float, list[Action]], None]
 StepCheck = Callable[[EngineModel], None]
 
@@ -215,13 +226,7 @@ def simulate(
         progress: Called with the number of requests that have ended, now and then.
         step_check: Called with an engine after each step it formed, to assert invariants.
     """
-    for request in workload:
-        tokens = request.prompt_tokens + request.output_tokens
-        if tokens > config.profile.kv_tokens:
-            raise RequestTooLong(
-                f"request {request.request_id} needs {tokens} tokens; the KV cache of "
-                f"{config.profile.name} holds {config.profile.kv_tokens}"
-            )
+    check_fits(config.profile, workload)
     simulation = _Simulation(config, workload, check, progress)
     if step_check is not None:
         simulation.check_steps(step_check)

@@ -67,18 +67,17 @@ class Server:
     async def _end_connections(self) -> None:
         """Close what is idle at once, and cut what does not end by itself."""
         self._close_idle()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._all_gone()
+        await self._all_gone()
         for connection in list(self._server.connections):
             connection.cut_off()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._all_gone()
+        await self._all_gone()
 
     async def _all_gone(self) -> None:
-        while self._server.connections or len(self._handler.registry):  # noqa: ASYNC110 - as below
-            await asyncio.sleep(_FLUSH_POLL_S)
+        """Wait until no connection and no request is left, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                while self._server.connections or len(self._handler.registry):  # noqa: ASYNC110
+                    await asyncio.sleep(_FLUSH_POLL_S)
 
     def _close_idle(self) -> None:
         for connection in list(self._server.connections):

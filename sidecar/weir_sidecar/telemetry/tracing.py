@@ -32,11 +32,9 @@ from opentelemetry.util.re import parse_env_headers
 
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.otlp_json import FLUSH_S, JsonExporter
-from weir_sidecar.telemetry.request_trace import RequestTrace, Tracing, operation_of
+from weir_sidecar.telemetry.request_trace import RequestTrace, Tracing
 from weir_sidecar.telemetry.sampling import Sampling
 from weir_sidecar.telemetry.spans import CLIENT, INTERNAL, SERVER, Exporter, Span
-
-__all__ = ["RequestTrace", "SdkExporter", "Tracing", "configured", "operation_of"]
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.steps import Facts
 from weir_sidecar.app import Sidecar
 from weir_sidecar.settings import Addresses, Draining, Health, Policies, Settings, Timeouts
-from weir_sidecar.telemetry.tracing import Tracing
+from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.monitor import EngineState
 from weir_sim.mock_engine import ENGINE, MockEngine, Profile, build_app
 

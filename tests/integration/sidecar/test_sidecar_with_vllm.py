@@ -24,7 +24,8 @@ from tests.integration.conftest import TINY, RunEngine, metric_in
 from tests.integration.sidecar.harness import House, Running, chat, eventually
 from weir_core.wire.priority import engine_priority
 from weir_sidecar.inflight import State
-from weir_sidecar.telemetry.tracing import SdkExporter, Tracing
+from weir_sidecar.telemetry.request_trace import Tracing
+from weir_sidecar.telemetry.tracing import SdkExporter
 from weir_sidecar.upstreams.monitor import EngineState
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}

@@ -13,7 +13,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.integration.sidecar.harness import PLAIN, House, Wire, chat
 from weir_sidecar.settings import Identity
-from weir_sidecar.telemetry.tracing import SdkExporter, Tracing, configured
+from weir_sidecar.telemetry.request_trace import Tracing
+from weir_sidecar.telemetry.tracing import SdkExporter, configured
 from weir_sim.mock_engine import Profile
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from bench.fuzz.network import SimulatedLoop, Wire
+from bench.fuzz.network import Recorder, SimulatedLoop, Wire
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.body import read_body
 from weir_sidecar.frontend.errors import ApiError
@@ -31,19 +31,6 @@ STATUS: Final = re.compile(rb"HTTP/1\.1 (\d\d\d) ")
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Peer:
-    """A client."""
-
-    def __init__(self) -> None:
-        self.received = b""
-
-    def took(self, piece: bytes) -> None:
-        self.received += piece
-
-    def closed(self) -> None:
-        """Nothing follows from it here."""
-
-
 def answer(request: HttpRequest) -> None:
     request.answer(Answer(200, b"x" * 4000))
 
@@ -52,7 +39,7 @@ def refuse_unread(error: ApiError) -> Answer:
     return error.answer("", "id", close=True)
 
 
-def connected(peer: Peer, **bounds: float) -> tuple[HttpServer, ClientConnection, Wire]:
+def connected(peer: Recorder, **bounds: float) -> tuple[HttpServer, ClientConnection, Wire]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     metrics = Metrics(CollectorRegistry())
@@ -83,7 +70,7 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
     sent: bytes, reads: Callable[[int], bool], ends: bool
 ) -> None:
     async def scene() -> bool:
-        server, connection, wire = connected(Peer(), slow_client_s=5.0, client_idle_s=1000.0)
+        server, connection, wire = connected(Recorder(), slow_client_s=5.0, client_idle_s=1000.0)
         wire.peer_reads(False)
         wire.deliver(sent)
         cut_off = False
@@ -110,7 +97,7 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut_off(
 )
 def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) -> None:
     async def scene() -> bytes:
-        peer = Peer()
+        peer = Recorder()
         server, connection, wire = connected(peer, client_idle_s=6.0)
         wire.deliver(REQUEST)
         server.look()
@@ -133,7 +120,7 @@ UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websock
 
 def test_a_request_behind_a_declined_upgrade_gets_one_answer() -> None:
     async def scene() -> bytes:
-        peer = Peer()
+        peer = Recorder()
         server, _, wire = connected(peer, head_s=3.0, client_idle_s=1000.0)
         wire.deliver(UPGRADE)
         wire.deliver(REQUEST)  # while the first one is being declined
@@ -203,7 +190,7 @@ class Scene:
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        self.handler, self.peer = Handler(), Peer()
+        self.handler, self.peer = Handler(), Recorder()
         metrics = Metrics(CollectorRegistry())
         settings = Settings(limits=limits)
         self.server = HttpServer(
