@@ -83,6 +83,18 @@ class TenantEntry(msgspec.Struct, frozen=True):
     key_hashes: tuple[str, ...] = ()
 
 
+class PeerEntry(msgspec.Struct, frozen=True):
+    """One replica's sidecar.
+
+    Attributes:
+        name: Of the pod.
+        address: Where its peer port is reached, HOST:PORT.
+    """
+
+    name: str
+    address: str
+
+
 class PolicyDocument(msgspec.Struct, frozen=True):
     """All that the sidecars of one InferenceService are told.
 
@@ -97,6 +109,9 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         engine: How the engine divides its steps.
         keep_alive_s: Wait after which a stream gets its head, and the time between its comments,
             in seconds; None sends nothing before the answer.
+        peers: The replicas of the service that have an address, this one among them.
+        peer_keys: Secrets by which its sidecars know each other, 64 lower-case hex digits each,
+            the newest first. The first is shown, all are accepted. None stands for no peers.
     """
 
     classes: tuple[ClassPolicy, ...] = ()
@@ -106,6 +121,8 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     anonymous_class: str | None = None
     engine: EngineMode = EngineMode()
     keep_alive_s: float | None = None
+    peers: tuple[PeerEntry, ...] = ()
+    peer_keys: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the document as JSON; equal documents give equal bytes."""
@@ -153,6 +170,8 @@ class PolicyDocument(msgspec.Struct, frozen=True):
             if name not in names:
                 yield f"{field}: there is no class {name}"
         yield from _tenant_faults(self.tenants)
+        if not all(_HASH.fullmatch(key) for key in self.peer_keys):
+            yield "peer_keys: a key is not 64 lower-case hex digits"
 
 
 def _class_faults(classes: Sequence[ClassPolicy]) -> Iterator[str]:

@@ -1,0 +1,90 @@
+"""What sidecars of one service tell each other over the peer port.
+
+Times are durations and ages, never instants. A reader ignores fields that it does not know, and
+every field that came later has a default, so sidecars of neighbouring versions work beside each
+other in both directions.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from weir_core.route.digest import DigestUpdate
+from weir_core.route.types import Candidate, LoadVector
+from weir_core.wire.policies import PeerEntry
+
+PROTOCOL: Final = 1
+"""Raised where an older reader would misunderstand; such a peer gets no requests."""
+HELLO_PATH: Final = "/weir/hello"
+HEARTBEAT_PATH: Final = "/weir/heartbeat"
+FORWARDED_HEADER: Final = b"x-weir-forwarded"
+"""On a request that comes over the peer port: `Forwarded` as JSON."""
+RETURNED_HEADER: Final = b"x-weir-returned"
+"""On an answer: the request was not begun here, and why; whoever forwarded it routes it again."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """What a sidecar says of itself, in a heartbeat as in the answer to one.
+
+    Attributes:
+        name: Of the replica.
+        address: Where its peer port is reached, HOST:PORT.
+        epoch: A number that is higher after each start of the sidecar.
+        load: None where it has no engine, as a gateway.
+        age_s: Age of the load.
+        received: The highest number of a request that the reader, in its present epoch, has
+            forwarded and the writer has taken; it is in the load.
+        peers: The sidecars that the writer knows, where it answers a reader that knows few.
+        digest: What has changed in the prefixes that its engine has cached.
+        digest_seq: The reader's digest that the writer has: base of the next update to it.
+        protocol: `PROTOCOL` of the writer.
+    """
+
+    name: str
+    address: str
+    epoch: int
+    load: LoadVector | None = None
+    age_s: float = 0.0
+    received: int = 0
+    peers: tuple[PeerEntry, ...] = ()
+    digest: DigestUpdate | None = None
+    digest_seq: int = 0
+    protocol: int = PROTOCOL
+
+
+class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the sidecar that a client reached says of the request that it forwards.
+
+    It has checked the key, the class and the tenant; the receiver trusts it for them.
+
+    Attributes:
+        class_name: The request's class.
+        tenant: Who is accounted for it.
+        payer: Whose limits it counts against.
+        age_s: Time since it arrived at the first sidecar: it keeps its place by it.
+        number: Counts what the sender has forwarded to the reader, from 1.
+        hops: How often it was forwarded, this time included.
+        ttft_target_s: The target that its client set, as far as its class lets it.
+        prompt_tokens: Counted by an engine's tokenizer; None is not counted.
+        may_return: The sender has other replicas left for it.
+        explains: Its client asked for an explanation.
+        reason: Why it was forwarded; for the explanation, as the next.
+        candidates: What was compared.
+        protocol: `PROTOCOL` of the sender.
+    """
+
+    class_name: str
+    tenant: str
+    payer: str
+    age_s: float
+    number: int
+    hops: int = 1
+    ttft_target_s: float | None = None
+    prompt_tokens: int | None = None
+    may_return: bool = False
+    explains: bool = False
+    reason: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    protocol: int = PROTOCOL
