@@ -1,4 +1,4 @@
-"""The sidecar of a replica, or the front of several: configured, run, drained when told."""
+"""The sidecar of a replica, or a gateway before several: configured, run, drained when told."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from collections.abc import Sequence
 import uvloop
 from prometheus_client import disable_created_metrics
 
+from weir_core.api import labels
 from weir_core.errors import WeirError
 from weir_sidecar.app import Sidecar
 from weir_sidecar.descriptors import raise_limit
 from weir_sidecar.drain import Drain
-from weir_sidecar.front import Front
+from weir_sidecar.gateway import Gateway
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry import logs
 from weir_sidecar.telemetry.tracing import configured as tracing_of
-from weir_sidecar.upstreams.replicas import Address
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `weir-sidecar [serve]` or `weir-sidecar front`; return the exit status."""
+    """Run `weir-sidecar [serve]` or `weir-sidecar gateway`; return the exit status."""
     chosen = _parser().parse_args(argv)
     # Without this each counter has a second series that nobody reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
         raise_limit()
-        uvloop.run(front(settings, chosen) if chosen.command == "front" else serve(settings))
+        gateway = chosen.command == "gateway"
+        uvloop.run(relay(settings, chosen.listen) if gateway else serve(settings))
     except WeirError as error:
         sys.stderr.write(f"weir-sidecar: {error}\n")
         return 2
@@ -47,10 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="weir-sidecar", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="the sidecar of one replica (the default)")
-    relay = commands.add_parser("front", help="one address in front of several replicas")
-    relay.add_argument("--listen", default="127.0.0.1:8000", metavar="HOST:PORT")
+    relay = commands.add_parser(
+        "gateway", help="one address before the replicas, without an engine"
+    )
     relay.add_argument(
-        "--replica", action="append", required=True, metavar="HOST[:API_PORT[:ADMIN_PORT]]"
+        "--listen", default=("127.0.0.1", labels.API_PORT), type=_address, metavar="HOST:PORT"
     )
     return parser
 
@@ -63,13 +65,20 @@ async def serve(settings: Settings) -> None:
         await drained_by_signal(sidecar.drain)
 
 
-async def front(settings: Settings, chosen: argparse.Namespace) -> None:
-    """Run one address in front of replicas until told to leave, then drain."""
-    listen = Address.parse(chosen.listen)
-    replicas = [Address.parse(text) for text in chosen.replica]
-    async with Front(settings, (listen.host, listen.api_port), replicas).running() as running:
+async def relay(settings: Settings, listen: tuple[str, int]) -> None:
+    """Run a gateway until told to leave, then drain."""
+    tracing = tracing_of(os.environ, settings.identity)
+    async with Gateway(settings, listen, tracing=tracing).running() as gateway:
         _settle_memory()
-        await drained_by_signal(running.drain)
+        await drained_by_signal(gateway.drain)
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Read HOST:PORT; an IPv6 address is in brackets."""
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _settle_memory() -> None:

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
+from weir_sidecar.parts import Parts
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
@@ -27,9 +28,10 @@ ENGINE_METRICS_TIMEOUT_S: Final = 2.0
 """A busy engine's page may be missing from one scrape; the scrape itself is never late."""
 
 
-class Parts(Protocol):
+class Reported(Protocol):
     """What the handlers report on; a sidecar has all of it."""
 
+    parts: Parts
     settings: Settings
     connections: Connections
     monitor: Monitor
@@ -44,18 +46,19 @@ class Admin:
     """The handlers; `port_app` and `socket_app` mount them.
 
     Args:
-        parts: What they report on.
+        sidecar: What they report on.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._settings = parts.settings
-        self._connections = parts.connections
-        self._monitor = parts.monitor
-        self._registry = parts.registry
-        self._metrics = parts.metrics
-        self._drain = parts.drain
-        self._driver = parts.driver
-        self._supervisor = parts.supervisor
+    def __init__(self, sidecar: Reported) -> None:
+        self._parts = sidecar.parts
+        self._settings = sidecar.settings
+        self._connections = sidecar.connections
+        self._monitor = sidecar.monitor
+        self._registry = sidecar.registry
+        self._metrics = sidecar.metrics
+        self._drain = sidecar.drain
+        self._driver = sidecar.driver
+        self._supervisor = sidecar.supervisor
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which anybody in the cluster may read."""
@@ -76,17 +79,8 @@ class Admin:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Return our metrics, then the engine's as they are, when it has any to give."""
-        self._metrics.running.set(len(self._registry))
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
-        scheduler = self._driver.scheduler
-        now = self._driver.now()
-        self._metrics.show_queue(
-            (
-                (each.policy.name, each.request.tenant, now - each.request.arrival_s)
-                for each in self._driver.waiting()
-            ),
-            scheduler.pool.body_bytes,
-        )
+        self._parts.show_load()
         page = self._metrics.render() + await self._engine_metrics()
         return web.Response(body=page, headers=METRICS_HEADERS)
 
@@ -139,6 +133,7 @@ class Admin:
                 "running": len(self._registry),
                 "outcomes": self._metrics.outcomes(),
                 "open_to": self._driver.directory.openness,
+                "peers": self._parts.peers.states(),
                 "scheduling": self._scheduling(),
             }
         )

@@ -12,28 +12,21 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
 from weir_sidecar.drain import Drain
-from weir_sidecar.driver import Driver
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
-from weir_sidecar.frontend.server import HEALTH_PATH, Server
-from weir_sidecar.inflight import Handler
-from weir_sidecar.policy_file import PolicyFile
-from weir_sidecar.registry import Registry
+from weir_sidecar.frontend.server import HEALTH_PATH
+from weir_sidecar.parts import Parts
 from weir_sidecar.settings import Settings
-from weir_sidecar.supervise import Supervisor
-from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.connections import unix_connections
 from weir_sidecar.upstreams.engine import OwnEngine
 from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, step_log
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
-from weir_sidecar.upstreams.prompt_counter import PromptCounter
 
 log = logging.getLogger(__name__)
 
@@ -57,37 +50,26 @@ class Sidecar:
         tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
-        self._tracing = tracing
-        self.metrics = Metrics(CollectorRegistry())
-        self.metrics.describe(settings.identity)
-        self.registry = Registry(self.metrics, clock, settings.limits)
         self.connections = unix_connections(
             settings.addresses.engine_socket,
             clock,
             idle_limit=settings.limits.idle_connections,
             idle_s=settings.timeouts.engine_idle_s,
         )
-        self.driver = Driver(
-            settings,
-            self.metrics,
-            self.registry.memory,
-            PromptCounter(self.connections, settings.tokenizing),
-            clock,
-        )
-        self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
+        self.parts = Parts(settings, clock, tracing, self.connections, self._note_mode)
+        self.metrics, self.registry = self.parts.metrics, self.parts.registry
+        self.driver, self.policies = self.parts.driver, self.parts.policies
+        self.handler, self.server = self.parts.handler, self.parts.server
+        self.supervisor, self.peers = self.parts.supervisor, self.parts.peers
         self.monitor = Monitor(
             self.connections, self.registry, self.metrics, settings.health, clock
         )
         self.monitor.on_ready = self._meet_engine
         self.monitor.on_change = self._engine_changed
-        self.handler = Handler(self.registry, settings, clock, tracing=tracing)
-        self.handler.driver = self.driver
         self.handler.engine = OwnEngine(
             self.connections, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )
-        self.supervisor = Supervisor(self.metrics, clock)
         self.handler.own_pages[HEALTH_PATH] = self._health
-        self.server = Server(self.handler, settings, clock, self.supervisor)
         self.drain = Drain(
             self.server,
             self.registry,
@@ -107,16 +89,13 @@ class Sidecar:
         """Listen and watch the engine; leaving the context stops at once, so drain before."""
         addresses = self.settings.addresses
         async with contextlib.AsyncExitStack() as stack:
-            if self._tracing is not None:
-                stack.push_async_callback(self._tracing.close)
             stack.callback(self.connections.close)
-            stack.callback(self.driver.close)
             if self.settings.step_file is not None:
                 self._steps = stack.enter_context(
                     contextlib.closing(StepFile(self.settings.step_file))
                 )
             stack.enter_context(step_log(addresses.steps_socket, self._on_step))
-            self.policies.look()
+            await stack.enter_async_context(self.parts.working())
             log.info("open to %s", self.driver.directory.openness)
             for name, run in (("monitor", self.monitor.run), ("housekeeping", self._keep)):
                 await stack.enter_async_context(self.supervisor.running(name, run))
@@ -139,8 +118,7 @@ class Sidecar:
         """Look after what nobody tells us of: changed policies, tokens of running streams."""
         while True:
             await asyncio.sleep(self.settings.policies.poll_s)
-            self.policies.look()
-            self.driver.count_tokens()
+            self.parts.look()
             self._tell_mode()
 
     def _meet_engine(self) -> None:
@@ -151,6 +129,7 @@ class Sidecar:
         self.driver.engine_state = state.value
         if state is EngineState.DOWN:
             self.driver.engine_gone()
+            self.parts.routing.hand_over()
 
     def _on_step(self, step: Step) -> None:
         if self._steps is not None:
@@ -158,10 +137,8 @@ class Sidecar:
         self.monitor.steps += 1
         self.driver.on_step(step)
 
-    def _apply(self, document: PolicyDocument) -> None:
-        mode = document.mode_message()
-        self.driver.apply(document)
-        self._mode = mode
+    def _note_mode(self, document: PolicyDocument) -> None:
+        self._mode = document.mode_message()
 
     def _tell_mode(self) -> None:
         """Tell the engine how to divide its steps, until it has heard it."""

@@ -112,6 +112,8 @@ class Driver:
         self._silent: list[tuple[float, int, InFlightRequest, Dispatch]] = []
         self._starved_since: float | None = None
         self._steps_heard = False
+        self.is_gateway = False
+        """There is no engine here: what finds no replica waits for one."""
 
     # ---- what the engine and the operator say
 
@@ -135,20 +137,12 @@ class Driver:
         self._perform(self.scheduler.on_engine_up(engine, now), now)
 
     def engine_gone(self) -> None:
-        """Hear that the engine is gone; what has not begun waits, unless it can go elsewhere."""
+        """Hear that the engine is gone; what has not begun waits."""
         now = self._clock()
         self._perform(self.scheduler.on_engine_gone(now), now)
-        for ticket in self.waiting():
-            request = self._requests.get(ticket.request.request_id)
-            if request is not None and request.goes_elsewhere:
-                self._refuse_without_engine(request, now)
 
-    def _refuse_without_engine(self, request: InFlightRequest, now: float) -> None:
-        self._forget(request)
-        self._perform(self.scheduler.on_abort(request.id, now, ran=False), now)
-        request.rejected(self._no_engine())
-
-    def _no_engine(self) -> errors.ApiError:
+    def no_engine(self) -> errors.ApiError:
+        """Return the refusal where no engine can be asked now."""
         return errors.no_engine(f"the engine is {self.engine_state}", self.retry_after_s)
 
     @property
@@ -244,8 +238,9 @@ class Driver:
         Raises:
             ApiError: No engine was ever here, or the request can go to a replica that has one.
         """
-        if not self.has_engine and (self.facts is None or request.goes_elsewhere):
-            raise self._no_engine()
+        never_was = self.facts is None and not self.is_gateway
+        if not self.has_engine and (never_was or request.may_return):
+            raise self.no_engine()
         now = self._clock()
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
@@ -261,8 +256,7 @@ class Driver:
         asked = request.asked
         assert asked is not None
         now = self._clock()
-        self._forget(request)
-        self._perform(self.scheduler.on_abort(request.id, now), now)
+        self._perform(self.scheduler.on_abort(self._forget(request), now), now)
         request.requeued()
         self.arrive(request, msgspec.structs.replace(asked, request_id=self.next_id()))
 
@@ -280,12 +274,11 @@ class Driver:
         A stream's is its first token, from which there is something to learn. A plain answer's is
         its last, and after an error the engine has nothing left to do.
         """
-        if request.asked is None:
+        if not request.id:
             return
         now = self._clock()
         if answer.status >= 400:
-            self._forget(request)
-            self._perform(self.scheduler.on_abort(request.id, now), now)
+            self._perform(self.scheduler.on_abort(self._forget(request), now), now)
         elif request.streams:
             self._note_first_token(request, now)
             self._perform(self.scheduler.on_first_token(request.id, now), now)
@@ -295,14 +288,13 @@ class Driver:
 
     def ended(self, request: InFlightRequest, outcome: Outcome) -> None:
         """Hear that a request is over; one that was refused is gone already."""
-        if request.asked is None:
+        if not request.id:
             return
         now, usage = self._clock(), request.usage
         if outcome is not Outcome.OK:
-            self._forget(request)
             # What the engine never had costs its tenant nothing.
             ran = outcome is not Outcome.REJECTED_NO_ENDPOINTS
-            self._perform(self.scheduler.on_abort(request.id, now, ran=ran), now)
+            self._perform(self.scheduler.on_abort(self._forget(request), now, ran=ran), now)
             return
         prompt_tokens = output_tokens = None
         if usage is not None:
@@ -312,13 +304,20 @@ class Driver:
             # The last chunk of OpenAI's streams is no token.
             ends_in_words = request.exchange.tail.endswith(_DONE)
             output_tokens = max(1, request.exchange.tokens - ends_in_words)
-        self._forget(request)
-        self._perform(self.scheduler.on_finish(request.id, now, prompt_tokens, output_tokens), now)
+        request_id = self._forget(request)
+        self._perform(self.scheduler.on_finish(request_id, now, prompt_tokens, output_tokens), now)
 
-    def check_engine(self) -> None:
-        """Raise the refusal where no engine can be asked now."""
-        if not self.has_engine:
-            raise self._no_engine()
+    def give_up(self, request: InFlightRequest) -> None:
+        """Take a request that waits out of the pool: it goes to another replica."""
+        now = self._clock()
+        self._perform(self.scheduler.on_abort(self._forget(request), now, ran=False), now)
+
+    def learn(self, asked: Request, usage: Usage) -> None:
+        """Learn from an answer of another replica how long such requests are."""
+        estimator = self.scheduler.estimator
+        if usage.prompt_tokens:
+            estimator.learn_prompt(asked, usage.prompt_tokens)
+        estimator.learn_output(asked, usage.output_tokens // max(1, asked.sequences))
 
     # ---- the engine's steps
 
@@ -358,6 +357,11 @@ class Driver:
 
     # ---- for people
 
+    def waiting_requests(self) -> list[InFlightRequest]:
+        """Return what waits, in order of rank and arrival."""
+        found = (self._requests.get(ticket.request.request_id) for ticket in self.waiting())
+        return [request for request in found if request is not None]
+
     def waiting(self) -> list[Ticket]:
         """Return the tickets that wait, in order of rank and arrival."""
         tickets = [t for t in self.scheduler.tickets.values() if t.state is State.WAITING]
@@ -396,7 +400,7 @@ class Driver:
 
     def _error_of(self, action: Reject) -> errors.ApiError:
         if action.reason is Reason.TTL_EXPIRED and not self.has_engine:
-            return self._no_engine()  # that is what it waited for
+            return self.no_engine()  # that is what it waited for
         error = errors.rejected(action.reason, action.retry_after_s)
         error.is_spread = True
         return error
@@ -450,10 +454,13 @@ class Driver:
         """Tell whether a request is still where that dispatch put it, without an answer."""
         return request.dispatch is dispatch and request.id in self._requests
 
-    def _forget(self, request: InFlightRequest) -> None:
-        self._requests.pop(request.id, None)
+    def _forget(self, request: InFlightRequest) -> str:
+        """Forget a request that leaves the scheduler; return the id it had there."""
+        request_id, request.id = request.id, ""
+        self._requests.pop(request_id, None)
         if self._by_wire_id.get(request.wire_id) is request:
             del self._by_wire_id[request.wire_id]
+        return request_id
 
     def _ticket(self, request: InFlightRequest) -> Ticket | None:
         return self.scheduler.tickets.get(request.id)

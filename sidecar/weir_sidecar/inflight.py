@@ -3,8 +3,10 @@
 1. KNOWN. The head is read. The path, the key and the limits are looked at before the body is read,
    so that a request that will be refused costs no more than its head.
 2. WAITING. The scheduler was told of the request, through the driver; it waits in the pool.
-3. SENT. The scheduler dispatched it, and an upstream was asked for one attempt. A request that
-   loses its place, or whose engine dies, waits again: its client was sent nothing yet.
+3. SENT. An upstream was asked for one attempt: the engine, because the scheduler dispatched the
+   request, or the sidecar of another replica, because it is served better there. A request that
+   loses its place, whose engine dies, or that comes back from another replica, is routed again:
+   its client was sent nothing yet.
 4. RELAYED. The first byte went to the client. Nothing can be tried again, so the body is released.
 5. COUNTED. The request has exactly one outcome. Its memory and places are given back.
 
@@ -13,8 +15,9 @@ brought the request or the answer: with the body at hand, a place at the engine 
 connection to it there is no task. What takes time goes on in a task, from wherever the request is
 (`_go_on`).
 
-Requests that compute nothing on the engine (models, tokenizing) go from KNOWN to SENT. A `weir up`
-front has no driver: it asks one replica after the other, as the router says.
+Requests that compute nothing on the engine (models, tokenizing) go from KNOWN to SENT. A request
+that another sidecar forwarded (`Forwarded`) has been authenticated and classified there; it never
+goes on from here, but back.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from weir_core.errors import InvalidBody
+from weir_core.route.router import HOP_LIMIT
+from weir_core.route.types import Candidate, Forward, Keep, Route
 from weir_core.sched.types import Dispatch, Reason, Request
 from weir_core.wire import bodies
 from weir_core.wire.answers import reports_failure, tokens_in
@@ -36,11 +41,11 @@ from weir_core.wire.errors import ENDING_PAUSE_S, ending_event, error_shape_of, 
 from weir_core.wire.fields import RequestBody, Usage
 from weir_core.wire.openai import usage_in, with_priority
 from weir_core.wire.paths import Api, Endpoint, Kind
+from weir_core.wire.peers import FORWARDED_HEADER, RETURNED_HEADER, Forwarded
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
-    FAILOVER_HEADER,
     Caller,
     is_here,
     ttft_target_s,
@@ -61,15 +66,21 @@ from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
     from weir_sidecar.driver import Driver
+    from weir_sidecar.peers.peer import Peer
     from weir_sidecar.registry import Registry
-    from weir_sidecar.upstreams.replicas import Replica, Replicas
+    from weir_sidecar.routing import Routing
     from weir_sidecar.upstreams.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
 _EXPLAIN: Final = EXPLAIN_HEADER.decode()
+_RETURNED: Final = RETURNED_HEADER.decode()
 _MOST_ENGINES_LOST: Final = 3
-"""Engines that may die under one request: it may be the reason."""
+"""Engines, here and elsewhere, that may die under one request: it may be the reason."""
+_REFUSED: Final = "refused"
+"""Why a request came back whose executing sidecar refused it at its arrival."""
+_NOT_BEGUN: Final = frozenset({Ending.LOST, Ending.REQUEUED})
+"""How an attempt at another replica ends that the client need not learn of."""
 _PLAIN: Final = RequestBody()
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
@@ -85,11 +96,12 @@ class State(Enum):
 
 
 class Handler:
-    """The handler of the API port, and what its requests share.
+    """The handler of the API port and of the peer port, and what their requests share.
 
     Args:
         registry: The requests in flight.
         settings: Bounds on sizes and waiting.
+        driver: Tells the scheduler of requests.
         clock: Seconds that only move forward.
         tracing: Where spans go, or None.
     """
@@ -98,11 +110,13 @@ class Handler:
         self,
         registry: Registry,
         settings: Settings,
+        driver: Driver,
         clock: Callable[[], float],
         *,
         tracing: Tracing | None = None,
     ) -> None:
         self.registry = registry
+        self.driver = driver
         self.metrics = registry.metrics
         self.limits = settings.limits
         self.timeouts = settings.timeouts
@@ -112,12 +126,10 @@ class Handler:
         self.cross_origin = CrossOrigin(settings.cors)
         self.serves_here = settings.addresses.is_loopback
         """Without tenants, requests from this machine are served."""
-        self.driver: Driver | None = None
-        """Tells the scheduler of requests; None in a front."""
         self.engine: Upstream | None = None
-        """The engine beside this sidecar; None in a front."""
-        self.replicas: Replicas | None = None
-        """The replicas behind a front; None in a sidecar."""
+        """The engine beside this sidecar; None in a gateway."""
+        self.routing: Routing | None = None
+        """The way to other replicas; None where there is none."""
         self.own_pages: dict[str, Callable[[HttpRequest], Answer | None]] = {}
         """What is answered here, without an outcome, by what is asked for; None relays it."""
         self.leaving = False
@@ -138,6 +150,19 @@ class Handler:
         else:
             http.answer(answer)
 
+    def handle_forwarded(self, http: HttpRequest, sender: str) -> None:
+        """Answer a request that the sidecar `sender` forwards."""
+        try:
+            forwarded = msgspec.json.decode(http.forwarded, type=Forwarded)
+        except msgspec.MsgspecError as error:
+            log.warning("forwarded request unreadable", extra={"error": str(error)})
+            refusal = errors.bad_request(f"{FORWARDED_HEADER.decode()} cannot be read.")
+            http.answer(refusal.answer("", new_request_id(), close=True))
+            return
+        if self.routing is not None:
+            self.routing.taken(sender, forwarded)
+        InFlightRequest(http, self, forwarded).begin()
+
     def refuse_unread(self, error: ApiError) -> Answer:
         """Count and answer a request that the HTTP library could not read."""
         request_id = new_request_id()
@@ -157,23 +182,29 @@ class InFlightRequest:
         state: How far it is.
         arrival: When it came.
         request_id: What its client, and the engine's log, call it.
-        endpoint: What its path is; None in a front, which leaves that to the replicas.
-        caller: Who asks; None in a front.
+        endpoint: What its path is.
+        caller: Who asks.
         class_name: Its priority class, once that is known.
-        asked: The request as the scheduler knows it; None where it is not scheduled.
-        id: Its id there; empty where it is not scheduled.
+        forwarded: What the sidecar says that sent it here; None of a client's own request.
+        asked: The request as the scheduler, or a router, is asked; None of one that computes
+            nothing.
+        id: Its id in the scheduler; empty while it is not there.
+        away: The replica that it was sent to instead of into the pool here.
+        hops: How often it was forwarded.
+        tried: Replicas that it came back from.
         wire_id: Its id at the engine, by which the step log names it; no two at once have the same.
         dispatch: The scheduler's word, while it has a place at the engine.
         exchange: The attempt that runs, or the last one.
         told_tokens: Output tokens that the scheduler was told of.
         first_token_at: When the engine's step log named its first token.
         requeues: How often it lost its place.
-        may_fail_over: Another replica is left for it, should this one refuse.
         status: The HTTP status the client got, 0 before.
     """
 
     caller: Caller | None
     endpoint: Endpoint | None
+    forwarded: Forwarded | None
+    away: Peer | None
     asked: Request | None
     dispatch: Dispatch | None
     exchange: Exchange | None
@@ -194,12 +225,15 @@ class InFlightRequest:
     _task: asyncio.Task[None] | None
     _wake: asyncio.Future[None] | None
     _life: asyncio.TimerHandle | None
-    _routed: tuple[Replica, int] | None
+    _route: Route | None
+    """The router's last word."""
     _seen: Exchange | None
     """What the watch looked at last, with the bytes that had come, and since when."""
 
-    def __init__(self, http: HttpRequest, shared: Handler) -> None:
-        self.http, self.shared = http, shared
+    def __init__(
+        self, http: HttpRequest, shared: Handler, forwarded: Forwarded | None = None
+    ) -> None:
+        self.http, self.shared, self.forwarded = http, shared, forwarded
         self.head = http.head
         self.arrival = shared.clock()
         self.state = State.KNOWN
@@ -207,14 +241,19 @@ class InFlightRequest:
         self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
+        self.away = self._route = None
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
-        self.tenant = self.wire_id = self.id = ""
+        self.tenant = self.wire_id = self.id = self._returned = ""
+        self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
+        self.number = 0
+        """Of the last one forwarded to a replica, as both sides count them."""
+        self.hops = 0 if forwarded is None else forwarded.hops
         self.api, self.asks = Api.OTHER, _PLAIN
-        self.streams = self.may_fail_over = False
+        self.streams = False
         self._body = b""
         self._call = self._called_for = self._attempt = self._answer = self._refusal = None
-        self._task = self._wake = self._life = self._routed = self._seen = None
+        self._task = self._wake = self._life = self._seen = None
         self._computes_nothing = False
         """The engine only looks something up for it."""
         self._runs = self._is_gone = False
@@ -239,23 +278,25 @@ class InFlightRequest:
         self._end()
 
     def _goes_at_once(self) -> bool:
-        """Do what needs no waiting; tell whether the request is on its way to the engine."""
+        """Do what needs no waiting; tell whether the request is on its way to an engine."""
         self._read_head()
         shared, http = self.shared, self.http
         if not http.whole or self.head.encoding:
             return False
         self._body = body_at_hand(http, shared.limits.max_body_bytes, self._hold)
         self._classify()
-        driver, engine = shared.driver, shared.engine
-        if driver is None or engine is None or self._computes_nothing:
+        if self._computes_nothing or shared.driver.prompts.counts(self.head.path, self._body):
             return False
-        if driver.prompts.counts(self.head.path, self._body):
+        self._ask_for_place(shared.driver, None)
+        upstream: Upstream | None = self.away
+        if upstream is None:
+            if self.dispatch is None:
+                return False
+            upstream = shared.engine
+            self._call = self._call_to_engine(shared.driver, self.dispatch)
+        if upstream is None or self._call is None:
             return False
-        self._enter_pool(driver, None)
-        if self.dispatch is None:
-            return False
-        self._call = self._call_to_engine(driver, self.dispatch)
-        self._attempt = attempt = engine.send_at_once(self, self._call)
+        self._attempt = attempt = upstream.send_at_once(self, self._call)
         if attempt is None:
             return False
         if attempt.exchange.needs_attention:
@@ -320,17 +361,13 @@ class InFlightRequest:
             self._end()
 
     async def _run(self) -> None:
-        shared = self.shared
         if not self._classified:
             await self._read_body()
             self._classify()
-        if shared.replicas is not None:
-            await self._ask_replicas(shared.replicas)
-        elif shared.driver is not None and shared.engine is not None:
-            if self._computes_nothing:
-                await self._ask_engine(shared.engine)
-            else:
-                await self._wait_and_ask(shared.driver, shared.engine)
+        if self._computes_nothing:
+            await self._look_up()
+        else:
+            await self._wait_and_ask()
         self._settle()
 
     def _refuse(self, error: ApiError) -> None:
@@ -338,14 +375,25 @@ class InFlightRequest:
         self.outcome, self.status = error.outcome, error.status
         if self._explains and self.asked is not None:
             error.headers[_EXPLAIN] = self._explanation(error.code).decode()
-        if self.shared.driver is not None and self.caller is not None:
+        if self.caller is not None:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
+        if self.forwarded is not None and self.forwarded.may_return:
+            self._note_return(error)
         if self.client.head_sent:
             self._break_off(None, error)
             return
         error.headers.update(self.shared.cross_origin.headers(self.head.origin))
         close = self.shared.leaving or not self.http.whole
         self._answer = error.answer(self.head.path, self.request_id, close=close)
+
+    def _note_return(self, error: ApiError) -> None:
+        """Have the sidecar that forwarded the request route it again, where that may help."""
+        if error.outcome is Outcome.REJECTED_SHUTTING_DOWN:
+            error.headers[_RETURNED] = "draining"
+        elif error.outcome is Outcome.REJECTED_NO_ENDPOINTS:
+            error.headers[_RETURNED] = "no-engine"
+        elif error.retry_after_s is not None and self.state is State.KNOWN:
+            error.headers[_RETURNED] = _REFUSED
 
     def _fail(self, error: Exception) -> None:
         """End a request that met a bug."""
@@ -373,9 +421,10 @@ class InFlightRequest:
         shared = self.shared
         outcome = self.outcome or Outcome.INTERNAL_ERROR
         self._release_body()
-        if shared.driver is not None:
-            self._leave_limits(shared.driver)
-            shared.driver.ended(self, outcome)
+        self._leave_limits(shared.driver)
+        shared.driver.ended(self, outcome)
+        if shared.routing is not None and self.away is not None:
+            shared.routing.ended(self)
         shared.registry.remove(self)
         self._measure(outcome, shared.clock())
         if log.isEnabledFor(logging.DEBUG):
@@ -395,9 +444,12 @@ class InFlightRequest:
             first_byte_at = exchange.first_byte_at
         first_token_at = first_byte_at if self.streams else self.first_token_at or first_byte_at
         ttft_s = None if first_token_at is None else first_token_at - self.arrival
-        self.shared.metrics.ended(
-            self.class_name, outcome, now - self.arrival, ttft_s, received_bytes, self.usage
-        )
+        if self.forwarded is None:
+            self.shared.metrics.ended(
+                self.class_name, outcome, now - self.arrival, ttft_s, received_bytes, self.usage
+            )
+        else:  # its client's sidecar counts it; here it would count twice
+            self.shared.metrics.forwarded_ended(outcome)
         if self.trace is not None:
             self.trace.finish(
                 outcome, self.status, now, first_byte_at=first_token_at, usage=self.usage
@@ -408,34 +460,43 @@ class InFlightRequest:
     def _read_head(self) -> None:
         """Look at everything that the head says; raise the refusal."""
         shared, head = self.shared, self.head
-        driver = shared.driver
         self.client.on_begin = self._begin
         if shared.tracing is not None:
             self.trace = shared.tracing.begin(
                 head.method, head.path, self.http.tracing, arrival=self.arrival, now=shared.clock()
             )
-        if driver is not None:
-            self._identify(driver)
-        if head.websocket:
-            raise errors.bad_request(
-                "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
-            )
-        if shared.refusing:
-            raise errors.shutting_down(1)
-        if shared.registry.full:
-            raise errors.rejected(Reason.QUEUE_FULL, 1)
-        if driver is not None:
-            self._take_place(driver)
-
-    def _identify(self, driver: Driver) -> None:
-        """Find out what is asked for, and by whom; a connection's next request mostly is alike."""
-        head, directory = self.head, driver.directory
         self.endpoint = head.endpoint
         if self.endpoint is None:
             raise errors.not_found(head.path)
         self.api = self.endpoint.api
         self._computes_nothing = self.endpoint.kind is Kind.NO_GENERATION
-        self._explains = wants_explanation(head.said)
+        if self.forwarded is None:
+            self._explains = wants_explanation(head.said)
+            self._identify(shared.driver)
+        if head.websocket:
+            raise errors.bad_request(
+                "WebSocket endpoints are not relayed.", status=501, code="not_implemented"
+            )
+        self._check_room()
+        if self.forwarded is None:
+            self._rank_by_head(shared.driver)
+        else:
+            self._trust(shared.driver, self.forwarded)
+        if self._computes_nothing or not self.http.whole:
+            assert self.caller is not None
+            shared.driver.reserve(self.caller.tenant)
+            self._reserved = True
+
+    def _check_room(self) -> None:
+        """Raise the refusal where this sidecar takes no more requests."""
+        if self.shared.refusing and not self._may_go_elsewhere():
+            raise errors.shutting_down(1)
+        if self.shared.registry.full:
+            raise errors.rejected(Reason.QUEUE_FULL, 1)
+
+    def _identify(self, driver: Driver) -> None:
+        """Find out who asks; a connection's next request mostly is alike."""
+        head, directory = self.head, driver.directory
         if head.directory is not directory:
             # An address is looked at only where it matters.
             from_here = (
@@ -446,8 +507,8 @@ class InFlightRequest:
             head.caller = directory.identify(head.said, from_here=from_here)
         self.caller = head.caller
 
-    def _take_place(self, driver: Driver) -> None:
-        """Count the request among its payer's, where the scheduler will not do so at once."""
+    def _rank_by_head(self, driver: Driver) -> None:
+        """Find out what the head says of class and tenant."""
         head, caller = self.head, self.caller
         assert caller is not None
         if head.directory is not driver.directory:
@@ -455,9 +516,13 @@ class InFlightRequest:
             head.tenant, head.class_name = driver.directory.tenant_of(caller, head.said), ""
             head.directory = driver.directory
         self.rank = head.rank
-        if self._computes_nothing or not self.http.whole:
-            driver.reserve(caller.tenant)
-            self._reserved = True
+
+    def _trust(self, driver: Driver, forwarded: Forwarded) -> None:
+        """Take what the sidecar that forwarded the request found out."""
+        self.class_name, self.tenant = forwarded.class_name, forwarded.tenant
+        self.caller = Caller(forwarded.payer, forwarded.class_name, float("inf"))
+        self.rank = driver.directory.rank_of(forwarded.class_name)
+        self._explains = forwarded.explains
 
     async def _read_body(self) -> None:
         shared = self.shared
@@ -466,7 +531,6 @@ class InFlightRequest:
             limit_bytes=shared.limits.max_body_bytes,
             timeout_s=shared.timeouts.upload_s,
             hold=self._hold,
-            inflate=shared.driver is not None,
         )
 
     def _read_wishes(self, endpoint: Endpoint) -> RequestBody:
@@ -477,8 +541,6 @@ class InFlightRequest:
                 return bodies.read_form(content_type, self._body)
             return bodies.read_body(endpoint, self._body)
         except InvalidBody as error:
-            if self.shared.driver is None:  # a front leaves it to the replicas
-                return _PLAIN
             raise errors.bad_request(error.message, code="invalid_body") from None
 
     def _hold(self, size_bytes: int) -> None:
@@ -509,10 +571,14 @@ class InFlightRequest:
             self.asks = self._read_wishes(self.endpoint)
         if self.trace is not None:
             self.trace.describe(operation_of(self.head.path), self.asks)
-        driver, caller = self.shared.driver, self.caller
-        if driver is None or caller is None:
-            return
-        head, asks = self.head, self.asks
+        if self.forwarded is None:
+            self._find_class(self.shared.driver)
+        if self.trace is not None:
+            self.trace.admitted(self.class_name, self.tenant)
+
+    def _find_class(self, driver: Driver) -> None:
+        head, asks, caller = self.head, self.asks, self.caller
+        assert caller is not None
         wishes = asks.service_tier is not None or asks.priority is not None
         # The policies may have changed while the body came.
         is_alike = not wishes and head.directory is driver.directory
@@ -523,8 +589,6 @@ class InFlightRequest:
             if is_alike:
                 head.class_name = self.class_name
         self.tenant = head.tenant
-        if self.trace is not None:
-            self.trace.admitted(self.class_name, self.tenant)
 
     def _leave_limits(self, driver: Driver) -> None:
         """Give back the place among the payer's requests that the head took."""
@@ -534,67 +598,159 @@ class InFlightRequest:
 
     # ---- WAITING: in the pool, until the scheduler says otherwise
 
-    async def _wait_and_ask(self, driver: Driver, engine: Upstream) -> None:
-        """Send the request when the scheduler dispatches it, again where it lost its place."""
-        if self.asked is None:
-            prompt_tokens = None
-            if driver.prompts.counts(self.head.path, self._body):
-                prompt_tokens = await driver.prompts.count(self._body)
-            self._enter_pool(driver, prompt_tokens)
-        while True:
-            begun, self._attempt = self._attempt, None
-            dispatch = begun.dispatch if begun is not None else self.dispatch
-            dispatch = dispatch or await self._dispatched()
-            if self._call is None or self._called_for is not dispatch:
-                self._call = self._call_to_engine(driver, dispatch)
-            exchange = await self._ask(engine, self._call, begun)
-            lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
-            if lost and self.dispatch is dispatch and not driver.has_engine:
-                # The engine had begun, but the client was sent nothing: nothing is lost yet.
-                driver.arrive_again(self)
-            # It may have another place already: what ended was the attempt for the first one.
-            if self.dispatch is not dispatch and not self.begun:
-                self._note_lost_place(driver)
-            elif lost:
-                raise self._lost(exchange)
-            else:
-                return
-
-    def _enter_pool(self, driver: Driver, prompt_tokens: int | None) -> None:
-        """Tell the scheduler of the request; raise the refusal."""
-        asks, caller, head = self.asks, self.caller, self.head
+    def _ask_for_place(self, driver: Driver, prompt_tokens: int | None) -> None:
+        """Make the request known, and find a place for it; raise the refusal."""
+        asks, caller, head, forwarded = self.asks, self.caller, self.head, self.forwarded
         assert caller is not None
         if asks.searches_beams:
             self._check_beams(driver)
-        target_s = ttft_target_s(head.said)
-        if target_s is not None:
+        now, age_s, target_s = self.shared.clock(), 0.0, ttft_target_s(head.said)
+        if forwarded is not None:
+            age_s, target_s = max(0.0, forwarded.age_s), forwarded.ttft_target_s
+            prompt_tokens = forwarded.prompt_tokens if prompt_tokens is None else prompt_tokens
+        elif target_s is not None:
             of_class = driver.directory.ttft_target_s(self.class_name)
             target_s = bounded_target_s(target_s, of_class)
         self.streams = asks.streams
         self.wire_id = self.request_id
+        self.asked = Request(
+            request_id=driver.next_id(),
+            tenant=self.tenant,
+            payer=caller.tenant,
+            class_name=self.class_name,
+            arrival_s=now - age_s,
+            body_bytes=len(self._body),
+            prompt_tokens=prompt_tokens,
+            max_output_tokens=asks.max_output_tokens,
+            sequences=asks.sequences,
+            endpoint=head.path,
+            ttft_target_s=target_s,
+        )
+        self._find_place(driver, self.asked)
+        if self.streams and driver.keep_alive_s is not None and forwarded is None:
+            self._show_life_in(driver.keep_alive_s)
+
+    def _find_place(self, driver: Driver, asked: Request) -> None:
+        """Send the request to the replica that serves it best, or into the pool here."""
+        if self._go_elsewhere():
+            return
+        if self.shared.refusing:
+            raise errors.shutting_down(1)
         # In one step: the place among the payer's requests passes to the scheduler.
         self._leave_limits(driver)
-        self.state = State.WAITING
-        driver.arrive(
-            self,
-            Request(
-                request_id=driver.next_id(),
-                tenant=self.tenant,
-                payer=caller.tenant,
-                class_name=self.class_name,
-                arrival_s=self.shared.clock(),
-                body_bytes=len(self._body),
-                prompt_tokens=prompt_tokens,
-                max_output_tokens=asks.max_output_tokens,
-                sequences=asks.sequences,
-                endpoint=head.path,
-                ttft_target_s=target_s,
-            ),
-        )
-        if self._refusal is not None:
-            raise self._refusal
-        if self.streams and driver.keep_alive_s is not None:
-            self._show_life_in(driver.keep_alive_s)
+        driver.arrive(self, asked)
+        if self._refusal is None:
+            self.state = State.WAITING
+            return
+        refusal, self._refusal = self._refusal, None
+        if self.shared.routing is not None:
+            self.tried = (*self.tried, self.shared.routing.name)
+        if not self._go_elsewhere():
+            raise refusal
+
+    def _may_go_elsewhere(self) -> bool:
+        """Whether another replica may get the request."""
+        routing = self.shared.routing
+        if routing is None or self.forwarded is not None or self.hops >= HOP_LIMIT:
+            return False
+        return routing.may_forward(self.tried)
+
+    def _go_elsewhere(self) -> bool:
+        """Have the router choose; tell whether the request goes to another replica."""
+        routing, asked = self.shared.routing, self.asked
+        if routing is None or asked is None or not self._may_go_elsewhere():
+            return False
+        began = self.shared.clock()
+        self._route = route = routing.choose(self, asked)
+        if self.trace is not None:
+            self.trace.routed(began, self.shared.clock())
+        return isinstance(route, Forward) and self.leave_for(route)
+
+    def leave_for(self, route: Forward) -> bool:
+        """Go to another replica instead of into the pool; tell whether it is still known."""
+        routing, caller = self.shared.routing, self.caller
+        assert routing is not None
+        assert caller is not None
+        peer = routing.find(route.replica)
+        if peer is None:
+            return False
+        self._route, self.away, self.hops = route, peer, route.hops
+        self.state = State.SENT
+        self._leave_limits(self.shared.driver)
+        self._call = self._call_of(None, routing.forwarded(self, caller.tenant, route))
+        self._called_for = None
+        self._notify()
+        return True
+
+    async def _wait_and_ask(self) -> None:
+        """Send the request where it has its place, again where it lost that."""
+        driver = self.shared.driver
+        if self.asked is None:
+            prompt_tokens = None
+            if driver.prompts.counts(self.head.path, self._body):
+                prompt_tokens = await driver.prompts.count(self._body)
+            self._ask_for_place(driver, prompt_tokens)
+        is_answered = False
+        while not is_answered:
+            begun, self._attempt = self._attempt, None
+            if begun is None:
+                await self._placed()
+            if self.away is not None:
+                is_answered = await self._ask_peer(driver, self.away, begun)
+            else:
+                is_answered = await self._ask_engine(driver, begun)
+
+    async def _ask_engine(self, driver: Driver, begun: Attempt | None) -> bool:
+        """Make one attempt at the engine; tell whether the request is over with it."""
+        dispatch = begun.dispatch if begun is not None else self.dispatch
+        engine = self.shared.engine
+        assert dispatch is not None
+        assert engine is not None
+        if self._call is None or self._called_for is not dispatch:
+            self._call = self._call_to_engine(driver, dispatch)
+        exchange = await self._ask(engine, self._call, begun)
+        lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
+        if lost and self.dispatch is dispatch and not driver.has_engine:
+            # The engine had begun, but the client was sent nothing: nothing is lost yet.
+            driver.arrive_again(self)
+        # It may have another place already: what ended was the attempt for the first one.
+        if self.dispatch is not dispatch and not self.begun:
+            self._note_lost_place(driver)
+            return False
+        if lost:
+            raise self._lost(exchange)
+        return True
+
+    async def _ask_peer(self, driver: Driver, peer: Peer, begun: Attempt | None) -> bool:
+        """Make one attempt at another replica; tell whether the request is over with it."""
+        routing, asked = self.shared.routing, self.asked
+        assert routing is not None
+        assert asked is not None
+        assert self._call is not None
+        self._returned = ""
+        exchange = await self._ask(peer, self._call, begun)
+        if exchange is not None and (exchange.begun or exchange.ending not in _NOT_BEGUN):
+            return True
+        self.away = self.exchange = None
+        self.state = State.KNOWN
+        self.tried = (*self.tried, peer.name)
+        routing.returned(self, self._returned)
+        if not self._returned:
+            self._engines_lost += 1
+            if self._engines_lost >= _MOST_ENGINES_LOST:
+                raise errors.no_engine("replicas died under this request", driver.retry_after_s)
+        self._find_place(driver, asked)
+        return False
+
+    def takes_refusal(self, answer: Exchange) -> bool:
+        """Tell whether a peer's answer that is held back goes to the client."""
+        reason = answer.header(RETURNED_HEADER)
+        if reason is None:
+            return True
+        self._returned = reason.decode("latin-1")
+        if self._returned == _REFUSED:
+            return not self._may_go_elsewhere()
+        return False
 
     def _note_lost_place(self, driver: Driver) -> None:
         """Wait again; raise the refusal where the engine has died too often under this request."""
@@ -632,17 +788,22 @@ class InFlightRequest:
                 "those of higher classes."
             )
 
-    async def _dispatched(self) -> Dispatch:
-        """Wait for a place at the engine; raise the refusal when there will be none."""
+    async def _placed(self) -> None:
+        """Wait for a place, here or elsewhere; raise the refusal when there will be none."""
         while self._refusal is None:
-            if self.dispatch is not None:
-                return self.dispatch
+            if self.dispatch is not None or self.away is not None:
+                return
             self._wake = asyncio.get_running_loop().create_future()
             try:
                 await self._wake
             finally:
                 self._wake = None
         raise self._refusal
+
+    def reroute(self) -> None:
+        """Be routed again: nothing more is to be expected of the replica that it was sent to."""
+        if self.away is not None and self.exchange is not None and not self.begun:
+            self.exchange.end(Ending.REQUEUED)
 
     # The driver calls these three; each is one of the scheduler's actions.
 
@@ -678,12 +839,17 @@ class InFlightRequest:
     @property
     def is_placed(self) -> bool:
         """Whether it still has the place that it was sent for."""
-        return self.asked is None or self.dispatch is not None
+        return self._computes_nothing or self.away is not None or self.dispatch is not None
 
     @property
-    def goes_elsewhere(self) -> bool:
-        """Whether another replica is left for it, as the front that sent it says."""
-        return FAILOVER_HEADER in self.head.said
+    def explains(self) -> bool:
+        """Whether its client asked for an explanation."""
+        return self._explains
+
+    @property
+    def may_return(self) -> bool:
+        """Whether the sidecar that forwarded it has other replicas left for it."""
+        return self.forwarded is not None and self.forwarded.may_return
 
     @property
     def begun(self) -> bool:
@@ -707,24 +873,23 @@ class InFlightRequest:
         self._called_for = dispatch
         if self.trace is not None:
             now = self.shared.clock()
-            self.trace.routed(now, now)  # the one candidate
+            if self._route is None:
+                self.trace.routed(now, now)  # the one candidate
             self.trace.placed(dispatch.rank, self.requeues, dispatch.by_min_share)
-        return self._call_of(driver.priority(self))
+        return self._call_of(driver.priority(self), None)
 
-    def _call_of(self, priority: int | None) -> Call:
-        """Return the request as it goes to an upstream."""
+    def _call_of(self, priority: int | None, forwarded: Forwarded | None) -> Call:
+        """Return the request as it goes to the engine, or to another sidecar."""
         head, body, endpoint = self.head, self._body, self.endpoint
+        assert endpoint is not None
         pieces: tuple[bytes | memoryview, ...] = (body,) if body else ()
-        further = b""
-        if endpoint is not None:
+        if forwarded is None:
             sent = sent_priority(endpoint, priority, is_in_body=self.asks.priority is not None)
             further = sent.header
             if body and sent.field is not None:
                 pieces = with_priority(body, sent.field)
-        elif head.encoding:  # a front: it inflates nothing, and leaves the priority to the replica
-            further = b"content-encoding: %b\r\n" % head.encoding.encode("latin-1")
-        if self.may_fail_over:
-            further += b"%b: 1\r\n" % FAILOVER_HEADER
+        else:
+            further = b"%b: %b\r\n" % (FORWARDED_HEADER, msgspec.json.encode(forwarded))
         request_id = (self.wire_id or self.request_id).encode()
         lines = b"%b%bx-request-id: %b\r\n" % (head.lines, further, request_id)
         if body or head.method in _WITH_BODY:
@@ -734,39 +899,34 @@ class InFlightRequest:
             tracing += f"{name}: {value}\r\n".encode("latin-1")
         return Call(lines, tracing, pieces, bodiless=head.method == "HEAD")
 
-    async def _ask_engine(self, engine: Upstream) -> None:
+    async def _look_up(self) -> None:
         """Send a request that computes nothing, without waiting in the pool."""
-        driver, caller = self.shared.driver, self.caller
-        assert driver is not None
+        driver, caller, engine = self.shared.driver, self.caller, self.shared.engine
         assert caller is not None
-        driver.check_engine()
         driver.enter_unscheduled(caller.tenant)
         try:
-            exchange = await self._ask(engine, self._call_of(None))
+            while True:
+                upstream, forwarded = engine, None
+                if engine is None or not driver.has_engine:
+                    upstream, forwarded = self._any_peer(caller.tenant)
+                if upstream is None:
+                    raise driver.no_engine()
+                exchange = await self._ask(upstream, self._call_of(None, forwarded))
+                lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
+                if not lost:
+                    return
+                if upstream is engine:
+                    raise self._lost(exchange)
+                self.tried = (*self.tried, upstream.name)
         finally:
             driver.leave_unscheduled(caller.tenant)
-        if exchange is None or (exchange.ending is Ending.LOST and not exchange.begun):
-            raise self._lost(exchange)
 
-    async def _ask_replicas(self, replicas: Replicas) -> None:
-        """Ask one replica after the other, as the router says, until one answers."""
-        tried: list[str] = []
-        while True:
-            asked = self.shared.clock()
-            replica, number = replicas.choose(tried)
-            if self.trace is not None:
-                self.trace.routed(asked, self.shared.clock())
-            tried.append(replica.name)
-            self._routed = replica, number
-            self.may_fail_over = replicas.has_others(tried)
-            try:
-                exchange = await self._ask(replica, self._call_of(None))
-            finally:
-                replicas.ended(replica, number)
-            if exchange is not None and (exchange.begun or exchange.ending is not Ending.LOST):
-                return
-            if exchange is None or not exchange.held:  # a replica that refused is there
-                replicas.lost(replica)
+    def _any_peer(self, payer: str) -> tuple[Upstream | None, Forwarded | None]:
+        """Return a replica that was not asked yet, and what to tell it."""
+        routing = self.shared.routing
+        if routing is None or not self._may_go_elsewhere():
+            return None, None
+        return routing.any_peer(self, payer)
 
     # ---- RELAYED: the first byte, and the end
 
@@ -774,13 +934,13 @@ class InFlightRequest:
         """Note that an answer begins; return the header lines to add to it."""
         self.state = State.RELAYED
         self._release_body()
+        if self.away is not None:  # whoever executes it has said the rest
+            return b""
         lines = b""
-        if self.shared.driver is not None and self.caller is not None:
+        if self.caller is not None:
             self.shared.driver.began(self, answer)
             limits = self.shared.driver.rate_limits(self.caller.tenant)
             lines = b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in limits.items())
-        elif self.shared.replicas is not None and self._routed is not None:
-            self.shared.replicas.began(*self._routed)
         if self._explains and self.asked is not None:
             lines += b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explanation("dispatched"))
         return lines
@@ -841,20 +1001,34 @@ class InFlightRequest:
         return True
 
     def _explanation(self, reason: str) -> bytes:
-        dispatch = self.dispatch
+        dispatch, forwarded, route = self.dispatch, self.forwarded, self._route
         waited_s = None if dispatch is None else round(dispatch.waited_s, 6)
-        return msgspec.json.encode(
-            {
-                "class": self.class_name,
-                "tenant": self.tenant,
-                "reason": "min_share" if dispatch and dispatch.by_min_share else reason,
-                "wait_s": waited_s,
-                "rank": None if dispatch is None else dispatch.rank,
-                "preempted": self.requeues,
-                "replica": self.shared.replica,
-                "candidates": [self.shared.replica],
-            }
-        )
+        explained = {
+            "class": self.class_name,
+            "tenant": self.tenant,
+            "reason": "min_share" if dispatch and dispatch.by_min_share else reason,
+            "wait_s": waited_s,
+            "rank": None if dispatch is None else dispatch.rank,
+            "preempted": self.requeues,
+            "replica": self.shared.replica,
+            "hops": self.hops,
+        }
+        if forwarded is not None:
+            explained["routed"], candidates = forwarded.reason, forwarded.candidates
+        elif isinstance(route, Keep | Forward):
+            explained["routed"], candidates = route.reason, route.candidates
+        else:
+            explained["routed"], candidates = "alone", ()
+        explained["candidates"] = [_rounded(each) for each in candidates] or [
+            {"replica": self.shared.replica}
+        ]
+        return msgspec.json.encode(explained)
+
+
+def _rounded(candidate: Candidate) -> dict[str, object]:
+    """Return a candidate as people read it: to a microsecond."""
+    found: dict[str, object] = msgspec.to_builtins(candidate)
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
 
 
 def _shut_down() -> ApiError:

@@ -55,13 +55,17 @@ class Registry:
     @property
     def received_bytes(self) -> int:
         """Bytes ever received from the engine: while this grows, the engine makes progress."""
-        running = sum(r.exchange.received_bytes for r in self._requests if r.exchange)
+        running = sum(_received_bytes(request) for request in self._requests)
         return self._finished_bytes + running
 
     @property
     def at_engine(self) -> int:
         """Requests that the engine has, or is about to get."""
-        return sum(1 for request in self._requests if request.exchange is not None)
+        return sum(1 for request in self._requests if _at_engine(request))
+
+    def away_at(self, replica: str) -> list[InFlightRequest]:
+        """Return the requests that were forwarded to a replica."""
+        return [each for each in self._requests if each.away and each.away.name == replica]
 
     def add(self, request: InFlightRequest) -> None:
         """Add a request that has arrived."""
@@ -70,8 +74,7 @@ class Registry:
     def remove(self, request: InFlightRequest) -> None:
         """Remove a request that has its outcome."""
         self._requests.discard(request)
-        if request.exchange is not None:
-            self._finished_bytes += request.exchange.received_bytes
+        self._finished_bytes += _received_bytes(request)
         if not self._requests:
             calls, self._when_idle = self._when_idle, []
             for call in calls:
@@ -92,3 +95,14 @@ class Registry:
     def cut(self) -> int:
         """End everything, because the time is over; return how many there were."""
         return sum(request.cut() for request in list(self._requests))
+
+
+def _at_engine(request: InFlightRequest) -> bool:
+    return request.exchange is not None and request.away is None
+
+
+def _received_bytes(request: InFlightRequest) -> int:
+    """Return what came from the engine beside this sidecar."""
+    if request.exchange is None or request.away is not None:
+        return 0
+    return request.exchange.received_bytes

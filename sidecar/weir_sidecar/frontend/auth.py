@@ -33,8 +33,7 @@ CLASS_HEADERS: Final = (
 TENANT_HEADERS: Final = (b"x-llm-d-inference-fairness-id", b"x-gateway-inference-fairness-id")
 TTFT_HEADERS: Final = (b"x-llm-d-slo-ttft-ms", b"x-slo-ttft-ms")
 EXPLAIN_HEADER: Final = b"x-weir-explain"
-FAILOVER_HEADER: Final = b"x-weir-failover"
-"""A front sends it while another replica is left: refuse, rather than wait for a dead engine."""
+SESSION_HEADER: Final = b"x-session-id"
 SECRET_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 """Read here and never passed on: the engine has no use for its clients' keys."""
 READ_HEADERS: Final = frozenset(
@@ -43,7 +42,7 @@ READ_HEADERS: Final = frozenset(
         *TENANT_HEADERS,
         *TTFT_HEADERS,
         EXPLAIN_HEADER,
-        FAILOVER_HEADER,
+        SESSION_HEADER,
         b"content-type",
         *SECRET_HEADERS,
     }
@@ -81,6 +80,7 @@ class Directory:
         self.classes: tuple[ClassPolicy, ...] = document.classes or BUILT_IN_CLASSES
         self.tenants: tuple[TenantPolicy, ...] = tuple(t.policy for t in document.tenants)
         self.anonymous_class = document.anonymous_class
+        self._policies = {policy.name: policy for policy in self.classes}
         self._ranks = {policy.name: policy.rank for policy in self.classes}
         self._targets_s = {policy.name: policy.ttft_target_s for policy in self.classes}
         accepted = set(document.accepted_classes) or set(self._ranks)
@@ -159,6 +159,11 @@ class Directory:
     def rank_of(self, class_name: str) -> int:
         """Return the rank of a class; of one that is gone meanwhile, the lowest."""
         return self._ranks.get(class_name, min(self._ranks.values()))
+
+    def policy(self, class_name: str) -> ClassPolicy:
+        """Return a class; of one that is gone meanwhile, the lowest there is."""
+        found = self._policies.get(class_name)
+        return found or min(self.classes, key=lambda policy: policy.rank)
 
     def tenant_of(self, caller: Caller, said: Said) -> str:
         """Return who is accounted for: whom a delegate names, else the caller."""

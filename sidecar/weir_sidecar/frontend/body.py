@@ -32,7 +32,6 @@ async def read_body(
     limit_bytes: int,
     timeout_s: float,
     hold: Callable[[int], None],
-    inflate: bool = True,
 ) -> bytes:
     """Return the whole body.
 
@@ -41,13 +40,12 @@ async def read_body(
         limit_bytes: The largest body, as sent and inflated.
         timeout_s: The client's time to send it.
         hold: Told of the body's size so far, before more is read; it may raise a `ApiError`.
-        inflate: Undo the body's encoding. Without it the bytes are returned as they came.
 
     Raises:
         ApiError: The body is too large, too slow or broken, or in an encoding not undone here.
     """
     encoding = request.head.encoding
-    inflater = _inflater(encoding) if inflate and encoding else None
+    inflater = _inflater(encoding) if encoding else None
     if request.announced_bytes > limit_bytes:
         raise errors.too_large(limit_bytes)
     if inflater is None and request.whole:

@@ -48,7 +48,7 @@ class Server:
             settings,
             handler.metrics,
             clock,
-            secret_headers=() if handler.driver is None else SECRET_HEADERS,
+            secret_headers=SECRET_HEADERS,
         )
 
     @contextlib.asynccontextmanager
@@ -102,6 +102,8 @@ class Server:
     def refuse(self) -> None:
         """Refuse newcomers from now on, and close idle connections."""
         self._handler.refusing = True
+        if self._handler.routing is not None:
+            self._handler.routing.hand_over()
         self._close_idle()
 
     async def flush(self) -> None:

@@ -144,6 +144,7 @@ class Metrics:
             "Bytes of answers received from the engine and relayed.",
             registry=registry,
         ).labels()
+        self._forwarding(registry)
         self._tokens(registry)
         self._scheduling(registry)
         self._engine(registry)
@@ -151,6 +152,25 @@ class Metrics:
         # So that each outcome is there, at zero, before the first request.
         for outcome in Outcome:
             self.of_class(NO_CLASS).requests(outcome)
+
+    def _forwarding(self, registry: CollectorRegistry) -> None:
+        self.forwards = Counter(
+            "weir_forwards_total",
+            "Requests sent to another replica, by what came of it.",
+            ["result"],
+            registry=registry,
+        )
+        self._forwarded = Counter(
+            "weir_forwarded_requests_total",
+            "Requests that another sidecar sent here, by how they ended; weir_requests_total "
+            "counts them there.",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def forwarded_ended(self, outcome: Outcome) -> None:
+        """Count a request of another sidecar's client."""
+        self._forwarded.labels(outcome.value).inc()
 
     def _tokens(self, registry: CollectorRegistry) -> None:
         self.prompt_tokens = FastCounter(

@@ -17,11 +17,11 @@ class PromptCounter:
     """Asks the engine's /tokenize, for a few prompts at once and within a bound of time.
 
     Args:
-        connections: Connections to the engine.
+        connections: Connections to the engine; None where there is none, which counts nothing.
         settings: Which bodies are counted, and how long that may take.
     """
 
-    def __init__(self, connections: Connections, settings: Tokenizing) -> None:
+    def __init__(self, connections: Connections | None, settings: Tokenizing) -> None:
         self._connections = connections
         self._settings = settings
         self._counting = 0
@@ -30,7 +30,8 @@ class PromptCounter:
         """Tell whether a body is worth a question, and the engine is not asked too much already."""
         bounds = self._settings
         return (
-            len(body) >= bounds.min_bytes
+            self._connections is not None
+            and len(body) >= bounds.min_bytes
             and path in _TOKENIZABLE
             and self._counting < bounds.at_once
         )
@@ -38,6 +39,8 @@ class PromptCounter:
     async def count(self, body: bytes) -> int | None:
         """Return a prompt's tokens; None where the body's size has to do for an estimate."""
         bounds = self._settings
+        if self._connections is None:
+            return None
         self._counting += 1
         try:
             reply = await self._connections.ask(

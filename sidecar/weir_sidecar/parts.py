@@ -1,0 +1,124 @@
+"""What a sidecar and a gateway are both made of, from the API port to the way to other replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from prometheus_client import CollectorRegistry
+
+from weir_core.route.types import LoadVector
+from weir_core.wire.policies import PolicyDocument
+from weir_sidecar.driver import Driver
+from weir_sidecar.frontend.server import Server
+from weir_sidecar.inflight import Handler
+from weir_sidecar.peers.peers import Peers
+from weir_sidecar.peers.port import PeerPort
+from weir_sidecar.policy_file import PolicyFile
+from weir_sidecar.registry import Registry
+from weir_sidecar.routing import Routing
+from weir_sidecar.settings import Settings
+from weir_sidecar.supervise import Supervisor
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.request_trace import Tracing
+from weir_sidecar.upstreams.connections import Connections
+from weir_sidecar.upstreams.prompt_counter import PromptCounter
+
+
+class Parts:
+    """Puts them together.
+
+    Args:
+        settings: What the environment says.
+        clock: Seconds that only move forward.
+        tracing: Where spans go, or None.
+        connections: To the engine; None in a gateway.
+        on_applied: Told of each policy document that is in force.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        tracing: Tracing | None,
+        connections: Connections | None,
+        on_applied: Callable[[PolicyDocument], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.tracing = tracing
+        self._on_applied = on_applied
+        self.metrics = Metrics(CollectorRegistry())
+        self.metrics.describe(settings.identity)
+        self.registry = Registry(self.metrics, clock, settings.limits)
+        self.driver = Driver(
+            settings,
+            self.metrics,
+            self.registry.memory,
+            PromptCounter(connections, settings.tokenizing),
+            clock,
+        )
+        self.driver.is_gateway = connections is None
+        self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
+        self.handler = Handler(self.registry, settings, self.driver, clock, tracing=tracing)
+        self.peers = Peers(
+            settings.identity.pod,
+            settings,
+            self.metrics,
+            clock,
+            self._load,
+            gateway=connections is None,
+        )
+        self.routing = self.handler.routing = Routing(self.handler, self.peers, clock)
+        self.supervisor = Supervisor(self.metrics, clock)
+        self.server = Server(self.handler, settings, clock, self.supervisor)
+        self.peer_port = PeerPort(
+            self.peers, self.handler.handle_forwarded, settings, self.metrics, clock
+        )
+
+    def _load(self) -> LoadVector | None:
+        return self.routing.load()
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Follow the policies, and know the peers; the API port is not open yet."""
+        addresses = self.settings.addresses
+        async with contextlib.AsyncExitStack() as stack:
+            if self.tracing is not None:
+                stack.push_async_callback(self.tracing.close)
+            stack.callback(self.driver.close)
+            stack.callback(self.peers.close)
+            self.policies.look()
+            port = await stack.enter_async_context(
+                self.peer_port.listen(addresses.host, addresses.peer_port)
+            )
+            self.peers.listens_at(port)
+            await stack.enter_async_context(self.supervisor.running("peers", self.peers.run))
+            yield
+
+    async def keep(self) -> None:
+        """Look after what nobody tells us of: changed policies, tokens of running streams."""
+        while True:
+            await asyncio.sleep(self.settings.policies.poll_s)
+            self.look()
+
+    def look(self) -> None:
+        """Do so once."""
+        self.policies.look()
+        self.driver.count_tokens()
+
+    def show_load(self) -> None:
+        """Set the gauges of what is here; for each scrape."""
+        self.metrics.running.set(len(self.registry))
+        now = self.driver.now()
+        waits = (
+            (each.policy.name, each.request.tenant, now - each.request.arrival_s)
+            for each in self.driver.waiting()
+        )
+        self.metrics.show_queue(waits, self.driver.scheduler.pool.body_bytes)
+
+    def _apply(self, document: PolicyDocument) -> None:
+        self.driver.apply(document)
+        self.peers.apply(document)
+        if self._on_applied is not None:
+            self._on_applied(document)

@@ -1,0 +1,192 @@
+"""Where a request is served: the router of this sidecar, joined to the request path.
+
+`weir_core.route` chooses; here its choices and what becomes of them are told from and to the
+requests in flight. The scheduler of the replica that gets a request has the last word: a request
+that comes back is routed again, among the replicas that it was not at.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from weir_core.route.load import ask_of, load_of
+from weir_core.route.types import Ask, Forward, Keep, LoadVector, Nowhere, Route
+from weir_core.sched.types import ClassPolicy, Request
+from weir_core.wire.peers import Forwarded
+from weir_sidecar.frontend import errors
+from weir_sidecar.frontend.auth import SESSION_HEADER
+from weir_sidecar.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import Handler, InFlightRequest
+    from weir_sidecar.peers.peer import Peer
+    from weir_sidecar.peers.peers import Peers
+
+_DRAINING = "draining"
+_NO_ENGINE = "no-engine"
+
+
+class Routing:
+    """Routes the requests of one sidecar.
+
+    Args:
+        handler: Whose requests they are.
+        peers: The other sidecars of the service.
+        clock: Seconds that only move forward.
+    """
+
+    def __init__(self, handler: Handler, peers: Peers, clock: Callable[[], float]) -> None:
+        self._handler = handler
+        self._driver = handler.driver
+        self._metrics = handler.metrics
+        self._peers = peers
+        self._router = peers.router
+        self._clock = clock
+        self._rng = random.Random()
+        self.name = self._router.name
+        peers.on_load = self._heard
+        peers.on_lost = self._lost
+
+    # ---- what the request path asks
+
+    def may_forward(self, tried: Collection[str]) -> bool:
+        """Tell whether a replica that may get requests is left."""
+        return self._peers.usable > len(tried) - (self.name in tried)
+
+    def find(self, name: str) -> Peer | None:
+        """Return a replica by its name."""
+        return self._peers.find(name)
+
+    def choose(self, request: InFlightRequest, asked: Request) -> Route:
+        """Return where a request is served best."""
+        now = self._clock()
+        ask = ask_of(asked, self._policy(asked.class_name), self._driver.scheduler.estimator, now)
+        ask = msgspec.structs.replace(
+            ask,
+            hops=request.hops,
+            tried=request.tried,
+            session_replica=self._of_session(request),
+        )
+        candidates = self._router.candidates(ask, {}, now, self._rng)
+        route = self._router.choose(ask, candidates, self.load(), {}, now)
+        if isinstance(route, Forward):
+            request.number = self._peers.forwarding(ask, route.replica, 0)
+        return route
+
+    def forwarded(self, request: InFlightRequest, payer: str, route: Forward) -> Forwarded:
+        """Return what the replica that gets a request is told of it."""
+        asked = request.asked
+        explains = request.explains
+        return Forwarded(
+            class_name=request.class_name,
+            tenant=request.tenant,
+            payer=payer,
+            age_s=self._clock() - request.arrival,
+            number=request.number,
+            hops=route.hops,
+            ttft_target_s=None if asked is None else asked.ttft_target_s,
+            prompt_tokens=None if asked is None else asked.prompt_tokens,
+            may_return=True,
+            explains=explains,
+            reason=route.reason,
+            candidates=route.candidates if explains else (),
+        )
+
+    def any_peer(self, request: InFlightRequest, payer: str) -> tuple[Peer | None, Forwarded]:
+        """Return a replica for a request that computes nothing, and what to tell it."""
+        ask = Ask(request.request_id, request.class_name, 0, 1, 1, tried=request.tried)
+        found = self._router.candidates(ask, {}, self._clock(), self._rng)
+        name = next((each for each in found if each != self.name), "")
+        route = Forward(request.request_id, name, request.hops + 1, _NO_ENGINE)
+        return self._peers.find(name), self.forwarded(request, payer, route)
+
+    def returned(self, request: InFlightRequest, reason: str) -> None:
+        """Note that a request came back, and why; it was lost where no reason was given."""
+        assert request.asked is not None
+        request_id = request.asked.request_id
+        if reason in ("", _DRAINING, _NO_ENGINE):
+            self._router.on_refused(request_id, self._clock())
+        else:
+            self._router.on_ended(request_id)
+        self._metrics.forwards.labels(reason or "lost").inc()
+
+    def ended(self, request: InFlightRequest) -> None:
+        """Note that another replica's answer was the last word, whatever it was."""
+        asked = request.asked
+        if asked is None:
+            return
+        self._router.on_ended(asked.request_id)
+        self._metrics.forwards.labels("answered").inc()
+        if request.outcome is Outcome.OK and request.usage is not None:
+            self._driver.learn(asked, request.usage)
+
+    # ---- what the peers ask
+
+    def load(self) -> LoadVector | None:
+        """Return the load of this replica, now; None where it has no engine to load."""
+        if self._driver.is_gateway:
+            return None
+        return load_of(self._driver.scheduler, self._clock(), self._handler.leaving)
+
+    def taken(self, sender: str, forwarded: Forwarded) -> None:
+        """Note a request that has come from another sidecar."""
+        self._peers.taken(sender, forwarded.number)
+
+    # ---- what changes while requests wait
+
+    def hand_over(self) -> None:
+        """Have what waits go to other replicas: this one leaves, or lost its engine."""
+        if not self._driver.scheduler.pool.requests:
+            return
+        for request in self._driver.waiting_requests():
+            if request.may_return:
+                self._return(request)
+            else:
+                self._pass_on(request)
+
+    def _heard(self, _name: str) -> None:
+        """Look whether what waits here is better off there."""
+        if not self._driver.has_engine or self._handler.refusing:
+            self.hand_over()
+
+    def _lost(self, name: str) -> None:
+        """Route again what a replica that is gone or silent has not begun."""
+        for request in self._handler.registry.away_at(name):
+            request.reroute()
+
+    def _return(self, request: InFlightRequest) -> None:
+        leaving = self._handler.leaving
+        self._driver.give_up(request)
+        request.rejected(errors.shutting_down(1) if leaving else self._driver.no_engine())
+
+    def _pass_on(self, request: InFlightRequest) -> None:
+        asked = request.asked
+        assert asked is not None
+        route = self.choose(request, asked)
+        match route:
+            case Forward():
+                self._driver.give_up(request)
+                request.leave_for(route)
+            case Keep() | Nowhere():
+                pass
+            case _:
+                assert_never(route)
+
+    def _policy(self, class_name: str) -> ClassPolicy:
+        return self._driver.directory.policy(class_name)
+
+    def _of_session(self, request: InFlightRequest) -> str:
+        """Return the replica that all turns of a session may go to; empty where it names none.
+
+        Every sidecar finds the same one, whichever of them the next turn reaches.
+        """
+        session = request.head.said.get(SESSION_HEADER)
+        if not session:
+            return ""
+        names = self._peers.names
+        return names[zlib.crc32(session.encode()) % len(names)]

@@ -1,0 +1,383 @@
+"""Replicas that act as one: sidecars that forward, take back and hand over, and a gateway.
+
+The engines are mocks: what is tested is what sidecars do when an engine is slow, full or gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.integration.sidecar.harness import PATIENT, Answer, House, Running, chat, eventually
+from weir_core.sched.types import ClassPolicy, TenantPolicy
+from weir_core.wire.policies import PeerEntry, PolicyDocument, TenantEntry
+from weir_sidecar.drain import Phase
+from weir_sidecar.gateway import Gateway
+from weir_sidecar.settings import Identity, Policies, Settings
+from weir_sim.mock_engine import MockEngine, Profile
+
+KEY = "5e" * 32
+SLOW = Profile(output_tokens=50, token_gap_s=0.01)  # type: ignore[arg-type]
+SILENT = Profile(ttft_s=30.0)  # type: ignore[arg-type]
+CLASSES = (
+    ClassPolicy("high", rank=2, max_queue_wait_s=20.0),
+    ClassPolicy("standard", rank=1, max_queue_wait_s=20.0),
+    ClassPolicy("low", rank=0, max_queue_wait_s=20.0),
+)
+DOCUMENT = PolicyDocument(classes=CLASSES, peer_keys=(KEY,))
+
+
+def named(settings: Settings, name: str) -> Settings:
+    """Settings of a sidecar of that name whose ports the kernel chooses."""
+    addresses = replace(settings.addresses, peer_port=0)
+    return replace(settings, identity=Identity(pod=name), addresses=addresses)
+
+
+@dataclass
+class Fleet:
+    """Replicas that know each other, and perhaps a gateway before them."""
+
+    houses: list[House]
+    engines: list[MockEngine]
+    replicas: list[Running]
+    gateway: Gateway
+    stacks: list[contextlib.AsyncExitStack]
+
+    async def post(self, port: int, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        session = self.replicas[0].session
+        async with session.post(url, json=chat(**body), headers=headers or {}) as response:
+            return Answer(response.status, response.headers.copy(), await response.read())
+
+    async def ask(self, at: int = 0, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+        """Send a chat to one replica's API port."""
+        return await self.post(self.replicas[at].sidecar.api_port, headers, **body)
+
+    async def ask_gateway(self, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+        return await self.post(self.gateway.port, headers, **body)
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """Get a page of the gateway."""
+        session = self.replicas[0].session
+        async with session.get(f"http://127.0.0.1:{self.gateway.port}{path}") as response:
+            return response.status, await response.text()
+
+    @property
+    def served(self) -> list[int]:
+        return [engine.finished for engine in self.engines]
+
+    @property
+    def running(self) -> list[int]:
+        return [engine.running for engine in self.engines]
+
+    def tell(self, document: PolicyDocument = DOCUMENT) -> None:
+        """Tell every sidecar of a document, with the replicas in it."""
+        peers = tuple(
+            PeerEntry(r.sidecar.peers.name, r.sidecar.peers.address) for r in self.replicas
+        )
+        for house in self.houses:
+            house.policies(replace_document(document, peers))
+
+    async def until_known(self, others: int | None = None) -> None:
+        """Wait until every sidecar may forward to all others."""
+        wanted = len(self.replicas) - 1 if others is None else others
+        await eventually(lambda: all(r.sidecar.peers.usable == wanted for r in self.replicas))
+        await eventually(lambda: self.gateway.peers.usable == wanted + 1)
+
+    async def end(self, at: int) -> None:
+        """Stop a replica's sidecar at once, as a killed process does."""
+        await self.stacks[at].aclose()
+
+
+def replace_document(document: PolicyDocument, peers: tuple[PeerEntry, ...]) -> PolicyDocument:
+    return msgspec.structs.replace(document, peers=peers)
+
+
+@pytest.fixture
+async def fleet(house: House) -> AsyncIterator[Fleet]:
+    houses, stacks = [house], [contextlib.AsyncExitStack()]
+    for _ in range(2):
+        houses.append(House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack))
+        house.stack.callback(shutil.rmtree, houses[-1].run_dir)
+        stacks.append(contextlib.AsyncExitStack())
+    engines = [await each.mock_engine(Profile()) for each in houses]
+    replicas = []
+    for number, each in enumerate(houses):
+        each.facts(slots=64)
+        alone = House(each.run_dir, stacks[number])
+        house.stack.push_async_callback(stacks[number].aclose)
+        replicas.append(await alone.sidecar(named(PATIENT, f"r{number}")))
+    front = House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack)
+    house.stack.callback(shutil.rmtree, front.run_dir)
+    houses.append(front)
+    settings = replace(
+        named(PATIENT, "gateway"), policies=Policies(front.policies_dir, poll_s=0.02)
+    )
+    gateway = await house.stack.enter_async_context(Gateway(settings, ("127.0.0.1", 0)).running())
+    fleet = Fleet(houses, engines, replicas, gateway, stacks)
+    fleet.tell()
+    await fleet.until_known()
+    yield fleet
+
+
+# ---- where requests go
+
+
+async def test_whoever_gets_the_requests_all_replicas_serve_them(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.profile = SLOW
+    answers = await asyncio.gather(*(fleet.ask(stream=True) for _ in range(60)))
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+    assert min(fleet.served) > 0
+    assert sum(fleet.served) == 60
+
+
+async def test_a_request_counts_once_in_the_fleet(fleet: Fleet) -> None:
+    fleet.engines[0].profile = SILENT
+    fleet.replicas[0].sidecar.handler.leaving = True  # it takes nothing itself
+    await eventually(lambda: True)
+    assert (await fleet.ask()).status == 200
+    assert fleet.served[0] == 0
+    assert fleet.replicas[0].outcomes == {"ok": 1}
+    assert [fleet.replicas[at].outcomes for at in (1, 2)] == [{}, {}]
+    pages = [(await fleet.replicas[at].probe("/metrics")).body.decode() for at in (0, 1, 2)]
+    assert 'weir_forwards_total{result="answered"} 1.0' in pages[0]
+    assert sum('weir_forwarded_requests_total{outcome="ok"} 1.0' in page for page in pages) == 1
+
+
+async def test_an_explanation_names_candidates_and_who_executed(fleet: Fleet) -> None:
+    answer = await fleet.ask_gateway({"x-weir-explain": "1"})
+    told = json.loads(answer.headers["x-weir-explain"])
+    assert told["replica"] in {"r0", "r1", "r2"}
+    assert told["hops"] == 1
+    assert told["routed"] == "no-engine-here"
+    assert {each["replica"] for each in told["candidates"]} <= {"r0", "r1", "r2"}
+    assert all(each["age_ms"] >= 0 and "score_ms" in each for each in told["candidates"])
+    assert "x-weir-forwarded" not in answer.headers
+
+
+async def test_a_single_replica_explains_itself_as_before(fleet: Fleet) -> None:
+    fleet.houses[0].policies(PolicyDocument(classes=CLASSES))  # without peers
+    await eventually(lambda: fleet.replicas[0].sidecar.peers.usable == 0)
+    answer = await fleet.ask(headers={"x-weir-explain": "1"})
+    told = json.loads(answer.headers["x-weir-explain"])
+    assert (told["routed"], told["hops"]) == ("alone", 0)
+    assert told["candidates"] == [{"replica": "r0"}]
+
+
+async def test_the_class_of_the_first_sidecar_holds_at_the_second(fleet: Fleet) -> None:
+    answer = await fleet.ask_gateway({"x-weir-explain": "1", "x-weir-class": "low"})
+    assert json.loads(answer.headers["x-weir-explain"])["class"] == "low"
+
+
+async def test_what_computes_nothing_is_answered_by_any_replica(fleet: Fleet) -> None:
+    status, page = await fleet.page("/v1/models")
+    assert status == 200
+    assert "tiny" in page
+    assert (await fleet.page("/sleep"))[0] == 404
+
+
+# ---- what comes back
+
+
+async def test_a_draining_replica_gets_nothing_more(fleet: Fleet) -> None:
+    await fleet.replicas[0].sidecar.drain.run()
+    answers = [await fleet.ask_gateway() for _ in range(6)]
+    assert {answer.status for answer in answers} == {200}
+    assert fleet.served[0] == 0
+
+
+async def test_a_draining_replica_routes_what_still_reaches_it(fleet: Fleet) -> None:
+    fleet.replicas[0].sidecar.handler.leaving = True
+    fleet.replicas[0].sidecar.handler.refusing = True
+    assert {(await fleet.ask(0)).status for _ in range(4)} == {200}
+    assert fleet.served[0] == 0
+
+
+async def test_what_waits_at_a_draining_replica_moves(fleet: Fleet) -> None:
+    holders = await busy(fleet)
+    waiting = [asyncio.create_task(fleet.ask_gateway()) for _ in range(9)]
+    await eventually(lambda: waits(fleet) == 9)
+    drain = asyncio.create_task(fleet.replicas[0].sidecar.drain.run())
+    await leave(holders[1:])
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    assert fleet.served[0] == 0
+    await leave(holders)
+    await drain
+
+
+async def test_without_an_engine_a_replica_forwards(fleet: Fleet) -> None:
+    fleet.engines[0].healthy = False
+    await eventually(lambda: not fleet.replicas[0].sidecar.monitor.up)
+    answers = [await fleet.ask(0) for _ in range(4)] + [await fleet.ask_gateway() for _ in range(4)]
+    assert {answer.status for answer in answers} == {200}
+    assert fleet.served[0] == 0
+
+
+async def test_a_replica_that_dies_under_requests_costs_one_hop(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.profile = SILENT
+    tasks = [asyncio.create_task(fleet.ask_gateway()) for _ in range(12)]
+    await eventually(lambda: sum(fleet.running) == 12 and min(fleet.running) > 0)
+    fleet.engines[1].profile = fleet.engines[2].profile = Profile()
+    lost = fleet.running[0]
+    await fleet.end(0)
+    await eventually(lambda: sum(fleet.served) >= lost)
+    for task in tasks:
+        if not task.done():
+            task.cancel()
+    answers = [task.result() for task in tasks if task.done() and not task.cancelled()]
+    assert len(answers) >= lost
+    assert {answer.status for answer in answers} == {200}
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_stream_that_had_begun_ends_with_an_error_event(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.profile = replace(SLOW, output_tokens=2000)
+    task = asyncio.create_task(fleet.ask_gateway(stream=True))
+    await eventually(lambda: sum(fleet.running) == 1)
+    await asyncio.sleep(0.1)  # a few tokens
+    with contextlib.suppress(Exception):
+        await fleet.end(fleet.running.index(1))
+    with pytest.raises(Exception, match=r"(?i)payload|incomplete|closed"):
+        await task
+    assert fleet.gateway.parts.metrics.outcomes()["engine_error"] == 1
+
+
+async def test_a_client_that_leaves_frees_the_place_at_the_other_replica(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.profile = SILENT
+    task = asyncio.create_task(fleet.ask_gateway())
+    await eventually(lambda: sum(fleet.running) == 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await eventually(lambda: sum(fleet.running) == 0)
+    await eventually(lambda: fleet.gateway.parts.metrics.outcomes()["client_gone"] == 1)
+
+
+# ---- what waits
+
+
+async def test_a_gateway_holds_requests_while_nobody_takes_them(fleet: Fleet) -> None:
+    for at, engine in enumerate(fleet.engines):
+        engine.healthy = False
+        await eventually(lambda at=at: not fleet.replicas[at].sidecar.monitor.up)  # type: ignore[misc]
+    await eventually(lambda: fleet.gateway.peers.usable == 0)
+    assert (await fleet.page("/readyz"))[0] == 503
+    assert (await fleet.page("/healthz"))[0] == 200
+    tasks = [asyncio.create_task(fleet.ask_gateway()) for _ in range(5)]
+    driver = fleet.gateway.parts.driver
+    await eventually(lambda: len(driver.waiting()) == 5)
+    fleet.engines[1].healthy = True
+    assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
+    assert fleet.served == [0, 5, 0]
+
+
+async def test_what_a_gateway_cannot_place_in_time_is_503_with_retry_after(fleet: Fleet) -> None:
+    brief = tuple(replace_class(each, 0.2) for each in CLASSES)
+    fleet.tell(PolicyDocument(classes=brief, peer_keys=(KEY,)))
+    for running in fleet.replicas:
+        await running.sidecar.drain.run()
+    await eventually(lambda: fleet.gateway.peers.usable == 0)
+    await eventually(lambda: fleet.gateway.parts.driver.directory.classes == brief)
+    answer = await fleet.ask_gateway()
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    _, page = await fleet.page("/metrics")
+    assert 'outcome="rejected_no_endpoints"} 1.0' in page
+
+
+async def test_an_engine_that_dies_leaves_its_waiting_requests_to_others(fleet: Fleet) -> None:
+    holders = await busy(fleet)
+    waiting = [asyncio.create_task(fleet.ask(0)) for _ in range(9)]
+    await eventually(lambda: waits(fleet) == 9)
+    fleet.engines[0].healthy = False
+    await leave(holders[1:])
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    assert fleet.served[0] == 0
+    await leave(holders)
+
+
+async def test_streams_finish_when_the_gateway_drains(fleet: Fleet) -> None:
+    for engine in fleet.engines:
+        engine.profile = replace(SLOW, output_tokens=100)
+    streams = [asyncio.create_task(fleet.ask_gateway(stream=True)) for _ in range(4)]
+    await eventually(lambda: sum(fleet.running) == 4)
+    await fleet.gateway.drain.run()
+    assert fleet.gateway.drain.phase is Phase.DRAINED
+    answers = await asyncio.gather(*streams)
+    assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+
+
+# ---- who may
+
+
+async def test_a_tenants_key_is_checked_once_and_goes_no_further(fleet: Fleet) -> None:
+    digest = hashlib.sha256(b"sesame").hexdigest()
+    tenant = TenantEntry(TenantPolicy("team"), "standard", "standard", key_hashes=(digest,))
+    fleet.tell(PolicyDocument(classes=CLASSES, tenants=(tenant,), peer_keys=(KEY,)))
+    await eventually(lambda: bool(fleet.gateway.parts.driver.directory.tenants))
+    assert (await fleet.ask_gateway()).status == 401
+    answer = await fleet.ask_gateway(
+        {"authorization": "Bearer sesame", "x-weir-explain": "1", "x-weir-class": "low"}
+    )
+    assert answer.status == 200
+    assert json.loads(answer.headers["x-weir-explain"])["tenant"] == "team"
+    refused = await fleet.ask_gateway({"authorization": "Bearer sesame", "x-weir-class": "high"})
+    assert refused.status == 403
+
+
+def replace_class(policy: ClassPolicy, max_queue_wait_s: float) -> ClassPolicy:
+    return ClassPolicy(policy.name, policy.rank, max_queue_wait_s=max_queue_wait_s)
+
+
+async def busy(fleet: Fleet) -> list[asyncio.Task[Answer]]:
+    """Have each engine's only slot taken by a request that does not end."""
+    for at, engine in enumerate(fleet.engines):
+        fleet.houses[at].facts(slots=1)
+        await restart(fleet, at)
+        engine.profile = SILENT
+    fleet.tell(PolicyDocument(classes=CLASSES))  # no keys: each is alone
+    await eventually(lambda: all(not r.sidecar.peers.usable for r in fleet.replicas))
+    holders = [asyncio.create_task(fleet.ask(at)) for at in range(3)]
+    await eventually(lambda: fleet.running == [1, 1, 1])
+    fleet.tell()
+    await fleet.until_known()
+    for engine in fleet.engines:
+        engine.profile = Profile()
+    return holders
+
+
+async def restart(fleet: Fleet, at: int) -> None:
+    """Have a sidecar read its engine's facts anew."""
+    monitor = fleet.replicas[at].sidecar.monitor
+    fleet.engines[at].healthy = False
+    await eventually(lambda: not monitor.up)
+    fleet.engines[at].healthy = True
+    await eventually(lambda: monitor.up)
+
+
+async def leave(tasks: list[asyncio.Task[Answer]]) -> None:
+    """Have clients hang up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def waits(fleet: Fleet) -> int:
+    """Requests in the pools of all sidecars."""
+    drivers = [running.sidecar.driver for running in fleet.replicas]
+    return sum(len(d.waiting()) for d in [*drivers, fleet.gateway.parts.driver])
