@@ -325,6 +325,10 @@ class InFlightRequest:
             return True
         return self.upstream is not None and self.upstream.suspects(self, exchange, piece)
 
+    def takes_refusal(self, answer: Exchange) -> bool:  # noqa: ARG002
+        """Tell whether a replica's refusal goes to the client: no other replica is left."""
+        return not self.may_fail_over
+
     def tokens_in(self, piece: bytes) -> int:
         """Return how many events of a piece of its stream carry content."""
         return tokens_in(self.api, piece)

@@ -35,6 +35,23 @@ class Addresses:
     """0 lets the kernel choose, for tests."""
     admin_port: int = labels.ADMIN_PORT
     run_dir: Path = Path(labels.RUN_DIR)
+    peer_port: int = labels.PEER_PORT
+    """Where other sidecars of the service connect; open only where the document has a key."""
+    peer_address: str = ""
+    """Where they reach that port, HOST:PORT; empty stands for `pod_ip` or `host`, and the port."""
+    pod_ip: str = ""
+
+    def advertised(self, port: int) -> str:
+        """Return where other sidecars reach this one, which listens for them at `port`.
+
+        Empty where that is not known: then only sidecars that the document tells of it connect.
+        """
+        if self.peer_address:
+            return self.peer_address
+        host = self.pod_ip or ("" if self.host in ("0.0.0.0", "::") else self.host)
+        if not host:
+            return ""
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def is_loopback(self) -> bool:
@@ -164,6 +181,34 @@ class Policies:
 
 
 @dataclass(frozen=True, slots=True)
+class Peering:
+    """How sidecars of one service follow each other."""
+
+    min_period_s: float = 0.2
+    max_period_s: float = 1.0
+    """Between two heartbeats of a pair; few replicas hear of each other more often than many."""
+    min_silence_s: float = 1.0
+    max_silence_s: float = 5.0
+    """Nothing heard for five periods, within these bounds, is silence."""
+    forget_s: float = 60.0
+    """A silent sidecar that the document does not name is forgotten after this."""
+    connect_s: float = 1.0
+    """Opening a connection and showing the key."""
+    idle_s: float = 60.0
+    """An idle connection older than this is not used; less than what `client_idle_s` grants."""
+    most: int = 1024
+    """Sidecars that are known; more are not heard."""
+
+    def period_s(self, peers: int) -> float:
+        """Return the time between two heartbeats of a pair, where so many peers are known."""
+        return min(self.max_period_s, max(self.min_period_s, peers / 256))
+
+    def silence_s(self, period_s: float) -> float:
+        """Return after how long without a word a peer is silent."""
+        return max(self.min_silence_s, min(self.max_silence_s, 5.0 * period_s))
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """How the sidecar leaves."""
 
@@ -192,6 +237,7 @@ class Settings:
     draining: Draining = field(default_factory=Draining)
     tokenizing: Tokenizing = field(default_factory=Tokenizing)
     policies: Policies = field(default_factory=Policies)
+    peering: Peering = field(default_factory=Peering)
     cors: Cors = field(default_factory=Cors)
     """Which web pages the engine lets call it."""
     log_level: str = "INFO"
@@ -203,7 +249,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Settings:
         """Read the environment; a value that is not a number is refused by name."""
         read = _Reader(env)
-        limits, timeouts, draining = Limits(), Timeouts(), Draining()
+        limits, timeouts, draining, peering = Limits(), Timeouts(), Draining(), Peering()
         return cls(
             identity=Identity(
                 service=env.get(labels.ENV_SERVICE, "weir"),
@@ -217,6 +263,9 @@ class Settings:
                 api_port=int(read.number("WEIR_API_PORT", labels.API_PORT)),
                 admin_port=int(read.number("WEIR_ADMIN_PORT", labels.ADMIN_PORT)),
                 run_dir=Path(env.get(labels.ENV_RUN_DIR, labels.RUN_DIR)),
+                peer_port=int(read.number("WEIR_PEER_PORT", labels.PEER_PORT)),
+                peer_address=env.get("WEIR_PEER_ADDRESS", ""),
+                pod_ip=env.get(labels.ENV_POD_IP, ""),
             ),
             limits=Limits(
                 max_body_bytes=int(read.number(labels.ENV_MAX_BODY_BYTES, limits.max_body_bytes)),
@@ -244,6 +293,10 @@ class Settings:
             ),
             policies=Policies(
                 directory=Path(env.get(labels.ENV_POLICIES_DIR, labels.POLICIES_DIR))
+            ),
+            peering=Peering(
+                min_period_s=read.number("WEIR_HEARTBEAT_MIN_S", peering.min_period_s),
+                max_period_s=read.number("WEIR_HEARTBEAT_MAX_S", peering.max_period_s),
             ),
             cors=_cors(env.get(labels.ENV_CORS, "{}")),
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,

@@ -36,9 +36,10 @@ class Heartbeat(msgspec.Struct, frozen=True):
         age_s: Age of the load.
         received: The highest number of a request that the reader, in its present epoch, has
             forwarded and the writer has taken; it is in the load.
-        peers: The sidecars that the writer knows, where it answers a reader that knows few.
+        peers: The sidecars that the writer knows, in the answer to one that asks for them.
         digest: What has changed in the prefixes that its engine has cached.
         digest_seq: The reader's digest that the writer has: base of the next update to it.
+        asks_peers: The writer has not heard yet which sidecars the reader knows.
         protocol: `PROTOCOL` of the writer.
     """
 
@@ -51,6 +52,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     peers: tuple[PeerEntry, ...] = ()
     digest: DigestUpdate | None = None
     digest_seq: int = 0
+    asks_peers: bool = False
     protocol: int = PROTOCOL
 
 

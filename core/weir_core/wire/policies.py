@@ -124,6 +124,11 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     peers: tuple[PeerEntry, ...] = ()
     peer_keys: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the fields but for the keys, which are secret."""
+        shown = (name for name in self.__struct_fields__ if name != "peer_keys")
+        return f"PolicyDocument({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
     def encode(self) -> bytes:
         """Return the document as JSON; equal documents give equal bytes."""
         return msgspec.json.encode(self, order="deterministic")

@@ -6,11 +6,19 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from weir_core.wire.peers import RETURNED_HEADER
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.upstreams.splice import EVENT_STREAM, Exchange, ExchangeOwner, Unframed
 
 _NOT_RETURNED: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"x-request-id"}
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"upgrade",
+        b"x-request-id",
+        RETURNED_HEADER,  # only a sidecar's own answers say it
+    }
 )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from weir_core.wire.engine_inputs import STRIPPED_HEADERS
 from weir_core.wire.paths import endpoint_of
+from weir_core.wire.peers import FORWARDED_HEADER, RETURNED_HEADER
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import READ_HEADERS, Caller, Directory
 from weir_sidecar.frontend.errors import ApiError
@@ -34,6 +35,8 @@ _NOT_FORWARDED: Final = STRIPPED_HEADERS | frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"x-request-id",
+        FORWARDED_HEADER,
+        RETURNED_HEADER,
     }
 )
 SPACE: Final = b" \t"

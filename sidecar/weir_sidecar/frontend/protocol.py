@@ -19,10 +19,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from weir_core.wire.peers import FORWARDED_HEADER
 from weir_sidecar.descriptors import client_limit
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.answer import Answer
@@ -31,6 +32,9 @@ from weir_sidecar.frontend.headers import SPACE, RequestHead
 from weir_sidecar.settings import Settings, Timeouts
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from weir_sidecar.peers.handshake import ServerHandshake
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ _MOST_AT_ONCE: Final = 16
 """Requests of one client that are handed over before it is another client's turn."""
 _MOST_AROUND_CHUNKS: Final = 64 << 10
 """Bytes of a chunked body that bring nothing: trailers, which the parser keeps, and extensions."""
+_FORWARDED_LENGTH: Final = len(FORWARDED_HEADER)
 _TRACING: Final = frozenset({b"traceparent", b"tracestate"})
 _NO_TRACING: Final[dict[str, str]] = {}
 """Shared by the requests without such headers, and never written to."""
@@ -71,6 +76,7 @@ class HttpRequest:
         announced_bytes: Content-Length, or 0.
         given_id: The value of X-Request-Id, or empty.
         tracing: The W3C trace headers, by lower-case name.
+        forwarded: What a sidecar says of a request that it forwards; empty on the API port.
         keep_alive: Another request may follow on its connection.
         whole: Its body has been received to its end.
         owner: Hears when the client leaves.
@@ -83,6 +89,7 @@ class HttpRequest:
         self.announced_bytes = 0
         self.given_id = b""
         self.tracing: dict[str, str] = _NO_TRACING
+        self.forwarded = b""
         self.keep_alive = True
         self.whole = False
         self.owner: RequestOwner | None = None
@@ -148,10 +155,18 @@ class HttpRequest:
 
 
 class ClientConnection:
-    """One client's connection, as the event loop's protocol."""
+    """One client's connection, as the event loop's protocol.
+
+    Attributes:
+        greeting: On the peer port: which sidecar is at the other end, and whether it has shown
+            that.
+    """
+
+    greeting: ServerHandshake | None
+    _linger_until: float | None
 
     def __init__(self, server: HttpServer) -> None:
-        self._server = server
+        self._server, self._is_peers = server, server.is_peers
         self._max_headers = server.limits.max_headers
         self._max_header_bytes = server.limits.max_header_bytes
         self.transport: asyncio.Transport | None = None
@@ -161,7 +176,7 @@ class ClientConnection:
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         # What the parser is in: a head, then, for `_reading`, a body.
         self._in_head = self._repeats_head = False
-        self._url = self._given_id = b""
+        self._url = self._given_id = self._forwarded = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._tracing: dict[str, str] = _NO_TRACING
         self._framing = b""
@@ -182,7 +197,7 @@ class ClientConnection:
         # What is watched: since when nothing has happened, as far as that was noted.
         self._head_bytes = self._served = 0
         self._since: float | None = None
-        self._linger_until: float | None = None
+        self._linger_until = self.greeting = None
         self._unsent_bytes, self._unsent_since = 0, 0.0
 
     @property
@@ -245,7 +260,7 @@ class ClientConnection:
             raise ValueError("bytes after the last request")
         if not self._repeats_head:
             self._in_head = True
-            self._url = self._given_id = b""
+            self._url = self._given_id = self._forwarded = b""
             self._headers = []
             self._tracing = _NO_TRACING
             self._announced_bytes = self._header_bytes = self._header_count = 0
@@ -278,11 +293,17 @@ class ClientConnection:
                 self._given_id = value
                 return
             if key in _TRACING:
-                if self._tracing is _NO_TRACING:
-                    self._tracing = {}
-                self._tracing[key.decode()] = value.decode("latin-1")
+                self._note_tracing(key, value)
                 return
+        elif self._is_peers and length == _FORWARDED_LENGTH and name.lower() == FORWARDED_HEADER:
+            self._forwarded = value.rstrip(SPACE)
+            return
         self._headers.append((name, value))
+
+    def _note_tracing(self, key: bytes, value: bytes) -> None:
+        if self._tracing is _NO_TRACING:
+            self._tracing = {}
+        self._tracing[key.decode()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Make a request of the head."""
@@ -302,6 +323,7 @@ class ClientConnection:
         request.announced_bytes = self._announced_bytes
         request.given_id = self._given_id
         request.tracing = self._tracing
+        request.forwarded = self._forwarded
         request.keep_alive = parser.should_keep_alive() and head.may_stay
         self._reading = request
         self._around_chunks = 0
@@ -622,6 +644,9 @@ class HttpServer:
         metrics: The instruments.
         clock: Seconds that only move forward.
         secret_headers: Lower-case names of headers that go no further.
+
+    Attributes:
+        is_peers: Other sidecars connect here, and no clients.
     """
 
     def __init__(
@@ -634,6 +659,7 @@ class HttpServer:
         *,
         secret_headers: Collection[bytes] = (),
     ) -> None:
+        self.is_peers = False
         self.handle = handle
         self.refuse_unread = refuse_unread
         self.limits = settings.limits

@@ -149,6 +149,7 @@ class Metrics:
         self._scheduling(registry)
         self._engine(registry)
         self._health(registry)
+        self._peers(registry)
         # So that each outcome is there, at zero, before the first request.
         for outcome in Outcome:
             self.of_class(NO_CLASS).requests(outcome)
@@ -405,6 +406,37 @@ class Metrics:
             ["version", "service", "namespace", "pool", "model"],
             registry=registry,
         )
+
+    def _peers(self, registry: CollectorRegistry) -> None:
+        self.peers = Gauge(
+            "weir_peers",
+            "Other sidecars of the service that this one knows, by what they are to it; see below.",
+            ["state"],
+            registry=registry,
+        )
+        self.peer_load_age = Gauge(
+            "weir_peer_load_age_seconds",
+            "Age of the oldest load by which a peer may get requests.",
+            registry=registry,
+        )
+        self.heartbeats = FastCounter(
+            "weir_peer_heartbeats_total",
+            "Heartbeats, by whether one of ours was answered or failed, or one of a peer was "
+            "heard.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.heartbeat_bytes = FastCounter(
+            "weir_peer_heartbeat_bytes_total",
+            "Bytes of heartbeats and of the answers to them, without HTTP's heads.",
+            ["direction"],
+            registry=registry,
+        )
+        self.forwards_taken = FastCounter(
+            "weir_forwards_taken_total",
+            "Requests that peers have forwarded to this replica.",
+            registry=registry,
+        ).labels()
 
     def describe(self, identity: Identity) -> None:
         """Say what this replica is."""

@@ -61,6 +61,38 @@ class Connection:
         else:
             self._transport.writelines(request)
 
+    async def ask(
+        self,
+        what: str,
+        request: Sequence[bytes | memoryview],
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+    ) -> Reply:
+        """Send a small question of our own and return the whole answer.
+
+        Args:
+            what: The question, for messages.
+            request: As it is sent.
+            timeout_s: Bound on waiting for the answer.
+            limit_bytes: Bound on its body.
+
+        Raises:
+            EngineUnavailable: No whole answer came.
+        """
+        page = _Page(limit_bytes)
+        exchange = Unframed(page, self._connections.clock)
+        self.send(exchange, request)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await exchange.interruption()
+        except TimeoutError as error:
+            name = self._connections.name
+            raise EngineUnavailable(f"{name} did not answer {what} in time") from error
+        if exchange.ending is not Ending.COMPLETE:
+            raise EngineUnavailable(f"{self._connections.name} broke off its answer to {what}")
+        return Reply(exchange.status, bytes(page.body))
+
     def finish(self) -> None:
         """Give the connection back, or close it when its answer did not end well.
 
@@ -162,7 +194,9 @@ class Connections:
     ) -> None:
         self.name = name
         self._opener = opener
-        self._clock = clock
+        self.clock = clock
+        self.on_closed: Callable[[], None] | None = None
+        """Called when an idle connection was closed from the other side."""
         self._idle_limit = idle_limit
         self._idle_s = idle_s
         self._connect_s = connect_s
@@ -178,7 +212,7 @@ class Connections:
         """Return an idle connection, the most recently used first, or None."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.open and self._clock() - connection.idle_since < self._idle_s:
+            if connection.open and self.clock() - connection.idle_since < self._idle_s:
                 return connection
             connection.close()
         return None
@@ -201,13 +235,20 @@ class Connections:
         if self._closed or len(self._idle) >= self._idle_limit:
             connection.close()
         else:
-            connection.idle_since = self._clock()
+            connection.idle_since = self.clock()
             self._idle.append(connection)
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that was closed from the other side."""
         if connection in self._idle:
             self._idle.remove(connection)
+            if self.on_closed is not None:
+                self.on_closed()
+
+    def drop_idle(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
 
     async def get(self, path: str, *, timeout_s: float, limit_bytes: int = 8 << 20) -> Reply:
         """Ask for a whole small page on a fresh connection; raise `EngineUnavailable`."""
@@ -217,31 +258,22 @@ class Connections:
         self, method: str, path: str, *, body: bytes = b"", timeout_s: float, limit_bytes: int
     ) -> Reply:
         """Send a small question, in JSON, and return the whole answer; raise as `get` does."""
-        page = _Page(limit_bytes)
-        exchange = Unframed(page, self._clock)
         length = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n"
             f"{length if body else ''}\r\n"
         )
         connection = await self.open()
+        request = [head.encode(), body] if body else [head.encode()]
         try:
-            connection.send(exchange, [head.encode(), body] if body else [head.encode()])
-            async with asyncio.timeout(timeout_s):
-                await exchange.interruption()
-        except TimeoutError as error:
-            raise EngineUnavailable(f"{self.name} did not answer {path} in time") from error
+            return await connection.ask(path, request, timeout_s=timeout_s, limit_bytes=limit_bytes)
         finally:
             connection.close()
-        if exchange.ending is not Ending.COMPLETE:
-            raise EngineUnavailable(f"{self.name} broke off its answer to {path}")
-        return Reply(exchange.status, bytes(page.body))
 
     def close(self) -> None:
         """Close what is idle, and keep nothing from now on."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self.drop_idle()
 
 
 class _Page:
