@@ -26,6 +26,8 @@ POOL: Final = f"{GROUP}/pool"
 # Annotations.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
 RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+ROTATE_PEER_KEY: Final = f"{GROUP}/rotate-peer-key"
+"""On a service: another value makes another key. On its Secret: the value of the newest key."""
 
 # Containers of a replica's pod.
 SIDECAR_CONTAINER: Final = "sidecar"
@@ -61,6 +63,7 @@ ENV_SERVICE: Final = "WEIR_SERVICE"
 ENV_NAMESPACE: Final = "WEIR_NAMESPACE"
 ENV_POOL: Final = "WEIR_POOL"
 ENV_POD_NAME: Final = "WEIR_POD_NAME"
+ENV_POD_IP: Final = "WEIR_POD_IP"
 ENV_MODEL_NAME: Final = "WEIR_MODEL_NAME"
 ENV_RUN_DIR: Final = "WEIR_RUN_DIR"
 ENV_HOST: Final = "WEIR_HOST"
