@@ -235,7 +235,7 @@ class Kubelets(MemoryCluster):
 STEPS = st.one_of(st.sampled_from(["start", "address", "pass"]), st.integers(0, 12))
 
 
-@given(steps=st.lists(STEPS, max_size=30))
+@given(steps=st.lists(STEPS, max_size=12))
 def test_of_two_pods_one_knows_the_other_wherever_passes_break_off(steps: list[str | int]) -> None:
     async def film() -> Kubelets:
         cluster = Kubelets()
