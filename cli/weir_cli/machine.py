@@ -27,7 +27,7 @@ SOCKET_PATH_LIMIT = 107
 LAST_PORT = 65535
 LAST_REPLICA = 254
 LONGEST_SOCKET = f"/{LAST_REPLICA}/run/engine.sock"
-SIDECAR_PORTS = (labels.API_PORT, labels.ADMIN_PORT)
+SIDECAR_PORTS = (labels.API_PORT, labels.ADMIN_PORT, labels.PEER_PORT)
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
@@ -67,7 +67,7 @@ def private_dir(path: Path) -> Iterator[None]:
 
 
 def claim_addresses(count: int, claims: ExitStack) -> list[str]:
-    """Return `count` loopback addresses for replicas: 127.0.1.1, 127.0.1.2, ...
+    """Return `count` loopback addresses for replicas and fronts: 127.0.1.1, 127.0.1.2, ...
 
     Each is this process's until `claims` closes: another `weir up` cannot see on the ports that an
     address is spoken for before a sidecar listens there, seconds later.
@@ -84,11 +84,11 @@ def claim_addresses(count: int, claims: ExitStack) -> list[str]:
         if free and _claim(address, claims):
             found.append(address)
     if len(found) < count:
-        ports = " and ".join(map(str, SIDECAR_PORTS))
+        ports = ", ".join(map(str, SIDECAR_PORTS))
         raise MachineUnfit(
-            f"each replica needs ports {ports} on a loopback address of its own, and only "
-            f"{len(found)} of {count} are free from 127.0.1.1 on; something may listen on these "
-            f"ports of every address: see `ss -ltnp sport = :{SIDECAR_PORTS[0]}`"
+            f"each replica and each front needs ports {ports} on a loopback address of its own, "
+            f"and only {len(found)} of {count} are free from 127.0.1.1 on; something may listen on "
+            f"these ports of every address: see `ss -ltnp sport = :{SIDECAR_PORTS[0]}`"
         )
     return found
 

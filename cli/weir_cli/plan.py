@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import NamedTuple
 
 from weir_cli import machine, policies
 from weir_cli.documents import Documents, Object, load
@@ -45,7 +45,19 @@ class Ground:
         return self.cache / "models"
 
 
-_NOTHING_TOLD: Final = PolicyDocument()
+@dataclass(frozen=True)
+class FrontPlan:
+    """What a service's public address has in common with a replica.
+
+    Attributes:
+        name: By which the replicas know it.
+        address: Where its peer port is.
+        policies_file: Where it reads what the sidecars are told.
+    """
+
+    name: str
+    address: str
+    policies_file: Path
 
 
 @dataclass(frozen=True)
@@ -56,16 +68,23 @@ class ServicePlan:
     model: str
     host: str
     port: int
+    front: FrontPlan
     replicas: tuple[ReplicaPlan, ...]
-    namespace: str = "default"
-    policies: PolicyDocument = _NOTHING_TOLD
-    """What its sidecars are told of classes and tenants at the start."""
+    namespace: str
+    policies: PolicyDocument
+    """What its sidecars are told at the start."""
 
     @property
     def url(self) -> str:
         """Where clients reach it from this machine."""
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def policies_files(self) -> list[Path]:
+        """Where its front and its sidecars read what they are told."""
+        found = (self.front.policies_file, *(each.policies_file for each in self.replicas))
+        return list(filter(None, found))
 
 
 @dataclass(frozen=True)
@@ -78,13 +97,25 @@ class _Seat:
     name: str
 
 
-def plan_services(documents: Documents, ground: Ground, claims: ExitStack) -> list[ServicePlan]:
+class _Spot(NamedTuple):
+    """What a seat gets of the machine."""
+
+    seat: _Seat
+    address: str
+    devices: Sequence[str]
+    number: int
+
+
+def plan_services(
+    documents: Documents, ground: Ground, claims: ExitStack, new_key: Callable[[], str]
+) -> list[ServicePlan]:
     """Return the plan of every InferenceService in the files.
 
     Args:
         documents: What the files say.
         ground: Where on this machine it is to stand.
-        claims: The replicas' addresses and GPUs are theirs until it closes.
+        claims: The addresses and GPUs of replicas and fronts are theirs until it closes.
+        new_key: Makes a key for the sidecars of a service: 64 random hex digits.
 
     Raises:
         InvalidSpec: There is none, or the renderer refuses one.
@@ -97,55 +128,62 @@ def plan_services(documents: Documents, ground: Ground, claims: ExitStack) -> li
     told = [policies.compiled_whole(documents, service) for service in documents.services]
     for service, document in zip(documents.services, told, strict=True):
         policies.check_reachable(service.metadata.name, document, ground.host)
-    secrets = {**documents.secrets, **_policy_secrets(documents.services, told)}
-    seats = [_seats(service) for service in documents.services]
-    every_seat = [seat for row in seats for seat in row]
-    wanted = [_gpus_wanted(seat.pool) for seat in every_seat]
+    seats = [seat for service in documents.services for seat in _seats(service)]
+    wanted = [_gpus_wanted(seat.pool) for seat in seats]
     gpus = machine.assign_gpus(wanted, machine.claim_gpus(sum(wanted), ground.gpus, claims))
-    addresses = machine.claim_addresses(len(every_seat), claims)
-    given = zip(addresses, gpus, itertools.count(1), strict=False)
-    return [
-        ServicePlan(
-            name=service.metadata.name,
-            model=service.spec.model.name,
-            host=ground.host,
-            port=ground.port + PORT_STEP * index,
-            replicas=tuple(_replica(seat, secrets, ground, *next(given)) for seat in seats[index]),
-            namespace=service.metadata.namespace,
-            policies=told[index],
+    addresses = machine.claim_addresses(len(seats) + len(documents.services), claims)
+    given = zip(seats, addresses, gpus, itertools.count(1), strict=False)
+    spots = [_Spot(*each) for each in given]
+    plans = []
+    for index, service in enumerate(documents.services):
+        own = [spot for spot in spots if spot.seat.service is service]
+        front = _front(service, addresses[len(seats) + index], ground, index)
+        peers = {front.name: front.address, **{spot.seat.name: spot.address for spot in own}}
+        document = policies.with_peers(told[index], peers, new_key())
+        secrets = {**documents.secrets, **_policies_secret(service, document)}
+        plans.append(
+            ServicePlan(
+                name=service.metadata.name,
+                model=service.spec.model.name,
+                host=ground.host,
+                port=ground.port + PORT_STEP * index,
+                front=front,
+                replicas=tuple(_replica(spot, secrets, ground) for spot in own),
+                namespace=service.metadata.namespace,
+                policies=document,
+            )
         )
-        for index, service in enumerate(documents.services)
-    ]
+    return plans
 
 
-def _policy_secrets(
-    services: Sequence[InferenceService], told: Sequence[PolicyDocument]
+def _front(service: InferenceService, address: str, ground: Ground, index: int) -> FrontPlan:
+    return FrontPlan(
+        name=f"{service.metadata.name}-front",
+        address=address,
+        policies_file=ground.scratch / f"front-{index + 1}" / labels.POLICIES_FILE,
+    )
+
+
+def _policies_secret(
+    service: InferenceService, document: PolicyDocument
 ) -> dict[Object, Mapping[str, str]]:
-    """Return the Secrets the operator would write, which the pods mount."""
-    return {
-        (service.metadata.namespace, policies_name(service)): {
-            labels.POLICIES_FILE: document.encode().decode()
-        }
-        for service, document in zip(services, told, strict=True)
-    }
+    """Return the Secret the operator would write, which the pods mount."""
+    held = {labels.POLICIES_FILE: document.encode().decode()}
+    return {(service.metadata.namespace, policies_name(service)): held}
 
 
 def _replica(
-    seat: _Seat,
-    secrets: Mapping[Object, Mapping[str, str]],
-    ground: Ground,
-    address: str,
-    devices: Sequence[str],
-    number: int,
+    spot: _Spot, secrets: Mapping[Object, Mapping[str, str]], ground: Ground
 ) -> ReplicaPlan:
+    seat = spot.seat
     place = Place(
         name=seat.name,
         namespace=seat.service.metadata.namespace,
-        address=address,
-        scratch=ground.scratch / str(number),
+        address=spot.address,
+        scratch=ground.scratch / str(spot.number),
         models=ground.models,
         secrets=secrets,
-        extra_env=_machine_env(ground, devices),
+        extra_env=_machine_env(ground, spot.devices),
     )
     return plan_replica(seat.template, place, seat.service.metadata.name, seat.pool.name)
 

@@ -7,20 +7,27 @@ the start, there is none, so a problem is an error that names the file.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+
+from msgspec.structs import replace
 
 from weir_cli.documents import Documents
+from weir_core.api import labels
 from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import InvalidSpec
 from weir_core.wire.compiler import Declared, compile_policies
-from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_core.wire.problems import Manifest, Problem
 
 
 def compiled(
     documents: Documents, service: InferenceService, before: PolicyDocument | None = None
 ) -> tuple[PolicyDocument, list[Problem]]:
-    """Return what the sidecars of a service are to be told, and what is not in it as written."""
+    """Return what the sidecars of a service are to be told, and what is not in it as written.
+
+    Peers and their keys are not in the files: they stay as they are in `before`.
+    """
     namespace = service.metadata.namespace
     declared = Declared(
         service=service,
@@ -34,7 +41,19 @@ def compiled(
             if where == namespace
         },
     )
-    return compile_policies(declared, before)
+    document, problems = compile_policies(declared, before)
+    if before is not None:
+        document = replace(document, peers=before.peers, peer_keys=before.peer_keys)
+    return document, problems
+
+
+def with_peers(document: PolicyDocument, addresses: Mapping[str, str], key: str) -> PolicyDocument:
+    """Return the document with the peers, whose `addresses` are given by name, and their key."""
+    peers = tuple(
+        PeerEntry(name, f"{address}:{labels.PEER_PORT}")
+        for name, address in sorted(addresses.items())
+    )
+    return replace(document, peers=peers, peer_keys=(key,))
 
 
 def compiled_whole(documents: Documents, service: InferenceService) -> PolicyDocument:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ from weir_core.errors import EngineUnavailable
 TICK_S = 0.25
 EDITS_EVERY_S = 1.0
 EXIT_KILLED = 130
+PEER_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
         ground = Ground(
             options.host, options.port, scratch, cache, machine.visible_gpus(os.environ)
         )
-        plans = plan_services(documents, ground, claims)
+        plans = plan_services(documents, ground, claims, lambda: secrets.token_hex(PEER_KEY_BYTES))
         check_ground(plans)
         edits = Edits(
             options.files,
@@ -215,12 +217,12 @@ class _Session:
                 self._display.notice(f"  {note}")
 
     def _apply(self, edit: Edit) -> None:
-        """Give every sidecar what is new for it; say what there is to say."""
+        """Give every sidecar and front what is new for it; say what there is to say."""
         for plan in self._plans:
             document = edit.fresh.get((plan.namespace, plan.name))
             if document is None:
                 continue
-            for path in filter(None, (replica.policies_file for replica in plan.replicas)):
+            for path in plan.policies_files:
                 try:
                     replace_file(path, document.encode().decode())
                 except OSError as error:  # no reason to end what serves
@@ -237,6 +239,7 @@ class _Session:
             replica = Replica(replica_plan, directory, around)
             replica.start()
             replicas.append(replica)
+        tell_front(plan)
         front = Child(
             plan.name, front_process(plan, self._grace_s), plan.host, self._scratch, around
         )
@@ -365,6 +368,13 @@ class _Session:
         self._stop.set()
 
 
+def tell_front(plan: ServicePlan) -> None:
+    """Write what the front is told; a replica's own files come with its pod."""
+    path = plan.front.policies_file
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_file(path, plan.policies.encode().decode())
+
+
 def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
     """Return the process that is a service's one public address."""
     replicas = [word for replica in plan.replicas for word in ("--replica", replica.address)]
@@ -379,6 +389,10 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
         env={
             **_settings(plan),
             labels.ENV_SERVICE: plan.name,
+            labels.ENV_POD_NAME: plan.front.name,
+            labels.ENV_POD_IP: plan.front.address,
+            labels.ENV_HOST: plan.front.address,
+            labels.ENV_POLICIES_DIR: str(plan.front.policies_file.parent),
             labels.ENV_GRACE_PERIOD_S: f"{grace_period_s:g}",
             labels.ENV_LAME_DUCK_S: "0",
         },

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from weir_operator.engines import Ask, Engines, asking
 from weir_operator.interests import Change
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
+from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
@@ -80,7 +82,13 @@ async def _lead(
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     engines = Engines(ask, time.monotonic)
-    reconciler = Reconciler(cluster, engines, settings.images, lambda: datetime.now(UTC))
+    reconciler = Reconciler(
+        cluster,
+        engines,
+        settings.images,
+        lambda: datetime.now(UTC),
+        lambda: secrets.token_hex(KEY_BYTES),
+    )
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [

@@ -1,9 +1,14 @@
-"""Tells a service's sidecars their classes, tenants and modes: part of each pass.
+"""Tells a service's sidecars their classes, tenants, modes and peers: part of each pass.
 
 The document goes into a Secret that the pods mount. A kubelet looks at mounted Secrets again only
 every minute or so, unless the pod itself changes: so after a change each pod gets an annotation
 with the document's digest, and the kubelet mounts the new one at once. The pods need no right in
 the cluster for that, and no pod is replaced.
+
+Peers come and go with each replica, so they have no part in the digest: a pod is touched for them
+once, when the Secret has its own address. The list it then mounts names every pod that was touched
+before it, and it greets those. So of any two pods the later one finds the earlier one, and a fleet
+of n costs n touches.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from weir_core.wire.compiler import Declared, compile_policies
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Problem
 from weir_core.wire.tenant_entries import Secrets, secret_of
+from weir_operator import peers
 from weir_operator.cluster import SECRET, Cluster
 from weir_operator.interests import Interests
 from weir_operator.parse import parse_governed
@@ -55,6 +61,9 @@ async def compiled(
         interests: Where to note which objects the document comes from.
         before: The Secret as it is now, or None.
 
+    Returns:
+        The document without peers and their keys (`weir_operator.peers`).
+
     Raises:
         ClusterUnavailable: The API server cannot serve now.
     """
@@ -78,15 +87,27 @@ async def tell(cluster: Cluster, pods: Sequence[Manifest], document: PolicyDocum
         ClusterUnavailable: The API server cannot serve now.
     """
     digest = digest_of(document)
+    listed = {peer.name: peer.address for peer in document.peers}
     for pod in pods:
-        annotations = pod["metadata"].get("annotations") or {}
-        if not is_told(pod) or annotations.get(POLICIES_ANNOTATION) == digest:
+        # Without an address it takes no requests: the pass after it has one is early enough.
+        if not is_told(pod) or not peers.ip_of(pod):
             continue
+        address = listed.get(pod["metadata"]["name"], "")
+        if _knows(pod, digest, address):
+            continue
+        mark = f"{digest}@{address}" if address else digest
         try:
-            await cluster.annotate_pod(pod, POLICIES_ANNOTATION, digest)
+            await cluster.annotate_pod(pod, POLICIES_ANNOTATION, mark)
         except (ClusterRefuses, InvalidSpec) as error:
             # It comes all the same, when the kubelet next looks.
             log.warning("%s: told of its classes a minute late: %s", pod["metadata"]["name"], error)
+
+
+def _knows(pod: Manifest, digest: str, address: str) -> bool:
+    """Tell whether a pod was told of this document, and with its own address if that is in it."""
+    annotations = pod["metadata"].get("annotations") or {}
+    last, _, listed_as = annotations.get(POLICIES_ANNOTATION, "").partition("@")
+    return last == digest and address in ("", listed_as)
 
 
 async def _secrets(cluster: Cluster, namespace: str, names: set[str]) -> Secrets:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, PredecessorLeaving
-from weir_operator import policies, status
+from weir_operator import peers, policies, status
 from weir_operator.cluster import SECRET, SERVICE, Cluster
 from weir_operator.engines import Engines
 from weir_operator.events import event
@@ -70,10 +70,16 @@ class Reconciler:
         engines: What the engines say.
         images: Container images where a spec names none.
         clock: The time of day, with its zone.
+        new_key: Makes a key for the sidecars of a service: 64 random hex digits.
     """
 
     def __init__(
-        self, cluster: Cluster, engines: Engines, images: Images, clock: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        engines: Engines,
+        images: Images,
+        clock: Callable[[], datetime],
+        new_key: Callable[[], str],
     ) -> None:
         self.interests: Interests[tuple[str, str]] = Interests()
         """What the services' passes read beside the services themselves."""
@@ -81,6 +87,7 @@ class Reconciler:
         self._engines = engines
         self._images = images
         self._clock = clock
+        self._new_key = new_key
 
     async def run(self, key: Key) -> Outcome:
         """Bring one service closer to its spec and publish what was observed.
@@ -118,7 +125,7 @@ class Reconciler:
         return Outcome.SETTLED if settled else Outcome.PROGRESSING
 
     async def _tell(self, body: Manifest) -> Observed:
-        """Tell the sidecars of classes, tenants and modes; return the pods and what was told.
+        """Tell the sidecars what the document holds; return the pods and what was told.
 
         It comes before all else, and asks for no more of the spec than it needs: pods that serve
         what is left of an earlier spec must not go on taking a key that was revoked.
@@ -129,10 +136,13 @@ class Reconciler:
         if before is not None and not _belongs_to(before, owner):
             raise _in_the_way(before, owner)
         told = await policies.compiled(body, self._cluster, self.interests, before)
-        await self._cluster.apply(policies_secret(owner, told.document))
-        # Listed after that: a pod that is made later starts with this document.
+        keys = peers.keys_for(owner, before, self._new_key)
         pods = await self._cluster.pods(meta.namespace, meta.name)
-        await policies.tell(self._cluster, pods, told.document)
+        document = peers.with_peers(told.document, pods, keys)
+        # Before the pods are touched: each then mounts a list with itself and all before it. One
+        # that is made meanwhile has no address; when it is ready, its Deployment asks for a pass.
+        await self._cluster.apply(policies_secret(owner, document, keys.rotation))
+        await policies.tell(self._cluster, pods, document)
         return Observed({}, pods, told.document, told.problems)
 
     async def _write(self, service: InferenceService, told: Observed) -> Observed:

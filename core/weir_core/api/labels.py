@@ -26,6 +26,8 @@ POOL: Final = f"{GROUP}/pool"
 # Annotations.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
 RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+ROTATE_PEER_KEY: Final = f"{GROUP}/rotate-peer-key"
+"""On a service: another value makes another key. On its Secret: the value of the newest key."""
 
 # Containers of a replica's pod.
 SIDECAR_CONTAINER: Final = "sidecar"

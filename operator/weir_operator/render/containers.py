@@ -46,6 +46,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         _env(labels.ENV_POOL, pool.name),
         _field(labels.ENV_NAMESPACE, "metadata.namespace"),
         _field(labels.ENV_POD_NAME, "metadata.name"),
+        _field(labels.ENV_POD_IP, "status.podIP"),
         _env(labels.ENV_MODEL_NAME, owner.spec.model.name),
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
         _env(labels.ENV_MAX_BODY_BYTES, str(admission.max_body_bytes)),

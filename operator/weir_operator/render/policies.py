@@ -1,7 +1,7 @@
-"""The Secret that tells a service's sidecars their classes, tenants and modes.
+"""The Secret that tells a service's sidecars their classes, tenants, modes and peers.
 
 It is no part of the pod template: the pods mount it, and a change of it reaches them while they
-run. A Secret and not a ConfigMap, because hashes of API keys are in it.
+run. A Secret and not a ConfigMap: hashes of API keys are in it, and the keys of the peers.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import base64
 import hashlib
 from typing import Final
 
+import msgspec
+
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.wire.policies import PolicyDocument
 from weir_operator.render.naming import Manifest, metadata
 
 POLICIES_ANNOTATION: Final = f"{labels.GROUP}/policies"
-"""On a pod: digest of the document it was last told of."""
+"""On a pod: digest of the document it was last told of, and `@ADDRESS` where its own is in it."""
 
 
 def policies_name(owner: InferenceService) -> str:
@@ -24,12 +26,23 @@ def policies_name(owner: InferenceService) -> str:
     return f"{owner.metadata.name}-policies"
 
 
-def policies_secret(owner: InferenceService, document: PolicyDocument) -> Manifest:
-    """Return the Secret with the document."""
+def policies_secret(
+    owner: InferenceService, document: PolicyDocument, rotation: str | None = None
+) -> Manifest:
+    """Return the Secret with the document.
+
+    Args:
+        owner: The service.
+        document: What it holds.
+        rotation: Value of the annotation for which the newest key was made; None for none.
+    """
+    meta = metadata(owner, policies_name(owner), "policies")
+    if rotation is not None:
+        meta["annotations"] = {labels.ROTATE_PEER_KEY: rotation}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(owner, policies_name(owner), "policies"),
+        "metadata": meta,
         "type": "Opaque",
         "data": {labels.POLICIES_FILE: base64.b64encode(document.encode()).decode()},
     }
@@ -47,8 +60,12 @@ def document_in(secret: Manifest | None) -> PolicyDocument | None:
 
 
 def digest_of(document: PolicyDocument) -> str:
-    """Return a short digest, by which pods with an older document are known."""
-    return hashlib.sha256(document.encode()).hexdigest()[:16]
+    """Return a short digest, by which pods with an older document are known.
+
+    The peers have no part in it: a replica more or less would otherwise touch every pod.
+    """
+    lasting = msgspec.structs.replace(document, peers=())
+    return hashlib.sha256(lasting.encode()).hexdigest()[:16]
 
 
 def policies_volume(owner: InferenceService) -> Manifest:

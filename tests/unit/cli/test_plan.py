@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 import pytest
 
 from weir_cli.documents import Documents, load
 from weir_cli.plan import Ground, ServicePlan, plan_services, with_replicas
-from weir_cli.up import curl, front_process
+from weir_cli.up import curl, front_process, tell_front
 from weir_core.errors import InvalidSpec, MachineUnfit
+from weir_core.wire.policies import PolicyDocument
 
 SERVICE: Final = """\
 apiVersion: serving.weir.dev/v1alpha1
@@ -34,7 +37,7 @@ def documents(folder: Path, *services: tuple[str, str]) -> Documents:
 def planned(found: Documents, *gpus: str) -> list[ServicePlan]:
     ground = Ground("127.0.0.1", 8000, Path("/scratch"), Path("/cache"), gpus)
     with ExitStack() as claims:
-        return plan_services(found, ground, claims)
+        return plan_services(found, ground, claims, lambda: token_hex(32))
 
 
 def test_each_service_gets_a_port_and_each_replica_an_address(tmp_path: Path) -> None:
@@ -45,12 +48,38 @@ def test_each_service_gets_a_port_and_each_replica_an_address(tmp_path: Path) ->
     names = [[replica.name for replica in plan.replicas] for plan in plans]
     assert names == [["one-a-1", "one-b-1", "one-b-2"], ["two-cpu-1", "two-cpu-2"]]
     addresses = [replica.address for plan in plans for replica in plan.replicas]
-    assert len(set(addresses)) == 5
+    addresses += [plan.front.address for plan in plans]
+    assert len(set(addresses)) == 7
     assert all(address.startswith("127.0.1.") for address in addresses)
     scratch = {
         d.parent for p in plans for r in p.replicas for d in r.directories if d.name == "run"
     }
     assert len(scratch) == 5
+
+
+def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path) -> None:
+    plans = planned(with_replicas(documents(tmp_path, ("one", CPU), ("two", CPU)), 2))
+    for plan in plans:
+        sidecars = [replica.processes[0].env for replica in plan.replicas]
+        members = [*sidecars, front_process(plan, 60.0).env]
+        found = {each["WEIR_POD_NAME"]: f"{each['WEIR_POD_IP']}:8002" for each in members}
+        assert {peer.name: peer.address for peer in plan.policies.peers} == found
+        assert sorted(found) == [f"{plan.name}-cpu-1", f"{plan.name}-cpu-2", f"{plan.name}-front"]
+        assert [each["WEIR_HOST"] for each in members] == [each["WEIR_POD_IP"] for each in members]
+        folders = [Path(each["WEIR_POLICIES_DIR"]) for each in members]
+        assert {folder / "policies.json" for folder in folders} == set(plan.policies_files)
+        assert len(plan.policies.peer_keys) == 1
+        assert list(plan.policies.faults()) == []
+    assert plans[0].policies.peer_keys != plans[1].policies.peer_keys
+
+
+def test_the_front_reads_what_the_sidecars_are_told_and_others_cannot(tmp_path: Path) -> None:
+    (plan,) = planned(documents(tmp_path, ("one", CPU)))
+    front = replace(plan.front, policies_file=tmp_path / "front-1" / "policies.json")
+    tell_front(replace(plan, front=front))
+    assert PolicyDocument.decode(front.policies_file.read_bytes()) == plan.policies
+    assert front.policies_file.stat().st_mode & 0o077 == 0
+    assert front.policies_file.parent.stat().st_mode & 0o077 == 0
 
 
 def test_the_pods_are_the_operators_own(tmp_path: Path) -> None:

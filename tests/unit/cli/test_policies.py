@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 import pytest
@@ -63,7 +64,7 @@ def written(folder: Path, *parts: str) -> Path:
 def planned(found: Documents, host: str = "127.0.0.1") -> ServicePlan:
     ground = Ground(host, 8080, Path("/scratch"), Path("/cache"), ())
     with ExitStack() as claims:
-        (plan,) = plan_services(found, ground, claims)
+        (plan,) = plan_services(found, ground, claims, lambda: token_hex(32))
     return plan
 
 
@@ -219,6 +220,22 @@ def test_what_sidecars_are_told_changes_at_once(
     assert document != PolicyDocument()
     (notice,) = edit.notices
     assert notice.startswith("chat: applied what changed; open to")
+
+
+def test_an_edit_keeps_the_peers_and_their_key_and_tells_nobody_the_key(tmp_path: Path) -> None:
+    path = written(tmp_path, SERVICE)
+    plan = planned(load([path]))
+    told = {("default", "chat"): plan.policies}
+    edits = Edits([path], lambda: load([path]), load([path]), told, "127.0.0.1")
+    written(tmp_path, SERVICE, GOLD)
+    edit = edits.next()
+    assert edit is not None
+    (document,) = edit.fresh.values()
+    assert document.classes != plan.policies.classes
+    assert (document.peers, document.peer_keys) == (plan.policies.peers, plan.policies.peer_keys)
+    assert len(document.peers) == 2
+    (key,) = document.peer_keys
+    assert key not in " ".join(edit.notices)
 
 
 @pytest.mark.parametrize(

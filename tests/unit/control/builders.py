@@ -65,6 +65,7 @@ def pod(
     unschedulable: str = "",
     volumes: tuple[str, ...] = ("run", "policies"),
     pool: str = "cpu",
+    ip: str = "10.0.0.1",
 ) -> Manifest:
     """Return a pod."""
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
@@ -78,6 +79,7 @@ def pod(
         "metadata": meta,
         "spec": {"volumes": [{"name": name} for name in volumes]},
         "status": {
+            "podIP": ip,
             "conditions": conditions,
             "initContainerStatuses": list(init),
             "containerStatuses": list(containers),

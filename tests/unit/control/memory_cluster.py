@@ -26,7 +26,11 @@ class MemoryCluster:
         """Pods by namespace and service."""
         self.events: list[Manifest] = []
         self.writes = 0
+        self.touched: list[str] = []
+        """Names of pods, each as often as it was annotated."""
         self.down: ClusterUnavailable | None = None
+        self.calls_left: int | None = None
+        """Calls that it still answers before it is down; None for no end."""
         self.no_events = False
         self.forbidden: set[str] = set()
         """Kinds the operator has no right to read, or in the case of pods to write."""
@@ -85,6 +89,7 @@ class MemoryCluster:
         if "Pod" in self.forbidden:
             raise ClusterRefuses("pods are forbidden")
         self.writes += 1
+        self.touched.append(pod["metadata"]["name"])
         for one in itertools.chain(*self.all_pods.values()):
             if one["metadata"]["name"] == pod["metadata"]["name"]:
                 one["metadata"].setdefault("annotations", {})[key] = value
@@ -136,6 +141,10 @@ class MemoryCluster:
         return deepcopy(written)
 
     def _answer(self) -> None:
+        if self.calls_left is not None:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise ClusterUnavailable("connection refused")
         if self.down is not None:
             raise self.down
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ class ApiServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.statuses: dict[str, int] = {}
         """By the beginning of a path; 200 otherwise."""
+        self.objects: dict[str, dict[str, Any]] = {}
+        """By path."""
         self.done = threading.Event()
 
     def client(self, patience_s: float = 0.1) -> Kubernetes:
@@ -56,7 +59,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Retry-After", "3600")
         self.end_headers()
-        self.wfile.write(json.dumps(_discovered(path)).encode())
+        self.wfile.write(json.dumps(self.server.objects.get(path) or _discovered(path)).encode())
 
     def log_message(self, *_: object) -> None:
         """Stay silent."""
@@ -122,3 +125,15 @@ async def test_one_client_does_not_wait_behind_the_calls_of_another(
     assert not any(task.done() for task in slow)
     api_server.done.set()
     await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_the_client_logs_no_values_of_secrets(
+    api_server: ApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = {"apiVersion": "v1", "kind": "Secret", "data": {"policies.json": "c2VjcmV0"}}
+    api_server.objects["/api/v1/namespaces/a/secrets/x"] = held
+    with caplog.at_level(logging.DEBUG):
+        found = await api_server.client(30).find(SECRET, "a", "x")
+    assert found is not None
+    assert found["data"] == held["data"]
+    assert "c2VjcmV0" not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ OWNED_KINDS = {
 def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     """Return the operator of a Weir version, which shows in its default images."""
     images = Images(sidecar=f"weir:{version}", engine=f"engine:{version}")
-    return Reconciler(cluster, engines(), images, lambda: NOW)
+    return Reconciler(cluster, engines(), images, lambda: NOW, lambda: token_hex(32))
 
 
 def owner(api_version: str, name: str = NAME) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ class Bench:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.reconciler = Reconciler(cluster, engines(), Images(), lambda: now)
+        self.reconciler = Reconciler(
+            cluster, engines(), Images(), lambda: now, lambda: token_hex(32)
+        )
 
     async def passes(self, count: int) -> None:
         """Let the worker run so many passes."""

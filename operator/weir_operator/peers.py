@@ -1,0 +1,81 @@
+"""Which sidecars a service has, and the keys by which they know each other. Pure.
+
+Both are part of the document that the pods mount. A key is a secret that only the Secret holds:
+it is in no log, event, status or metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService
+from weir_core.wire.policies import PeerEntry, PolicyDocument
+from weir_operator.render import Manifest, document_in
+
+KEY_BYTES: Final = 32
+
+_FINISHED: Final = frozenset({"Succeeded", "Failed"})
+
+
+class PeerKeys(NamedTuple):
+    """The keys of a service's sidecars."""
+
+    valid: tuple[str, ...]
+    """The newest first; one more while it takes the place of another."""
+    rotation: str | None
+    """Value of the service's annotation for which the newest was made."""
+
+
+def keys_for(
+    owner: InferenceService, before: Manifest | None, new_key: Callable[[], str]
+) -> PeerKeys:
+    """Return the keys to put in force: those in force so far, unless a new one is asked for.
+
+    A new key is added before the newest one, which stays: sidecars that have only the old one and
+    those that have both show it to each other. An older one is dropped, so a rotation ends with
+    the next. What was asked for is kept with the keys in one object, so that a pass that is
+    repeated makes no second key.
+
+    Args:
+        owner: The service; its metadata suffices.
+        before: The Secret as it is now, or None.
+        new_key: Makes a key.
+    """
+    held = document_in(before)
+    asked = owner.metadata.annotations.get(labels.ROTATE_PEER_KEY)
+    if before is None or held is None or not held.peer_keys:
+        return PeerKeys((new_key(),), asked)
+    annotations = before["metadata"].get("annotations") or {}
+    done = annotations.get(labels.ROTATE_PEER_KEY)
+    if asked is None or asked == done:
+        return PeerKeys(held.peer_keys, done)
+    return PeerKeys((new_key(), held.peer_keys[0]), asked)
+
+
+def with_peers(
+    document: PolicyDocument, pods: Sequence[Manifest], keys: PeerKeys
+) -> PolicyDocument:
+    """Return the document with the pods whose sidecars can be reached, and the keys."""
+    entries = (_entry(pod) for pod in pods if _is_reached(pod))
+    peers = tuple(sorted(entries, key=lambda entry: entry.name))
+    return msgspec.structs.replace(document, peers=peers, peer_keys=keys.valid)
+
+
+def ip_of(pod: Manifest) -> str:
+    """Return a pod's address; empty where it has none yet."""
+    return str(pod.get("status", {}).get("podIP") or "")
+
+
+def _is_reached(pod: Manifest) -> bool:
+    leaves = "deletionTimestamp" in pod["metadata"]
+    return bool(ip_of(pod)) and not leaves and pod["status"].get("phase") not in _FINISHED
+
+
+def _entry(pod: Manifest) -> PeerEntry:
+    ip = ip_of(pod)
+    host = f"[{ip}]" if ":" in ip else ip
+    return PeerEntry(pod["metadata"]["name"], f"{host}:{labels.PEER_PORT}")
