@@ -36,6 +36,7 @@ from weir_cli.simulation_options import (
     RoutingNames,
     Seed,
     Seeds,
+    Slow,
     Speed,
     Speeds,
     SystemName,
@@ -62,7 +63,7 @@ from weir_cli.simulation_output import (
 )
 from weir_core.wire.steps import Facts
 from weir_sim.experiments import Scenario, ablations, fairness, replicas_needed
-from weir_sim.fleet import FleetConfig, Messages
+from weir_sim.fleet import FleetConfig, Messages, Slowdown, usual_heartbeat_s
 from weir_sim.fleet_report import FleetReport, compare_routings, fleet_workload
 from weir_sim.report import report
 from weir_sim.run import SimConfig
@@ -157,21 +158,26 @@ def fleet(  # noqa: PLR0913, PLR0917 - one per option
     duration_s: Duration = 60.0,
     seeds: Seeds = 1,
     mix: Mix = DEFAULT_MIX,
-    heartbeat_s: Heartbeat = 1.0,
+    burstiness: Burstiness = 1.0,
+    heartbeat_s: Heartbeat = None,
     age_s: AgeOfLoads = 0.0,
     loss: Loss = 0.0,
     ingress: Ingress = "random",
+    slow: Slow = None,
     as_json: AsJson = False,
 ) -> None:
     """Route the same requests through a fleet in several ways. Every replica runs Weir."""
-    engine, spec = profile_named(profile), workload(mix)
+    engine, spec = profile_named(profile), workload(mix, burstiness=burstiness)
     names, pace = routings_named(routings), speeds_of(speeds, replicas)
-    messages = Messages(heartbeat_s=heartbeat_s, age_s=age_s, loss=loss)
+    messages = Messages(heartbeat_s or usual_heartbeat_s(replicas), age_s, loss)
+    slowdowns = [] if slow is None else [Slowdown(0, duration_s / 3, 2 * duration_s / 3, slow)]
     reports: list[FleetReport] = []
     with Console(stderr=True).status("Simulating the fleet"):
         for seed in range(seeds):
             requests = fleet_workload(engine, pace, load, duration_s, spec, seed)
-            config = FleetConfig(engine, pace, ingress=ingress, messages=messages, seed=seed)
+            config = FleetConfig(
+                engine, pace, "", ingress, messages, slowdowns=slowdowns, seed=seed
+            )
             reports += compare_routings(config, names, requests)
     print_fleet(reports, as_json)
 

@@ -130,9 +130,21 @@ Speeds = Annotated[
     ),
 ]
 Heartbeat = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--heartbeat", metavar="X", help="Seconds between a replica's load reports.", min=0.01
+        "--heartbeat",
+        metavar="X",
+        help="Seconds between a replica's load reports; by default what sidecars do: 0.2 up to "
+        "51 replicas, 1 from 256 on.",
+        min=0.01,
+    ),
+]
+Slow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="In the middle third of the run the first replica has X times its speed.",
+        min=0.001,
     ),
 ]
 AgeOfLoads = Annotated[

@@ -98,7 +98,7 @@ def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
         return
     table = Table(
         "routing", "seed", "TTFT p50 s", "p99 s", "p99 s by class", "on target", "by class",
-        "forwarded", "returned", "served by speed",
+        "goodput/s", "forwarded", "returned", "moved", "served by speed",
         caption="on target: of all requests, refused ones included",
     )  # fmt: skip
     for found in reports:
@@ -111,8 +111,10 @@ def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
             " ".join(f"{row.name} {_number(row.ttft_p99_s, 2)}" for row in classes),
             f"{found.attainment_ratio:.2%}",
             " ".join(f"{row.attainment_ratio:.2%}" for row in classes),
+            f"{found.by_class.goodput_per_s:.1f}",
             f"{found.forwarded_ratio:.0%}",
             str(found.returned),
+            str(found.moved),
             " ".join(f"{speed}: {part:.0%}" for speed, part in found.served.items()),
         )
     print_table(table)

@@ -1,10 +1,10 @@
 """A fleet: replicas of any speeds, and what sends each request to one of them.
 
 `weir` is the product's own way: every replica has a scheduler and a `weir_core.route` router, a
-request arrives at any of them (its ingress), and they know each other by messages alone: a load
-vector to all with each heartbeat, and one to the ingress with each acknowledgement and answer.
-Vectors may be old when they are sent, get lost and overtake each other; requests and answers do
-not get lost.
+request arrives at any of them (its ingress), and they know each other by heartbeats alone: each
+has the load vector, and says which of the listener's requests are counted in it. Heartbeats may be
+old when they are sent, get lost and overtake each other; requests and answers do not get lost. With
+each that it hears, a replica gives up waiting requests that would begin sooner there.
 
 Everything else is for comparison and stands before the same schedulers and engines: `central`
 knows all replicas exactly, compares all of them by the same score and is never late; the others
@@ -15,17 +15,20 @@ exact too. A central router is charged no hop.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, assert_never
 
 import msgspec
 
 from weir_core.route.load import ask_of, load_of
+from weir_core.route.rebalance import moves_to
 from weir_core.route.router import HOP_LIMIT, Router
 from weir_core.route.score import View, is_better, judge
 from weir_core.route.types import Ask, Candidate, Forward, Keep, LoadVector, Nowhere
 from weir_core.sched.scheduler import Scheduler
+from weir_core.sched.tickets import State
 from weir_core.sched.types import Action, ClassPolicy, Request
 from weir_sim.baselines import Front, ReplicaView
 from weir_sim.events import EventLoop
@@ -43,13 +46,16 @@ from weir_sim.run import (
 from weir_sim.weir_engine_model import make_engine_model
 from weir_sim.workload import SimRequest
 
-ROUTINGS: Sequence[str] = ("weir", "central", *ROUTERS)
-"""What may send requests to replicas."""
+ROUTINGS: Sequence[str] = ("weir", "weir-early", "central", *ROUTERS)
+"""What may send requests to replicas; `weir-early` is `weir`, but what waits is never moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
     """How load vectors travel between replicas.
+
+    A replica sends one vector to all in the same instant, while sidecars spread their exchanges
+    over the period: more replicas act on the same knowledge here.
 
     Attributes:
         heartbeat_s: Time between two vectors that a replica sends to all.
@@ -65,6 +71,25 @@ class Messages:
     loss: float = 0.0
     jitter_s: float = 0.0
     hop_s: float = 0.0005
+
+
+def usual_heartbeat_s(replicas: int) -> float:
+    """Return the time between two heartbeats of sidecars in a fleet of this size."""
+    return min(1.0, max(0.2, replicas / 256))
+
+
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """A time in which one replica is slower than its profile says.
+
+    Attributes:
+        factor: Of its speed, meanwhile.
+    """
+
+    replica: int
+    from_s: float
+    until_s: float
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +112,7 @@ class FleetConfig:
     messages: Messages = field(default_factory=Messages)
     drain_s: float = 1800.0
     scrape_s: float = 0.05
+    slowdowns: Sequence[Slowdown] = ()
     seed: int = 0
 
 
@@ -98,6 +124,9 @@ class FleetTrip(Trip):
         ingress: The replica that its client reached.
         hops: How often it was forwarded.
         tried: Replicas that returned it.
+        hint: The replica that the last of them named.
+        moves: How often it was given up while it waited.
+        number: Of all that its ingress has forwarded to where it is.
         arrived_s: When it reached the replica that it was forwarded to.
     """
 
@@ -105,6 +134,9 @@ class FleetTrip(Trip):
     hops: int = 0
     arrived_s: float = -1.0
     tried: tuple[str, ...] = ()
+    hint: str = ""
+    moves: int = 0
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -120,6 +152,7 @@ class FleetResult:
     sim: SimConfig
     trips: list[FleetTrip]
     replicas: list[Replica]
+    schedulers: list[Scheduler]
     ended_s: float
 
 
@@ -169,6 +202,10 @@ class _Fleet:
         self._left = len(self.trips)
         for index, speed in enumerate(config.speeds):
             self._add(index, replace(self.sim, profile=slowed(config.profile, speed)))
+        for slowdown in config.slowdowns:
+            speed = config.speeds[slowdown.replica]
+            self.loop.at(slowdown.from_s, self._set_speed, slowdown, speed * slowdown.factor)
+            self.loop.at(slowdown.until_s, self._set_speed, slowdown, speed)
         self._routing = self._make_routing()
 
     def run(self) -> FleetResult:
@@ -178,7 +215,9 @@ class _Fleet:
             self.loop.at(self.trips[0].request.arrival_s, self._arrive, 0)
             last_s = self.trips[-1].request.arrival_s
         self.loop.run(lambda: not self._left, last_s + self.config.drain_s)
-        return FleetResult(self.config, self.sim, self.trips, self.replicas, self.loop.now)
+        return FleetResult(
+            self.config, self.sim, self.trips, self.replicas, self.schedulers, self.loop.now
+        )
 
     def policy_of(self, request: Request) -> ClassPolicy:
         """Return the class of a request."""
@@ -202,8 +241,13 @@ class _Fleet:
         self.schedulers.append(scheduler)
         self.replicas.append(made)
 
+    def _set_speed(self, slowdown: Slowdown, speed: float) -> None:
+        engine = self.replicas[slowdown.replica].engine
+        fast = engine_profile(self.sim)
+        engine.profile = slowed(fast, speed)
+
     def _make_routing(self) -> Routing:
-        if self.config.routing == "weir":
+        if self.config.routing in ("weir", "weir-early"):
             return _Peers(self)
         if self.config.routing == "central":
             return _PerfectKnowledge(self)
@@ -224,8 +268,20 @@ class _Fleet:
             self._left -= 1
 
 
+class _Link:
+    """What one replica has forwarded to another, as the two count it."""
+
+    __slots__ = ("sent", "taken", "unacknowledged")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.taken = 0
+        # In order of their numbers: number, request id.
+        self.unacknowledged: deque[tuple[int, str]] = deque()
+
+
 class _Peers:
-    """Weir's way: a router in each replica, and messages between them."""
+    """Weir's way: a router in each replica, and heartbeats between them."""
 
     def __init__(self, fleet: _Fleet) -> None:
         self._fleet = fleet
@@ -236,9 +292,16 @@ class _Peers:
         self._names = [f"r{index}" for index in range(len(fleet.replicas))]
         self._index = {name: index for index, name in enumerate(self._names)}
         self.routers = [Router(name, 2 * self._messages.hop_s) for name in self._names]
-        # The first heartbeats are spread over one interval, as those of pods are.
-        for index in range(len(self._names)):
-            self._measure(index, range(len(self._names)), surely=True)
+        # Receiver -> sender -> what it forwarded there.
+        self._links: list[dict[int, _Link]] = [{} for _ in self._names]
+        self._moves = fleet.config.routing == "weir"
+        self._trips = {trip.request.request_id: trip for trip in fleet.trips}
+        everyone = range(len(self._names))
+        for index in everyone:
+            load = load_of(fleet.schedulers[index], 0.0)
+            for to in everyone:
+                self.routers[to].on_load(self._names[index], load, 0.0, 0.0)
+            # The first heartbeats are spread over one interval, as those of pods are.
             self._loop.at(self._rng.random() * self._messages.heartbeat_s, self._beat, index)
 
     def arrived(self, trip: FleetTrip) -> None:
@@ -246,15 +309,14 @@ class _Peers:
         self._route(trip)
 
     def ended(self, trip: FleetTrip) -> bool:
-        """Tell the ingress, with the load; what was rejected at once may go elsewhere."""
+        """Pass an outcome on; what was rejected at once may go elsewhere."""
         if trip.replica == trip.ingress:
             return True
         hop_s = self._messages.hop_s
-        self._measure(trip.replica, (trip.ingress,))
         at_once = trip.rejected is not None and self._loop.now == trip.arrived_s
         if at_once and trip.hops < HOP_LIMIT:
             trip.outcomes, trip.rejected = 0, None
-            self._loop.at(self._loop.now + hop_s, self._returned, trip)
+            self._loop.at(self._loop.now + hop_s, self._returned, trip, "")
             return False
         if trip.first_token_s >= 0:
             trip.first_token_s += hop_s
@@ -266,64 +328,103 @@ class _Peers:
         ingress, now = trip.ingress, self._loop.now
         scheduler, router = self._fleet.schedulers[ingress], self.routers[ingress]
         request = as_request(trip)
-        ask = self._ask(trip, request)
+        ask = self._ask(ingress, trip, request)
         found = router.candidates(ask, {}, now, self._draws)
         route = router.choose(ask, found, load_of(scheduler, now), {}, now)
         match route:
             case Keep():
                 self._fleet.send(trip, ingress, request)
             case Forward():
-                router.on_sent(route.replica, ask, 0)
-                trip.hops = route.hops
-                target = self._index[route.replica]
-                self._loop.at(now + self._messages.hop_s, self._reach, trip, target, request)
+                self._forward(trip, ask, route.replica)
             case Nowhere():
                 raise AssertionError("a replica always knows itself")
             case _:
                 assert_never(route)
 
-    def _ask(self, trip: FleetTrip, request: Request) -> Ask:
-        estimator = self._fleet.schedulers[trip.ingress].estimator
+    def _ask(self, replica: int, trip: FleetTrip, request: Request) -> Ask:
+        estimator = self._fleet.schedulers[replica].estimator
         ask = ask_of(request, self._fleet.policy_of(request), estimator, self._loop.now)
-        return msgspec.structs.replace(ask, hops=trip.hops, tried=trip.tried)
+        return msgspec.structs.replace(
+            ask, session_replica=trip.hint, hops=trip.hops, tried=trip.tried
+        )
 
-    def _reach(self, trip: FleetTrip, target: int, request: Request) -> None:
+    def _forward(self, trip: FleetTrip, ask: Ask, replica: str) -> None:
+        ingress, target = trip.ingress, self._index[replica]
+        self.routers[ingress].on_sent(replica, ask, 0)
+        trip.hops += 1
+        link = self._links[target].setdefault(ingress, _Link())
+        link.sent += 1
+        link.unacknowledged.append((link.sent, trip.request.request_id))
+        trip.number = link.sent
+        self._loop.at(self._loop.now + self._messages.hop_s, self._reach, trip, target)
+
+    def _reach(self, trip: FleetTrip, target: int) -> None:
         trip.arrived_s = self._loop.now
-        self._fleet.send(trip, target, request)
-        if request.request_id in self._fleet.schedulers[target].tickets:
-            self._measure(target, (trip.ingress,))
-            self._loop.at(self._loop.now + self._messages.hop_s, self._acknowledged, trip)
-
-    def _acknowledged(self, trip: FleetTrip) -> None:
-        self.routers[trip.ingress].on_acknowledged(trip.request.request_id, self._loop.now)
+        self._links[target][trip.ingress].taken = trip.number
+        self._fleet.send(trip, target, as_request(trip))
 
     def _answered(self, trip: FleetTrip) -> None:
         self.routers[trip.ingress].on_ended(trip.request.request_id)
 
-    def _returned(self, trip: FleetTrip) -> None:
+    def _returned(self, trip: FleetTrip, hint: str) -> None:
         self._answered(trip)
         trip.tried = (*trip.tried, self._names[trip.replica])
+        trip.hint = hint
         self._route(trip)
 
-    # ---- load vectors
+    # ---- heartbeats
 
     def _beat(self, index: int) -> None:
-        self._measure(index, range(len(self._names)))
-        self._loop.at(self._loop.now + self._messages.heartbeat_s, self._beat, index)
-
-    def _measure(self, index: int, listeners: Sequence[int], *, surely: bool = False) -> None:
-        """Measure a replica's load, to be sent when it is as old as the configuration says."""
-        load = load_of(self._fleet.schedulers[index], self._loop.now)
-        loss = 0.0 if surely else self._messages.loss
-        reached = [to for to in listeners if not loss or self._rng.random() >= loss]
+        now, loss = self._loop.now, self._messages.loss
+        load = load_of(self._fleet.schedulers[index], now)
+        taken = {sender: link.taken for sender, link in self._links[index].items()}
+        everyone = range(len(self._names))
+        reached = [to for to in everyone if to != index and self._rng.random() >= loss]
         delay_s = self._messages.age_s + self._messages.hop_s
         delay_s += self._messages.jitter_s * self._rng.random()
-        self._loop.at(self._loop.now + delay_s, self._hear, self._names[index], load, reached)
+        self._loop.at(now + delay_s, self._hear, index, load, taken, reached)
+        self._loop.at(now + self._messages.heartbeat_s, self._beat, index)
 
-    def _hear(self, name: str, load: LoadVector, listeners: Sequence[int]) -> None:
-        now, age_s = self._loop.now, self._messages.age_s
+    def _hear(
+        self, index: int, load: LoadVector, taken: Mapping[int, int], listeners: Sequence[int]
+    ) -> None:
+        now, name = self._loop.now, self._names[index]
+        measured_s = now - self._messages.age_s
         for to in listeners:
-            self.routers[to].on_load(name, load, age_s, now)
+            link = self._links[index].get(to)
+            if link is not None:
+                self._acknowledge(link, self.routers[to], taken.get(to, 0), measured_s)
+            self.routers[to].on_load(name, load, self._messages.age_s, now)
+            if self._moves and self._fleet.schedulers[to].pool.requests:
+                self._rebalance(to, name)
+
+    def _acknowledge(self, link: _Link, router: Router, received: int, measured_s: float) -> None:
+        waiting = link.unacknowledged
+        while waiting and waiting[0][0] <= received:
+            router.on_acknowledged(waiting.popleft()[1], measured_s)
+
+    def _rebalance(self, at: int, peer: str) -> None:
+        """Move what waits at one replica and would begin sooner at another."""
+        scheduler, now = self._fleet.schedulers[at], self._loop.now
+
+        def ask_for(request: Request) -> Ask:
+            return self._ask(at, self._trips[request.request_id], request)
+
+        own = load_of(scheduler, now)
+        for move in moves_to(peer, self.routers[at], scheduler, own, ask_for, now):
+            trip = self._trips[move.request_id]
+            # Giving one up lets the scheduler dispatch others.
+            if scheduler.tickets[move.request_id].state is State.WAITING:
+                self._give_up(trip, move.replica)
+
+    def _give_up(self, trip: FleetTrip, replica: str) -> None:
+        at = trip.replica
+        trip.moves += 1
+        self._fleet.replicas[at].give_up(trip)
+        if at == trip.ingress:
+            self._forward(trip, self._ask(at, trip, as_request(trip)), replica)
+        else:
+            self._loop.at(self._loop.now + self._messages.hop_s, self._returned, trip, replica)
 
 
 class _PerfectKnowledge:

@@ -22,6 +22,7 @@ class FleetReport:
         ttft_p50_s: Of all answered requests.
         forwarded_ratio: Part of all requests that another replica than their ingress served.
         returned: Requests that a replica returned to their ingress.
+        moved: Times that a request which waited was given up for another replica.
         served: Speed of a replica -> part of all requests that replicas of this speed served.
         by_class: The classes, as for a single replica.
     """
@@ -36,6 +37,7 @@ class FleetReport:
     attainment_ratio: float
     forwarded_ratio: float
     returned: int
+    moved: int
     served: Mapping[str, float]
     by_class: Report
 
@@ -67,6 +69,7 @@ def fleet_report(result: FleetResult) -> FleetReport:
         attainment_ratio=by_class.attainment_ratio,
         forwarded_ratio=round(sum(t.hops > 0 for t in counted) / total, 4),
         returned=sum(len(trip.tried) for trip in counted),
+        moved=sum(trip.moves for trip in counted),
         served={speed: round(count / total, 4) for speed, count in sorted(served.items())},
         by_class=by_class,
     )

@@ -115,6 +115,13 @@ class Replica:
         self._perform(self.front.on_arrival(request, self._loop.now))
         self._settle()
 
+    def give_up(self, trip: Trip) -> None:
+        """Let a request that waits go, as if it had never come."""
+        del self._trips[trip.request.request_id]
+        self._take_out(trip)
+        self._perform(self._scheduler().on_abort(trip.request.request_id, self._loop.now))
+        self._settle()
+
     # ---- outages
 
     def engine_dies(self) -> None:

@@ -277,6 +277,13 @@ class Router:
                 best = candidate
         return self._route(ask, best, tuple(judged))
 
+    def view_of(self, replica: str, class_name: str, rank: int, now: float) -> View | None:
+        """Return another replica as a newcomer of a class meets it; None if it may get nothing."""
+        peer = self._peers.get(replica)
+        if peer is None or peer.load is None or not peer.is_usable(now):
+            return None
+        return self._view(peer, peer.load, class_name, rank, now)
+
     def _route(self, ask: Ask, best: Candidate | None, judged: tuple[Candidate, ...]) -> Route:
         if best is not None and best.replica != self.name:
             reason = "best" if self.name else "no-engine-here"
@@ -304,12 +311,16 @@ class Router:
         peer = self._peers.get(name)
         if peer is None or peer.load is None:
             return None
-        view = View(peer.load, ask.class_name, self._hop_s, now - peer.measured_s)
-        usual = self._usual.get(ask.class_name)
+        view = self._view(peer, peer.load, ask.class_name, ask.rank, now)
+        return judge(ask, name, view, here, longest - here)
+
+    def _view(self, peer: _Peer, load: LoadVector, class_name: str, rank: int, now: float) -> View:
+        view = View(load, class_name, self._hop_s, now - peer.measured_s)
+        usual = self._usual.get(class_name)
         if usual is not None:
             usual.fade(view)
-        peer.add_credit(view, ask.rank)
-        return judge(ask, name, view, here, longest - here)
+        peer.add_credit(view, rank)
+        return view
 
     def _add(self, name: str, ask: Ask, found: list[str], now: float) -> None:
         if len(found) >= MOST_CANDIDATES or name in found or name in ask.tried:

@@ -135,3 +135,14 @@ class Nowhere(msgspec.Struct, frozen=True, gc=False):
 
 
 Route = Keep | Forward | Nowhere
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """Give this waiting request up: it would begin sooner at another replica.
+
+    The ingress of the request forwards it there. Any other sidecar returns it to its ingress,
+    which routes it again with `replica` among the candidates.
+    """
+
+    request_id: str
+    replica: str

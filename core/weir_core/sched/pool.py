@@ -108,6 +108,10 @@ class ClassQueue:
             return ticket.request.arrival_s
         return None
 
+    def oldest_first(self) -> Iterator[Ticket]:
+        """Yield the requests, the one that has been here longest first."""
+        return iter(self._by_age.values())
+
     def newest_first(self) -> Iterator[Ticket]:
         """Yield the requests, the one that came last first."""
         return reversed(self._by_age.values())

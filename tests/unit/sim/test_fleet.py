@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from weir_cli.simulate import app
-from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Messages, simulate_fleet
+from weir_core.route.router import HOP_LIMIT
+from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Messages, Slowdown, simulate_fleet
 from weir_sim.fleet_report import FleetReport, fleet_report
 from weir_sim.profiles import PROFILES, slowed
 from weir_sim.run import RequestTooLong
@@ -27,14 +28,22 @@ def workload(load: float, speeds: list[float], duration_s: float = 20.0) -> list
 
 
 def run(
-    routing: str, speeds: list[float], load: float, messages: Messages | None = None, **other: str
+    routing: str,
+    speeds: list[float],
+    load: float,
+    messages: Messages | None = None,
+    **other: object,
 ) -> FleetResult:
     config = FleetConfig(H100, speeds, routing, messages=messages or Messages(), **other)  # type: ignore[arg-type]
     return simulate_fleet(config, workload(load, speeds))
 
 
 def shown(
-    routing: str, speeds: list[float], load: float, messages: Messages | None = None, **other: str
+    routing: str,
+    speeds: list[float],
+    load: float,
+    messages: Messages | None = None,
+    **other: object,
 ) -> FleetReport:
     return fleet_report(run(routing, speeds, load, messages, **other))
 
@@ -104,6 +113,32 @@ def test_what_a_replica_returns_is_tried_elsewhere_within_the_hop_limit() -> Non
     assert max(trip.hops for trip in result.trips) <= 2
     for trip in returned:
         assert len(set(trip.tried)) == len(trip.tried)
+
+
+@pytest.mark.parametrize("ingress", ["random", "one"])
+def test_what_waits_is_moved_within_the_hop_limit_and_none_is_lost(ingress: str) -> None:
+    slow = [Slowdown(0, 5.0, 12.0, 0.1)]
+    result = run("weir", [1.0] * 4, 1.2, BAD, ingress=ingress, slowdowns=slow)
+    assert [trip.outcomes for trip in result.trips] == [1] * len(result.trips)
+    moved = [trip for trip in result.trips if trip.moves]
+    assert moved
+    for trip in moved:
+        assert trip.moves <= trip.hops + 1
+        assert trip.hops <= HOP_LIMIT
+    assert not any(scheduler.tickets for scheduler in result.schedulers)
+
+
+def test_moving_what_waits_shortens_the_longest_waits() -> None:
+    bursts = generate(WorkloadSpec(PER_REPLICA * 0.85 * 16, 20.0, burstiness=6.0), seed=0)
+    config = FleetConfig(H100, [1.0] * 16, messages=Messages(heartbeat_s=0.2))
+    moving, early = (
+        fleet_report(simulate_fleet(replace(config, routing=routing), bursts))
+        for routing in ("weir", "weir-early")
+    )
+    assert moving.moved > early.moved == 0
+    assert moving.ttft_p99_s is not None
+    assert early.ttft_p99_s is not None
+    assert moving.ttft_p99_s < early.ttft_p99_s
 
 
 def test_a_request_that_no_engine_could_hold_is_an_error() -> None:
