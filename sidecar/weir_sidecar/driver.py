@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from weir_core.route.rebalance import leaving
 from weir_core.sched.concurrency import ConcurrencyLimit
 from weir_core.sched.memory import BodyMemory
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
@@ -359,8 +360,12 @@ class Driver:
 
     def waiting_requests(self) -> list[InFlightRequest]:
         """Return what waits, in order of rank and arrival."""
-        found = (self._requests.get(ticket.request.request_id) for ticket in self.waiting())
+        found = (self._requests.get(request_id) for request_id in leaving(self.scheduler))
         return [request for request in found if request is not None]
+
+    def request_of(self, request_id: str) -> InFlightRequest | None:
+        """Return a request by its id in the scheduler."""
+        return self._requests.get(request_id)
 
     def waiting(self) -> list[Ticket]:
         """Return the tickets that wait, in order of rank and arrival."""

@@ -243,7 +243,7 @@ class InFlightRequest:
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
         self.away = self._route = None
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
-        self.tenant = self.wire_id = self.id = self._returned = ""
+        self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
         self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.number = 0
@@ -325,10 +325,6 @@ class InFlightRequest:
             return True
         return self.upstream is not None and self.upstream.suspects(self, exchange, piece)
 
-    def takes_refusal(self, answer: Exchange) -> bool:  # noqa: ARG002
-        """Tell whether a replica's refusal goes to the client: no other replica is left."""
-        return not self.may_fail_over
-
     def tokens_in(self, piece: bytes) -> int:
         """Return how many events of a piece of its stream carry content."""
         return tokens_in(self.api, piece)
@@ -392,7 +388,9 @@ class InFlightRequest:
 
     def _note_return(self, error: ApiError) -> None:
         """Have the sidecar that forwarded the request route it again, where that may help."""
-        if error.outcome is Outcome.REJECTED_SHUTTING_DOWN:
+        if self._sent_back:
+            error.headers[_RETURNED] = self._sent_back
+        elif error.outcome is Outcome.REJECTED_SHUTTING_DOWN:
             error.headers[_RETURNED] = "draining"
         elif error.outcome is Outcome.REJECTED_NO_ENDPOINTS:
             error.headers[_RETURNED] = "no-engine"
@@ -834,6 +832,11 @@ class InFlightRequest:
             self.exchange.end(Ending.REQUEUED)
         self._notify()
 
+    def send_back(self, reason: str, error: ApiError) -> None:
+        """Return a forwarded request that waits, so that its ingress routes it again."""
+        self._sent_back = reason
+        self.rejected(error)
+
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -1007,7 +1010,7 @@ class InFlightRequest:
     def _explanation(self, reason: str) -> bytes:
         dispatch, forwarded, route = self.dispatch, self.forwarded, self._route
         waited_s = None if dispatch is None else round(dispatch.waited_s, 6)
-        explained = {
+        explained: dict[str, object] = {
             "class": self.class_name,
             "tenant": self.tenant,
             "reason": "min_share" if dispatch and dispatch.by_min_share else reason,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -24,6 +25,10 @@ from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.prompt_counter import PromptCounter
+
+
+_REPLICAS_OF_GATEWAY: Final = 16
+"""A gateway holds at most so many times what a replica's sidecar does."""
 
 
 class Parts:
@@ -50,7 +55,9 @@ class Parts:
         self._on_applied = on_applied
         self.metrics = Metrics(CollectorRegistry())
         self.metrics.describe(settings.identity)
-        self.registry = Registry(self.metrics, clock, settings.limits)
+        # What a gateway relays is bounded by its replicas, each by itself.
+        held = settings.limits.max_held * (1 if connections else _REPLICAS_OF_GATEWAY)
+        self.registry = Registry(self.metrics, clock, settings.limits, max_held=held)
         self.driver = Driver(
             settings,
             self.metrics,
@@ -89,10 +96,9 @@ class Parts:
             stack.callback(self.driver.close)
             stack.callback(self.peers.close)
             self.policies.look()
-            port = await stack.enter_async_context(
+            await stack.enter_async_context(
                 self.peer_port.listen(addresses.host, addresses.peer_port)
             )
-            self.peers.listens_at(port)
             await stack.enter_async_context(self.supervisor.running("peers", self.peers.run))
             yield
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from weir_core.route.load import ask_of, load_of
-from weir_core.route.types import Ask, Forward, Keep, LoadVector, Nowhere, Route
-from weir_core.sched.types import ClassPolicy, Request
+from weir_core.route.rebalance import moves_to
+from weir_core.route.types import Ask, Forward, Keep, LoadVector, Move, Nowhere, Route
+from weir_core.sched.types import Reason, Request
 from weir_core.wire.peers import Forwarded
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import SESSION_HEADER
@@ -65,13 +66,7 @@ class Routing:
     def choose(self, request: InFlightRequest, asked: Request) -> Route:
         """Return where a request is served best."""
         now = self._clock()
-        ask = ask_of(asked, self._policy(asked.class_name), self._driver.scheduler.estimator, now)
-        ask = msgspec.structs.replace(
-            ask,
-            hops=request.hops,
-            tried=request.tried,
-            session_replica=self._of_session(request),
-        )
+        ask = self._ask(request, asked)
         candidates = self._router.candidates(ask, {}, now, self._rng)
         route = self._router.choose(ask, candidates, self.load(), {}, now)
         if isinstance(route, Forward):
@@ -149,10 +144,47 @@ class Routing:
             else:
                 self._pass_on(request)
 
-    def _heard(self, _name: str) -> None:
-        """Look whether what waits here is better off there."""
-        if not self._driver.has_engine or self._handler.refusing:
+    def _heard(self, name: str) -> None:
+        """Look whether what waits here would begin sooner there."""
+        scheduler = self._driver.scheduler
+        if not scheduler.pool.requests:
+            return
+        own = self.load()
+        if own is None or own.draining:
             self.hand_over()
+            return
+        now = self._clock()
+        for move in moves_to(name, self._router, scheduler, own, self._ask_of_waiting, now):
+            self._move(move)
+
+    def _move(self, move: Move) -> None:
+        request = self._driver.request_of(move.request_id)
+        if request is None or request.asked is None:
+            return
+        if request.forwarded is not None:
+            self._driver.give_up(request)
+            request.send_back("backlogged", errors.rejected(Reason.SATURATED, 1))
+            return
+        ask = self._ask(request, request.asked)
+        route = Forward(move.request_id, move.replica, request.hops + 1, "sooner-there")
+        self._driver.give_up(request)
+        request.number = self._peers.forwarding(ask, move.replica, 0)
+        request.leave_for(route)
+
+    def _ask_of_waiting(self, asked: Request) -> Ask:
+        request = self._driver.request_of(asked.request_id)
+        assert request is not None
+        return self._ask(request, asked)
+
+    def _ask(self, request: InFlightRequest, asked: Request) -> Ask:
+        policy = self._driver.directory.policy(asked.class_name)
+        ask = ask_of(asked, policy, self._driver.scheduler.estimator, self._clock())
+        return msgspec.structs.replace(
+            ask,
+            hops=request.hops,
+            tried=request.tried,
+            session_replica=self._of_session(request),
+        )
 
     def _lost(self, name: str) -> None:
         """Route again what a replica that is gone or silent has not begun."""
@@ -160,9 +192,11 @@ class Routing:
             request.reroute()
 
     def _return(self, request: InFlightRequest) -> None:
-        leaving = self._handler.leaving
         self._driver.give_up(request)
-        request.rejected(errors.shutting_down(1) if leaving else self._driver.no_engine())
+        if self._handler.leaving:
+            request.send_back(_DRAINING, errors.shutting_down(1))
+        else:
+            request.send_back(_NO_ENGINE, self._driver.no_engine())
 
     def _pass_on(self, request: InFlightRequest) -> None:
         asked = request.asked
@@ -176,9 +210,6 @@ class Routing:
                 pass
             case _:
                 assert_never(route)
-
-    def _policy(self, class_name: str) -> ClassPolicy:
-        return self._driver.directory.policy(class_name)
 
     def _of_session(self, request: InFlightRequest) -> str:
         """Return the replica that all turns of a session may go to; empty where it names none.

@@ -33,7 +33,7 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2
 Script = Callable[["Wire"], Awaitable[None]]
 
 PATIENT = Settings(
-    addresses=Addresses(host="127.0.0.1", api_port=0, admin_port=0),
+    addresses=Addresses(host="127.0.0.1", api_port=0, admin_port=0, peer_port=0),
     health=Health(poll_s=0.02, timeout_s=1.0, stall_s=60.0),
     draining=Draining(grace_period_s=20.0, lame_duck_s=0.0),
 )

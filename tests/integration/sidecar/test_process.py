@@ -35,6 +35,7 @@ async def process(
         labels.ENV_LAME_DUCK_S: "0.2",
         "WEIR_API_PORT": "0",
         "WEIR_ADMIN_PORT": "0",
+        "WEIR_PEER_PORT": "0",
     }
     started = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "weir_sidecar", *arguments, env=env, stderr=asyncio.subprocess.PIPE
@@ -150,12 +151,12 @@ async def test_the_limit_on_descriptors_is_raised(house: House) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_the_front_is_a_subcommand(house: House) -> None:
-    await house.mock_engine(Profile())
-    running = await house.sidecar()
-    replica = f"127.0.0.1:{running.sidecar.api_port}:{running.sidecar.admin_port}"
-    arguments = ("front", "--listen", "127.0.0.1:0", "--replica", replica)
+async def test_the_gateway_is_a_subcommand(house: House) -> None:
+    arguments = ("gateway", "--listen", "127.0.0.1:0")
     async with process(house.run_dir, *arguments) as (port, started):
-        await until_ready(running.session, f"http://127.0.0.1:{port}")
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                assert response.status == 503
+                assert await response.text() == "0 replicas take requests\n"
         started.terminate()
         assert await asyncio.wait_for(started.wait(), timeout=10) == 0

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry
 
+from weir_sidecar.driver import Driver
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.headers import RequestHead
 from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
+from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.prompt_counter import PromptCounter
 from weir_sidecar.upstreams.splice import Exchange
 
 
@@ -22,6 +25,13 @@ def http_request(
     server = HttpServer(_nothing, lambda _: Answer(400, b""), Settings(), metrics, lambda: 0.0)
     given = [(name.encode(), value.encode()) for name, value in headers]
     return HttpRequest(ClientConnection(server), RequestHead(method, path, "1.1", given))
+
+
+def make_driver(registry: Registry, clock: Callable[[], float]) -> Driver:
+    """A driver without an engine."""
+    settings = Settings()
+    prompts = PromptCounter(None, settings.tokenizing)
+    return Driver(settings, registry.metrics, registry.memory, prompts, clock)
 
 
 def _nothing(_: HttpRequest) -> None:

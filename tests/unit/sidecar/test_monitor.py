@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.unit.sidecar.fakes import Buffer, http_request
+from tests.unit.sidecar.fakes import Buffer, http_request, make_driver
 from weir_core.errors import EngineUnavailable
 from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.registry import Registry
@@ -58,7 +58,12 @@ class Scene:
         self.engine = Engine()
         metrics = Metrics(CollectorRegistry())
         self.registry = Registry(metrics, lambda: self.now, Settings().limits)
-        self.handler = Handler(self.registry, Settings(), lambda: self.now)
+        self.handler = Handler(
+            self.registry,
+            Settings(),
+            make_driver(self.registry, lambda: self.now),
+            lambda: self.now,
+        )
         pool = self.engine
         self.monitor = Monitor(
             pool,  # type: ignore[arg-type]

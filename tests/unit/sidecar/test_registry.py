@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from tests.unit.sidecar.fakes import Buffer, http_request
+from tests.unit.sidecar.fakes import Buffer, http_request, make_driver
 from weir_core.wire.fields import Usage
 from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.outcomes import Outcome
@@ -22,7 +22,9 @@ class Scene:
         self.metrics = Metrics(CollectorRegistry())
         settings = Settings()
         self.registry = Registry(self.metrics, lambda: self.now, settings.limits, max_held=2)
-        self.handler = Handler(self.registry, settings, lambda: self.now)
+        self.handler = Handler(
+            self.registry, settings, make_driver(self.registry, lambda: self.now), lambda: self.now
+        )
 
     def request(self) -> InFlightRequest:
         request = InFlightRequest(http_request(), self.handler)

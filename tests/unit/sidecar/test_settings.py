@@ -11,7 +11,6 @@ import pytest
 from weir_core.api import labels
 from weir_core.errors import InvalidSpec
 from weir_sidecar.settings import Draining, Settings
-from weir_sidecar.upstreams.replicas import Address
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -112,21 +111,3 @@ def test_a_value_that_is_no_number_is_refused_by_name(text: str) -> None:
 )
 def test_a_drain_ends_before_the_grace_period(grace_s: float, want_s: float) -> None:
     assert Draining(grace_period_s=grace_s).deadline_s == want_s
-
-
-@pytest.mark.parametrize(
-    ("text", "want"),
-    [
-        ("127.0.1.1", Address("127.0.1.1", 8000, 8001)),
-        ("127.0.1.1:9000", Address("127.0.1.1", 9000, 8001)),
-        ("h:9000:9001", Address("h", 9000, 9001)),
-    ],
-)
-def test_addresses_of_replicas(text: str, want: Address) -> None:
-    assert Address.parse(text) == want
-
-
-@pytest.mark.parametrize("text", ["", ":8000", "h:x", "h:1:2:3"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(InvalidSpec, match="address"):
-        Address.parse(text)
