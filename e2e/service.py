@@ -99,13 +99,14 @@ class Service:
         self.target.kubectl.apply(self.manifest)
 
     def ensure_ready(self) -> None:
-        """Make it one ready replica, whatever an earlier scenario did to it."""
+        """Give it its own number of ready replicas, whatever an earlier scenario did to it."""
         found = self.target.kubectl.find("infs", self.name, NAMESPACE)
+        replicas = self.manifest["spec"]["replicas"]
         if found is None:
             self.apply()
-        elif found["spec"].get("replicas") != 1:
-            self.patch({"replicas": 1})
-        self.wait_ready(replicas=1)
+        elif found["spec"].get("replicas") != replicas:
+            self.patch({"replicas": replicas})
+        self.wait_ready(replicas)
 
     def patch(self, spec: dict[str, Any]) -> None:
         """Merge `spec` into its spec."""

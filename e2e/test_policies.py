@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from e2e.eventually import eventually
 from e2e.installation import Installation
@@ -212,11 +213,17 @@ def test_the_document_comes_back_when_someone_edits_it(
 ) -> None:
     kubectl = weir.target.kubectl
     name = f"{tenanted.name}-policies"
-    before = kubectl.get("secret", name, NAMESPACE)["data"]
+    before = document_in(kubectl.get("secret", name, NAMESPACE))
+    assert before is not None
     kubectl.patch("secret", name, NAMESPACE, {"data": {POLICIES_FILE: ""}})
 
     def back() -> None:
-        assert kubectl.get("secret", name, NAMESPACE)["data"] == before
+        found = document_in(kubectl.get("secret", name, NAMESPACE))
+        assert found is not None
+        # What it held and nothing else does is gone: the peers get another key.
+        assert replace(found, peer_keys=before.peer_keys) == before
+        assert found.peer_keys
+        assert found.peer_keys != before.peer_keys
 
     eventually(back)
 
