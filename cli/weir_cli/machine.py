@@ -67,7 +67,7 @@ def private_dir(path: Path) -> Iterator[None]:
 
 
 def claim_addresses(count: int, claims: ExitStack) -> list[str]:
-    """Return `count` loopback addresses for replicas and fronts: 127.0.1.1, 127.0.1.2, ...
+    """Return `count` loopback addresses for replicas and gateways: 127.0.1.1, 127.0.1.2, ...
 
     Each is this process's until `claims` closes: another `weir up` cannot see on the ports that an
     address is spoken for before a sidecar listens there, seconds later.
@@ -86,7 +86,7 @@ def claim_addresses(count: int, claims: ExitStack) -> list[str]:
     if len(found) < count:
         ports = ", ".join(map(str, SIDECAR_PORTS))
         raise MachineUnfit(
-            f"each replica and each front needs ports {ports} on a loopback address of its own, "
+            f"each replica and each gateway needs ports {ports} on a loopback address of its own, "
             f"and only {len(found)} of {count} are free from 127.0.1.1 on; something may listen on "
             f"these ports of every address: see `ss -ltnp sport = :{SIDECAR_PORTS[0]}`"
         )
@@ -127,7 +127,7 @@ def listen_error(address: str, port: int) -> OSError | None:
 
 
 def check_public(address: str, port: int) -> None:
-    """Check that a front may listen there.
+    """Check that a gateway may listen there.
 
     Raises:
         MachineUnfit: It may not; the message says why and what else to try.

@@ -46,7 +46,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class FrontPlan:
+class GatewayPlan:
     """What a service's public address has in common with a replica.
 
     Attributes:
@@ -68,7 +68,7 @@ class ServicePlan:
     model: str
     host: str
     port: int
-    front: FrontPlan
+    gateway: GatewayPlan
     replicas: tuple[ReplicaPlan, ...]
     namespace: str
     policies: PolicyDocument
@@ -82,8 +82,8 @@ class ServicePlan:
 
     @property
     def policies_files(self) -> list[Path]:
-        """Where its front and its sidecars read what they are told."""
-        found = (self.front.policies_file, *(each.policies_file for each in self.replicas))
+        """Where its gateway and its sidecars read what they are told."""
+        found = (self.gateway.policies_file, *(each.policies_file for each in self.replicas))
         return list(filter(None, found))
 
 
@@ -114,7 +114,7 @@ def plan_services(
     Args:
         documents: What the files say.
         ground: Where on this machine it is to stand.
-        claims: The addresses and GPUs of replicas and fronts are theirs until it closes.
+        claims: The addresses and GPUs of replicas and gateways are theirs until it closes.
         new_key: Makes a key for the sidecars of a service: 64 random hex digits.
 
     Raises:
@@ -137,8 +137,8 @@ def plan_services(
     plans = []
     for index, service in enumerate(documents.services):
         own = [spot for spot in spots if spot.seat.service is service]
-        front = _front(service, addresses[len(seats) + index], ground, index)
-        peers = {front.name: front.address, **{spot.seat.name: spot.address for spot in own}}
+        gateway = _gateway(service, addresses[len(seats) + index], ground, index)
+        peers = {gateway.name: gateway.address, **{spot.seat.name: spot.address for spot in own}}
         document = policies.with_peers(told[index], peers, new_key())
         secrets = {**documents.secrets, **_policies_secret(service, document)}
         plans.append(
@@ -147,7 +147,7 @@ def plan_services(
                 model=service.spec.model.name,
                 host=ground.host,
                 port=ground.port + PORT_STEP * index,
-                front=front,
+                gateway=gateway,
                 replicas=tuple(_replica(spot, secrets, ground) for spot in own),
                 namespace=service.metadata.namespace,
                 policies=document,
@@ -156,11 +156,11 @@ def plan_services(
     return plans
 
 
-def _front(service: InferenceService, address: str, ground: Ground, index: int) -> FrontPlan:
-    return FrontPlan(
-        name=f"{service.metadata.name}-front",
+def _gateway(service: InferenceService, address: str, ground: Ground, index: int) -> GatewayPlan:
+    return GatewayPlan(
+        name=f"{service.metadata.name}-gateway",
         address=address,
-        policies_file=ground.scratch / f"front-{index + 1}" / labels.POLICIES_FILE,
+        policies_file=ground.scratch / f"gateway-{index + 1}" / labels.POLICIES_FILE,
     )
 
 

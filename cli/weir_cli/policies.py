@@ -90,7 +90,7 @@ def is_open(document: PolicyDocument) -> bool:
 def check_reachable(service: str, document: PolicyDocument, host: str) -> None:
     """Check that nobody is served by accident.
 
-    The front relays from this machine, so to a sidecar all of its clients are of this machine.
+    The gateway relays from this machine, so to a sidecar all of its clients are of this machine.
 
     Raises:
         InvalidSpec: The service would be open to everybody who reaches `host`.

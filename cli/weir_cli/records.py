@@ -69,7 +69,7 @@ class ServiceRecord(_Record):
     name: str
     model: str
     url: str
-    front: ProcessRecord | None = None
+    gateway: ProcessRecord | None = None
     replicas: tuple[ReplicaRecord, ...] = ()
 
 
@@ -86,9 +86,9 @@ class InstanceRecord(_Record):
     @property
     def children(self) -> tuple[ProcessRecord, ...]:
         """Every process it started, engines first: they hold the memory."""
-        fronts = [service.front for service in self.services if service.front]
+        gateways = [service.gateway for service in self.services if service.gateway]
         replicas = [replica for service in self.services for replica in service.replicas]
-        return (*(p for replica in replicas for p in reversed(replica.processes)), *fronts)
+        return (*(p for replica in replicas for p in reversed(replica.processes)), *gateways)
 
 
 class Instance:

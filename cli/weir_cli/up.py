@@ -1,8 +1,8 @@
 """`weir up`: the pods of the files as local processes, from the first fetch to the last drain.
 
-The order of a run: claim the port, clean up after a predecessor that was killed, start every front
+The order of a run: claim the port, clean up after a predecessor that was killed, start every gateway
 and every replica at once, say when all are ready, then watch: the replicas, and the files, whose
-edits reach running sidecars (`weir_cli.edits`). The first Ctrl-C (or SIGTERM) drains: fronts stop
+edits reach running sidecars (`weir_cli.edits`). The first Ctrl-C (or SIGTERM) drains: gateways stop
 taking requests and finish their streams, then each replica ends in its pod's order. A second one
 kills.
 """
@@ -108,7 +108,7 @@ class _Served:
     """One service that runs."""
 
     plan: ServicePlan
-    front: Child
+    gateway: Child
     replicas: list[Replica]
 
     @property
@@ -117,7 +117,7 @@ class _Served:
             name=self.plan.name,
             model=self.plan.model,
             url=self.plan.url,
-            front=self.front.record,
+            gateway=self.gateway.record,
             replicas=tuple(replica.record for replica in self.replicas),
         )
 
@@ -163,7 +163,7 @@ class _Session:
     async def _until_stopped(self, around: Surroundings) -> int:
         """Supervise, watch and drain what was started; return the exit code."""
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(served.front.supervise()) for served in self._served]
+            background = [tasks.create_task(served.gateway.supervise()) for served in self._served]
             bounded = logs.keep_bounded(around.logs, self._display.notice)
             background.append(tasks.create_task(bounded))
             background.append(tasks.create_task(self._follow_edits()))
@@ -198,11 +198,11 @@ class _Session:
         self._announce()
 
     async def _is_all_ready(self, http: aiohttp.ClientSession) -> bool:
-        """Tell whether every replica takes requests, and every front knows of one."""
+        """Tell whether every replica takes requests, and every gateway knows of one."""
         if not all(replica.ready for replica in self._replicas):
             return False
         known = [
-            succeeds(http, served.plan.host, front_readiness(served.plan.port))
+            succeeds(http, served.plan.host, gateway_readiness(served.plan.port))
             for served in self._served
         ]
         return all(await asyncio.gather(*known))
@@ -217,7 +217,7 @@ class _Session:
                 self._display.notice(f"  {note}")
 
     def _apply(self, edit: Edit) -> None:
-        """Give every sidecar and front what is new for it; say what there is to say."""
+        """Give every sidecar and gateway what is new for it; say what there is to say."""
         for plan in self._plans:
             document = edit.fresh.get((plan.namespace, plan.name))
             if document is None:
@@ -231,7 +231,7 @@ class _Session:
             self._display.notice(notice)
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
-        """Start the replicas of a service; make its front."""
+        """Start the replicas of a service; make its gateway."""
         directories = [self._scratch / replica.name for replica in plan.replicas]
         replicas = []
         for replica_plan, directory in zip(plan.replicas, directories, strict=True):
@@ -239,11 +239,11 @@ class _Session:
             replica = Replica(replica_plan, directory, around)
             replica.start()
             replicas.append(replica)
-        tell_front(plan)
-        front = Child(
-            plan.name, front_process(plan, self._grace_s), plan.host, self._scratch, around
+        tell_gateway(plan)
+        gateway = Child(
+            plan.name, gateway_process(plan, self._grace_s), plan.host, self._scratch, around
         )
-        return _Served(plan, front, replicas)
+        return _Served(plan, gateway, replicas)
 
     async def _until_ended(self) -> tuple[str | None, bool]:
         """Watch until something ends the run, and end it in order.
@@ -275,7 +275,7 @@ class _Session:
         if self._announced.is_set():
             return None
         failures = [replica.failure for replica in self._replicas]
-        failures += [served.front.failure for served in self._served]
+        failures += [served.gateway.failure for served in self._served]
         return next(filter(None, failures), None)
 
     @property
@@ -329,8 +329,8 @@ class _Session:
         if hurried:
             self._display.notice("killing what still runs")
             for served in self._served:
-                served.front.retire()
-                served.front.kill()
+                served.gateway.retire()
+                served.gateway.kill()
                 for replica in served.replicas:
                     replica.kill()
         killing.cancel()
@@ -338,12 +338,12 @@ class _Session:
         return not hurried
 
     async def _drain(self) -> None:
-        """Fronts first, so that nothing new comes; then the replicas in their pods' order."""
+        """Gateways first, so that nothing new comes; then the replicas in their pods' order."""
         served = self._announced.is_set()
         what = "draining: running requests finish first" if served else "ending what was started"
         self._display.notice(f"{what} (Ctrl-C again kills)")
         deadline = time.monotonic() + self._grace_s
-        await asyncio.gather(*(s.front.end(self._grace_s) for s in self._served))
+        await asyncio.gather(*(s.gateway.end(self._grace_s) for s in self._served))
         await asyncio.gather(*(replica.end(deadline) for replica in self._replicas))
         self._display.notice("stopped")
 
@@ -368,31 +368,29 @@ class _Session:
         self._stop.set()
 
 
-def tell_front(plan: ServicePlan) -> None:
-    """Write what the front is told; a replica's own files come with its pod."""
-    path = plan.front.policies_file
+def tell_gateway(plan: ServicePlan) -> None:
+    """Write what the gateway is told; a replica's own files come with its pod."""
+    path = plan.gateway.policies_file
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_file(path, plan.policies.encode().decode())
 
 
-def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
+def gateway_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
     """Return the process that is a service's one public address."""
-    replicas = [word for replica in plan.replicas for word in ("--replica", replica.address)]
     return ProcessPlan(
-        name="front",
+        name="gateway",
         role="main",
         argv=(
-            *(sys.executable, "-m", MODULES["weir-sidecar"], "front"),
+            *(sys.executable, "-m", MODULES["weir-sidecar"], "gateway"),
             *("--listen", f"{plan.host}:{plan.port}"),
-            *replicas,
         ),
         env={
             **_settings(plan),
             labels.ENV_SERVICE: plan.name,
-            labels.ENV_POD_NAME: plan.front.name,
-            labels.ENV_POD_IP: plan.front.address,
-            labels.ENV_HOST: plan.front.address,
-            labels.ENV_POLICIES_DIR: str(plan.front.policies_file.parent),
+            labels.ENV_POD_NAME: plan.gateway.name,
+            labels.ENV_POD_IP: plan.gateway.address,
+            labels.ENV_HOST: plan.gateway.address,
+            labels.ENV_POLICIES_DIR: str(plan.gateway.policies_file.parent),
             labels.ENV_GRACE_PERIOD_S: f"{grace_period_s:g}",
             labels.ENV_LAME_DUCK_S: "0",
         },
@@ -402,7 +400,7 @@ def front_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
 
 
 def _settings(plan: ServicePlan) -> dict[str, str]:
-    """Return what a sidecar of the service is told: the front keeps the same bounds."""
+    """Return what a sidecar of the service is told: the gateway keeps the same bounds."""
     return {
         name: value
         for replica in plan.replicas[:1]
@@ -413,8 +411,8 @@ def _settings(plan: ServicePlan) -> dict[str, str]:
     }
 
 
-def front_readiness(port: int) -> Probe:
-    """Return the probe of whether a front has a replica to send requests to."""
+def gateway_readiness(port: int) -> Probe:
+    """Return the probe of whether a gateway has a replica to send requests to."""
     return Probe("/readyz", port, period_s=TICK_S, timeout_s=2.0, failure_threshold=1)
 
 

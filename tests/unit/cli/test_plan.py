@@ -12,7 +12,7 @@ import pytest
 
 from weir_cli.documents import Documents, load
 from weir_cli.plan import Ground, ServicePlan, plan_services, with_replicas
-from weir_cli.up import curl, front_process, tell_front
+from weir_cli.up import curl, gateway_process, tell_gateway
 from weir_core.errors import InvalidSpec, MachineUnfit
 from weir_core.wire.policies import PolicyDocument
 
@@ -48,7 +48,7 @@ def test_each_service_gets_a_port_and_each_replica_an_address(tmp_path: Path) ->
     names = [[replica.name for replica in plan.replicas] for plan in plans]
     assert names == [["one-a-1", "one-b-1", "one-b-2"], ["two-cpu-1", "two-cpu-2"]]
     addresses = [replica.address for plan in plans for replica in plan.replicas]
-    addresses += [plan.front.address for plan in plans]
+    addresses += [plan.gateway.address for plan in plans]
     assert len(set(addresses)) == 7
     assert all(address.startswith("127.0.1.") for address in addresses)
     scratch = {
@@ -61,10 +61,10 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
     plans = planned(with_replicas(documents(tmp_path, ("one", CPU), ("two", CPU)), 2))
     for plan in plans:
         sidecars = [replica.processes[0].env for replica in plan.replicas]
-        members = [*sidecars, front_process(plan, 60.0).env]
+        members = [*sidecars, gateway_process(plan, 60.0).env]
         found = {each["WEIR_POD_NAME"]: f"{each['WEIR_POD_IP']}:8002" for each in members}
         assert {peer.name: peer.address for peer in plan.policies.peers} == found
-        assert sorted(found) == [f"{plan.name}-cpu-1", f"{plan.name}-cpu-2", f"{plan.name}-front"]
+        assert sorted(found) == [f"{plan.name}-cpu-1", f"{plan.name}-cpu-2", f"{plan.name}-gateway"]
         assert [each["WEIR_HOST"] for each in members] == [each["WEIR_POD_IP"] for each in members]
         folders = [Path(each["WEIR_POLICIES_DIR"]) for each in members]
         assert {folder / "policies.json" for folder in folders} == set(plan.policies_files)
@@ -75,11 +75,11 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
 
 def test_the_front_reads_what_the_sidecars_are_told_and_others_cannot(tmp_path: Path) -> None:
     (plan,) = planned(documents(tmp_path, ("one", CPU)))
-    front = replace(plan.front, policies_file=tmp_path / "front-1" / "policies.json")
-    tell_front(replace(plan, front=front))
-    assert PolicyDocument.decode(front.policies_file.read_bytes()) == plan.policies
-    assert front.policies_file.stat().st_mode & 0o077 == 0
-    assert front.policies_file.parent.stat().st_mode & 0o077 == 0
+    gateway = replace(plan.gateway, policies_file=tmp_path / "gateway-1" / "policies.json")
+    tell_gateway(replace(plan, gateway=gateway))
+    assert PolicyDocument.decode(gateway.policies_file.read_bytes()) == plan.policies
+    assert gateway.policies_file.stat().st_mode & 0o077 == 0
+    assert gateway.policies_file.parent.stat().st_mode & 0o077 == 0
 
 
 def test_the_pods_are_the_operators_own(tmp_path: Path) -> None:
@@ -119,14 +119,10 @@ def test_replicas_cannot_be_set_where_every_pool_sets_its_own(tmp_path: Path) ->
         with_replicas(found, 2)
 
 
-def test_the_front_knows_every_replica_and_the_curl_the_model(tmp_path: Path) -> None:
+def test_the_gateway_listens_where_clients_look_and_the_curl_knows_the_model(tmp_path: Path) -> None:
     (plan,) = planned(with_replicas(documents(tmp_path, ("one", CPU)), 2))
-    front = front_process(plan, 60.0)
-    first, second = (replica.address for replica in plan.replicas)
-    assert front.argv[3:] == (
-        *("front", "--listen", "127.0.0.1:8000"),
-        *("--replica", first, "--replica", second),
-    )
-    assert front.env["WEIR_GRACE_PERIOD_S"] == "60"
-    assert front.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
+    gateway = gateway_process(plan, 60.0)
+    assert gateway.argv[3:] == ("gateway", "--listen", "127.0.0.1:8000")
+    assert gateway.env["WEIR_GRACE_PERIOD_S"] == "60"
+    assert gateway.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
     assert '"model": "one-model"' in curl(plan)
