@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class ClassLoad(msgspec.Struct, frozen=True, gc=False):
+class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a newcomer of one class finds before it at a replica.
 
     Attributes:
@@ -22,7 +22,7 @@ class ClassLoad(msgspec.Struct, frozen=True, gc=False):
     ahead_tokens: int
 
 
-class LoadVector(msgspec.Struct, frozen=True, gc=False):
+class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One replica's load, in the replica's own speed.
 
     Attributes:

@@ -2,7 +2,8 @@
 
 Times are durations and ages, never instants. A reader ignores fields that it does not know, and
 every field that came later has a default, so sidecars of neighbouring versions work beside each
-other in both directions.
+other in both directions. A heartbeat and the loads in it go as arrays, without names of fields: a
+new field comes last in its struct, and none is taken out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RETURNED_HEADER: Final = b"x-weir-returned"
 """On an answer: the request was not begun here, and why; whoever forwarded it routes it again."""
 
 
-class Heartbeat(msgspec.Struct, frozen=True):
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
     """What a sidecar says of itself, in a heartbeat as in the answer to one.
 
     Attributes:
@@ -39,8 +40,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
         peers: The sidecars that the writer knows, in the answer to one that asks for them.
         digest: What has changed in the prefixes that its engine has cached.
         digest_seq: The reader's digest that the writer has: base of the next update to it.
-        asks_peers: The writer has not heard yet which sidecars the reader knows.
         protocol: `PROTOCOL` of the writer.
+        asks_peers: The writer has not heard yet which sidecars the reader knows.
     """
 
     name: str
@@ -52,8 +53,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
     peers: tuple[PeerEntry, ...] = ()
     digest: DigestUpdate | None = None
     digest_seq: int = 0
-    asks_peers: bool = False
     protocol: int = PROTOCOL
+    asks_peers: bool = False
 
 
 class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):

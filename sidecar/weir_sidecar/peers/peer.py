@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
 
 _DROPPED: Final = DROPPED_REASON.encode()
-_REQUEST: Final = (
-    b"POST %b HTTP/1.1\r\nhost: weir\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
-)
+_REQUEST: Final = b"POST %b HTTP/1.1\r\nhost: weir\r\ncontent-length: %d\r\n\r\n"
 
 
 class Unreachable(EngineUnavailable):
@@ -138,7 +136,7 @@ class Peer(Upstream):
     async def _ask(
         self, connection: Connection, path: str, body: bytes, timeout_s: float, limit_bytes: int
     ) -> Reply:
-        request = _REQUEST % (path.encode(), b"application/msgpack", len(body))
+        request = _REQUEST % (path.encode(), len(body))
         try:
             return await connection.ask(
                 path, [request, body], timeout_s=timeout_s, limit_bytes=limit_bytes
@@ -166,7 +164,7 @@ class Peer(Upstream):
         connection = cast(Connection, protocol)
 
         async def ask(path: str, body: bytes) -> Reply:
-            request = _REQUEST % (path.encode(), b"application/json", len(body))
+            request = _REQUEST % (path.encode(), len(body))
             return await connection.ask(
                 path,
                 [request, body],

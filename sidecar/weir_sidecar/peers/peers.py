@@ -13,13 +13,8 @@ its sockets.
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 import random
-import re
-import secrets
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
@@ -35,7 +30,9 @@ from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_sidecar.descriptors import is_own_shortage
 from weir_sidecar.peers.handshake import OtherName, UnknownKey
 from weir_sidecar.peers.member import Member, PeerState
+from weir_sidecar.peers.own import Own
 from weir_sidecar.peers.peer import Peer, Unreachable, split_address
+from weir_sidecar.peers.turns import Turns
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
@@ -43,8 +40,6 @@ from weir_sidecar.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 MAX_HEARTBEAT_BYTES: Final = 1 << 20
-_LOAD_AGE_S: Final = 0.05
-"""A load is measured again after this, or sooner where a request was taken."""
 _JITTER: Final = 0.1
 """Part of a period by which heartbeats come sooner or later, so that two sides do not both begin
 and all members do not come at once."""
@@ -54,6 +49,8 @@ _ANSWER_S: Final = 1.0
 """Bound on the answer to a heartbeat."""
 _LATE_S: Final = 0.25
 """From here on, what the run loop is late by is not held against the members."""
+_TICK_S: Final = 0.02
+"""Turns that come within this are taken together: each wake-up of the loop costs, too."""
 _SPREAD_S: Final = 1.0
 """256 new members are greeted over this time, fewer over a part of it."""
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -102,12 +99,8 @@ class Peers:
         gateway: bool = False,
     ) -> None:
         self.settings = settings
-        port = settings.addresses.peer_port
-        self.address = settings.addresses.advertised(port) if port else ""
-        self.name = name or _name_of(self.address)
-        self.epoch = time.time_ns() // 1_000_000
-        self.keys = Keys()
-        self.router = Router("" if gateway else self.name)
+        self.own = Own(name, settings.addresses, load, clock)
+        self.router = Router("" if gateway else self.own.name)
         self.on_load: Callable[[str], None] | None = None
         self.on_lost: Callable[[str], None] | None = None
         self.keep_port: Callable[[], Awaitable[None]] | None = None
@@ -117,19 +110,13 @@ class Peers:
         self._gateway = gateway
         self._metrics = metrics
         self._clock = clock
-        self._measure = load
-        self._load: LoadVector | None = None
-        self._loaded_s = self._port_s = float("-inf")
+        self._port_s = float("-inf")
         self._rng = random.Random()
         self._members: dict[str, Member] = {}
         self._names: tuple[str, ...] | None = None
         self._period_s = settings.peering.period_s(0)
-        # The members by when they are looked at next; an entry whose time is not the member's
-        # `queued_s` was replaced by another.
-        self._queue: list[tuple[float, int, Member]] = []
-        self._counter = itertools.count()
+        self._turns = Turns(clock)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waker: asyncio.Future[None] | None = None
         self._seldom: dict[str, Seldom] = {}
         self._closed = False
         metrics.peer_load_age.set_function(self._oldest_load_s)
@@ -146,7 +133,7 @@ class Peers:
         """The names of all replicas, this one among them; the same in every sidecar."""
         if self._names is None:
             found = [one.name for one in self._members.values() if one.state.has_load]
-            self._names = tuple(sorted(found if self._gateway else [*found, self.name]))
+            self._names = tuple(sorted(found if self._gateway else [*found, self.own.name]))
         return self._names
 
     def forwarding(self, ask: Ask, name: str, cached: int) -> int:
@@ -162,7 +149,7 @@ class Peers:
     def taken(self, sender: str, number: int) -> None:
         """Note a request that a member has forwarded and that is in the load from now on."""
         self._metrics.forwards_taken.inc()
-        self._loaded_s = float("-inf")
+        self.own.load_changed()
         member = self._members.get(sender)
         if member is not None and number > member.taken:
             member.taken = number
@@ -171,12 +158,12 @@ class Peers:
 
     def listens_at(self, port: int) -> None:
         """Note the port that the peer port got."""
-        self.address = self.settings.addresses.advertised(port)
+        self.own.listens_at(port)
 
     def apply(self, document: PolicyDocument) -> None:
         """Take over the keys and the members that the document names."""
         self._apply_keys(Keys(document.peer_keys))
-        named = document.peers if self.keys else ()
+        named = document.peers if self.own.keys else ()
         now = self._clock()
         for member in self._members.values():
             member.in_document = False
@@ -188,26 +175,26 @@ class Peers:
             if entry.address != known.document_address:
                 known.document_address = entry.address
                 self._move(known, entry.address)
-        if not self.keys:
+        if not self.own.keys:
             for member in list(self._members.values()):
                 self._forget(member)
         self._port_s = float("-inf")
-        self._hurry()
+        self._turns.hurry()
 
     def _apply_keys(self, keys: Keys) -> None:
-        before, self.keys = self.keys, keys
+        before, self.own.keys = self.own.keys, keys
         if any(each not in keys for each in before.ids):
             for member in self._members.values():
                 member.peer.drop_idle()
         if before.ids != keys.ids:
             for member in self._members.values():
                 if member.state is PeerState.UNKNOWN_KEY:
-                    self._bring_forward(member)
+                    self._turns.put_now(member)
 
     def _learn(self, entry: PeerEntry, now: float) -> Member | None:
         """Return a member, which may be new; None where it cannot be one."""
         member = self._members.get(entry.name)
-        if member is not None or entry.name == self.name or self._closed:
+        if member is not None or entry.name == self.own.name or self._closed:
             return member
         if not is_name(entry.name) or not _is_address(entry.address):
             self._warn("peer without a usable name and address", {})
@@ -223,11 +210,11 @@ class Peers:
         self._metrics.peers.labels(member.state).inc()
         log.info("peer known", extra=self._words(member))
         spread_s = _SPREAD_S * min(1.0, len(self._members) / 256)
-        self._queue_at(member, now + self._rng.random() * spread_s)
+        self._turns.put(member, now + self._rng.random() * spread_s)
         return member
 
     def _way_to(self, name: str, address: str) -> Peer:
-        peer = Peer(self, name, address, self.settings, self._metrics, self._clock)
+        peer = Peer(self.own, name, address, self.settings, self._metrics, self._clock)
         peer.on_unreachable, peer.on_doubt = self._unreachable, self._doubted
         return peer
 
@@ -240,7 +227,7 @@ class Peers:
         member.reached = False
         if member.state.has_load:
             self._become(member, PeerState.NEW)
-        self._bring_forward(member)
+        self._turns.put_now(member)
 
     def _forget(self, member: Member) -> None:
         self._become(member, PeerState.LOST)
@@ -337,7 +324,7 @@ class Peers:
             if member.state.has_load:
                 self._become(member, PeerState.NEW)
             member.reached = False
-            self._bring_forward(member)
+            self._turns.put_now(member)
         member.restarted(epoch)
         member.counts_anew(epoch)
         return True
@@ -362,19 +349,17 @@ class Peers:
     # ---- what is said
 
     def _encoded(self, member: Member, known: tuple[PeerEntry, ...] = ()) -> bytes:
-        now = self._clock()
-        if now - self._loaded_s > _LOAD_AGE_S:
-            self._load, self._loaded_s = self._measure(), now
-        digest = None
+        own, digest = self.own, None
+        load, age_s = own.load()
         if self.digests is not None:
             digest = self.digests.update_for(member.told_seq)
         body = _ENCODER.encode(
             Heartbeat(
-                self.name,
-                self.address,
-                self.epoch,
-                self._load,
-                now - self._loaded_s,
+                own.name,
+                own.address,
+                own.epoch,
+                load,
+                age_s,
                 member.taken,
                 known,
                 digest,
@@ -399,31 +384,18 @@ class Peers:
             while True:
                 now = self._clock()
                 self._excuse(now - wanted_s, now)
-                self._take_turns(now)
+                for member in self._turns.due(now):
+                    self._turn(member, now)
                 if now >= self._port_s and self.keep_port is not None:
                     self._port_s = now + 1.0
                     await self.keep_port()
-                wanted_s = min(now + 1.0, self._queue[0][0] if self._queue else now + 1.0)
-                await self._pause(wanted_s - self._clock())
+                wait_s = min(1.0, max(_TICK_S, self._turns.next_s - now))
+                wanted_s = now + wait_s
+                await self._turns.pause(wait_s)
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _pause(self, for_s: float) -> None:
-        """Wait for so long, or until something comes sooner."""
-        loop = asyncio.get_running_loop()
-        waker = self._waker = loop.create_future()
-        timer = loop.call_later(max(0.0, for_s), self._hurry)
-        try:
-            await waker
-        finally:
-            timer.cancel()
-            self._waker = None
-
-    def _hurry(self) -> None:
-        if self._waker is not None and not self._waker.done():
-            self._waker.set_result(None)
 
     def _excuse(self, late_s: float, now: float) -> None:
         """Leave out of every silence the time in which this process did not run."""
@@ -431,32 +403,10 @@ class Peers:
             for member in self._members.values():
                 member.heard_s = min(now, member.heard_s + late_s)
 
-    def _queue_at(self, member: Member, at_s: float) -> None:
-        member.due_s = member.queued_s = at_s
-        heapq.heappush(self._queue, (at_s, next(self._counter), member))
-        if self._queue[0][2] is member:
-            self._hurry()
-
-    def _bring_forward(self, member: Member) -> None:
-        """Have a member's turn come now."""
-        if not member.is_gone:
-            self._queue_at(member, self._clock())
-
     def _next_turn(self, member: Member, now: float) -> None:
         """Have a member's next turn come a period from now."""
         jitter = 1.0 + _JITTER * (2.0 * self._rng.random() - 1.0)
         member.due_s = now + self._period_s * jitter
-
-    def _take_turns(self, now: float) -> None:
-        queue = self._queue
-        while queue and queue[0][0] <= now:
-            at_s, _, member = heapq.heappop(queue)
-            if member.is_gone or at_s != member.queued_s:
-                continue
-            if member.due_s <= now:
-                self._turn(member, now)
-            if not member.is_gone:
-                self._queue_at(member, member.due_s)
 
     def _turn(self, member: Member, now: float) -> None:
         """Look at one member, and send it a heartbeat unless one waits for its answer."""
@@ -544,7 +494,7 @@ class Peers:
         """Look at once whether a member is still there: a connection to it has ended."""
         member = self._members.get(peer.name)
         if member is not None and member.peer is peer and member.state.is_heard:
-            self._bring_forward(member)
+            self._turns.put_now(member)
 
     # ---- what is shown
 
@@ -594,8 +544,3 @@ def _is_address(address: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _name_of(address: str) -> str:
-    """Return a name for a sidecar that was given none."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", address) or f"sidecar-{secrets.token_hex(4)}"

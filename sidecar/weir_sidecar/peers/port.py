@@ -1,33 +1,21 @@
 """The peer port: other sidecars of the service connect here, and nothing else gets an answer.
 
-A connection shows the service's key in its first two requests. Until then only the handshake is
-answered; from then on heartbeats are, and any other request is one that a sidecar forwards. The
-port listens only where there is a key.
+The port listens only where there is a key: without one, connections are refused by the kernel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from weir_core.wire.peers import HEARTBEAT_PATH, HELLO_PATH, RETURNED_HEADER
-from weir_sidecar.frontend.answer import JSON, TEXT, Answer
-from weir_sidecar.frontend.errors import ApiError
-from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest, HttpServer
-from weir_sidecar.peers.handshake import MAX_HELLO_BYTES, ServerHandshake
-from weir_sidecar.peers.peers import MAX_HEARTBEAT_BYTES, Peers
+from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
+from weir_sidecar.peers.peers import Peers
+from weir_sidecar.peers.requests import PeerRequests, refuse_unread
 from weir_sidecar.settings import Settings
-from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
 
-log = logging.getLogger(__name__)
-
-_MSGPACK: Final = "application/msgpack"
-_BODY_S: Final = 5.0
-"""Bound on the body of a handshake or a heartbeat."""
 _GOODBYE_S: Final = 1.0
 """How long connections get to end by themselves when the port closes."""
 _POLL_S: Final = 0.02
@@ -53,13 +41,11 @@ class PeerPort:
         clock: Callable[[], float],
     ) -> None:
         self._peers = peers
-        self._forwarded = handle
         self._clock = clock
         self._head_s = settings.timeouts.head_s
-        self._server = HttpServer(self._handle, _refuse_unread, settings, metrics, clock)
+        self._requests = PeerRequests(peers, handle, clock)
+        self._server = HttpServer(self._requests.handle, refuse_unread, settings, metrics, clock)
         self._server.is_peers = True
-        self._seldom = Seldom(clock)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._place = "", 0
         self._listener: asyncio.Server | None = None
         self._listens = False
@@ -77,23 +63,17 @@ class PeerPort:
             yield self._place[1]
         finally:
             self._peers.keep_port = None
-            if self._listener is not None:
-                self._listener.close()
-            await self._end_connections()
+            await self._stop()
 
     async def keep(self) -> None:
-        """Listen where there is a key, and end connections that take too long."""
-        has_keys = len(self._peers.keys) > 0
+        """Listen where there is a key, and end connections that have no use of it."""
+        has_keys = len(self._peers.own.keys) > 0
         if has_keys and not self._listens:
             listener = self._listener or await self._take_port()
             await listener.start_serving()
             self._listens = True
         elif not has_keys and self._listens:
-            self._listens = False
-            if self._listener is not None:
-                self._listener.close()
-            self._listener = None
-            await self._end_connections()
+            await self._stop()
         self._server.look()
         self._end_strangers()
 
@@ -106,16 +86,25 @@ class PeerPort:
         return self._listener
 
     def _end_strangers(self) -> None:
-        """End connections that took too long over their handshake."""
-        now = self._clock()
+        """End connections whose handshake takes too long, and idle ones whose key is retired."""
+        now, keys = self._clock(), self._peers.own.keys
         for connection in list(self._server.connections):
             greeting = connection.greeting
-            if greeting is None or greeting.done:
+            if greeting is None:
                 continue
-            if now - greeting.began_s >= self._head_s:
-                connection.cut_off()
+            if not greeting.done:
+                if now - greeting.began_s >= self._head_s:
+                    connection.cut_off()
+            elif greeting.key not in keys and connection.is_idle:
+                connection.close()
 
-    async def _end_connections(self) -> None:
+    async def _stop(self) -> None:
+        """Listen no more, and end every connection."""
+        self._listens = False
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        self._requests.close()
         for connection in list(self._server.connections):
             if connection.is_idle:
                 connection.close()
@@ -123,87 +112,11 @@ class PeerPort:
         for connection in list(self._server.connections):
             connection.cut_off()
         await self._all_gone()
+        if listener is not None:
+            await listener.wait_closed()
 
     async def _all_gone(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 while self._server.connections:  # noqa: ASYNC110
                     await asyncio.sleep(_POLL_S)
-
-    # ---- requests
-
-    def _handle(self, http: HttpRequest) -> None:
-        """Answer one request; what comes without a key gets one answer and no other."""
-        greeting, path = http.connection.greeting, http.head.raw_path
-        if path == HELLO_PATH:
-            self._with_body(http, MAX_HELLO_BYTES, self._greet)
-        elif greeting is None or not greeting.done or greeting.key not in self._peers.keys:
-            http.answer(_unauthenticated())
-        elif path == HEARTBEAT_PATH:
-            self._with_body(http, MAX_HEARTBEAT_BYTES, self._beat)
-        else:
-            self._forwarded(http, greeting.name)
-
-    def _with_body(
-        self, http: HttpRequest, limit_bytes: int, answer: Callable[[HttpRequest, bytes], Answer]
-    ) -> None:
-        """Answer a request once its body is there."""
-        if http.whole:
-            body = http.take()
-            if len(body) > limit_bytes:
-                http.answer(_TOO_LARGE)
-            else:
-                http.answer(answer(http, body))
-            return
-        task = asyncio.get_running_loop().create_task(self._read(http, limit_bytes, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _read(
-        self, http: HttpRequest, limit_bytes: int, answer: Callable[[HttpRequest, bytes], Answer]
-    ) -> None:
-        body = b""
-        try:
-            async with asyncio.timeout(_BODY_S):
-                while len(body) <= limit_bytes and (more := await http.read()):
-                    body += more
-        except (TimeoutError, ApiError):
-            http.answer(_BROKEN)
-            return
-        http.answer(_TOO_LARGE if len(body) > limit_bytes else answer(http, body))
-
-    def _greet(self, http: HttpRequest, body: bytes) -> Answer:
-        connection = http.connection
-        greeting = connection.greeting
-        if greeting is None:
-            greeting = connection.greeting = ServerHandshake(self._peers, self._clock())
-        answer = greeting.answer(body)
-        if answer is None:
-            self._tell_of_stranger(connection, greeting)
-            return _unauthenticated()
-        if greeting.done:
-            self._peers.greeted(greeting.name, greeting.epoch)
-        return Answer(200, answer, JSON)
-
-    def _beat(self, http: HttpRequest, body: bytes) -> Answer:
-        greeting = http.connection.greeting
-        answer = None if greeting is None else self._peers.answer(greeting.name, body)
-        return _BROKEN if answer is None else Answer(200, answer, _MSGPACK)
-
-    def _tell_of_stranger(self, connection: ClientConnection, greeting: ServerHandshake) -> None:
-        words = {"peer": greeting.name, "from": connection.remote}
-        self._seldom.warn(log, "a sidecar does not show our key", words)
-
-
-def _unauthenticated() -> Answer:
-    """Return what a connection is told that has not shown the key; it ends with it."""
-    headers = {RETURNED_HEADER.decode(): "unauthenticated"}
-    return Answer(401, b"show the key of the service\n", TEXT, headers, close=True)
-
-
-def _refuse_unread(error: ApiError) -> Answer:
-    return Answer(error.status, b"unreadable\n", TEXT, close=True)
-
-
-_BROKEN: Final = Answer(400, b"malformed\n", TEXT, close=True)
-_TOO_LARGE: Final = Answer(413, b"too large\n", TEXT, close=True)

@@ -1,0 +1,1 @@
+"""Several sidecars as one fleet: what their acting together costs, and what it brings."""
