@@ -5,17 +5,10 @@ Both only look: nothing of the scheduler changes.
 
 from __future__ import annotations
 
-from typing import Final
-
 from weir_core.route.types import Ask, ClassLoad, LoadVector
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.types import ClassPolicy, Request
-
-_FEW: Final = 16
-"""Decodes of a light step. The model of step times knows such steps; none at all it only infers."""
-_FEW_TOKENS: Final = 1024
-"""Context of each."""
 
 
 def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVector:
@@ -35,9 +28,8 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
         classes.append(ClassLoad(queue.policy.name, wait_s, ahead_tokens))
     step_s = estimator.step_s
-    light_step_s = estimator.decode_step_s(_FEW, _FEW * _FEW_TOKENS)
-    if light_step_s is None:
-        light_step_s = step_s
+    light_step_s = estimator.light_step_s or step_s
+    sequences = engine_load.slots + pool.requests
     if engine is None:
         return LoadVector(tuple(classes), token_s, step_s, light_step_s, 1, 0, 0, draining=True)
     return LoadVector(
@@ -46,11 +38,12 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         step_s=step_s,
         light_step_s=light_step_s,
         step_tokens=engine.max_num_batched_tokens,
-        sequences_left=max(0, engine.max_num_seqs - engine_load.slots - pool.requests),
+        sequences_left=max(0, engine.max_num_seqs - sequences),
         kv_tokens_left=max(
             0, engine.kv_capacity_tokens - engine_load.kv_tokens - int(waiting_tokens)
         ),
         draining=draining,
+        sequences=sequences,
     )
 
 

@@ -5,9 +5,10 @@ and this one has to compute again; a charge for the decodes beside which the ans
 for scarce slots or KV room; the hop. Every time comes from what the replica measured of itself, so
 replicas of different speeds need no configuration.
 
-Interactive requests spread and batch fills: the charge for decodes goes by the square of the step
-time over the class's own TPOT target. It keeps a class with a tight target away from busy batches,
-and is next to nothing for one with a loose target.
+The charge for decodes has two parts. One goes by the square of the step time over the class's own
+TPOT target, so interactive requests spread and batch fills: it keeps a class with a tight target
+away from busy batches, and is next to nothing for one with a loose target. The other counts
+sequences, in light steps of that replica.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _PATIENT_TPOT_S: Final = 0.5
 """A class without a TPOT target is judged as if it had this one."""
 _DECODE_FACTOR: Final = 0.1
 """Part of an answer's decode time that counts where decodes are just as fast as they must be."""
+_COUNT_FACTOR: Final = 0.3
+"""Light steps charged for each sequence at the replica. Waits are predictions, and equal replicas
+predict differently; counts are exact, and keep equal replicas equally full."""
 _TPOT_SHARE: Final = 0.28
 """Most of a TPOT target that a light step may take. The gate of a slower replica lets nothing
 of a lower rank in while such a request is there, so it would have the replica for itself."""
@@ -80,6 +84,7 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
         busy = min(1.0, ahead / max(1, load.step_tokens))
         recompute_s = _RECOMPUTE_FACTOR * busy * missed * load.token_s
     decode_s = _DECODE_FACTOR * answer_s * crowding(ask, load.step_s)
+    decode_s += _COUNT_FACTOR * load.light_step_s * (load.sequences + view.sent_sequences)
     room_s = scarcity(ask, view) * answer_s
     return Candidate(
         replica=replica,

@@ -34,6 +34,7 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
         sequences_left: Free slots of the running batch, less what the pool will take.
         kv_tokens_left: The same of KV room.
         draining: It takes nothing new, because it leaves or has no engine.
+        sequences: Those that run, and the requests that wait.
     """
 
     classes: tuple[ClassLoad, ...]
@@ -44,6 +45,7 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sequences_left: int
     kv_tokens_left: int
     draining: bool = False
+    sequences: int = 0
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):

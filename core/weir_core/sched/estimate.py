@@ -29,6 +29,12 @@ _SLACK: Final = 2.0
 """Times the expected time to first token that a working engine may take."""
 LONGEST_GUESS_TOKENS: Final = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
+_LIGHT_DECODES: Final = 16
+"""Of a light step. The model of step times knows such steps; none at all it only infers."""
+_LIGHT_CONTEXT: Final = 16 * 1024
+_LIGHT_STEP_RATE: Final = 0.002
+"""Part by which the time of a light step follows the model, in 500 of its updates: replicas are
+compared by it, and equal ones should be equal."""
 _MAX_TOKENS: Final = 10_000_000
 """No model has a longer context; larger claims are nonsense."""
 
@@ -63,6 +69,9 @@ class Estimator:
         self._correction = 1.0
         self._last_step = StepRecord(0.0, 0, 0)
         self._steps_seen = 0
+        self._light_steps = 0
+        self.light_step_s: float | None = None
+        """Time of a step with few decodes and no prefill; None before the model knows one."""
         self.steps = StepTimeModel()
 
     def fit(self, step_tokens: int, longest_guess_tokens: int) -> None:
@@ -121,6 +130,7 @@ class Estimator:
         self._steps_seen += 1
         if not self.steps.trained or self._steps_seen % 4 == 0:
             self.steps.update(record)
+            self._follow_light_step()
         self._last_step = record
         self._shape_is_known = False
 
@@ -132,6 +142,16 @@ class Estimator:
         if not self.steps.trained:
             return None
         return self.steps.likely_decodes_s(decodes, context)
+
+    def _follow_light_step(self) -> None:
+        likely_s = self.decode_step_s(_LIGHT_DECODES, _LIGHT_CONTEXT)
+        if likely_s is None:
+            return
+        if self.light_step_s is None:
+            self.light_step_s = likely_s
+        self._light_steps += 1
+        part = max(_LIGHT_STEP_RATE, 1.0 / self._light_steps)
+        self.light_step_s += part * (likely_s - self.light_step_s)
 
     def first_token_s(self, tokens: int) -> float:
         """Return the time from dispatch to first token, with `tokens` of prefill up to it."""

@@ -72,7 +72,8 @@ def test_what_waits_delays_its_own_class_before_any_drain_rate_was_measured() ->
 
 def test_slots_are_counted_by_sequences_and_the_pool_takes_some() -> None:
     made = scheduler(Request("q", "t", "standard", 0.0, prompt_tokens=10, sequences=3))
-    assert load_of(made, 0.0).sequences_left == 5
+    load = load_of(made, 0.0)
+    assert (load.sequences, load.sequences_left) == (3, 5)
 
 
 @pytest.mark.parametrize("step_s", [0.01, 0.04], ids=["fast", "a quarter of its speed"])

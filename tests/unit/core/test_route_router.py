@@ -96,6 +96,23 @@ def test_a_request_stays_where_another_replica_is_better_by_less_than_the_hop() 
     assert judged(routed(made), "self").hop_ms == 0.0
 
 
+def test_of_two_equal_replicas_the_one_with_fewer_sequences_is_better_and_credit_counts() -> None:
+    made = router(fuller=loaded(sequences=40), emptier=loaded(sequences=20))
+    own = loaded(wait_s=9.0)
+    assert target(routed(made, own=own)) == "emptier"
+    for serial in range(30):
+        made.on_sent("emptier", msgspec.structs.replace(CHAT, request_id=f"s{serial}"), 1000)
+    route = routed(made, msgspec.structs.replace(CHAT, prompt_tokens=1), own=own)
+    gap_ms = judged(route, "emptier").decode_ms - judged(route, "fuller").decode_ms
+    assert gap_ms == pytest.approx(10 * 0.3 * 9.0)
+
+
+def test_a_sequence_counts_by_the_pace_of_its_replica() -> None:
+    made = router(fast=loaded(sequences=40), slow=slowed(loaded(sequences=20), 0.25))
+    route = routed(made, msgspec.structs.replace(NIGHTLY, output_tokens=0), own=loaded(wait_s=9.0))
+    assert judged(route, "slow").decode_ms == 2 * judged(route, "fast").decode_ms
+
+
 def test_a_draining_replica_gets_nothing_until_it_says_otherwise() -> None:
     made = router(other=loaded(draining=True))
     assert target(routed(made, own=loaded(wait_s=9.0))) == "self"

@@ -129,8 +129,8 @@ def test_what_waits_is_moved_within_the_hop_limit_and_none_is_lost(ingress: str)
 
 
 def test_moving_what_waits_shortens_the_longest_waits() -> None:
-    bursts = generate(WorkloadSpec(PER_REPLICA * 0.85 * 16, 20.0, burstiness=6.0), seed=0)
-    config = FleetConfig(H100, [1.0] * 16, messages=Messages(heartbeat_s=0.2))
+    bursts = generate(WorkloadSpec(PER_REPLICA * 0.85 * 8, 12.0, burstiness=6.0), seed=0)
+    config = FleetConfig(H100, [1.0] * 8, messages=Messages(heartbeat_s=0.2))
     moving, early = (
         fleet_report(simulate_fleet(replace(config, routing=routing), bursts))
         for routing in ("weir", "weir-early")
