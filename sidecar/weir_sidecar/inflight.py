@@ -638,6 +638,8 @@ class InFlightRequest:
             return
         if self.shared.refusing:
             raise errors.shutting_down(1)
+        if driver.is_gateway:  # it waits here until a replica takes it, whichever it was at
+            self.hops, self.tried = 0, ()
         # In one step: the place among the payer's requests passes to the scheduler.
         self._leave_limits(driver)
         driver.arrive(self, asked)

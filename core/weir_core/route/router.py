@@ -49,6 +49,8 @@ _DRAWS: Final = 12
 """Draws for the random ones; the slow and the unusable are drawn again."""
 _FRESH_S: Final = 0.2
 """Age at which a third of what a vector says beyond the usual still counts."""
+_SPEED_PART: Final = 0.2
+"""How much of a new time per prompt token counts."""
 _FADE: Final = 0.05
 """The greatest known speed is forgotten by this part in a round of heartbeats."""
 _FASTEST_S: Final = 1e-9
@@ -112,6 +114,8 @@ class _Peer:
         self.load: LoadVector | None = None
         self.measured_s = float("-inf")
         self.heard_s = float("-inf")
+        self.token_s = 0.0
+        """Its time per prompt token, as a slow mean: one estimate may be far off."""
         self.speed = 0.0
         self.credit: dict[str, _Sent] = {}
         self.refusals = 0
@@ -179,7 +183,7 @@ class Router:
         if measured_s < peer.measured_s:
             return
         peer.hear(load, measured_s)
-        self._note_speed(peer, 1.0 / max(_FASTEST_S, load.token_s))
+        self._note_speed(peer, max(_FASTEST_S, load.token_s))
         self._note_usual(load)
 
     def on_gone(self, replica: str) -> None:
@@ -330,7 +334,10 @@ class Router:
             found.append(name)
 
     def _add_random(self, ask: Ask, found: list[str], now: float, rng: Rng) -> None:
-        """Draw replicas that suit the class, a fast one more often; any if none was drawn."""
+        """Draw replicas that suit the class, a fast one more often.
+
+        Where nothing was found so, look at all of them: better a slow replica than none.
+        """
         wanted = min(MOST_CANDIDATES, len(found) + _RANDOM)
         count = len(self._order)
         for draw in range(2 * _DRAWS if count else 0):
@@ -341,6 +348,14 @@ class Router:
             is_fast = rng.random() * self._fastest <= peer.speed
             if is_fast and (draw >= _DRAWS or (load is not None and suits(ask, load))):
                 self._add(peer.name, ask, found, now)
+        if count and not found:
+            self._add_any(ask, found, now, int(rng.random() * count))
+
+    def _add_any(self, ask: Ask, found: list[str], now: float, first: int) -> None:
+        for peer in self._order[first:] + self._order[:first]:
+            self._add(peer.name, ask, found, now)
+            if found:
+                return
 
     def _note_usual(self, load: LoadVector) -> None:
         part = 2.0 / (1.0 + len(self._order))
@@ -352,7 +367,9 @@ class Router:
             else:
                 usual.follow(each.wait_s, ahead_s, part)
 
-    def _note_speed(self, peer: _Peer, speed: float) -> None:
+    def _note_speed(self, peer: _Peer, token_s: float) -> None:
         """Keep the greatest speed; after each round of heartbeats it has faded a little."""
-        peer.speed = speed
-        self._fastest = max(speed, self._fastest * (1.0 - _FADE / len(self._order)))
+        known = peer.token_s or token_s
+        peer.token_s = known + _SPEED_PART * (token_s - known)
+        peer.speed = 1.0 / peer.token_s
+        self._fastest = max(peer.speed, self._fastest * (1.0 - _FADE / len(self._order)))

@@ -404,3 +404,19 @@ def test_what_an_old_vector_says_beyond_the_average_counts_less_and_less() -> No
     assert waits[0] == pytest.approx(60, abs=1)  # its own prompt, and a step
     assert waits[1] < waits[0] + 200
     assert waits[3] > waits[0] + 280
+
+
+def test_an_estimate_that_is_far_off_hides_nobody() -> None:
+    made = Router("")
+    for at in range(200):
+        for name in ("a", "b"):
+            token_s = 1e-9 if at == 100 and name == "a" else 1e-4
+            made.on_load(name, loaded(token_s=token_s), 0.0, now=0.2 * at)
+        assert isinstance(routed(made, own=None, now=0.2 * at, seed=at), Forward), at
+
+
+def test_the_one_usable_replica_of_many_is_found() -> None:
+    made = router(**{f"r{number}": loaded(draining=number != 7) for number in range(300)})
+    made.name = ""
+    for seed in range(50):
+        assert target(routed(made, own=None, seed=seed)) == "r7"
