@@ -1,10 +1,10 @@
 """`weir up`: the pods of the files as local processes, from the first fetch to the last drain.
 
-The order of a run: claim the port, clean up after a predecessor that was killed, start every gateway
-and every replica at once, say when all are ready, then watch: the replicas, and the files, whose
-edits reach running sidecars (`weir_cli.edits`). The first Ctrl-C (or SIGTERM) drains: gateways stop
-taking requests and finish their streams, then each replica ends in its pod's order. A second one
-kills.
+The order of a run: claim the port, clean up after a predecessor that was killed, start every
+gateway and every replica at once, say when all are ready, then watch: the replicas, and the files,
+whose edits reach running sidecars (`weir_cli.edits`). The first Ctrl-C (or SIGTERM) drains:
+gateways stop taking requests and finish their streams, then each replica ends in its pod's order. A
+second one kills.
 """
 
 from __future__ import annotations

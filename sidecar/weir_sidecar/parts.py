@@ -26,7 +26,6 @@ from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.prompt_counter import PromptCounter
 
-
 _REPLICAS_OF_GATEWAY: Final = 16
 """A gateway holds at most so many times what a replica's sidecar does."""
 

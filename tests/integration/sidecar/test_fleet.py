@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ class Fleet:
     def tell(self, document: PolicyDocument = DOCUMENT) -> None:
         """Tell every sidecar of a document, with the replicas in it."""
         peers = tuple(
-            PeerEntry(r.sidecar.peers.name, r.sidecar.peers.address) for r in self.replicas
+            PeerEntry(r.sidecar.peers.own.name, r.sidecar.peers.own.address) for r in self.replicas
         )
         for house in self.houses:
             house.policies(replace_document(document, peers))
@@ -105,7 +104,7 @@ def replace_document(document: PolicyDocument, peers: tuple[PeerEntry, ...]) -> 
 
 
 @pytest.fixture
-async def fleet(house: House) -> AsyncIterator[Fleet]:
+async def fleet(house: House) -> Fleet:
     houses, stacks = [house], [contextlib.AsyncExitStack()]
     for _ in range(2):
         houses.append(House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack))

@@ -154,9 +154,9 @@ async def test_the_limit_on_descriptors_is_raised(house: House) -> None:
 async def test_the_gateway_is_a_subcommand(house: House) -> None:
     arguments = ("gateway", "--listen", "127.0.0.1:0")
     async with process(house.run_dir, *arguments) as (port, started):
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
-                assert response.status == 503
-                assert await response.text() == "0 replicas take requests\n"
+        url = f"http://127.0.0.1:{port}/readyz"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            assert response.status == 503
+            assert await response.text() == "0 replicas take requests\n"
         started.terminate()
         assert await asyncio.wait_for(started.wait(), timeout=10) == 0

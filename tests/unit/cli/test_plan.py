@@ -119,7 +119,9 @@ def test_replicas_cannot_be_set_where_every_pool_sets_its_own(tmp_path: Path) ->
         with_replicas(found, 2)
 
 
-def test_the_gateway_listens_where_clients_look_and_the_curl_knows_the_model(tmp_path: Path) -> None:
+def test_the_gateway_listens_where_the_curl_asks_for_the_model(
+    tmp_path: Path,
+) -> None:
     (plan,) = planned(with_replicas(documents(tmp_path, ("one", CPU)), 2))
     gateway = gateway_process(plan, 60.0)
     assert gateway.argv[3:] == ("gateway", "--listen", "127.0.0.1:8000")
