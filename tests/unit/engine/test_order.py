@@ -420,7 +420,7 @@ def told(tmp_path: Path) -> Iterator[tuple[Ordered, socket.socket]]:
 
 def prompts_told(engine: Ordered, sidecar: socket.socket) -> list[tuple[str, tuple[int, int]]]:
     """Run the engine to its end; return what was told of each prompt, in order."""
-    found = []
+    found: list[tuple[str, tuple[int, int]]] = []
     while engine.requests:
         engine.step()
         step = decode_step(sidecar.recv(4096))
