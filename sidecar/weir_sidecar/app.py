@@ -24,6 +24,7 @@ from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH, Server
 from weir_sidecar.inflight import Handler
 from weir_sidecar.policy_file import PolicyFile
+from weir_sidecar.prefixes import Prefixes
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
@@ -82,6 +83,14 @@ class Sidecar:
         self.monitor.on_change = self._engine_changed
         self.handler = Handler(self.registry, settings, clock, tracing=tracing)
         self.handler.driver = self.driver
+        self.prefixes = Prefixes(
+            settings.identity.pod,
+            time.time_ns() // 1_000_000,
+            self.metrics,
+            clock,
+            is_used=settings.follow_prefixes,
+        )
+        self.driver.prefixes = self.handler.prefixes = self.prefixes
         self.handler.engine = OwnEngine(
             self.connections, self.metrics, settings.timeouts, clock, monitor=self.monitor
         )

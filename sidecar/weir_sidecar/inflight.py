@@ -60,7 +60,9 @@ from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
+    from weir_core.route.prefix import Chain
     from weir_sidecar.driver import Driver
+    from weir_sidecar.prefixes import Prefixes
     from weir_sidecar.registry import Registry
     from weir_sidecar.upstreams.replicas import Replica, Replicas
     from weir_sidecar.upstreams.upstream import Upstream
@@ -114,6 +116,8 @@ class Handler:
         """Without tenants, requests from this machine are served."""
         self.driver: Driver | None = None
         """Tells the scheduler of requests; None in a front."""
+        self.prefixes: Prefixes | None = None
+        """What is cached where; None in a front."""
         self.engine: Upstream | None = None
         """The engine beside this sidecar; None in a front."""
         self.replicas: Replicas | None = None
@@ -168,6 +172,8 @@ class InFlightRequest:
         told_tokens: Output tokens that the scheduler was told of.
         first_token_at: When the engine's step log named its first token.
         requeues: How often it lost its place.
+        chain: What stands for its prompt where prefixes are followed, or None.
+        prompt_tokens: As the engine counted them when it had computed the prompt; 0 before.
         may_fail_over: Another replica is left for it, should this one refuse.
         status: The HTTP status the client got, 0 before.
     """
@@ -176,6 +182,7 @@ class InFlightRequest:
     endpoint: Endpoint | None
     asked: Request | None
     dispatch: Dispatch | None
+    chain: Chain | None
     exchange: Exchange | None
     upstream: Upstream | None
     """Where it was sent last."""
@@ -207,6 +214,8 @@ class InFlightRequest:
         self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
+        self.chain = None
+        self.prompt_tokens = 0
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = ""
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
@@ -572,6 +581,8 @@ class InFlightRequest:
             target_s = bounded_target_s(target_s, of_class)
         self.streams = asks.streams
         self.wire_id = self.request_id
+        if self.shared.prefixes is not None and self.endpoint is not None:
+            self.chain = self.shared.prefixes.chain_of(self.endpoint.path, self._body, asks)
         # In one step: the place among the payer's requests passes to the scheduler.
         self._leave_limits(driver)
         self.state = State.WAITING
@@ -655,7 +666,7 @@ class InFlightRequest:
         """Wait again; the attempt that runs ends, and the client does not see it."""
         self.dispatch = None
         self.requeues += 1
-        self.told_tokens = 0
+        self.told_tokens = self.prompt_tokens = 0
         self.first_token_at = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:

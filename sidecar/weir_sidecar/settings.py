@@ -195,6 +195,8 @@ class Settings:
     cors: Cors = field(default_factory=Cors)
     """Which web pages the engine lets call it."""
     log_level: str = "INFO"
+    follow_prefixes: bool = False
+    """Prefixes of prompts are followed without peers, too: for their metrics."""
     step_file: Path | None = None
     """Where the engine's steps are kept, as JSON lines, for `weir simulate calibrate`; None keeps
     none."""
@@ -246,6 +248,7 @@ class Settings:
                 directory=Path(env.get(labels.ENV_POLICIES_DIR, labels.POLICIES_DIR))
             ),
             cors=_cors(env.get(labels.ENV_CORS, "{}")),
+            follow_prefixes=read.number("WEIR_FOLLOW_PREFIXES", 0) > 0,
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
         )
