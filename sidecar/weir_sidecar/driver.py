@@ -40,7 +40,7 @@ from weir_core.sched.types import (
 from weir_core.wire.fields import Usage
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.priority import engine_priority
-from weir_core.wire.steps import Facts, Step
+from weir_core.wire.steps import NOT_LOOKED_UP, Facts, Step
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import Directory
 from weir_sidecar.outcomes import Outcome
@@ -50,7 +50,9 @@ from weir_sidecar.upstreams.prompt_counter import PromptCounter
 from weir_sidecar.upstreams.splice import Exchange
 
 if TYPE_CHECKING:
+    from weir_core.route.prefix import Chain
     from weir_sidecar.inflight import InFlightRequest
+    from weir_sidecar.prefixes import Prefixes
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,8 @@ class Driver:
             settings.limits.unscheduled_per_tenant, settings.limits.unscheduled
         )
         self.facts: Facts | None = None
+        self.prefixes: Prefixes | None = None
+        """What is cached where; None leaves it unknown."""
         bounds = PoolLimits(settings.limits.max_requests, settings.limits.max_held_bytes // 2)
         self.scheduler = Scheduler(
             SchedulerSettings(limits=bounds), self.directory.classes, self.directory.tenants
@@ -134,11 +138,15 @@ class Driver:
             max_num_batched_tokens=known.max_num_batched_tokens,
             kv_capacity_tokens=known.kv_capacity_tokens or _NO_KV_BOUND,
         )
+        if self.prefixes is not None:
+            self.prefixes.engine_up(facts)
         now = self._clock()
         self._perform(self.scheduler.on_engine_up(engine, now), now)
 
     def engine_gone(self) -> None:
         """Hear that the engine is gone; what has not begun waits."""
+        if self.prefixes is not None:
+            self.prefixes.engine_gone()
         now = self._clock()
         self._perform(self.scheduler.on_engine_gone(now), now)
 
@@ -292,6 +300,7 @@ class Driver:
         if not request.id:
             return
         now, usage = self._clock(), request.usage
+        self._note_end(request, outcome)
         if outcome is not Outcome.OK:
             # What the engine never had costs its tenant nothing.
             ran = outcome is not Outcome.REJECTED_NO_ENDPOINTS
@@ -334,8 +343,10 @@ class Driver:
             decode_context=step.decode_context,
         )
         actions = self.scheduler.on_step(record, now)
-        for wire_id in step.started:
+        for place, wire_id in enumerate(step.started):
             request = self._by_wire_id.get(wire_id)
+            if request is not None and request.chain is not None:
+                self._note_prompt(request, request.chain, step, place)
             # A stream's own first token is the better witness of it.
             if request is None or request.dispatch is None or request.told_tokens:
                 continue
@@ -505,6 +516,39 @@ class Driver:
         if usage.output_tokens:
             ratio = ticket.output_estimate / usage.output_tokens
             self._metrics.estimates["output_tokens"].observe(ratio)
+
+    def _note_prompt(self, request: InFlightRequest, chain: Chain, step: Step, place: int) -> None:
+        """Note what the prefix cache held of a prompt that the engine has computed.
+
+        Args:
+            request: Whose prompt it is.
+            chain: Of the prompt.
+            step: Completed the prompt.
+            place: Where the step tells of it.
+        """
+        ticket = self._ticket(request)
+        if self.prefixes is None or ticket is None or request.prompt_tokens:
+            return
+        cached: int | None = None
+        if place < len(step.prompts):
+            request.prompt_tokens, cached = step.prompts[place]
+        else:  # an engine of an earlier version
+            request.prompt_tokens = ticket.prompt_tokens
+        # Of several answers to one prompt the later ones find what the first one computes.
+        if cached == NOT_LOOKED_UP or request.asks.sequences > 1:
+            cached = None
+        self.prefixes.started(chain, request.prompt_tokens, cached)
+
+    def _note_end(self, request: InFlightRequest, outcome: Outcome) -> None:
+        """Note what a request leaves in the prefix cache."""
+        if self.prefixes is None or request.chain is None or not request.prompt_tokens:
+            return
+        if outcome in (Outcome.OK, Outcome.CLIENT_GONE):  # the engine that had it is there
+            exchange, usage = request.exchange, request.usage
+            output_tokens = 0 if exchange is None else exchange.tokens
+            if usage is not None:
+                output_tokens = usage.output_tokens
+            self.prefixes.ended(request.chain, request.prompt_tokens, output_tokens)
 
     def _note_starvation(self, now: float) -> None:
         """Count the time in which requests wait and the engine has none."""

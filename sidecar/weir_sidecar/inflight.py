@@ -65,8 +65,10 @@ from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
+    from weir_core.route.prefix import Chain
     from weir_sidecar.driver import Driver
     from weir_sidecar.peers.peer import Peer
+    from weir_sidecar.prefixes import Prefixes
     from weir_sidecar.registry import Registry
     from weir_sidecar.routing import Routing
     from weir_sidecar.upstreams.upstream import Upstream
@@ -126,6 +128,8 @@ class Handler:
         self.cross_origin = CrossOrigin(settings.cors)
         self.serves_here = settings.addresses.is_loopback
         """Without tenants, requests from this machine are served."""
+        self.prefixes: Prefixes | None = None
+        """What is cached where."""
         self.engine: Upstream | None = None
         """The engine beside this sidecar; None in a gateway."""
         self.routing: Routing | None = None
@@ -198,6 +202,8 @@ class InFlightRequest:
         told_tokens: Output tokens that the scheduler was told of.
         first_token_at: When the engine's step log named its first token.
         requeues: How often it lost its place.
+        chain: What stands for its prompt where prefixes are followed, or None.
+        prompt_tokens: As the engine counted them when it had computed the prompt; 0 before.
         status: The HTTP status the client got, 0 before.
     """
 
@@ -207,6 +213,7 @@ class InFlightRequest:
     away: Peer | None
     asked: Request | None
     dispatch: Dispatch | None
+    chain: Chain | None
     exchange: Exchange | None
     upstream: Upstream | None
     """Where it was sent last."""
@@ -241,7 +248,8 @@ class InFlightRequest:
         self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
-        self.away = self._route = None
+        self.away = self._route = self.chain = None
+        self.prompt_tokens = 0
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
         self.tried: tuple[str, ...] = ()
@@ -628,6 +636,8 @@ class InFlightRequest:
             endpoint=head.path,
             ttft_target_s=target_s,
         )
+        if self.shared.prefixes is not None and self.endpoint is not None:
+            self.chain = self.shared.prefixes.chain_of(self.endpoint.path, self._body, asks)
         self._find_place(driver, self.asked)
         if self.streams and driver.keep_alive_s is not None and forwarded is None:
             self._show_life_in(driver.keep_alive_s)
@@ -820,7 +830,7 @@ class InFlightRequest:
         """Wait again; the attempt that runs ends, and the client does not see it."""
         self.dispatch = None
         self.requeues += 1
-        self.told_tokens = 0
+        self.told_tokens = self.prompt_tokens = 0
         self.first_token_at = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:

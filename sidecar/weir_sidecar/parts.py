@@ -17,6 +17,7 @@ from weir_sidecar.inflight import Handler
 from weir_sidecar.peers.peers import Peers
 from weir_sidecar.peers.port import PeerPort
 from weir_sidecar.policy_file import PolicyFile
+from weir_sidecar.prefixes import Prefixes
 from weir_sidecar.registry import Registry
 from weir_sidecar.routing import Routing
 from weir_sidecar.settings import Settings
@@ -75,7 +76,16 @@ class Parts:
             self._load,
             gateway=connections is None,
         )
-        self.routing = self.handler.routing = Routing(self.handler, self.peers, clock)
+        self.prefixes = Prefixes(
+            self.peers.own.name,
+            self.peers.own.epoch,
+            self.metrics,
+            clock,
+            is_used=settings.follow_prefixes,
+        )
+        self.peers.digests = self.handler.prefixes = self.driver.prefixes = self.prefixes
+        self.routing = Routing(self.handler, self.peers, self.prefixes, clock)
+        self.handler.routing = self.routing
         self.supervisor = Supervisor(self.metrics, clock)
         self.server = Server(self.handler, settings, clock, self.supervisor)
         self.peer_port = PeerPort(

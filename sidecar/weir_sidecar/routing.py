@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from weir_sidecar.inflight import Handler, InFlightRequest
     from weir_sidecar.peers.peer import Peer
     from weir_sidecar.peers.peers import Peers
+    from weir_sidecar.prefixes import Prefixes
 
 _DRAINING = "draining"
 _NO_ENGINE = "no-engine"
@@ -38,14 +39,18 @@ class Routing:
     Args:
         handler: Whose requests they are.
         peers: The other sidecars of the service.
+        prefixes: What of prompts is cached where.
         clock: Seconds that only move forward.
     """
 
-    def __init__(self, handler: Handler, peers: Peers, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, handler: Handler, peers: Peers, prefixes: Prefixes, clock: Callable[[], float]
+    ) -> None:
         self._handler = handler
         self._driver = handler.driver
         self._metrics = handler.metrics
         self._peers = peers
+        self._prefixes = prefixes
         self._router = peers.router
         self._clock = clock
         self._rng = random.Random()
@@ -67,10 +72,14 @@ class Routing:
         """Return where a request is served best."""
         now = self._clock()
         ask = self._ask(request, asked)
-        candidates = self._router.candidates(ask, {}, now, self._rng)
-        route = self._router.choose(ask, candidates, self.load(), {}, now)
+        cached: dict[str, int] = {}
+        if request.chain is not None:
+            cached = self._prefixes.cached(request.chain, ask.prompt_tokens)
+        candidates = self._router.candidates(ask, cached, now, self._rng)
+        route = self._router.choose(ask, candidates, self.load(), cached, now)
         if isinstance(route, Forward):
-            request.number = self._peers.forwarding(ask, route.replica, 0)
+            held = cached.get(route.replica, 0)
+            request.number = self._peers.forwarding(ask, route.replica, held)
         return route
 
     def forwarded(self, request: InFlightRequest, payer: str, route: Forward) -> Forwarded:
@@ -146,6 +155,7 @@ class Routing:
 
     def _heard(self, name: str) -> None:
         """Look whether what waits here would begin sooner there."""
+        self._prefixes.is_used = True
         scheduler = self._driver.scheduler
         if not scheduler.pool.requests:
             return

@@ -241,6 +241,8 @@ class Settings:
     cors: Cors = field(default_factory=Cors)
     """Which web pages the engine lets call it."""
     log_level: str = "INFO"
+    follow_prefixes: bool = False
+    """Prefixes of prompts are followed without peers, too: for their metrics."""
     step_file: Path | None = None
     """Where the engine's steps are kept, as JSON lines, for `weir simulate calibrate`; None keeps
     none."""
@@ -299,6 +301,7 @@ class Settings:
                 max_period_s=read.number("WEIR_HEARTBEAT_MAX_S", peering.max_period_s),
             ),
             cors=_cors(env.get(labels.ENV_CORS, "{}")),
+            follow_prefixes=read.number("WEIR_FOLLOW_PREFIXES", 0) > 0,
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),
         )

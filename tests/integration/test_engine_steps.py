@@ -13,9 +13,11 @@ import pytest
 from tests.integration.conftest import Engine
 from weir_core.api.labels import FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
 from weir_core.wire.priority import engine_priority
-from weir_core.wire.steps import Facts, Step, decode_step
+from weir_core.wire.steps import NOT_LOOKED_UP, Facts, Step, decode_step
 
 STEPS_LIMIT_S = 20.0
+BLOCK_TOKENS = 128
+"""Of vLLM's CPU build."""
 
 
 @pytest.fixture
@@ -56,6 +58,7 @@ def test_the_facts_say_what_the_engine_is(engine: Engine) -> None:
     assert facts.max_num_batched_tokens > 0
     assert (engine.run_dir / MODE_SOCKET).is_socket()
     assert 120_000 < facts.kv_capacity_tokens <= 131_072
+    assert (facts.block_tokens, facts.prefix_caching) == (BLOCK_TOKENS, True)
 
 
 MESSAGES = [{"role": "user", "content": "What does the pilot do?"}]
@@ -92,3 +95,49 @@ def test_steps_say_what_they_computed(engine: Engine, steps: socket.socket) -> N
     assert [step.decode_context for step in decoding] == list(range(3001, 3008))
     assert [step.seq for step in decoding] == [seen[-1].seq + 1 + index for index in range(7)]
     assert decoding[-1].prefill_left == {}
+
+
+def prompt_of(steps: socket.socket, name: str) -> tuple[int, int]:
+    """Return what the step that completes a request's prompt tells of that prompt."""
+    step = until_started(steps, name)[-1]
+    return step.prompts[step.started.index(name)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cached"),
+    [
+        pytest.param(300, 256, id="whole blocks"),
+        pytest.param(256, 128, id="not the block of the last token"),
+        pytest.param(128, 0, id="a prompt of one block"),
+    ],
+)
+def test_a_prompt_that_comes_again_tells_what_was_cached_of_it(
+    engine: Engine, steps: socket.socket, tokens: int, cached: int
+) -> None:
+    prompt = [tokens, *range(20, 19 + tokens)]
+    told = []
+    for name in ("first", "second"):
+        ask(engine, "/v1/completions", name, {"prompt": prompt, "max_tokens": 1})
+        told.append(prompt_of(steps, name))
+    assert told == [(tokens, 0), (tokens, cached)]
+
+
+def test_a_longer_prompt_tells_of_the_beginning_that_was_cached(
+    engine: Engine, steps: socket.socket
+) -> None:
+    prompt = [7, 77, *range(20, 320)]
+    ask(engine, "/v1/completions", "begun", {"prompt": prompt, "max_tokens": 1})
+    assert prompt_of(steps, "begun") == (302, 0)
+    longer = {"prompt": [*prompt, *range(320, 700)], "max_tokens": 1}
+    ask(engine, "/v1/completions", "longer", longer)
+    assert prompt_of(steps, "longer") == (682, 256)
+
+
+def test_a_prompt_for_which_vllm_does_not_look_into_its_cache_tells_so(
+    engine: Engine, steps: socket.socket
+) -> None:
+    body = {"prompt": list(range(30, 330)), "max_tokens": 1}
+    for name, fields in (("plain", {}), ("echo", {"echo": True, "logprobs": 1})):
+        ask(engine, "/v1/completions", name, body | fields)
+    assert prompt_of(steps, "plain") == (300, 0)
+    assert prompt_of(steps, "echo") == (300, NOT_LOOKED_UP)

@@ -14,6 +14,7 @@ digest costs a cache miss and nothing else.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import Final, NamedTuple
 
 from weir_core.route.prefix import Chain, PrefixIndex
@@ -22,6 +23,15 @@ VERSION: Final = 1
 """Of the keys as much as of the message: another way to hash is another version."""
 MAX_KEYS: Final = 1 << 14
 """Keys that a replica advertises, and that a reader keeps of one: 64 KiB in a snapshot."""
+_MIN_PERIOD_S: Final = 0.2
+"""Changes are taken in no more often."""
+_MAX_PERIOD_S: Final = 10.0
+_BYTES_PER_S: Final = 32 << 10
+"""What all peers together are told in a second, where that takes no more than the period above."""
+_MAX_UPDATES: Final = 64
+"""Updates that are kept for peers that have missed some."""
+_UPDATE_BYTES: Final = 32
+"""Of an update without keys."""
 _KEY_MASK: Final = 0xFFFF_FFFF
 _KEY_BYTES: Final = 4
 
@@ -62,6 +72,19 @@ class DigestWriter:
         self._seq = 0
         self._keys: set[int] = set()
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def seq(self) -> int:
+        """Return the number of the newest digest."""
+        return self._seq
+
+    def follow(self, index: PrefixIndex) -> None:
+        """Tell about another index from now on: the engine has started anew."""
+        self._index = index
+        index.clear()  # so that all of it counts as changed
+
     def delta(self) -> DigestUpdate:
         """Return what has changed since the last call, as a snapshot where that is shorter."""
         added, removed = self._take_changes()
@@ -92,6 +115,92 @@ class DigestWriter:
         wanted = {_key(hashed) for hashed in index.advertised()[: self._max_keys]}
         self._keys = wanted
         return wanted - keys, keys - wanted
+
+
+class DigestLog:
+    """Gives each peer what it lacks of one writer's digest.
+
+    The changes are computed once for all peers, and no more often than the bytes that they cost
+    with so many peers allow. What was told of late is kept, so that a peer that has an older
+    digest gets the changes since then, in one; a peer that has none of those gets a snapshot.
+
+    Args:
+        writer: Nothing else may take its updates.
+    """
+
+    def __init__(self, writer: DigestWriter) -> None:
+        self._writer = writer
+        self._snapshot: DigestUpdate | None = None
+        # Each leads from the digest before it to the next.
+        self._updates: deque[DigestUpdate] = deque()
+        self._kept_bytes = 0
+        # Number of a digest -> the update that leads from it to the newest.
+        self._merged: dict[int, DigestUpdate] = {}
+        self._due_s = float("-inf")
+
+    def advance(self, now: float, peers: int) -> None:
+        """Take in what has changed, where it is time to.
+
+        Args:
+            now: The present.
+            peers: How many will be told.
+        """
+        if now < self._due_s:
+            return
+        update = self._writer.delta()
+        self._due_s = now + _MIN_PERIOD_S
+        if update.seq == update.base:
+            return
+        self._snapshot = None
+        self._merged.clear()
+        if update.base == 0:
+            self._updates.clear()
+            self._kept_bytes = 0
+        else:
+            self._updates.append(update)
+            self._kept_bytes += _size(update)
+        while self._kept_bytes > self._snapshot_bytes() or len(self._updates) > _MAX_UPDATES:
+            self._kept_bytes -= _size(self._updates.popleft())
+        period_s = _size(update) * peers / _BYTES_PER_S
+        self._due_s = now + min(_MAX_PERIOD_S, max(_MIN_PERIOD_S, period_s))
+
+    def update_since(self, seq: int) -> DigestUpdate | None:
+        """Return what leads from digest `seq` to the newest; None if that is the same.
+
+        Of a peer that has none, 0, nobody knows what it had before: it gets a snapshot even of an
+        empty digest.
+        """
+        if seq == self._writer.seq and seq:
+            return None
+        found = self._merged.get(seq)
+        if found is None:
+            found = self._merged[seq] = self._merge(seq)
+        return found
+
+    def _merge(self, seq: int) -> DigestUpdate:
+        if not self._updates or not self._updates[0].base <= seq < self._writer.seq:
+            return self._all()
+        added: set[int] = set()
+        removed: set[int] = set()
+        for update in self._updates:
+            if update.base >= seq:
+                came, went = _unpacked(update.added), _unpacked(update.removed)
+                # What came and went, or went and came, is as it was.
+                added, removed = (
+                    (added - went) | (came - removed),
+                    (removed - came) | (went - added),
+                )
+        newest = self._updates[-1]
+        merged = newest._replace(base=seq, added=_packed(added), removed=_packed(removed))
+        return merged if _size(merged) < self._snapshot_bytes() else self._all()
+
+    def _all(self) -> DigestUpdate:
+        if self._snapshot is None:
+            self._snapshot = self._writer.snapshot()
+        return self._snapshot
+
+    def _snapshot_bytes(self) -> int:
+        return _UPDATE_BYTES + _KEY_BYTES * len(self._writer)
 
 
 class _Peer:
@@ -149,12 +258,17 @@ class PeerPrefixes:
         peer.epoch, peer.seq = update.epoch, update.seq
         return False
 
+    def seq(self, name: str) -> int:
+        """Return the number of the digest that is known of a peer; 0 if none is."""
+        peer = self._peers.get(name)
+        return 0 if peer is None else max(0, peer.seq)
+
     def forget(self, name: str) -> None:
         """Forget a peer; a later update of it starts anew, whatever its epoch."""
         peer = self._peers.pop(name, None)
         if peer is None:
             return
-        self._drop(peer, list(peer.keys))
+        self._drop(peer, set(peer.keys))
         self._slots[peer.slot] = None
         self._free.append(peer.slot)
 
@@ -219,21 +333,21 @@ class PeerPrefixes:
         return peer
 
     def _replace(self, peer: _Peer, update: DigestUpdate) -> None:
-        wanted = set(_unpacked(update.added, self._max_keys))
-        self._drop(peer, list(peer.keys - wanted))
-        self._hold(peer, list(wanted - peer.keys))
+        wanted = _unpacked(update.added, self._max_keys)
+        self._drop(peer, peer.keys - wanted)
+        self._hold(peer, wanted - peer.keys)
 
     def _change(self, peer: _Peer, update: DigestUpdate) -> None:
         self._drop(peer, _unpacked(update.removed, self._max_keys))
         self._hold(peer, _unpacked(update.added, self._max_keys - len(peer.keys)))
 
-    def _hold(self, peer: _Peer, keys: list[int]) -> None:
+    def _hold(self, peer: _Peer, keys: set[int]) -> None:
         holders, bit = self._holders, peer.bit
         for key in keys:
             holders[key] = holders.get(key, 0) | bit
         peer.keys.update(keys)
 
-    def _drop(self, peer: _Peer, keys: list[int]) -> None:
+    def _drop(self, peer: _Peer, keys: set[int]) -> None:
         holders, bit = self._holders, peer.bit
         for key in keys:
             left = holders.get(key, 0) & ~bit
@@ -298,7 +412,12 @@ def _packed(keys: set[int]) -> bytes:
     return struct.pack(f"<{len(keys)}I", *sorted(keys))
 
 
-def _unpacked(packed: bytes, limit: int) -> list[int]:
+def _size(update: DigestUpdate) -> int:
+    """Return the bytes that an update takes."""
+    return _UPDATE_BYTES + len(update.added) + len(update.removed)
+
+
+def _unpacked(packed: bytes, limit: int = MAX_KEYS) -> set[int]:
     """Return at most `limit` keys; a part of a key at the end is left out."""
     count = max(0, min(limit, len(packed) // _KEY_BYTES))
-    return list(struct.unpack_from(f"<{count}I", packed))
+    return set(struct.unpack_from(f"<{count}I", packed))

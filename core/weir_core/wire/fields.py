@@ -106,3 +106,17 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     images: msgspec.Raw = NOTHING
     inputs: msgspec.Raw = NOTHING
     questions: msgspec.Raw = NOTHING
+
+
+class PromptFields(msgspec.Struct, frozen=True, gc=False):
+    """The fields that prompts are rendered from, or that set their KV blocks apart."""
+
+    messages: msgspec.Raw = NOTHING
+    prompt: msgspec.Raw = NOTHING
+    input: msgspec.Raw = NOTHING
+    system: msgspec.Raw = NOTHING
+    instructions: msgspec.Raw = NOTHING
+    tools: msgspec.Raw = NOTHING
+    documents: msgspec.Raw = NOTHING
+    previous_response_id: msgspec.Raw = NOTHING
+    cache_salt: str | None = None

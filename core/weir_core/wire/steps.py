@@ -7,9 +7,12 @@ for a reader, so some may be lost, and nothing may depend on having all of them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+NOT_LOOKED_UP: Final = -1
+"""In place of cached tokens: vLLM did not look into the prefix cache, as with `prompt_logprobs`."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -22,6 +25,8 @@ class Facts(msgspec.Struct, frozen=True):
         kv_capacity_tokens: Tokens the KV cache holds.
         vllm: Its version.
         fallback: Why Weir's scheduler is not in use although it was wanted, else empty.
+        block_tokens: Tokens of a KV block, in which prefix-cache hits are counted; 0 is unknown.
+        prefix_caching: Whether it keeps the KV blocks of prompts for those that begin alike.
     """
 
     kind: Literal["weir", "priority", "fcfs"]
@@ -30,6 +35,8 @@ class Facts(msgspec.Struct, frozen=True):
     kv_capacity_tokens: int
     vllm: str = ""
     fallback: str = ""
+    block_tokens: int = 0
+    prefix_caching: bool = True
 
     def encode(self) -> bytes:
         """Return the file's content."""
@@ -64,6 +71,10 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         preempted: Sequences that lost their KV in this step.
         engine: The data-parallel rank that computed it.
         mode: How Weir's scheduler divides its steps now; empty where vLLM's own divides them.
+        prompts: For each of `started`, the tokens of its prompt and how many of them were found
+            in the prefix cache when it was first scheduled: `NOT_LOOKED_UP` where vLLM did not
+            look. Of several prompts or answers under one id, the first that the step completed.
+            Empty where the engine does not tell.
     """
 
     seq: int
@@ -81,6 +92,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     preempted: int = 0
     engine: int = 0
     mode: str = ""
+    prompts: tuple[tuple[int, int], ...] = ()
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -38,7 +38,7 @@ ORDER_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 """What Weir's order overrides or calls."""
 
 FACTS_ATTRIBUTES: Final = (
-    "block_size", "cache_config.num_gpu_blocks",
+    "block_size", "cache_config.enable_prefix_caching", "cache_config.num_gpu_blocks",
     "kv_cache_manager.coordinator.group_block_sizes",
     "scheduler_config.max_num_batched_tokens", "scheduler_config.max_num_seqs",
     "vllm_config.parallel_config.data_parallel_index",
@@ -67,15 +67,16 @@ ORDER_ATTRIBUTES: Final = (
 """What Weir's order reads or sets besides."""
 
 LOG_REQUEST: Final = (
-    "is_prefill_chunk", "num_computed_tokens", "num_output_tokens", "num_tokens", "priority",
-    "request_id", "status.name",
+    "is_prefill_chunk", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens",
+    "num_tokens", "prefill_stats.num_local_cached_tokens", "priority", "request_id",
+    "skip_reading_prefix_cache", "status.name",
 )  # fmt: skip
 """What the step log reads of a request."""
 
 ORDER_REQUEST: Final = (
     "drop_stale_output", "has_encoder_inputs", "lora_request", "next_decode_eligible_step",
-    "num_output_placeholders", "num_prompt_tokens", "num_stale_output_tokens",
-    "num_tokens_with_spec", "resumable", "structured_output_request",
+    "num_output_placeholders", "num_stale_output_tokens", "num_tokens_with_spec", "resumable",
+    "structured_output_request",
 )  # fmt: skip
 """What Weir's order reads of one besides."""
 

@@ -70,6 +70,8 @@ def facts_of(scheduler: Any, kind: EngineKind, version: str, fallback: str) -> F
         kv_capacity_tokens=ranks * tokens_in(scheduler, blocks),
         vllm=version,
         fallback=fallback,
+        block_tokens=scheduler.block_size,
+        prefix_caching=scheduler.cache_config.enable_prefix_caching,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weir_core.wire.priority import rank_of
-from weir_core.wire.steps import Step
+from weir_core.wire.steps import NOT_LOOKED_UP, Step
 from weir_engine.scheduling import contract
 from weir_engine.scheduling.request_ids import sent_id
 from weir_engine.scheduling.telling import StepSender
@@ -33,7 +33,8 @@ class FormedStep:
     Attributes:
         begin_s: When scheduling began, on the scheduler's clock.
         decode_tokens: Tokens of its decodes: with speculation each has its drafts besides.
-        started: vLLM's names of the requests whose prompt it completes.
+        started: vLLM's names of the requests whose prompt it completes, with what `Step.prompts`
+            says of each.
         decoding: Those that decode from now on, with their ranks: also after a preemption.
     """
 
@@ -44,7 +45,7 @@ class FormedStep:
     decodes: int
     decode_tokens: int
     decode_context: int
-    started: tuple[str, ...]
+    started: tuple[tuple[str, tuple[int, int]], ...]
     decoding: tuple[tuple[str, int], ...]
     preempted: int
 
@@ -143,7 +144,7 @@ class StepLog(Stock):
                 continue
             decoding.append((request.request_id, rank_of(request.priority)))
             if not request.num_output_tokens:
-                started.append(request.request_id)
+                started.append((request.request_id, _found(request)))
         preempted = len(output.preempted_req_ids or ())
         self._queue_changes += preempted
         held = self.held_tokens = sum([request.num_computed_tokens for request in self.running])
@@ -176,6 +177,9 @@ class StepLog(Stock):
 
     def _step(self, formed: FormedStep, duration_s: float) -> Step:
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        started: dict[str, tuple[int, int]] = {}
+        for name, prompt in formed.started:
+            started.setdefault(sent_id(name), prompt)
         return Step(
             seq=self._seq,
             duration_s=duration_s,
@@ -188,10 +192,11 @@ class StepLog(Stock):
             waiting=len(self.waiting) + len(self.kv_holding_waiting),
             kv_free_tokens=tokens_in(self, free),
             prefill_left=self._prefill_left(),
-            started=tuple(dict.fromkeys(map(sent_id, formed.started))),
+            started=tuple(started),
             preempted=formed.preempted,
             engine=self.engine_index,
             mode=self.mode_kind(),
+            prompts=tuple(started.values()),
         )
 
     def _prefill_left(self) -> dict[int, int]:
@@ -213,3 +218,16 @@ class StepLog(Stock):
                 rank = rank_of(request.priority)
                 self._queued_tokens[rank] = self._queued_tokens.get(rank, 0) + request.num_tokens
         return self._queued_tokens
+
+
+def _found(request: Any) -> tuple[int, int]:
+    """Return the tokens of a prompt, and how many of them were found in the prefix cache.
+
+    vLLM notes the hit when it first schedules a request, and leaves it as it is when it schedules
+    the request again after a preemption, which would find its own KV blocks. With the first output
+    it gives the note away, so that a session's further turns have none.
+    """
+    stats = request.prefill_stats
+    if stats is None or request.skip_reading_prefix_cache:
+        return request.num_prompt_tokens, NOT_LOOKED_UP
+    return request.num_prompt_tokens, stats.num_local_cached_tokens

@@ -146,6 +146,7 @@ class Metrics:
         ).labels()
         self._forwarding(registry)
         self._tokens(registry)
+        self._prefixes(registry)
         self._scheduling(registry)
         self._engine(registry)
         self._health(registry)
@@ -184,6 +185,39 @@ class Metrics:
             "Output tokens of answers that reported usage.",
             registry=registry,
         ).labels()
+
+    def _prefixes(self, registry: CollectorRegistry) -> None:
+        self._prefix_prompt_tokens = FastCounter(
+            "weir_prefix_prompt_tokens_total",
+            "Prompt tokens of requests of which the cached part was predicted.",
+            registry=registry,
+        ).labels()
+        self._prefix_predicted_tokens = FastCounter(
+            "weir_prefix_predicted_tokens_total",
+            "Of those, tokens that the sidecar believed to be in the engine's prefix cache.",
+            registry=registry,
+        ).labels()
+        self._prefix_cached_tokens = FastCounter(
+            "weir_prefix_cached_tokens_total",
+            "Of those, tokens that the engine found in its prefix cache.",
+            registry=registry,
+        ).labels()
+        error = FastCounter(
+            "weir_prefix_error_tokens_total",
+            "Differences between predicted and found tokens, over all requests: over, believed "
+            "but not found; under, found but not believed.",
+            ["direction"],
+            registry=registry,
+        )
+        self._prefix_over, self._prefix_under = error.labels("over"), error.labels("under")
+
+    def prefix(self, prompt_tokens: int, predicted_tokens: int, cached_tokens: int) -> None:
+        """Set what was believed to be cached of a prompt against what was found."""
+        self._prefix_prompt_tokens.inc(prompt_tokens)
+        self._prefix_predicted_tokens.inc(predicted_tokens)
+        self._prefix_cached_tokens.inc(cached_tokens)
+        self._prefix_over.inc(max(0, predicted_tokens - cached_tokens))
+        self._prefix_under.inc(max(0, cached_tokens - predicted_tokens))
 
     def _scheduling(self, registry: CollectorRegistry) -> None:
         self.queue = Gauge(

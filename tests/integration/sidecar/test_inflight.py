@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ from weir_core.sched.types import (
     TenantPolicy,
 )
 from weir_core.wire.policies import PolicyDocument, TenantEntry
-from weir_core.wire.steps import Step
+from weir_core.wire.steps import NOT_LOOKED_UP, Step
 from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.settings import Limits
 from weir_sim.mock_engine import Profile
@@ -193,6 +194,64 @@ async def test_two_requests_with_one_id_are_told_apart(house: House) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# What of its prompt was cached.
+
+
+FOLLOWING = replace(PATIENT, follow_prefixes=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "prompts", "counted"),
+    [
+        pytest.param({}, ((2000, 512),), (2000, 512), id="told"),
+        pytest.param({}, ((2000, NOT_LOOKED_UP),), (0, 0), id="not looked up"),
+        pytest.param({"n": 2}, ((2000, 512),), (0, 0), id="several answers"),
+        pytest.param({}, (), (0, 0), id="an engine of an earlier version"),
+    ],
+)
+async def test_what_a_step_tells_of_a_prompt_teaches_what_is_cached(
+    house: House,
+    body: dict[str, Any],
+    prompts: tuple[tuple[int, int], ...],
+    counted: tuple[int, int],
+) -> None:
+    house.facts()
+    engine = await house.raw_engine(hang)
+    running = await house.sidecar(FOLLOWING)
+    sidecar = running.sidecar
+    asked = chat(messages=[{"role": "user", "content": "y" * 8000}], stream=True) | body
+    task = asyncio.create_task(running.post(json=asked, headers={"x-request-id": "mine"}))
+    await eventually(lambda: len(engine.requests) == 1)
+    [request] = sidecar.registry._requests
+    assert request.chain is not None
+    assert sidecar.parts.prefixes.cached(request.chain, 2000) == {"": 0}
+    for seq in (1, 2):  # once more, as after a preemption inside the engine
+        step = Step(seq, 0.01, prefill_tokens=10, started=("mine",), prompts=prompts)
+        sidecar.driver.on_step(step)
+    assert sidecar.parts.prefixes.cached(request.chain, 2000)[""] > 1900
+    value = running.sidecar.metrics.registry.get_sample_value
+    names = ("weir_prefix_prompt_tokens_total", "weir_prefix_cached_tokens_total")
+    assert tuple(value(name) for name in names) == counted
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await running.ended(1) == {"client_gone": 1}
+    assert sidecar.parts.prefixes.cached(request.chain, 2000)[""] > 1900
+    sidecar.driver.engine_gone()
+    assert sidecar.parts.prefixes.cached(request.chain, 2000) == {}
+
+
+async def test_without_peers_no_prompt_is_hashed(house: House) -> None:
+    house.facts()
+    engine = await house.raw_engine(hang)
+    running = await house.sidecar()
+    long = chat(messages=[{"role": "user", "content": "y" * 8000}])
+    task = asyncio.create_task(running.post(json=long))
+    await eventually(lambda: len(engine.requests) == 1)
+    assert [request.chain for request in running.sidecar.registry._requests] == [None]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 # Life of a waiting stream.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.integration.conftest import TINY, RunEngine, metric_in
-from tests.integration.sidecar.harness import House, Running, chat, eventually
+from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
 from weir_core.wire.priority import engine_priority
 from weir_sidecar.inflight import State
 from weir_sidecar.telemetry.request_trace import Tracing
@@ -224,6 +226,38 @@ async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
         await eventually(lambda: len(running.sidecar.driver.waiting()) == 1)
         waits.cancel()
         assert await running.ended(3) == {"ok": 1, "engine_error": 1, "client_gone": 1}
+
+
+BLOCK_TOKENS = 128
+"""Of vLLM's CPU build."""
+INSTRUCTIONS = " ".join(f"Rule {number}: the fox obeys the pilot." for number in range(110))
+
+
+async def test_what_is_believed_to_be_cached_of_a_conversation_is_what_vllm_finds(
+    engine_socket: Path,
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        house = House(engine_socket.parent, stack)
+        running = await house.sidecar(replace(PATIENT, follow_prefixes=True))
+
+        async def counted(name: str) -> float:
+            page = (await running.probe("/metrics")).body.decode()
+            return metric_in(page, f"weir_prefix_{name}_tokens_total")
+
+        messages = [{"role": "system", "content": INSTRUCTIONS}]
+        turns = []
+        for number in range(3):
+            messages.append({"role": "user", "content": f"Question {number}? " * 30})
+            before = [await counted(name) for name in ("predicted", "cached", "prompt")]
+            answer = await running.post(json=chat(max_tokens=150) | {"messages": messages})
+            assert answer.status == 200
+            messages.append(json.loads(answer.body)["choices"][0]["message"])
+            after = [await counted(name) for name in ("predicted", "cached", "prompt")]
+            turns.append([int(new - old) for new, old in zip(after, before, strict=True)])
+        assert turns[0][:2] == [0, 0]
+        for predicted, cached, prompt_tokens in turns[1:]:
+            assert cached > prompt_tokens // 2
+            assert abs(predicted - cached) <= BLOCK_TOKENS
 
 
 async def test_the_engines_levers_stay_out_of_reach(running: Running) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir_core.route.digest import VERSION, DigestUpdate, DigestWriter, PeerPrefixes
+from weir_core.route.digest import VERSION, DigestLog, DigestUpdate, DigestWriter, PeerPrefixes
 from weir_core.route.prefix import CHUNK_BYTES, Chain, PrefixIndex, chunk_hashes, prefix_salt
 
 SALT = prefix_salt("llama")
@@ -309,3 +309,156 @@ def test_a_digest_never_claims_more_than_the_index_holds(
     claimed = peers.match(chain, tokens).tokens("a")
     exact = replica.index.cached_tokens(chain, tokens)
     assert exact // 2 <= claimed <= exact
+
+
+class Told:
+    """A replica with many peers, and what each of them knows of it."""
+
+    def __init__(self, names: str, capacity_tokens: int = 1 << 20, epoch: int = 1) -> None:
+        self.replica = Replica(capacity_tokens, epoch)
+        self.log = DigestLog(self.replica.writer)
+        self.peers = {name: PeerPrefixes() for name in names}
+        self.now = 0.0
+
+    def pass_time(self, seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.log.advance(self.now, len(self.peers))
+
+    def tell(self, name: str) -> DigestUpdate | None:
+        """Tell one peer what it lacks; it fits to what the peer has."""
+        peer = self.peers[name]
+        update = self.log.update_since(peer.seq("r"))
+        if update is not None:
+            assert not peer.apply("r", update)
+        return update
+
+    def knows(self, name: str) -> bool:
+        """Return whether a peer knows what one that begins now would be told."""
+        fresh = PeerPrefixes()
+        fresh.apply("f", self.replica.writer.snapshot())
+        return known_of(self.peers[name], "r", fresh, "f")
+
+
+def test_each_peer_gets_what_it_lacks_in_one_update() -> None:
+    told = Told("ab")
+    for chunk in range(3, 20):
+        told.replica.run(chunk, chunk)
+    told.pass_time()
+    first = told.tell("a"), told.tell("b")
+    assert [update is not None and update.base for update in first] == [0, 0]
+    for chunks in ((1, 2, 1, 1), (1, 1), (2,)):
+        told.replica.run(*chunks)
+        told.pass_time()
+        assert told.tell("a")
+        assert told.knows("a")
+    assert told.tell("a") is None
+    late = told.tell("b")
+    assert late is not None
+    assert (late.base, late.seq) == (1, 4)
+    assert told.knows("b")
+
+
+def test_what_came_and_went_meanwhile_is_not_told() -> None:
+    told = Told("ab")
+    for chunk in range(3, 20):
+        told.replica.run(chunk, chunk)
+    told.pass_time()
+    told.tell("a")
+    told.replica.run(1)
+    told.pass_time()
+    told.replica.live([1], "less")
+    told.replica.run(2)
+    told.pass_time()
+    update = told.tell("a")
+    assert update is not None
+    assert (len(update.added), len(update.removed)) == (4, 0)
+    assert told.knows("a")
+
+
+def test_a_peer_that_lacks_more_than_is_kept_gets_a_snapshot() -> None:
+    told = Told("a")
+    told.replica.run(1)
+    told.pass_time()
+    told.tell("a")
+    for depth in range(2, 8):
+        told.replica.run(*[2] * depth)
+        told.replica.run(*[1] * depth)
+        told.pass_time()
+    update = told.tell("a")
+    assert update is not None
+    assert update.base == 0
+    assert told.knows("a")
+
+
+def test_a_peer_that_has_none_gets_a_snapshot_though_it_is_empty() -> None:
+    old, new = Told("a", epoch=1), Told("", epoch=2)
+    old.replica.run(1)
+    old.pass_time()
+    old.tell("a")
+    new.pass_time()
+    update = new.log.update_since(0)
+    assert update is not None
+    assert not old.peers["a"].apply("r", update)
+    assert held(old.peers["a"], 1) == {}
+
+
+def test_an_engine_that_starts_anew_is_told_of_as_empty() -> None:
+    told = Told("a")
+    told.replica.run(1, 2)
+    told.pass_time()
+    told.tell("a")
+    told.replica.index = PrefixIndex(1 << 20, 16)
+    told.replica.writer.follow(told.replica.index)
+    told.replica.run(2)
+    told.pass_time()
+    told.tell("a")
+    assert held(told.peers["a"], 1, 2) == {}
+    assert held(told.peers["a"], 2) == {"r": 1}
+
+
+def test_changes_are_computed_once_for_all_peers() -> None:
+    told = Told("ab")
+    told.replica.run(1)
+    told.pass_time()
+    first = told.log.update_since(0)
+    told.replica.run(2)
+    told.pass_time(0.1)  # less than the least period
+    assert told.log.update_since(0) is first
+    told.pass_time(0.2)
+    assert told.log.update_since(0) is not first
+
+
+def test_many_peers_are_told_less_often() -> None:
+    told = Told("a")
+    told.replica.run(1)
+    told.log.advance(0.0, 1000)  # 36 bytes for each, at 32 KiB a second
+    assert told.log.update_since(0) is not None
+    told.replica.run(2)
+    told.log.advance(1.0, 1000)
+    assert told.log.update_since(1) is None
+    told.log.advance(1.2, 1000)
+    assert told.log.update_since(1) is not None
+
+
+@given(
+    lives=st.lists(
+        st.tuples(
+            st.sampled_from(["run", "run", "run", "less", "clear"]),
+            st.lists(st.sampled_from([1, 2]), min_size=1, max_size=6),
+            st.sampled_from(["", "a", "b", "ab"]),
+        ),
+        max_size=20,
+    ),
+    capacity=st.sampled_from([4, 12, 1000]),
+)
+@settings(max_examples=30, deadline=None)
+def test_peers_that_hear_seldom_know_as_much_as_those_that_hear_each_update(
+    lives: list[tuple[str, list[int], str]], capacity: int
+) -> None:
+    told = Told("ab", capacity * CHUNK_TOKENS)
+    for event, chunks, hearing in lives:
+        told.replica.live(chunks, event)
+        told.pass_time()
+        for name in hearing:
+            told.tell(name)
+            assert told.knows(name)

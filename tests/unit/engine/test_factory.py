@@ -83,7 +83,7 @@ def config(
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1, data_parallel_size=1, data_parallel_index=rank
         ),
-        cache=SimpleNamespace(num_gpu_blocks=101),
+        cache=SimpleNamespace(num_gpu_blocks=101, enable_prefix_caching=True),
     )  # fmt: skip
 
 
@@ -147,6 +147,7 @@ def test_what_it_became_is_written_down(
     assert (facts.kind, bool(facts.fallback)) == (kind, bool(why))
     assert why in facts.fallback
     assert (facts.max_num_seqs, facts.kv_capacity_tokens) == (8, 1600)
+    assert (facts.block_tokens, facts.prefix_caching) == (16, True)
     assert (isinstance(scheduler, StepOrder) and scheduler.orders) == (kind == "weir")
     assert isinstance(scheduler, StepLog) == (stock is not WithoutLogHooks)
 

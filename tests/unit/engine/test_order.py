@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from tests.unit.engine.vllm_outline import Request, Status, WeirScheduler, request
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
-from weir_core.wire.steps import Step, decode_step
+from weir_core.wire.steps import NOT_LOOKED_UP, Step, decode_step
 from weir_engine.scheduling.ordered import NOT_RECKONED_STEPS
 from weir_engine.scheduling.telling import ModeReader, StepSender
 
@@ -403,6 +404,84 @@ def test_each_step_is_told_to_the_sidecar(tmp_path: Path) -> None:
     assert steps[0].prefill_context == 1000 * 500
     assert steps[2].decode_context == 1200 + 300 + 2
     assert all(isinstance(step, Step) and 0 < step.schedule_s < step.duration_s for step in steps)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[tuple[Ordered, socket.socket]]:
+    """An engine, and the sidecar's end of its step log."""
+    engine = Ordered(tokens=1000, slots=2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sidecar:
+        sidecar.bind(str(tmp_path / "steps.sock"))
+        sidecar.setblocking(False)
+        engine.sender = StepSender(tmp_path / "steps.sock")
+        yield engine, sidecar
+        engine.sender.close()
+
+
+def prompts_told(engine: Ordered, sidecar: socket.socket) -> list[tuple[str, tuple[int, int]]]:
+    """Run the engine to its end; return what was told of each prompt, in order."""
+    found: list[tuple[str, tuple[int, int]]] = []
+    while engine.requests:
+        engine.step()
+        step = decode_step(sidecar.recv(4096))
+        found += zip(step.started, step.prompts, strict=True)
+    return found
+
+
+def test_the_step_that_completes_a_prompt_tells_what_was_cached_of_it(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    for name, cached, skips in (("new", 0, False), ("known", 64, False), ("echo", 64, True)):
+        one = request(name, STANDARD, 100)
+        one.cached, one.skip_reading_prefix_cache = cached, skips
+        engine.add_request(one)
+    assert sorted(prompts_told(engine, sidecar)) == [
+        ("echo", (100, NOT_LOOKED_UP)),
+        ("known", (100, 64)),
+        ("new", (100, 0)),
+    ]
+
+
+def test_several_answers_under_one_name_are_told_of_by_the_first(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    for number, cached in enumerate((0, 96)):
+        one = request(f"{number}_chatcmpl-same-0000000{number}", STANDARD, 100)
+        one.cached = cached
+        engine.add_request(one)
+    assert prompts_told(engine, sidecar) == [("same", (100, 0))]
+
+
+def test_a_prompt_that_is_computed_again_does_not_tell_of_its_own_blocks(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    engine.add("low", BATCH, 5000)
+    engine.step()
+    engine.step()
+    low = engine.requests["low"]
+    engine.running.remove(low)
+    engine._preempt_request(low, 0.0)
+    low.cached = 1984  # what it computed stays in the prefix cache
+    chunks = engine.step()
+    assert chunks == {"low": 1000}
+    assert low.num_computed_tokens == 2984
+    for _ in range(3):
+        sidecar.recv(4096)
+    assert prompts_told(engine, sidecar) == [("low", (5000, 0))]
+
+
+def test_a_sessions_next_turn_tells_of_nothing_cached(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    one = request("turn", STANDARD, 100)
+    one.num_computed_tokens = 40  # of the turn before, with whose output vLLM gave its note away
+    one.prefill_stats = None
+    engine.add_request(one)
+    assert prompts_told(engine, sidecar) == [("turn", (100, NOT_LOOKED_UP))]
 
 
 def test_a_preempted_sequence_is_told_of(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Request:
     structured_output_request: Any = None
     num_stale_output_tokens: int = 0
     drop_stale_output: bool = False
+    cached: int = 0
+    """Tokens of its prompt in the prefix cache."""
+    skip_reading_prefix_cache: bool = False
+    prefill_stats: Any = field(default_factory=lambda: SimpleNamespace(num_local_cached_tokens=0))
 
     @property
     def num_tokens(self) -> int:
@@ -161,7 +165,7 @@ class Scheduler:
                 group_block_sizes=(BLOCK,), get_num_blocks_to_allocate=_to_allocate
             ),
             empty_kv_cache_blocks=SimpleNamespace(blocks=([],)),
-            get_computed_blocks=lambda _: (SimpleNamespace(blocks=([],)), 0, 0),
+            get_computed_blocks=_get_computed_blocks,
             get_blocks=lambda name: SimpleNamespace(blocks=([block] * self.requests[name].blocks,)),
         )
 
@@ -202,12 +206,13 @@ class Scheduler:
             queue = self.kv_holding_waiting or self.waiting
             if not queue:
                 break
-            request, done = queue.peek_request(), queue.peek_request().num_computed_tokens
+            request = queue.peek_request()
             if self._is_blocked(request) or self._lacks_adapter(request, chunks):
                 skipped.append((queue, queue.pop_request()))
                 continue
             if -(-request.num_tokens // BLOCK) > self._free():
                 break
+            done = self._find_cached(request)
             wanted = self._with_images(request, done, min(request.num_tokens - done, budget))
             if not (chunk := self._reserve_prefill_lookahead(request, done, wanted)):
                 break
@@ -314,6 +319,14 @@ class Scheduler:
         is_held = request.lora_request.lora_int_id in held
         return not is_held and len(held) >= self.lora_config.max_loras
 
+    def _find_cached(self, request: Request) -> int:
+        """Have a request begin after what is cached of it, and note what was found at first."""
+        if not request.num_computed_tokens and not request.skip_reading_prefix_cache:
+            request.num_computed_tokens = request.cached
+            if request.status is not Status.PREEMPTED:
+                request.prefill_stats.num_local_cached_tokens = request.cached
+        return request.num_computed_tokens
+
     def _free(self) -> int:
         return self._blocks - sum(request.blocks for request in self.running)
 
@@ -331,6 +344,11 @@ class WeirScheduler(StepOrder, Scheduler):
 def _to_allocate(*, num_tokens: int, new_computed_blocks: Any, **_: Any) -> int:
     held = [block for group in new_computed_blocks for block in group if block.ref_cnt]
     return -(-num_tokens // BLOCK) - len(held)
+
+
+def _get_computed_blocks(request: Request) -> tuple[Any, int, int]:
+    found = 0 if request.skip_reading_prefix_cache else request.cached
+    return SimpleNamespace(blocks=([],)), found, 0
 
 
 def request(name: str, rank: int, prompt: int, output: int = 4, due_s: float = 9.0) -> Request:

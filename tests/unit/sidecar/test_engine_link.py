@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from weir_core.wire.steps import Facts, Step
+from weir_core.wire.steps import Facts, Step, decode_step
 from weir_sidecar.upstreams.engine_link import OneCount, StepFile, read_facts, send_mode
 
 
@@ -39,6 +40,19 @@ def test_facts_that_cannot_be_read_now_are_not_taken_for_none(tmp_path: Path) ->
     path.mkdir()
     with pytest.raises(OSError, match=r"engine\.json"):
         read_facts(path)
+
+
+def test_an_engine_of_an_earlier_version_is_understood() -> None:
+    step = decode_step(msgspec.msgpack.encode({"seq": 1, "duration_s": 0.01, "started": ["a"]}))
+    assert (step.started, step.prompts) == (("a",), ())
+    numbers = {"max_num_seqs": 8, "max_num_batched_tokens": 2048, "kv_capacity_tokens": 1000}
+    facts = Facts.decode(msgspec.json.encode({"kind": "weir"} | numbers))
+    assert (facts.block_tokens, facts.prefix_caching) == (0, True)
+
+
+def test_what_an_engine_of_a_later_version_tells_besides_is_left_aside() -> None:
+    record = {"seq": 1, "duration_s": 0.01, "prompts": [[100, 64]], "later": {"than": "this"}}
+    assert decode_step(msgspec.msgpack.encode(record)) == Step(1, 0.01, prompts=((100, 64),))
 
 
 def test_a_mode_for_which_nobody_listens_is_not_sent(tmp_path: Path) -> None:
