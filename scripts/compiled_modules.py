@@ -19,13 +19,13 @@ _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
 _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
-_ROUTE = ("load", "router", "score")
+_ROUTE = ("load", "rebalance", "router", "score")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
     "frontend/headers", "frontend/protocol", "peers/member", "peers/own", "peers/peer",
     "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments", "telemetry/metrics",
     "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
-    "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
+    "routing", "upstreams/engine", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

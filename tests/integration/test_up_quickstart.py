@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -280,11 +279,8 @@ def test_a_killed_engine_comes_back_and_its_peer_serves_meanwhile(
     assert victim.engine_pid is not None
     os.kill(victim.engine_pid, signal.SIGKILL)
     up.until(lambda: up.replicas[0].phase != "ready", "noticed")
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        get(f"http://{victim.address}:8000/v1/models")
-    refused.value.close()
-    assert refused.value.code == 503
-    assert int(refused.value.headers["Retry-After"]) > 0
+    # Whichever sidecar is asked, a replica that has an engine answers.
+    assert get(f"http://{victim.address}:8000/v1/models")
     for _ in range(5):
         assert client.completions.create(model="tiny", prompt="A", max_tokens=2).choices
     up.until(lambda: up.replicas[0].phase == "ready", "back", READY_S)

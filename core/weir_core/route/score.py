@@ -96,6 +96,7 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
         hop_ms=1e3 * view.hop_s,
         feasible=(ask.left_s is None or wait_s + view.hop_s <= ask.left_s) and suits(ask, load),
         age_ms=1e3 * view.age_s,
+        cached_tokens=cached,
     )
 
 

@@ -88,6 +88,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
         hop_ms: The way there and back.
         feasible: Whether it is expected to meet its targets there.
         age_ms: Age of what is known of the replica.
+        cached_tokens: Prompt tokens that it is believed to have cached.
     """
 
     replica: str
@@ -99,6 +100,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     hop_ms: float
     feasible: bool
     age_ms: float
+    cached_tokens: int = 0
 
 
 class Keep(msgspec.Struct, frozen=True, gc=False):

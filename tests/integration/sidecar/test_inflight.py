@@ -226,18 +226,19 @@ async def test_what_a_step_tells_of_a_prompt_teaches_what_is_cached(
     await eventually(lambda: len(engine.requests) == 1)
     [request] = sidecar.registry._requests
     assert request.chain is not None
-    assert sidecar.parts.prefixes.cached(request.chain, 2000) == {"": 0}
+    own = sidecar.peers.own.name
+    assert sidecar.parts.prefixes.cached(request.chain, 2000) == {own: 0}
     for seq in (1, 2):  # once more, as after a preemption inside the engine
         step = Step(seq, 0.01, prefill_tokens=10, started=("mine",), prompts=prompts)
         sidecar.driver.on_step(step)
-    assert sidecar.parts.prefixes.cached(request.chain, 2000)[""] > 1900
+    assert sidecar.parts.prefixes.cached(request.chain, 2000)[own] > 1900
     value = running.sidecar.metrics.registry.get_sample_value
     names = ("weir_prefix_prompt_tokens_total", "weir_prefix_cached_tokens_total")
     assert tuple(value(name) for name in names) == counted
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert await running.ended(1) == {"client_gone": 1}
-    assert sidecar.parts.prefixes.cached(request.chain, 2000)[""] > 1900
+    assert sidecar.parts.prefixes.cached(request.chain, 2000)[own] > 1900
     sidecar.driver.engine_gone()
     assert sidecar.parts.prefixes.cached(request.chain, 2000) == {}
 
