@@ -127,6 +127,8 @@ class Peers:
             metrics.heartbeats.labels, ("heard", "answered", "failed")
         )
         self._sent, self._received = map(metrics.heartbeat_bytes.labels, ("sent", "received"))
+        for state in PeerState:
+            metrics.peers.labels(state)
         metrics.peer_load_age.set_function(self._oldest_load_s)
 
     # ---- what the request path asks
