@@ -192,7 +192,7 @@ class _Digests:
     def heard(self, peer: str, update: DigestUpdate) -> int:  # noqa: ARG002
         return update.seq
 
-    def forget(self, peer: str) -> None:
+    def peer_gone(self, peer: str) -> None:
         """Keep nothing."""
 
 

@@ -77,7 +77,7 @@ class Peer(Upstream):
             name,
             self._open,
             clock,
-            idle_limit=settings.limits.idle_connections,
+            idle_limit=peering.idle_connections,
             idle_s=peering.idle_s,
             connect_s=peering.connect_s,
         )

@@ -70,8 +70,8 @@ class Digests(Protocol):
     def heard(self, peer: str, update: DigestUpdate) -> int:
         """Take an update of a peer's digest; return the number of the digest that is held."""
 
-    def forget(self, peer: str) -> None:
-        """Forget a peer that is gone."""
+    def peer_gone(self, peer: str) -> None:
+        """Forget a peer that has left."""
 
 
 class Peers:
@@ -170,6 +170,13 @@ class Peers:
         """Note the port that the peer port got."""
         self.own.listens_at(port)
 
+    def tell_now(self) -> None:
+        """Send heartbeats at once: the load has changed in a way that the others must know."""
+        self.own.load_changed()
+        for member in self._members.values():
+            if member.state.is_heard:
+                self._turns.put_now(member)
+
     def apply(self, document: PolicyDocument) -> None:
         """Take over the keys and the members that the document names."""
         self._apply_keys(Keys(document.peer_keys))
@@ -239,7 +246,7 @@ class Peers:
             return
         member.peer.close()
         member.peer = self._way_to(member.name, address)
-        member.reached = False
+        member.reached = member.asking = False
         if member.state.has_load:
             self._become(member, PeerState.NEW)
         self._turns.put_now(member)
@@ -252,7 +259,7 @@ class Peers:
         self._count_members()
         self._metrics.peers.labels(member.state).dec()
         if self.digests is not None:
-            self.digests.forget(member.name)
+            self.digests.peer_gone(member.name)
         log.info("peer forgotten", extra=self._words(member))
 
     def _become(self, member: Member, state: PeerState) -> None:

@@ -50,6 +50,10 @@ class PeerPort:
         self._listener: asyncio.Server | None = None
         self.listens = False
 
+    def share_limit(self, api: HttpServer) -> None:
+        """Have one limit hold for the connections of this port and of the API port together."""
+        self._server.beside, api.beside = api, self._server
+
     @contextlib.asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
         """Take the port, and yield it; at the end close every connection."""

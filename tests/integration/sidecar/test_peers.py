@@ -205,6 +205,28 @@ async def test_the_document_moves_a_sidecar(made: Fleet) -> None:
     await eventually(lambda: near.state_of(again) == "usable")
 
 
+async def test_a_sidecar_that_moves_while_it_is_asked_is_asked_again(made: Fleet) -> None:
+    goes = asyncio.Event()
+    goes.set()
+    near, far = await made.add("near"), await made.add("far")
+    async with Passage(goes).open() as way:
+        way.target = far.number
+        by_way = PeerEntry("far", f"127.0.0.1:{way.port}")
+        far.peers.own.address = by_way.address
+        near.peers.apply(PolicyDocument(peers=(by_way,), peer_keys=(KEY,)))
+        far.told()
+        await eventually(lambda: near.peers.usable == 1)
+        goes.clear()
+        asked = near.value("weir_peer_heartbeat_bytes_total", direction="sent")
+        await eventually(
+            lambda: near.value("weir_peer_heartbeat_bytes_total", direction="sent") > asked
+        )
+        near.told(far)
+        far.peers.own.address = far.entry.address
+        await eventually(lambda: near.value("weir_peers", state="usable") == 1)
+        await heartbeats(near)
+
+
 # ---- what they tell
 
 
@@ -251,6 +273,17 @@ async def test_one_exchange_serves_both(made: Fleet) -> None:
     heard = [one.value("weir_peer_heartbeats_total", outcome="heard") for one in (near, far)]
     assert sum(answered) == pytest.approx(sum(heard), abs=2)
     assert len(far.loads) - begun[1] == pytest.approx(len(near.loads) - begun[0], abs=2)
+
+
+async def test_what_cannot_wait_is_told_at_once(made: Fleet) -> None:
+    near = await made.add("near", min_period_s=NEVER_S, max_period_s=NEVER_S)
+    far = await made.add("far", min_period_s=NEVER_S, max_period_s=NEVER_S)
+    near.told(far)
+    far.told()
+    await eventually(lambda: near.peers.usable == far.peers.usable == 1)
+    near.load = vector(draining=True)
+    near.peers.tell_now()
+    await eventually(lambda: far.state_of(near) == "draining")
 
 
 async def test_what_is_known_is_shown(made: Fleet) -> None:
