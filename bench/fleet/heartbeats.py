@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -113,6 +114,8 @@ async def _measure(others: Connection, options: argparse.Namespace) -> tuple[Spe
             while peers.usable < options.peers - 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await asyncio.sleep(_SETTLE_S)
+        gc.freeze()  # as `weir-sidecar` does
+        gc.set_threshold(50_000, 20, 20)
         before = _spent(metrics)
         await asyncio.sleep(options.seconds)
         after = _spent(metrics)
@@ -189,7 +192,7 @@ class _Digests:
     def heard(self, peer: str, update: DigestUpdate) -> int:  # noqa: ARG002
         return update.seq
 
-    def forget(self, peer: str) -> None:
+    def peer_gone(self, peer: str) -> None:
         """Keep nothing."""
 
 

@@ -196,6 +196,8 @@ class Peering:
     """Opening a connection and showing the key."""
     idle_s: float = 60.0
     """An idle connection older than this is not used; less than what `client_idle_s` grants."""
+    idle_connections: int = 32
+    """Kept for each sidecar."""
     most: int = 1024
     """Sidecars that are known; more are not heard."""
 

@@ -647,6 +647,7 @@ class HttpServer:
 
     Attributes:
         is_peers: Other sidecars connect here, and no clients.
+        beside: Another server of this process; one limit holds for the connections of both.
     """
 
     def __init__(
@@ -660,6 +661,7 @@ class HttpServer:
         secret_headers: Collection[bytes] = (),
     ) -> None:
         self.is_peers = False
+        self.beside: HttpServer | None = None
         self.handle = handle
         self.refuse_unread = refuse_unread
         self.limits = settings.limits
@@ -681,8 +683,10 @@ class HttpServer:
 
     def takes(self, connection: ClientConnection) -> bool:
         """Take one more connection; count, log and tell where there is no room for it."""
-        limit = client_limit()
-        if len(self.connections) < limit:
+        limit, count = client_limit(), len(self.connections)
+        if self.beside is not None:
+            count += len(self.beside.connections)
+        if count < limit:
             self.connections.add(connection)
             return True
         self._metrics.connections_refused.inc()

@@ -51,6 +51,11 @@ class Server:
             secret_headers=SECRET_HEADERS,
         )
 
+    @property
+    def http(self) -> HttpServer:
+        """What makes the connections."""
+        return self._server
+
     @contextlib.asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
         """Listen, and yield the port; at the end close every connection."""

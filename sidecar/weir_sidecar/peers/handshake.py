@@ -125,44 +125,54 @@ class ServerHandshake:
         epoch: Its epoch, in the same way.
         key: Id of the key that it has shown.
         done: It has shown the key.
+        why: What ended the handshake; empty where nothing did.
     """
 
     def __init__(self, own: Itself, began_s: float) -> None:
         self._own = own
         self.began_s = began_s
-        self.name = self.key = ""
+        self.name = self.key = self.why = ""
         self.epoch = 0
         self.done = False
         self._expected: bytes | None = None
 
     def answer(self, body: bytes) -> bytes | None:
         """Return the body of the answer to one of its messages; None ends the connection."""
-        if self.done or (self.name and self._expected is None):
+        if self.done or self.why:
             return None
-        if self._expected is None:
-            return self._challenge(body)
-        expected, self._expected = self._expected, None
-        shown = decoded(body, Proof)
-        if shown is None or not is_proof(shown.proof, expected) or self.key not in self._own.keys:
-            return None
-        self.done = True
-        return b"{}"
+        return self._challenge(body) if self._expected is None else self._judge(body)
 
     def _challenge(self, body: bytes) -> bytes | None:
         own, hello = self._own, decoded(body, Hello)
         if hello is None or not is_name(hello.name) or len(hello.nonce) != NONCE_BYTES:
-            return None
+            return self._refuse("malformed")
         self.name, self.epoch = hello.name, hello.epoch
+        if hello.name == own.name:
+            return self._refuse("it has our name")
         chosen = own.keys.newest_of(hello.keys[:MOST_KEYS])
         key = own.keys.find(chosen) if chosen else None
         if chosen is None or key is None:
-            return None
+            return self._refuse("no common key")
         self.key = chosen
         nonce = secrets.token_bytes(NONCE_BYTES)
         nonces, names = (hello.nonce, nonce), (hello.name, own.name)
         self._expected = proof_of(key, CLIENT, nonces, names)
         proof = proof_of(key, SERVER, nonces, names)
         return msgspec.json.encode(Challenge(own.name, nonce, chosen, proof, PROTOCOL))
+
+    def _judge(self, body: bytes) -> bytes | None:
+        expected, shown = self._expected, decoded(body, Proof)
+        if shown is None or expected is None or not is_proof(shown.proof, expected):
+            return self._refuse("wrong proof")
+        if self.key not in self._own.keys:
+            return self._refuse("the key was retired")
+        self.done, self._expected = True, None
+        return b"{}"
+
+    def _refuse(self, why: str) -> bytes | None:
+        """Note why there is no answer, and return none."""
+        self.why, self._expected = why, None
+        return None
 
 
 def decoded(body: bytes, kind: type[_T]) -> _T | None:

@@ -51,10 +51,10 @@ class Member:
         epoch: Of its present process; 0 before it was heard.
         reached: A heartbeat of ours was answered since a connection to it last failed.
         heard_s: When it last said something.
-        exchanged_s: When a heartbeat last went in either direction.
         loaded_s: When its newest load was measured.
         rtt_s: Time of the last heartbeat of ours and its answer.
         asking: A heartbeat of ours waits for its answer.
+        asked_s: When it was sent.
         failures: Heartbeats in a row without an answer.
         told_peers: It has told which sidecars it knows.
         sent: Requests that were forwarded to it.
@@ -73,8 +73,8 @@ class Member:
         self.in_document = False
         self.document_address = ""
         self.reached = self.asking = self.told_peers = self.is_gone = False
-        self.heard_s = self.exchanged_s = now
-        self.loaded_s = self.due_s = now
+        self.heard_s = now
+        self.loaded_s = self.due_s = self.asked_s = now
         self.queued_s = float("inf")
         """When the run loop looks at it next."""
         self.rtt_s = 0.0

@@ -18,7 +18,7 @@ from weir_sidecar.peers.handshake import (
 )
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
-from weir_sidecar.upstreams.connections import Connection, Connections, Reply
+from weir_sidecar.upstreams.connections import Connection, Connections, Question, Reply
 from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Attempt, Call, Upstream
 
@@ -55,6 +55,8 @@ class Peer(Upstream):
     Attributes:
         on_unreachable: Called where no connection to it could be opened.
         on_doubt: Called where a connection to it broke, or an idle one was closed from there.
+        on_reply: Called with the answer to what was asked at once; where there is none, with
+            whether the connection had died.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Peer(Upstream):
             name,
             self._open,
             clock,
-            idle_limit=settings.limits.idle_connections,
+            idle_limit=peering.idle_connections,
             idle_s=peering.idle_s,
             connect_s=peering.connect_s,
         )
@@ -83,6 +85,9 @@ class Peer(Upstream):
         connections.on_closed = self._closed
         self.on_unreachable: Callable[[Peer], None] | None = None
         self.on_doubt: Callable[[Peer], None] | None = None
+        self.on_reply: Callable[[Peer, Reply | None, bool], None] | None = None
+        self._question: Question | None = None
+        self._asked_on: Connection | None = None
 
     # What the request path asks.
 
@@ -110,37 +115,58 @@ class Peer(Upstream):
 
     # What heartbeats ask.
 
+    def ask_at_once(self, path: str, body: bytes, limit_bytes: int) -> bool:
+        """Post a message, if a connection is at hand; `on_reply` hears the answer."""
+        connection = self._connections.take_idle()
+        if connection is None:
+            return False
+        self._asked_on = connection
+        request = (_REQUEST % (path.encode(), len(body)), body)
+        self._question = question = connection.put(request, limit_bytes, self)
+        if question.exchange.needs_attention:
+            self.on_exchange(question.exchange)
+        return True
+
+    def give_up(self) -> None:
+        """Wait no longer for the answer to what was asked at once."""
+        if self._question is not None:
+            self._question.exchange.end(Ending.TIMED_OUT)
+
+    def on_exchange(self, exchange: Exchange) -> None:
+        """Hear that the answer is there, or will not come."""
+        question, connection = self._question, self._asked_on
+        if question is None or connection is None or question.exchange is not exchange:
+            return
+        self._question = self._asked_on = None
+        connection.finish()
+        exchange.owner = None
+        if self.on_reply is not None:
+            self.on_reply(self, question.reply, exchange.ending is Ending.LOST)
+
+    def holds_back(self, exchange: Exchange, piece: bytes) -> bool:  # noqa: ARG002
+        """Hold back no answer to a question of our own."""
+        return False
+
+    def tokens_in(self, piece: bytes) -> int:  # noqa: ARG002
+        """Look for no tokens in it."""
+        return 0
+
     async def ask(self, path: str, body: bytes, *, timeout_s: float, limit_bytes: int) -> Reply:
-        """Post a message on a kept connection, or on a new one where there is none.
+        """Post a message on a new connection, which is kept.
 
         Raises:
             Unreachable: No connection could be opened.
             EngineUnavailable: No answer came.
         """
-        connection = self._connections.take_idle()
-        if connection is not None:
-            try:
-                return await self._ask(connection, path, body, timeout_s, limit_bytes)
-            except EngineUnavailable as error:
-                if isinstance(error.__cause__, TimeoutError):
-                    raise
-                # The kept connection had died meanwhile.
         try:
             connection = await self._connections.open()
         except (UnknownKey, OtherName):
             raise
         except EngineUnavailable as error:
             raise Unreachable(str(error)) from error.__cause__
-        return await self._ask(connection, path, body, timeout_s, limit_bytes)
-
-    async def _ask(
-        self, connection: Connection, path: str, body: bytes, timeout_s: float, limit_bytes: int
-    ) -> Reply:
-        request = _REQUEST % (path.encode(), len(body))
+        request = (_REQUEST % (path.encode(), len(body)), body)
         try:
-            return await connection.ask(
-                path, [request, body], timeout_s=timeout_s, limit_bytes=limit_bytes
-            )
+            return await connection.ask(path, request, timeout_s=timeout_s, limit_bytes=limit_bytes)
         finally:
             connection.finish()
 
@@ -150,7 +176,8 @@ class Peer(Upstream):
 
     def close(self) -> None:
         """Close the idle connections, and keep none from now on."""
-        self.on_unreachable = self.on_doubt = None
+        self.on_unreachable = self.on_doubt = self.on_reply = None
+        self.give_up()
         self._connections.close()
 
     def _closed(self) -> None:

@@ -36,6 +36,7 @@ from weir_sidecar.peers.turns import Turns
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.connections import Reply
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,16 @@ _JITTER: Final = 0.1
 """Part of a period by which heartbeats come sooner or later, so that two sides do not both begin
 and all members do not come at once."""
 _LOST_PERIOD_S: Final = 1.0
-"""Between two attempts to reach a member that is lost."""
+_LOST_GROWTH: Final = 1.5
+_LOST_MOST: Final = 5.0
+"""A lost member is tried again after a second, and after more with each failure in a row, up to
+five; one that is back says so itself."""
 _ANSWER_S: Final = 1.0
 """Bound on the answer to a heartbeat."""
 _LATE_S: Final = 0.25
 """From here on, what the run loop is late by is not held against the members."""
-_TICK_S: Final = 0.02
-"""Turns that come within this are taken together: each wake-up of the loop costs, too."""
+_TICK: Final = 0.1
+"""Part of a period whose turns are taken together: a wake-up costs as much as a heartbeat."""
 _SPREAD_S: Final = 1.0
 """256 new members are greeted over this time, fewer over a part of it."""
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -66,8 +70,8 @@ class Digests(Protocol):
     def heard(self, peer: str, update: DigestUpdate) -> int:
         """Take an update of a peer's digest; return the number of the digest that is held."""
 
-    def forget(self, peer: str) -> None:
-        """Forget a peer that is gone."""
+    def peer_gone(self, peer: str) -> None:
+        """Forget a peer that has left."""
 
 
 class Peers:
@@ -114,11 +118,17 @@ class Peers:
         self._rng = random.Random()
         self._members: dict[str, Member] = {}
         self._names: tuple[str, ...] | None = None
-        self._period_s = settings.peering.period_s(0)
+        self._count_members()
         self._turns = Turns(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._seldom: dict[str, Seldom] = {}
         self._closed = False
+        self._heard, self._answers, self._failures = map(
+            metrics.heartbeats.labels, ("heard", "answered", "failed")
+        )
+        self._sent, self._received = map(metrics.heartbeat_bytes.labels, ("sent", "received"))
+        for state in PeerState:
+            metrics.peers.labels(state)
         metrics.peer_load_age.set_function(self._oldest_load_s)
 
     # ---- what the request path asks
@@ -159,6 +169,13 @@ class Peers:
     def listens_at(self, port: int) -> None:
         """Note the port that the peer port got."""
         self.own.listens_at(port)
+
+    def tell_now(self) -> None:
+        """Send heartbeats at once: the load has changed in a way that the others must know."""
+        self.own.load_changed()
+        for member in self._members.values():
+            if member.state.is_heard:
+                self._turns.put_now(member)
 
     def apply(self, document: PolicyDocument) -> None:
         """Take over the keys and the members that the document names."""
@@ -206,16 +223,21 @@ class Peers:
             return None
         member = Member(self._way_to(entry.name, entry.address), now)
         self._members[entry.name] = member
-        self._period_s = self.settings.peering.period_s(len(self._members))
+        self._count_members()
         self._metrics.peers.labels(member.state).inc()
         log.info("peer known", extra=self._words(member))
         spread_s = _SPREAD_S * min(1.0, len(self._members) / 256)
         self._turns.put(member, now + self._rng.random() * spread_s)
         return member
 
+    def _count_members(self) -> None:
+        self._period_s = self.settings.peering.period_s(len(self._members))
+        self._tick_s = _TICK * self._period_s
+
     def _way_to(self, name: str, address: str) -> Peer:
         peer = Peer(self.own, name, address, self.settings, self._metrics, self._clock)
         peer.on_unreachable, peer.on_doubt = self._unreachable, self._doubted
+        peer.on_reply = self._replied
         return peer
 
     def _move(self, member: Member, address: str) -> None:
@@ -224,7 +246,7 @@ class Peers:
             return
         member.peer.close()
         member.peer = self._way_to(member.name, address)
-        member.reached = False
+        member.reached = member.asking = False
         if member.state.has_load:
             self._become(member, PeerState.NEW)
         self._turns.put_now(member)
@@ -234,10 +256,10 @@ class Peers:
         member.is_gone = True
         member.peer.close()
         del self._members[member.name]
-        self._period_s = self.settings.peering.period_s(len(self._members))
+        self._count_members()
         self._metrics.peers.labels(member.state).dec()
         if self.digests is not None:
-            self.digests.forget(member.name)
+            self.digests.peer_gone(member.name)
         log.info("peer forgotten", extra=self._words(member))
 
     def _become(self, member: Member, state: PeerState) -> None:
@@ -268,14 +290,14 @@ class Peers:
     def answer(self, sender: str, body: bytes) -> bytes | None:
         """Return the answer to the heartbeat of a sidecar; None where it is malformed."""
         now = self._clock()
-        self._metrics.heartbeat_bytes.labels("received").inc(len(body))
+        self._received.inc(len(body))
         heartbeat = self._decoded(body, sender)
         if heartbeat is None or heartbeat.name != sender:
             return None
         member = self._learn(PeerEntry(sender, heartbeat.address), now)
         if member is None:
             return None
-        self._metrics.heartbeats.labels("heard").inc()
+        self._heard.inc()
         self._note(member, heartbeat, now, member.rtt_s / 2)
         known: tuple[PeerEntry, ...] = ()
         if heartbeat.asks_peers:
@@ -287,8 +309,10 @@ class Peers:
         if heartbeat.epoch != member.epoch and not self._note_epoch(member, heartbeat.epoch, now):
             return
         member.heard_s = now
-        if member.reached:  # else it is for us to find out whether it can be reached
+        if member.reached:
             self._next_turn(member, now)
+        elif not member.asking:  # it is for us to find out whether it can be reached
+            self._turns.put_now(member)
         if heartbeat.address and heartbeat.address != member.peer.address:
             self._move(member, heartbeat.address)
         for entry in heartbeat.peers[: self.settings.peering.most]:
@@ -367,7 +391,7 @@ class Peers:
                 asks_peers=not member.told_peers,
             )
         )
-        self._metrics.heartbeat_bytes.labels("sent").inc(len(body))
+        self._sent.inc(len(body))
         return body
 
     def _entries(self, but: str) -> Iterable[PeerEntry]:
@@ -384,12 +408,12 @@ class Peers:
             while True:
                 now = self._clock()
                 self._excuse(now - wanted_s, now)
-                for member in self._turns.due(now):
+                for member in self._turns.due(now + self._tick_s / 2):
                     self._turn(member, now)
                 if now >= self._port_s and self.keep_port is not None:
                     self._port_s = now + 1.0
                     await self.keep_port()
-                wait_s = min(1.0, max(_TICK_S, self._turns.next_s - now))
+                wait_s = min(1.0, max(self._tick_s, self._turns.next_s - now))
                 wanted_s = now + wait_s
                 await self._turns.pause(wait_s)
         finally:
@@ -410,34 +434,48 @@ class Peers:
 
     def _turn(self, member: Member, now: float) -> None:
         """Look at one member, and send it a heartbeat unless one waits for its answer."""
+        peering = self.settings.peering
         if member.state.is_heard and self._is_silent(member, now):
             member.reached = False
             self._become(member, PeerState.LOST)
-        if not member.in_document and now - member.heard_s > self.settings.peering.forget_s:
+        if not member.in_document and now - member.heard_s > peering.forget_s:
             self._forget(member)
             return
         if member.state.is_heard or member.state is PeerState.NEW:
             self._next_turn(member, now)
-            silent_s = member.heard_s + self.settings.peering.silence_s(self._period_s)
-            if now < silent_s < member.due_s:
-                member.due_s = silent_s
+            silent_s = member.heard_s + peering.silence_s(self._period_s)
+            member.due_s = min(member.due_s, max(silent_s, now + self._tick_s))
         else:
-            member.due_s = now + max(self._period_s, _LOST_PERIOD_S) * (1 + _JITTER)
+            wait_s = _LOST_PERIOD_S * min(_LOST_GROWTH**member.failures, _LOST_MOST)
+            member.due_s = now + max(self._period_s, wait_s) * (1.0 + _JITTER * self._rng.random())
         if not member.asking:
-            self._begin(member)
+            self._begin(member, now)
+        elif now - member.asked_s >= _ANSWER_S:
+            member.peer.give_up()
 
     def _is_silent(self, member: Member, now: float) -> bool:
         return now - member.heard_s >= self.settings.peering.silence_s(self._period_s)
 
-    def _begin(self, member: Member) -> None:
-        member.asking = True
+    def _begin(self, member: Member, now: float) -> None:
+        """Send one heartbeat: on a kept connection it needs no task."""
+        member.asking, member.asked_s = True, now
+        body = self._encoded(member)
+        if not member.peer.ask_at_once(HEARTBEAT_PATH, body, MAX_HEARTBEAT_BYTES):
+            self._begin_slowly(member)
+
+    def _begin_slowly(self, member: Member) -> None:
         task = asyncio.get_running_loop().create_task(self._ask(member))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("heartbeat failed", exc_info=task.exception())
+            self._metrics.task_failures.inc()
 
     async def _ask(self, member: Member) -> None:
-        """Send one heartbeat, and take over its answer or the lack of it."""
-        began_s = self._clock()
+        """Send one heartbeat on a new connection."""
         peer = member.peer
         try:
             reply = await peer.ask(
@@ -447,21 +485,38 @@ class Peers:
                 limit_bytes=MAX_HEARTBEAT_BYTES,
             )
         except EngineUnavailable as error:
+            member.asking = False
             if peer is member.peer and not member.is_gone:
                 self._failed(member, error)
-            return
-        finally:
+        else:
             member.asking = False
-        if peer is not member.peer or member.is_gone:
+            if peer is member.peer and not member.is_gone:
+                self._answered(member, reply)
+
+    def _replied(self, peer: Peer, reply: Reply | None, has_died: bool) -> None:
+        """Take the answer that came on a kept connection."""
+        member = self._members.get(peer.name)
+        if member is None or member.peer is not peer:
             return
-        self._metrics.heartbeat_bytes.labels("received").inc(len(reply.body))
+        if reply is not None:
+            member.asking = False
+            self._answered(member, reply)
+        elif has_died:  # while it was kept, perhaps
+            self._begin_slowly(member)
+        else:
+            member.asking = False
+            self._failed(member, EngineUnavailable("no answer in time"))
+
+    def _answered(self, member: Member, reply: Reply) -> None:
+        """Take over what the answer to a heartbeat says."""
+        now = self._clock()
+        self._received.inc(len(reply.body))
         heartbeat = self._decoded(reply.body, member.name) if reply.status == 200 else None
         if heartbeat is None or heartbeat.name != member.name:
-            self._metrics.heartbeats.labels("failed").inc()
+            self._failed(member, EngineUnavailable(f"answer of status {reply.status}"))
             return
-        self._metrics.heartbeats.labels("answered").inc()
-        now = self._clock()
-        member.rtt_s = now - began_s
+        self._answers.inc()
+        member.failures, member.rtt_s = 0, now - member.asked_s
         member.reached = member.told_peers = True
         self._note(member, heartbeat, now, member.rtt_s / 2)
 
@@ -469,7 +524,8 @@ class Peers:
         """Note that a heartbeat has no answer."""
         if is_own_shortage(error.__cause__):
             return  # what was known of the peer stays
-        self._metrics.heartbeats.labels("failed").inc()
+        self._failures.inc()
+        member.failures += 1
         if isinstance(error, UnknownKey):
             words = {**self._words(member), "why": str(error)}
             self._warn("peer does not know our key", words)

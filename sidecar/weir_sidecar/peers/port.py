@@ -48,7 +48,11 @@ class PeerPort:
         self._server.is_peers = True
         self._place = "", 0
         self._listener: asyncio.Server | None = None
-        self._listens = False
+        self.listens = False
+
+    def share_limit(self, api: HttpServer) -> None:
+        """Have one limit hold for the connections of this port and of the API port together."""
+        self._server.beside, api.beside = api, self._server
 
     @contextlib.asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
@@ -68,11 +72,11 @@ class PeerPort:
     async def keep(self) -> None:
         """Listen where there is a key, and end connections that have no use of it."""
         has_keys = len(self._peers.own.keys) > 0
-        if has_keys and not self._listens:
+        if has_keys and not self.listens:
             listener = self._listener or await self._take_port()
             await listener.start_serving()
-            self._listens = True
-        elif not has_keys and self._listens:
+            self.listens = True
+        elif not has_keys and self.listens:
             await self._stop()
         self._server.look()
         self._end_strangers()
@@ -100,7 +104,7 @@ class PeerPort:
 
     async def _stop(self) -> None:
         """Listen no more, and end every connection."""
-        self._listens = False
+        self.listens = False
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()

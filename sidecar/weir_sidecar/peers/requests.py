@@ -125,8 +125,8 @@ class PeerRequests:
         return _BROKEN if answer is None else answer
 
     def _tell_of_stranger(self, connection: ClientConnection, greeting: ServerHandshake) -> None:
-        words = {"peer": greeting.name, "from": connection.remote}
-        self._seldom.warn(log, "a sidecar does not show our key", words)
+        words = {"peer": greeting.name, "from": connection.remote, "why": greeting.why}
+        self._seldom.warn(log, "a connection does not show our key", words)
 
     def close(self) -> None:
         """Wait for no more bodies."""

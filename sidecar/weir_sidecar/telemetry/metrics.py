@@ -444,7 +444,7 @@ class Metrics:
     def _peers(self, registry: CollectorRegistry) -> None:
         self.peers = Gauge(
             "weir_peers",
-            "Other sidecars of the service that this one knows, by what they are to it; see below.",
+            "Other sidecars of the service that this one knows, by what they are to it.",
             ["state"],
             registry=registry,
         )

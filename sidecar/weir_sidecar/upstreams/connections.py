@@ -18,6 +18,7 @@ from weir_sidecar.upstreams.splice import (
     AnswerParser,
     Ending,
     Exchange,
+    ExchangeOwner,
     Unframed,
 )
 
@@ -61,6 +62,18 @@ class Connection:
         else:
             self._transport.writelines(request)
 
+    def put(
+        self,
+        request: Sequence[bytes | memoryview],
+        limit_bytes: int,
+        owner: ExchangeOwner | None = None,
+    ) -> Question:
+        """Send a small question of our own; the body of its answer is bounded."""
+        page = _Page(limit_bytes)
+        exchange = Unframed(page, self._connections.clock, owner=owner)
+        self.send(exchange, request)
+        return Question(exchange, page)
+
     async def ask(
         self,
         what: str,
@@ -80,18 +93,16 @@ class Connection:
         Raises:
             EngineUnavailable: No whole answer came.
         """
-        page = _Page(limit_bytes)
-        exchange = Unframed(page, self._connections.clock)
-        self.send(exchange, request)
+        question, name = self.put(request, limit_bytes), self._connections.name
         try:
             async with asyncio.timeout(timeout_s):
-                await exchange.interruption()
+                await question.exchange.interruption()
         except TimeoutError as error:
-            name = self._connections.name
             raise EngineUnavailable(f"{name} did not answer {what} in time") from error
-        if exchange.ending is not Ending.COMPLETE:
-            raise EngineUnavailable(f"{self._connections.name} broke off its answer to {what}")
-        return Reply(exchange.status, bytes(page.body))
+        reply = question.reply
+        if reply is None:
+            raise EngineUnavailable(f"{name} broke off its answer to {what}")
+        return reply
 
     def finish(self) -> None:
         """Give the connection back, or close it when its answer did not end well.
@@ -168,6 +179,21 @@ class Reply:
 
     status: int
     body: bytes
+
+
+class Question:
+    """A small question of our own that was sent on a connection."""
+
+    def __init__(self, exchange: Exchange, page: _Page) -> None:
+        self.exchange = exchange
+        self._page = page
+
+    @property
+    def reply(self) -> Reply | None:
+        """The whole answer; None where it has not come, or broke off."""
+        if self.exchange.ending is not Ending.COMPLETE:
+            return None
+        return Reply(self.exchange.status, bytes(self._page.body))
 
 
 class Connections:

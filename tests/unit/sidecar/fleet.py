@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 
 from weir_core.route.types import ClassLoad, LoadVector
+from weir_core.wire.peer_auth import Keys
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
@@ -24,6 +25,15 @@ SETTINGS = Settings(
     addresses=Addresses(host="127.0.0.1", peer_port=0),
     peering=Peering(min_period_s=0.02, max_period_s=0.02),
 )
+
+
+@dataclass
+class Side:
+    """A sidecar, as a handshake knows it."""
+
+    name: str
+    keys: Keys
+    epoch: int = 1
 
 
 def vector(*, draining: bool = False, left: int = 8) -> LoadVector:
@@ -51,12 +61,14 @@ class Member:
 
     def __init__(self, name: str, settings: Settings = SETTINGS, *, gateway: bool = False) -> None:
         self.name = name
+        self.skipped_s = 0.0
+        """By so much its clock has moved on while nothing of it ran."""
         self.metrics = Metrics(CollectorRegistry())
         self.load: LoadVector | None = None if gateway else vector()
         self.peers = Peers(
-            name, settings, self.metrics, time.monotonic, lambda: self.load, gateway=gateway
+            name, settings, self.metrics, self._clock, lambda: self.load, gateway=gateway
         )
-        self.port = PeerPort(self.peers, self._handle, settings, self.metrics, time.monotonic)
+        self.port = PeerPort(self.peers, self._handle, settings, self.metrics, self._clock)
         self.respond: Callable[[HttpRequest], Answer] = lambda _: Answer(200, b"done")
         self.requests: list[tuple[HttpRequest, str]] = []
         self.loads: list[str] = []
@@ -65,6 +77,9 @@ class Member:
         self.peers.on_load, self.peers.on_lost = self.loads.append, self.lost.append
         self._stack = contextlib.AsyncExitStack()
         self._task: asyncio.Task[None] | None = None
+
+    def _clock(self) -> float:
+        return time.monotonic() + self.skipped_s
 
     def _handle(self, http: HttpRequest, sender: str) -> None:
         self.requests.append((http, sender))
@@ -109,12 +124,35 @@ class Fleet:
     def __init__(self) -> None:
         self.members: list[Member] = []
 
-    async def add(self, name: str, *, gateway: bool = False, **peering: float) -> Member:
-        """Start one that knows nothing yet."""
-        settings = replace(SETTINGS, peering=replace(SETTINGS.peering, **peering))  # type: ignore[arg-type]
+    async def add(
+        self,
+        name: str,
+        *,
+        gateway: bool = False,
+        port: int = 0,
+        address: str = "",
+        head_s: float = 10.0,
+        **peering: float,
+    ) -> Member:
+        """Start one that knows nothing yet.
+
+        Args:
+            name: Of the sidecar.
+            gateway: It has no engine.
+            port: Where it listens; 0 lets the kernel choose.
+            address: What it tells the others of that; else the truth.
+            head_s: How long a connection may take over its handshake.
+            peering: Bounds of `Peering`.
+        """
+        settings = replace(
+            SETTINGS,
+            addresses=replace(SETTINGS.addresses, peer_address=address),
+            timeouts=replace(SETTINGS.timeouts, head_s=head_s),
+            peering=replace(SETTINGS.peering, **peering),  # type: ignore[arg-type]
+        )
         member = Member(name, settings, gateway=gateway)
         self.members.append(member)
-        await member.start()
+        await member.start(port)
         return member
 
     async def of(self, *names: str) -> list[Member]:

@@ -30,6 +30,9 @@ def coded() -> dict[str, tuple[str, frozenset[str], str]]:
     metrics.describe_engine(Facts("weir", 1, 1, 1))
     metrics.of_class("batch").rejections(Reason.SATURATED)
     metrics.show_queue([("batch", "nightly", 1.0)], 0)
+    metrics.peers.labels("usable")
+    metrics.heartbeats.labels("heard")
+    metrics.heartbeat_bytes.labels("sent")
     found = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")

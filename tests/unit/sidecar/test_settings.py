@@ -66,6 +66,36 @@ def test_only_a_sidecar_on_the_loopback_serves_its_machine_without_tenants(
     assert Settings.from_env(host).addresses.is_loopback is want
 
 
+@pytest.mark.parametrize(
+    ("env", "want"),
+    [
+        pytest.param({}, "", id="all addresses of a machine that does not say its own"),
+        pytest.param({labels.ENV_POD_IP: "10.0.0.7"}, "10.0.0.7:8002", id="a pod"),
+        pytest.param({labels.ENV_POD_IP: "fd00::7"}, "[fd00::7]:8002", id="a pod with IPv6"),
+        pytest.param({labels.ENV_HOST: "127.0.1.2"}, "127.0.1.2:8002", id="a replica of weir up"),
+        pytest.param(
+            {"WEIR_PEER_ADDRESS": "node:30002", labels.ENV_POD_IP: "10.0.0.7"},
+            "node:30002",
+            id="behind another address",
+        ),
+    ],
+)
+def test_a_sidecar_tells_the_others_where_it_is(env: dict[str, str], want: str) -> None:
+    assert Settings.from_env(env).addresses.advertised(8002) == want
+
+
+@pytest.mark.parametrize(
+    ("peers", "period_s", "silence_s"),
+    [(1, 0.2, 1.0), (51, 0.2, 1.0), (128, 0.5, 2.5), (256, 1.0, 5.0), (1024, 1.0, 5.0)],
+)
+def test_few_sidecars_hear_of_each_other_more_often(
+    peers: int, period_s: float, silence_s: float
+) -> None:
+    peering = Settings.from_env({}).peering
+    assert peering.period_s(peers) == period_s
+    assert peering.silence_s(period_s) == silence_s
+
+
 def test_rules_for_browsers_that_cannot_be_read_are_refused_by_name() -> None:
     with pytest.raises(InvalidSpec, match=labels.ENV_CORS):
         Settings.from_env({labels.ENV_CORS: "*"})
