@@ -18,13 +18,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
-_WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
-_ROUTE = ("load", "router", "score")
+_WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority", "prompts")
+_ROUTE = ("digest", "load", "prefix", "router", "score")
 _RELAY = (
-    "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
-    "frontend/headers", "frontend/protocol", "telemetry/instruments", "telemetry/metrics",
-    "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
-    "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
+    "driver", "inflight", "prefixes", "registry", "frontend/auth", "frontend/body",
+    "frontend/client", "frontend/headers", "frontend/protocol", "telemetry/instruments",
+    "telemetry/metrics", "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans",
+    "upstreams/connections", "upstreams/engine", "upstreams/replicas", "upstreams/splice",
+    "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 
