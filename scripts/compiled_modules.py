@@ -18,14 +18,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _CORE = "weir_core/sched"
 _LEFT = {"__init__.py", "policies.py", "types.py"}
 """Plain values and tables: msgspec and dataclasses make their classes at run time."""
-_WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
-_ROUTE = ("load", "rebalance", "router", "score")
+_WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority", "prompts")
+_ROUTE = ("digest", "load", "prefix", "rebalance", "router", "score")
 _RELAY = (
-    "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
-    "frontend/headers", "frontend/protocol", "peers/member", "peers/own", "peers/peer",
-    "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments", "telemetry/metrics",
-    "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
-    "routing", "upstreams/engine", "upstreams/splice", "upstreams/upstream",
+    "driver", "inflight", "prefixes", "registry", "routing", "frontend/auth", "frontend/body",
+    "frontend/client", "frontend/headers", "frontend/protocol", "peers/member", "peers/own",
+    "peers/peer", "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments",
+    "telemetry/metrics", "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans",
+    "upstreams/connections", "upstreams/engine", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 CHUNK_BYTES: Final = 2048
@@ -29,6 +30,8 @@ _MOST_CONTINUED: Final = 8
 """How far what was seen of late can tip the guess whether prompts go on where others ended."""
 _SEPARATOR: Final = b"\0"
 """Between parts of a prompt: JSON text never holds this byte."""
+_WHITE: Final = b" \t\n\r"
+_CLOSING: Final = b']"'
 _END: Final = b"\0\0"
 """Makes the hash of a whole text another than that of a chunk which ends there."""
 
@@ -68,39 +71,58 @@ def prefix_salt(model: str, adapter: str = "", cache_salt: str = "") -> bytes:
     return digest.digest()
 
 
-def prompt_text(parts: list[bytes]) -> bytes:
-    """Return the text of a prompt from the body's values that it is rendered from.
+def prompt_text(parts: list[bytes] | list[memoryview]) -> list[bytes | memoryview]:
+    """Return the text of a prompt, in pieces, from the body's values that it is rendered from.
 
     The order is that of the rendered prompt: what a conversation keeps (tools, system text,
     instructions) before the list of messages, which grows at its end. The bracket or quote that
     closes the last value is left out, so that the text of a conversation begins with the text
     that it had one message earlier.
     """
-    if not parts:
-        return b""
-    last = parts[-1].rstrip()
-    if last.endswith((b"]", b'"')):
-        last = last[:-1].rstrip()
-    return _SEPARATOR.join([*parts[:-1], last])
+    pieces: list[bytes | memoryview] = []
+    for part in parts:
+        pieces.append(part)
+        pieces.append(_SEPARATOR)
+    if pieces:
+        last = parts[-1]
+        end = _stripped(last, len(last))
+        if end and last[end - 1] in _CLOSING:
+            end = _stripped(last, end - 1)
+        pieces[-2:] = [last[:end]]
+    return pieces
 
 
-def chunk_hashes(text: bytes, salt: bytes) -> Chain:
+def _stripped(text: bytes | memoryview, end: int) -> int:
+    """Return where a text ends, without the white space before `end`."""
+    while end and text[end - 1] in _WHITE:
+        end -= 1
+    return end
+
+
+def chunk_hashes(pieces: Sequence[bytes | memoryview], salt: bytes) -> Chain:
     """Return the chain of a prompt's text; no more than `MAX_CHUNKS` of it are read.
 
+    Nothing of it is copied: copies of long texts would cost as much as their hashes.
+
     Args:
-        text: As `prompt_text` returns it.
+        pieces: The text, as `prompt_text` returns it.
         salt: As `prefix_salt` returns it.
     """
-    size = len(text)
-    read = min(size, MAX_CHUNKS * CHUNK_BYTES)
     digest = hashlib.blake2b(salt, digest_size=8)
     hashes: list[int] = []
-    end = CHUNK_BYTES
-    while end <= read:
-        digest.update(text[end - CHUNK_BYTES : end])
-        hashes.append(int.from_bytes(digest.copy().digest(), "little"))
-        end += CHUNK_BYTES
-    digest.update(text[end - CHUNK_BYTES : read] + _END)
+    size, missing = 0, CHUNK_BYTES
+    for piece in pieces:
+        length, start = len(piece), 0
+        size += length
+        while start < length and len(hashes) < MAX_CHUNKS:
+            end = min(start + missing, length)
+            digest.update(piece[start:end])
+            missing -= end - start
+            start = end
+            if missing == 0:
+                hashes.append(int.from_bytes(digest.copy().digest(), "little"))
+                missing = CHUNK_BYTES
+    digest.update(_END)
     return Chain(hashes, int.from_bytes(digest.digest(), "little"), size)
 
 

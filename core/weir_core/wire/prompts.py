@@ -56,18 +56,17 @@ def chain_of(path: str, body: bytes, asks: RequestBody) -> Chain | None:
         return None  # it is not for this reader to refuse it
     if _is_given(fields.previous_response_id):
         return None
-    text = prompt_text(_parts(names, fields))
-    if len(text) < CHUNK_BYTES:
-        return None
-    return chunk_hashes(text, prefix_salt(asks.model or "", cache_salt=fields.cache_salt or ""))
+    salt = prefix_salt(asks.model or "", cache_salt=fields.cache_salt or "")
+    chain = chunk_hashes(prompt_text(_parts(names, fields)), salt)
+    return chain if chain.hashes else None
 
 
-def _parts(names: tuple[str, ...], fields: PromptFields) -> list[bytes]:
+def _parts(names: tuple[str, ...], fields: PromptFields) -> list[memoryview]:
     """Return the values in their order; one that is not there keeps its place."""
-    found: list[bytes] = []
+    found: list[memoryview] = []
     for name in names:
         value: msgspec.Raw = getattr(fields, name)
-        found.append(bytes(value) if _is_given(value) else b"")
+        found.append(memoryview(value if _is_given(value) else NOTHING))
     return found
 
 

@@ -19,7 +19,7 @@ CHUNK_TOKENS = 512
 
 def chain_of(*chunks: int) -> Chain:
     """Return the chain of a text of chunks that are told apart by a number."""
-    return chunk_hashes(b"".join(bytes([chunk]) * CHUNK_BYTES for chunk in chunks), SALT)
+    return chunk_hashes([bytes([chunk]) * CHUNK_BYTES for chunk in chunks], SALT)
 
 
 class Replica:

@@ -27,7 +27,7 @@ CHUNK_TOKENS = 512
 def chain_of(*chunks: int, tail_bytes: int = 0) -> Chain:
     """Return the chain of a text of chunks that are told apart by a number."""
     text = b"".join(bytes([chunk]) * CHUNK_BYTES for chunk in chunks) + b"t" * tail_bytes
-    return chunk_hashes(text, SALT)
+    return chunk_hashes([text], SALT)
 
 
 def tokens_of(chain: Chain) -> int:
@@ -49,14 +49,21 @@ texts = st.binary(max_size=6).map(lambda seed: (seed or b"x") * (3 * CHUNK_BYTES
 
 @given(text=texts, more=st.binary(max_size=3 * CHUNK_BYTES))
 def test_the_chain_of_a_beginning_begins_the_chain(text: bytes, more: bytes) -> None:
-    short, long = chunk_hashes(text, SALT), chunk_hashes(text + more, SALT)
+    short, long = chunk_hashes([text], SALT), chunk_hashes([text, more], SALT)
     assert long.hashes[: len(short.hashes)] == short.hashes
     assert len(long.hashes) == len(text + more) // CHUNK_BYTES
 
 
+@given(st.lists(st.binary(max_size=3 * CHUNK_BYTES), max_size=5))
+def test_where_a_text_is_cut_into_pieces_does_not_matter(pieces: list[bytes]) -> None:
+    cut, whole = chunk_hashes(pieces, SALT), chunk_hashes([b"".join(pieces)], SALT)
+    assert (cut.hashes, cut.whole) == (whole.hashes, whole.whole)
+    assert cut.text_bytes == whole.text_bytes
+
+
 @given(text=texts, other=texts)
 def test_equal_texts_and_only_those_have_equal_chains(text: bytes, other: bytes) -> None:
-    first, second = chunk_hashes(text, SALT), chunk_hashes(other, SALT)
+    first, second = chunk_hashes([text], SALT), chunk_hashes([other], SALT)
     assert (first.whole == second.whole) == (text == other)
     shared = min(len(text), len(other)) // CHUNK_BYTES
     equal = [text[: n * CHUNK_BYTES] == other[: n * CHUNK_BYTES] for n in range(1, shared + 1)]
@@ -75,21 +82,21 @@ def test_equal_texts_and_only_those_have_equal_chains(text: bytes, other: bytes)
 )
 def test_what_shares_no_cache_shares_no_hash(salt: bytes) -> None:
     text = b"hello" * CHUNK_BYTES
-    one, two = chunk_hashes(text, SALT), chunk_hashes(text, salt)
+    one, two = chunk_hashes([text], SALT), chunk_hashes([text], salt)
     assert not set(one.hashes) & set(two.hashes)
     assert one.whole != two.whole
 
 
 def test_the_same_text_has_the_same_chain_in_every_process_and_version() -> None:
     """A change of these numbers needs a new `digest.VERSION`: old and new sidecars disagree."""
-    chain = chunk_hashes(b"0123456789abcdef" * 300, prefix_salt("llama", "sql", "tenant"))
+    chain = chunk_hashes([b"0123456789abcdef" * 300], prefix_salt("llama", "sql", "tenant"))
     assert chain.hashes == [7089718355158132034, 17119578809197606099]
     assert chain.whole == 6878482608594880891
 
 
 def test_the_work_for_a_request_is_bounded() -> None:
     limit = MAX_CHUNKS * CHUNK_BYTES
-    whole, longer = chunk_hashes(b"a" * limit, SALT), chunk_hashes(b"a" * limit + b"b", SALT)
+    whole, longer = chunk_hashes([b"a" * limit], SALT), chunk_hashes([b"a" * limit, b"b"], SALT)
     assert len(longer.hashes) == MAX_CHUNKS
     assert longer.hashes == whole.hashes
     assert whole.is_complete
@@ -99,8 +106,8 @@ def test_the_work_for_a_request_is_bounded() -> None:
 def test_texts_that_differ_beyond_the_bound_are_not_taken_for_equal() -> None:
     index = PrefixIndex(1 << 20, BLOCK)
     text = b"a" * MAX_CHUNKS * CHUNK_BYTES
-    run(index, chunk_hashes(text + b"b" * 8192, SALT))
-    other = chunk_hashes(text + b"c" * 8192, SALT)
+    run(index, chunk_hashes([text, b"b" * 8192], SALT))
+    other = chunk_hashes([text, b"c" * 8192], SALT)
     assert cached(index, other) == MAX_CHUNKS * CHUNK_TOKENS
 
 
@@ -119,7 +126,7 @@ def test_a_conversation_begins_with_what_it_was(
 ) -> None:
     def text(messages: int) -> bytes:
         value = json.dumps(MESSAGES[:messages], indent=indent, separators=separators)
-        return prompt_text([b'[{"type": "function"}]', value.encode()])
+        return b"".join(prompt_text([b'[{"type": "function"}]', value.encode()]))
 
     for messages in range(1, len(MESSAGES)):
         assert text(messages + 1).startswith(text(messages))
@@ -194,7 +201,7 @@ def converse(index: PrefixIndex, step: int, until: int = 60_000, output: int = 1
     errors: list[int] = []
     hit = 0
     for size in range(step, until, step):
-        chain = chunk_hashes(b"c" * size, SALT)
+        chain = chunk_hashes([b"c" * size], SALT)
         errors.append(cached(index, chain) - hit)
         index.learned(chain, tokens_of(chain), hit)
         run(index, chain, output)
@@ -231,7 +238,7 @@ def test_where_prompts_only_begin_alike_their_ends_are_not_predicted() -> None:
 def test_a_conversation_is_not_charged_twice_where_the_engine_is_silent() -> None:
     index = PrefixIndex(1 << 20, BLOCK)
     for size in range(3000, 60_000, 3000):
-        run(index, chunk_hashes(b"c" * size, SALT), output_tokens=100)
+        run(index, chunk_hashes([b"c" * size], SALT), output_tokens=100)
     assert index.tokens <= 60_000 // 4 + 100 + CHUNK_TOKENS
 
 

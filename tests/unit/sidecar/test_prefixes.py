@@ -18,8 +18,8 @@ CHUNK_TOKENS = 512
 
 def chain_of(*chunks: int) -> Chain:
     """Return the chain of a text of chunks that are told apart by a number."""
-    text = b"".join(bytes([chunk]) * CHUNK_BYTES for chunk in chunks)
-    return chunk_hashes(text, prefix_salt("tiny"))
+    pieces = [bytes([chunk]) * CHUNK_BYTES for chunk in chunks]
+    return chunk_hashes(pieces, prefix_salt("tiny"))
 
 
 class Replica:
