@@ -25,7 +25,7 @@ _RELAY = (
     "frontend/headers", "frontend/protocol", "peers/member", "peers/own", "peers/peer",
     "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments", "telemetry/metrics",
     "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
-    "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
+    "upstreams/engine", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 
