@@ -1,4 +1,4 @@
-"""One batch: clients, engine and operator around a sidecar or a front, and the judgement."""
+"""One batch: clients, engine and operator around a sidecar, and the judgement."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from aiohttp import web
 from bench.fuzz.clients import Client
 from bench.fuzz.engine import Engine
 from bench.fuzz.network import SimulatedLoop
-from bench.fuzz.subject import API_PORT, FrontSubject, SidecarSubject, Subject
+from bench.fuzz.subject import API_PORT, SidecarSubject, Subject
 from weir_core.sched import audit
 
 CLIENTS: Final = 110
 """Of one batch; they send about 200 requests."""
 DISTURBANCES: Final = 20
-_FRONTS: Final = 0.1
-"""Batches that fuzz a front."""
 _SPAN_S: Final = 6.0
 """All clients and disturbances begin in this time."""
 _CALM_S: Final = 9.0
@@ -73,8 +71,7 @@ class Batch:
         rng = self._rng("settings")
         engine = Engine(loop, self._rng("engine"))
         loop.connect = engine.connect
-        kind = FrontSubject if rng.random() < _FRONTS else SidecarSubject
-        subject = kind(loop, engine, rng, scratch)
+        subject = SidecarSubject(loop, engine, rng, scratch)
         async with subject.running():
             await asyncio.sleep(0.1)
             subject.begin()

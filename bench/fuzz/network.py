@@ -197,6 +197,9 @@ class Listening:
         """Return the address."""
         return self._name
 
+    async def start_serving(self) -> None:
+        """Let connections in."""
+
     def close(self) -> None:
         """End it; nothing connects any more."""
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: a whole sidecar, or a whole front, as it runs in production."""
+"""What is fuzzed: a whole sidecar, as it runs in production."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from weir_core.wire.cors import Cors
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_core.wire.steps import Facts, Step, encode_step
 from weir_sidecar.app import Sidecar
-from weir_sidecar.front import Front
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
 from weir_sidecar.inflight import InFlightRequest
@@ -42,7 +41,6 @@ from weir_sidecar.settings import (
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.otlp_json import JsonExporter
 from weir_sidecar.telemetry.request_trace import Tracing
-from weir_sidecar.upstreams.replicas import Address
 
 API_PORT: Final = 8000
 _ADMIN_PORT: Final = 8001
@@ -67,7 +65,6 @@ _BROKEN_DOCUMENTS: Final = (
     b"", b"{", b'{"classes":[{"name":"a"}]}', b'{"default_class":"none"}', b"\xff", b"[]",
 )  # fmt: skip
 _DIRECT: Final = frozenset({"/health"})
-_DIRECT_OF_FRONT: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 """Paths that are answered without an outcome."""
 _LONGEST_PROBE_S: Final = 8.0
 """5 s to connect and 2 s to answer, and a little more."""
@@ -330,48 +327,6 @@ class SidecarSubject(Subject):
             writer.sendto(record, str(self.settings.addresses.steps_socket))
         for read in list(self.loop.readers.values()):
             read()
-
-
-class FrontSubject(Subject):
-    """The front of `weir up`, before two replicas."""
-
-    def __init__(
-        self, loop: SimulatedLoop, engine: Engine, rng: random.Random, scratch: Path
-    ) -> None:
-        super().__init__(loop, engine, rng, scratch)
-        engine.takes_keys = True
-        replicas = [Address("127.0.0.2"), Address("127.0.0.3")]
-        self.front = Front(self.settings, ("127.0.0.1", API_PORT), replicas, loop.time)
-        self.registry, self.metrics = self.front.registry, self.front.registry.metrics
-        self._may_drain = rng.random() < 0.15
-
-    def running(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        """Run it while the context is open."""
-        return self.front.running()
-
-    def begin(self, direct: frozenset[str] = _DIRECT_OF_FRONT) -> None:
-        """Begin to count, once everything runs."""
-        super().begin(direct)
-
-    def disturb(self, rng: random.Random) -> None:
-        """Let a replica go, or the front."""
-        engine = self.engine
-        if rng.random() < 0.05 and self._may_drain:
-            self.is_drained = True
-            self.front.drain.begin()
-        elif rng.random() < 0.2 and not engine.calm:
-            engine.state = rng.choice(("gone", "ill", "mute"))
-            if engine.state == "gone":
-                engine.break_all()
-            self.loop.call_later(rng.choice((0.1, 1.0)), self._recover)
-
-    def _recover(self) -> None:
-        self.engine.state = "up"
-
-    def books(self) -> dict[str, int]:
-        """Return what has to be 0 in the end, by name."""
-        router = self.front.replicas._router
-        return {f"attempts at {name}": router.outstanding(name) for name in router._replicas}
 
 
 class _Look:
