@@ -149,6 +149,6 @@ class Prefixes:
         # What is of another version means nothing here, and need not be sent again.
         return update.seq if update.version != VERSION else self._peers.seq(peer)
 
-    def forget(self, peer: str) -> None:
+    def peer_gone(self, peer: str) -> None:
         """Forget a peer that has left."""
         self._peers.forget(peer)

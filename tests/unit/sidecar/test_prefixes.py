@@ -126,7 +126,7 @@ def test_peers_are_told_of_what_changes() -> None:
         # A chunk is told of where its depth is a power of two, or where it is the last.
         assert two.cached(1, 2, 3, 4, 5, 6)["one"] == depth * CHUNK_TOKENS
     assert one.prefixes.update_for(seq) is None
-    two.prefixes.forget("one")
+    two.prefixes.peer_gone("one")
     assert two.cached(1, 2) == {"two": 0}
 
 
