@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -28,6 +29,8 @@ from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
+ROUTING: Final = ROOT / "docs" / "routing.md"
+BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 READY_S: Final = 480
 ASK: Final[Any] = [{"role": "user", "content": "Tell me about rivers."}]
 
@@ -272,21 +275,34 @@ def test_vllms_own_benchmark_sees_no_failure(up: Up, tmp_path: Path) -> None:
     assert (result["completed"], result["failed"]) == (500, 0), finished.stdout
 
 
-def test_a_killed_engine_comes_back_and_its_peer_serves_meanwhile(
-    up: Up, client: openai.OpenAI
-) -> None:
-    victim = up.replicas[0]
-    assert victim.engine_pid is not None
-    os.kill(victim.engine_pid, signal.SIGKILL)
-    up.until(lambda: up.replicas[0].phase != "ready", "noticed")
+def test_the_routing_page_does_what_it_says(up: Up, client: openai.OpenAI) -> None:
+    _, *blocks = BLOCK.findall(ROUTING.read_text())
+    script = "\necho ----\n".join(blocks).replace(":8000/", f":{up.port}/")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'weir() {{ {" ".join(up.weir)} "$@"; }}\n{script}'],
+        env=up.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = (json.loads(x.partition(": ")[2]) for x in done.stdout.split("----\n"))
+    assert second["replica"] == first["replica"]
+    cached = {each["replica"]: each["cached_tokens"] for each in second["candidates"]}
+    assert cached.pop(second["replica"]) > 0
+    assert not any(cached.values())
+    assert third["replica"] != second["replica"]
+    at = [replica.name for replica in up.replicas].index(second["replica"])
     # Whichever sidecar is asked, a replica that has an engine answers.
-    assert get(f"http://{victim.address}:8000/v1/models")
+    assert get(f"http://{up.replicas[at].address}:8000/v1/models")
     for _ in range(5):
         assert client.completions.create(model="tiny", prompt="A", max_tokens=2).choices
-    up.until(lambda: up.replicas[0].phase == "ready", "back", READY_S)
-    assert up.replicas[0].restarts == 1
-    assert up.replicas[1].restarts == 0
-    assert "quickstart-cpu-1/engine killed by SIGKILL" in up.output.read_text()
+    up.until(
+        lambda: up.replicas[at].phase == "ready" and bool(up.replicas[at].restarts), "back", READY_S
+    )
+    assert sum(replica.restarts for replica in up.replicas) == 1
+    assert f"{second['replica']}/engine killed by SIGKILL" in up.output.read_text()
 
 
 def test_ctrl_c_lets_a_stream_finish_and_leaves_nothing(up: Up, client: openai.OpenAI) -> None:
