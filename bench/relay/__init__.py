@@ -17,6 +17,7 @@ The relays:
     weir             the sidecar as in a pod: a tenant's API key, classes, the engine's facts and
                      its step log (100 steps a second, or one for each token of a stream)
     weir-tracing     the same; every request is sampled, spans go to a process that forgets them
+    weir-forwarded   a gateway that forwards all to the one replica behind it; the cost of both
     weir-beside      the same as weir, from the folder of --beside
     sglang-router    --policy round_robin
     vllm-router      --policy random

@@ -19,12 +19,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from bench.relay import routers
 from bench.relay.processes import Processes, tree
 from bench.relay.wire import API_KEY, MODEL, request_body
 from weir_core.api import labels
 from weir_core.sched.types import TenantPolicy
-from weir_core.wire.policies import PolicyDocument, TenantEntry
+from weir_core.wire.policies import PeerEntry, PolicyDocument, TenantEntry
 
 READY_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
@@ -33,7 +35,8 @@ FLOOR: Final = "floor"
 WEIR: Final = "weir"
 WEIR_TRACED: Final = "weir-tracing"
 WEIR_BESIDE: Final = "weir-beside"
-SIDECARS: Final = (WEIR, WEIR_TRACED, WEIR_BESIDE)
+WEIR_FORWARDED: Final = "weir-forwarded"
+SIDECARS: Final = (WEIR, WEIR_TRACED, WEIR_BESIDE, WEIR_FORWARDED)
 ROUTERS: Final = ("sglang-router", "vllm-router", "smg")
 """Those in Rust, the cheapest of which every ratio refers to."""
 ENVOY: Final = "envoy"
@@ -145,6 +148,23 @@ def _weir_traced(upstream: Upstream) -> Launch:
 def _weir_beside(upstream: Upstream) -> Launch:
     assert upstream.beside is not None
     return _sidecar(upstream, WEIR_BESIDE, {"PYTHONPATH": str(upstream.beside.resolve())})
+
+
+def _weir_forwarded(upstream: Upstream) -> Launch:
+    """Return a gateway and the sidecar that it forwards all requests to."""
+    port, replica, gateway = free_ports(3)
+    peers = (
+        PeerEntry("replica", f"127.0.0.1:{replica}"),
+        PeerEntry("gateway", f"127.0.0.1:{gateway}"),
+    )
+    told = msgspec.structs.replace(_POLICIES, peers=peers, peer_keys=("5e" * 32,))
+    policies = upstream.pod_dir(WEIR_FORWARDED) / labels.POLICIES_FILE
+    policies.write_bytes(told.encode())
+    more = {labels.ENV_POD_NAME: "replica", "WEIR_PEER_PORT": str(replica)}
+    launch = _sidecar(upstream, WEIR_FORWARDED, more)
+    command = [sys.executable, "-m", "bench.relay.pair", "--peer-port", str(gateway)]
+    command += ["--listen", f"127.0.0.1:{port}"]
+    return replace(launch, port=port, command=command)
 
 
 def _sidecar(upstream: Upstream, name: str, more: Mapping[str, str]) -> Launch:
@@ -273,6 +293,7 @@ LAUNCHES: Final[Mapping[str, Callable[[Upstream], Launch]]] = {
     WEIR: _weir,
     WEIR_TRACED: _weir_traced,
     WEIR_BESIDE: _weir_beside,
+    WEIR_FORWARDED: _weir_forwarded,
     "sglang-router": _sglang_router,
     "vllm-router": _vllm_router,
     "smg": _smg,
