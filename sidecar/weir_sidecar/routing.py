@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from weir_sidecar.peers.peers import Peers
     from weir_sidecar.prefixes import Prefixes
 
-_DRAINING = "draining"
-_NO_ENGINE = "no-engine"
+_DRAINING: Final = "draining"
+_NO_ENGINE: Final = "no-engine"
+_BACKLOGGED: Final = "backlogged"
+_REASONS: Final = frozenset({_DRAINING, _NO_ENGINE, _BACKLOGGED, "refused"})
+"""Why a request comes back; what else a newer sidecar may say counts as lost."""
 
 
 class Routing:
@@ -117,7 +120,7 @@ class Routing:
             self._router.on_refused(request_id, self._clock())
         else:
             self._router.on_ended(request_id)
-        self._metrics.forwards.labels(reason or "lost").inc()
+        self._metrics.forwards.labels(reason if reason in _REASONS else "lost").inc()
 
     def ended(self, request: InFlightRequest) -> None:
         """Note that another replica's answer was the last word, whatever it was."""
@@ -173,7 +176,7 @@ class Routing:
             return
         if request.forwarded is not None:
             self._driver.give_up(request)
-            request.send_back("backlogged", errors.rejected(Reason.SATURATED, 1))
+            request.send_back(_BACKLOGGED, errors.rejected(Reason.SATURATED, 1))
             return
         ask = self._ask(request, request.asked)
         route = Forward(move.request_id, move.replica, request.hops + 1, "sooner-there")
