@@ -71,6 +71,11 @@ bench-decisions: install ## Cost of a scheduling decision, compiled as in the im
 	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m weir_sim.decision_cost
 	$(BIN)/python -m weir_sim.decision_cost
 
+.PHONY: bench-prefixes
+bench-prefixes: install ## Cost of following prefixes, compiled as in the image and as written
+	@compiled="$$(scripts/compiled)"; PYTHONPATH="$$compiled" $(BIN)/python -m weir_sim.prefix_cost
+	$(BIN)/python -m weir_sim.prefix_cost
+
 .PHONY: bench-overload
 bench-overload: install ## Twice what a real engine can do, for three minutes, with and without Weir
 	$(BIN)/python -m bench.overload
