@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from weir_sidecar.peers.peers import Peers
     from weir_sidecar.prefixes import Prefixes
 
+_NOTHING_CACHED: Final[dict[str, int]] = {}
 _DRAINING: Final = "draining"
 _NO_ENGINE: Final = "no-engine"
 _BACKLOGGED: Final = "backlogged"
@@ -75,10 +76,12 @@ class Routing:
         """Return where a request is served best."""
         now = self._clock()
         ask = self._ask(request, asked)
-        cached: dict[str, int] = {}
-        if request.chain is not None:
-            cached = self._prefixes.cached(request.chain, ask.prompt_tokens)
+        chain, cached = request.chain, _NOTHING_CACHED
+        if chain is not None:
+            cached = self._prefixes.cached(chain, ask.prompt_tokens)
         candidates = self._router.candidates(ask, cached, now, self._rng)
+        if chain is not None:  # those that were drawn may hold a part, too
+            cached = self._prefixes.cached(chain, ask.prompt_tokens, candidates)
         route = self._router.choose(ask, candidates, self.load(), cached, now)
         if isinstance(route, Forward):
             held = cached.get(route.replica, 0)
