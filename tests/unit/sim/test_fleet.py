@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from weir_cli.simulate import app
 from weir_core.route.router import HOP_LIMIT
-from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Messages, Slowdown, simulate_fleet
+from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Slowdown, simulate_fleet
+from weir_sim.fleet_peers import Messages
 from weir_sim.fleet_report import FleetReport, fleet_report
 from weir_sim.profiles import PROFILES, slowed
 from weir_sim.run import RequestTooLong
