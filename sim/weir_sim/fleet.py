@@ -188,6 +188,7 @@ class Fleet:
             if trip.request.hash_ids:
                 trip.chain = chain_of(trip.request, serial)
         self._left = len(self.trips)
+        self._arrivals = 0
         for index, speed in enumerate(config.speeds):
             self._add(index, replace(self.sim, profile=slowed(config.profile, speed)))
         for slowdown in config.slowdowns:
@@ -250,7 +251,14 @@ class Fleet:
             return _PerfectKnowledge(self)
         return _OneRouter(self)
 
+    def is_quiet(self) -> bool:
+        """Return whether all requests have arrived and none waits in a request pool."""
+        if self._arrivals < len(self.trips):
+            return False
+        return not any(scheduler.pool.requests for scheduler in self.schedulers)
+
     def _arrive(self, index: int) -> None:
+        self._arrivals += 1
         if index + 1 < len(self.trips):
             self.loop.at(self.trips[index + 1].request.arrival_s, self._arrive, index + 1)
         trip = self.trips[index]

@@ -20,7 +20,7 @@ _PARTS: Final = 4
 """Seeds begin at so many parts of a trace."""
 _LOWEST: Final = 0.05
 _HIGHEST: Final = 3.0
-_PRECISION: Final = 0.01
+_PRECISION: Final = 0.02
 
 
 class FleetLoad:

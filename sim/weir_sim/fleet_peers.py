@@ -171,6 +171,8 @@ class Peers:
     # ---- heartbeats
 
     def _beat(self, index: int) -> None:
+        if self._fleet.is_quiet():
+            return
         now, loss = self._loop.now, self._messages.loss
         load = load_of(self._fleet.schedulers[index], now)
         taken = {sender: link.taken for sender, link in self._links[index].items()}
