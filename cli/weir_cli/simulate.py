@@ -20,9 +20,12 @@ from weir_cli.simulation_options import (
     DEFAULT_MIX,
     AgeOfLoads,
     AsJson,
+    Attainment,
     Burstiness,
     ColumnNames,
     Duration,
+    FleetSystems,
+    FleetTrace,
     Heartbeat,
     Ingress,
     Load,
@@ -51,6 +54,7 @@ from weir_cli.simulation_options import (
     speeds_of,
     system_named,
     systems_named,
+    trace_in,
     workload,
 )
 from weir_cli.simulation_output import (
@@ -63,8 +67,10 @@ from weir_cli.simulation_output import (
 )
 from weir_core.wire.steps import Facts
 from weir_sim.experiments import Scenario, ablations, fairness, replicas_needed
-from weir_sim.fleet import FleetConfig, Messages, Slowdown, usual_heartbeat_s
-from weir_sim.fleet_report import FleetReport, compare_routings, fleet_workload
+from weir_sim.fleet import FleetConfig, Slowdown
+from weir_sim.fleet_load import FleetLoad, fleet_capacity
+from weir_sim.fleet_peers import Messages, usual_heartbeat_s
+from weir_sim.fleet_report import FleetReport, compare_routings
 from weir_sim.report import report
 from weir_sim.run import SimConfig
 from weir_sim.sweep import Job
@@ -158,6 +164,8 @@ def fleet(  # noqa: PLR0913, PLR0917 - one per option
     duration_s: Duration = 60.0,
     seeds: Seeds = 1,
     mix: Mix = DEFAULT_MIX,
+    turns: Turns = 1,
+    trace: FleetTrace = None,
     burstiness: Burstiness = 1.0,
     heartbeat_s: Heartbeat = None,
     age_s: AgeOfLoads = 0.0,
@@ -167,19 +175,57 @@ def fleet(  # noqa: PLR0913, PLR0917 - one per option
     as_json: AsJson = False,
 ) -> None:
     """Route the same requests through a fleet in several ways. Every replica runs Weir."""
-    engine, spec = profile_named(profile), workload(mix, burstiness=burstiness)
+    engine, spec = profile_named(profile), workload(mix, turns, burstiness)
     names, pace = routings_named(routings), speeds_of(speeds, replicas)
     messages = Messages(heartbeat_s or usual_heartbeat_s(replicas), age_s, loss)
     slowdowns = [] if slow is None else [Slowdown(0, duration_s / 3, 2 * duration_s / 3, slow)]
+    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace))
     reports: list[FleetReport] = []
     with Console(stderr=True).status("Simulating the fleet"):
         for seed in range(seeds):
-            requests = fleet_workload(engine, pace, load, duration_s, spec, seed)
             config = FleetConfig(
                 engine, pace, "", ingress, messages, slowdowns=slowdowns, seed=seed
             )
-            reports += compare_routings(config, names, requests)
+            reports += compare_routings(config, names, offered.requests(load, seed))
     print_fleet(reports, as_json)
+
+
+@app.command("fleet-capacity")
+def fleet_capacity_command(  # noqa: PLR0913, PLR0917 - one per option
+    routings: RoutingNames = "weir,weighted-scores,least-request",
+    systems: FleetSystems = "",
+    profile: ProfileName = "h100-8b",
+    replicas: Replicas = 8,
+    speeds: Speeds = "1",
+    attainment: Attainment = 0.95,
+    duration_s: Duration = 60.0,
+    seeds: Seeds = 1,
+    mix: Mix = DEFAULT_MIX,
+    turns: Turns = 1,
+    trace: FleetTrace = None,
+    ingress: Ingress = "random",
+    as_json: AsJson = False,
+) -> None:
+    """Search the highest load at which every class meets its targets."""
+    engine, spec = profile_named(profile), workload(mix, turns)
+    names, pace = routings_named(routings), speeds_of(speeds, replicas)
+    if systems:
+        if len(set(pace)) > 1:
+            raise typer.BadParameter("systems have replicas of one speed", param_hint="--systems")
+        names += [system.name for system in systems_named(systems)]
+    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace))
+    messages = Messages(usual_heartbeat_s(replicas))
+    table = Table("", "seed", "load", "goodput/s")
+    with Console(stderr=True).status("Simulating the fleet"):
+        for seed in range(seeds):
+            config = FleetConfig(engine, pace, "", ingress, messages, seed=seed)
+            for name in names:
+                found = fleet_capacity(config, offered, name, attainment)
+                if as_json:
+                    typer.echo(json.dumps(asdict(found), sort_keys=True))
+                table.add_row(name, str(seed), f"{found.load:.3f}", f"{found.goodput_per_s:.1f}")
+    if not as_json:
+        print_table(table)
 
 
 @app.command("fairness")
@@ -211,12 +257,7 @@ def fairness_command(
 @app.command()
 def capacity(  # noqa: PLR0913, PLR0917 - one per option
     trace: TraceFile,
-    attainment: Annotated[
-        float,
-        typer.Option(
-            metavar="X", help="Part of the requests that must meet their targets.", max=1.0
-        ),
-    ] = 0.99,
+    attainment: Attainment = 0.99,
     system: SystemName = "weir",
     profile: ProfileName = "h100-8b",
     speed: Speed = 1.0,

@@ -139,6 +139,25 @@ Heartbeat = Annotated[
         min=0.01,
     ),
 ]
+Attainment = Annotated[
+    float,
+    typer.Option(metavar="X", help="Part of the requests that must meet their targets.", max=1.0),
+]
+FleetTrace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Requests of a trace (.csv or .jsonl) at the pace that is the load, with the classes "
+        "of --mix; its hash_ids say which prefixes are equal.",
+    ),
+]
+FleetSystems = Annotated[
+    str,
+    typer.Option(
+        "--systems", metavar="NAMES", help="Whole systems beside the routings, as for compare."
+    ),
+]
 Slow = Annotated[
     float | None,
     typer.Option(
@@ -249,6 +268,20 @@ def workload(mix: str, turns: int = 1, burstiness: float = 1.0) -> WorkloadSpec:
     return WorkloadSpec(
         rate=1.0, duration_s=1.0, streams=_streams(mix), turns=turns, burstiness=burstiness
     )
+
+
+def trace_in(path: Path | None) -> list[SimRequest]:
+    """Return the requests of a trace file, or none without one.
+
+    Raises:
+        BadParameter: The trace cannot be read.
+    """
+    if path is None:
+        return []
+    try:
+        return read_trace(path)
+    except (BadTrace, OSError) as error:
+        raise typer.BadParameter(str(error), param_hint="--trace") from error
 
 
 def replayed(trace: Path, columns: str | None, mix: str, speed: float) -> list[SimRequest]:

@@ -98,7 +98,7 @@ def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
         return
     table = Table(
         "routing", "seed", "TTFT p50 s", "p99 s", "p99 s by class", "on target", "by class",
-        "goodput/s", "forwarded", "returned", "moved", "served by speed",
+        "goodput/s", "forwarded", "returned", "moved", "hits", "served by speed",
         caption="on target: of all requests, refused ones included",
     )  # fmt: skip
     for found in reports:
@@ -115,6 +115,7 @@ def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
             f"{found.forwarded_ratio:.0%}",
             str(found.returned),
             str(found.moved),
+            f"{found.hit_ratio:.1%}",
             " ".join(f"{speed}: {part:.0%}" for speed, part in found.served.items()),
         )
     print_table(table)

@@ -177,11 +177,13 @@ class ReplicaView:
 
     Attributes:
         outstanding: Requests sent to it and not ended, exact.
+        prompt_tokens: Prompt tokens sent to it that it has to compute, exact.
         scraped_queue: Engine queue length at the last scrape.
         scraped_kv_ratio: KV cache usage at the last scrape, 0 to 1.
     """
 
     outstanding: int = 0
+    prompt_tokens: int = 0
     scraped_queue: int = 0
     scraped_kv_ratio: float = 0.0
 

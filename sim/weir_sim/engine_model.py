@@ -34,6 +34,7 @@ class Job:
         output_tokens: How many it will generate; the engine does not look at it before.
         due_s: When its first token is due; only Weir's engine is told.
         hash_ids: Whole shared blocks of its prompt.
+        cached: Prompt tokens that were cached when it was admitted first.
         target: Tokens to have in the KV cache before it decodes: the prompt, and after a
             preemption what it had generated.
         computed: Of these, how many are there.
@@ -47,6 +48,7 @@ class Job:
     output_tokens: int
     due_s: float = math.inf
     hash_ids: Sequence[int] = ()
+    cached: int = -1
     seq: int = 0
     epoch: int = 0
     target: int = 0
@@ -234,6 +236,8 @@ class EngineModel:
         heapq.heappop(self._waiting)
         job.private_blocks = private
         job.computed = cached
+        if job.cached < 0:
+            job.cached = cached
         self.counts.cached_tokens += cached
         self._prefilling.append(job)
         return True

@@ -15,23 +15,25 @@ exact too. A central router is charged no hop.
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, assert_never
+from typing import Literal, Protocol
 
 import msgspec
 
 from weir_core.route.load import ask_of, load_of
-from weir_core.route.rebalance import moves_to
-from weir_core.route.router import HOP_LIMIT, Router
+from weir_core.route.prefix import Chain
 from weir_core.route.score import View, is_better, judge
-from weir_core.route.types import Ask, Candidate, Forward, Keep, LoadVector, Nowhere
+from weir_core.route.types import Candidate
 from weir_core.sched.scheduler import Scheduler
-from weir_core.sched.tickets import State
 from weir_core.sched.types import Action, ClassPolicy, Request
-from weir_sim.baselines import Front, ReplicaView
+from weir_sim.baselines import Front, ReplicaView, Router, WeightedScores
+from weir_sim.engine_model import Job
 from weir_sim.events import EventLoop
+from weir_sim.fleet_peers import Messages, Peers
+from weir_sim.fleet_prefixes import SidecarPrefixes, chain_of
+from weir_sim.kv import SHARED_TOKENS
+from weir_sim.prefix_routers import PREFIX_ROUTERS
 from weir_sim.profiles import EngineProfile, slowed
 from weir_sim.replica import Replica, Trip, as_request
 from weir_sim.run import (
@@ -46,36 +48,8 @@ from weir_sim.run import (
 from weir_sim.weir_engine_model import make_engine_model
 from weir_sim.workload import SimRequest
 
-ROUTINGS: Sequence[str] = ("weir", "weir-early", "central", *ROUTERS)
+ROUTINGS: Sequence[str] = ("weir", "weir-early", "central", *ROUTERS, *PREFIX_ROUTERS)
 """What may send requests to replicas; `weir-early` is `weir`, but what waits is never moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """How load vectors travel between replicas.
-
-    A replica sends one vector to all in the same instant, while sidecars spread their exchanges
-    over the period: more replicas act on the same knowledge here.
-
-    Attributes:
-        heartbeat_s: Time between two vectors that a replica sends to all.
-        age_s: How old a vector is when it is sent; the receiver is told.
-        loss: Part of the vectors that get lost.
-        jitter_s: Most that a vector takes beyond a hop; what takes longer is overtaken. The
-            receiver is not told.
-        hop_s: One way between two replicas, for requests and answers too.
-    """
-
-    heartbeat_s: float = 1.0
-    age_s: float = 0.0
-    loss: float = 0.0
-    jitter_s: float = 0.0
-    hop_s: float = 0.0005
-
-
-def usual_heartbeat_s(replicas: int) -> float:
-    """Return the time between two heartbeats of sidecars in a fleet of this size."""
-    return min(1.0, max(0.2, replicas / 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +102,8 @@ class FleetTrip(Trip):
         moves: How often it was given up while it waited.
         number: Of all that its ingress has forwarded to where it is.
         arrived_s: When it reached the replica that it was forwarded to.
+        chain: Of its prompt, where that can have something cached.
+        cached_tokens: Prompt tokens that its engine had cached.
     """
 
     ingress: int = 0
@@ -137,6 +113,8 @@ class FleetTrip(Trip):
     hint: str = ""
     moves: int = 0
     number: int = 0
+    chain: Chain | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -164,7 +142,7 @@ def simulate_fleet(config: FleetConfig, workload: Sequence[SimRequest]) -> Fleet
         KeyError: There is no such routing.
     """
     check_fits(config.profile, workload)
-    return _Fleet(config, workload).run()
+    return Fleet(config, workload).run()
 
 
 class Routing(Protocol):
@@ -174,12 +152,16 @@ class Routing(Protocol):
         """Route a request that has just arrived."""
         ...
 
+    def begun(self, trip: FleetTrip) -> None:
+        """Hear of a request's first token."""
+        ...
+
     def ended(self, trip: FleetTrip) -> bool:
         """Hear the outcome a replica gave; return whether it is the request's outcome."""
         ...
 
 
-class _Fleet:
+class Fleet:
     """The replicas, the loop, and the requests on their way."""
 
     def __init__(self, config: FleetConfig, workload: Sequence[SimRequest]) -> None:
@@ -199,7 +181,14 @@ class _Fleet:
         self.replicas: list[Replica] = []
         # Replicas whose load may have changed since `central` looked.
         self.changed: set[int] = set()
+        self.prefixes = [
+            SidecarPrefixes(f"r{index}", config.profile) for index in range(len(config.speeds))
+        ]
+        for serial, trip in enumerate(self.trips):
+            if trip.request.hash_ids:
+                trip.chain = chain_of(trip.request, serial)
         self._left = len(self.trips)
+        self._arrivals = 0
         for index, speed in enumerate(config.speeds):
             self._add(index, replace(self.sim, profile=slowed(config.profile, speed)))
         for slowdown in config.slowdowns:
@@ -226,7 +215,15 @@ class _Fleet:
     def send(self, trip: FleetTrip, index: int, request: Request) -> None:
         """Hand a request to the scheduler of a replica now."""
         trip.replica = index
+        if trip.chain is not None:
+            cached = self.prefixes[index].own_cached(trip.chain, trip.request.prompt_tokens)
+            request = msgspec.structs.replace(request, cached_tokens=cached)
         self.replicas[index].take(trip, request)
+
+    def cached_tokens(self, trip: FleetTrip, index: int) -> int:
+        """Return how much of a prompt an engine has cached now."""
+        request = trip.request
+        return self.replicas[index].engine.kv.cached_tokens(request.hash_ids, request.prompt_tokens)
 
     def _add(self, index: int, sim: SimConfig) -> None:
         scheduler = make_front(sim)
@@ -238,6 +235,7 @@ class _Fleet:
         engine = make_engine_model(engine_profile(sim), sim.system.engine, engine_mode(sim))
         made = Replica(scheduler, engine, self.loop, self.policies, sim.link_s, note)
         made.on_outcome = self._outcome
+        made.on_begun = self._begun
         self.schedulers.append(scheduler)
         self.replicas.append(made)
 
@@ -248,12 +246,19 @@ class _Fleet:
 
     def _make_routing(self) -> Routing:
         if self.config.routing in ("weir", "weir-early"):
-            return _Peers(self)
+            return Peers(self)
         if self.config.routing == "central":
             return _PerfectKnowledge(self)
         return _OneRouter(self)
 
+    def is_quiet(self) -> bool:
+        """Return whether all requests have arrived and none waits in a request pool."""
+        if self._arrivals < len(self.trips):
+            return False
+        return not any(scheduler.pool.requests for scheduler in self.schedulers)
+
     def _arrive(self, index: int) -> None:
+        self._arrivals += 1
         if index + 1 < len(self.trips):
             self.loop.at(self.trips[index + 1].request.arrival_s, self._arrive, index + 1)
         trip = self.trips[index]
@@ -262,175 +267,26 @@ class _Fleet:
             trip.ingress = self.rng.randrange(len(self.replicas))
         self._routing.arrived(trip)
 
+    def _begun(self, trip: Trip, job: Job) -> None:
+        assert isinstance(trip, FleetTrip)
+        self._routing.begun(trip)
+        if trip.chain is not None:
+            trip.cached_tokens = job.cached
+            prefixes, request = self.prefixes[trip.replica], trip.request
+            prefixes.started(trip.chain, request.prompt_tokens, job.cached)
+
     def _outcome(self, trip: Trip) -> None:
         assert isinstance(trip, FleetTrip)
+        if trip.chain is not None and trip.finished_s >= 0:
+            self.prefixes[trip.replica].ended(trip.chain, trip.request.prompt_tokens)
         if self._routing.ended(trip):
             self._left -= 1
-
-
-class _Link:
-    """What one replica has forwarded to another, as the two count it."""
-
-    __slots__ = ("sent", "taken", "unacknowledged")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.taken = 0
-        # In order of their numbers: number, request id.
-        self.unacknowledged: deque[tuple[int, str]] = deque()
-
-
-class _Peers:
-    """Weir's way: a router in each replica, and heartbeats between them."""
-
-    def __init__(self, fleet: _Fleet) -> None:
-        self._fleet = fleet
-        self._loop = fleet.loop
-        self._messages = fleet.config.messages
-        self._rng = random.Random(f"messages-{fleet.config.seed}")
-        self._draws = random.Random(f"candidates-{fleet.config.seed}")
-        self._names = [f"r{index}" for index in range(len(fleet.replicas))]
-        self._index = {name: index for index, name in enumerate(self._names)}
-        self.routers = [Router(name, 2 * self._messages.hop_s) for name in self._names]
-        # Receiver -> sender -> what it forwarded there.
-        self._links: list[dict[int, _Link]] = [{} for _ in self._names]
-        self._moves = fleet.config.routing == "weir"
-        self._trips = {trip.request.request_id: trip for trip in fleet.trips}
-        everyone = range(len(self._names))
-        for index in everyone:
-            load = load_of(fleet.schedulers[index], 0.0)
-            for to in everyone:
-                self.routers[to].on_load(self._names[index], load, 0.0, 0.0)
-            # The first heartbeats are spread over one interval, as those of pods are.
-            self._loop.at(self._rng.random() * self._messages.heartbeat_s, self._beat, index)
-
-    def arrived(self, trip: FleetTrip) -> None:
-        """Route at the ingress."""
-        self._route(trip)
-
-    def ended(self, trip: FleetTrip) -> bool:
-        """Pass an outcome on; what was rejected at once may go elsewhere."""
-        if trip.replica == trip.ingress:
-            return True
-        hop_s = self._messages.hop_s
-        at_once = trip.rejected is not None and self._loop.now == trip.arrived_s
-        if at_once and trip.hops < HOP_LIMIT:
-            trip.outcomes, trip.rejected = 0, None
-            self._loop.at(self._loop.now + hop_s, self._returned, trip, "")
-            return False
-        if trip.first_token_s >= 0:
-            trip.first_token_s += hop_s
-            trip.finished_s += hop_s
-        self._loop.at(self._loop.now + hop_s, self._answered, trip)
-        return True
-
-    def _route(self, trip: FleetTrip) -> None:
-        ingress, now = trip.ingress, self._loop.now
-        scheduler, router = self._fleet.schedulers[ingress], self.routers[ingress]
-        request = as_request(trip)
-        ask = self._ask(ingress, trip, request)
-        found = router.candidates(ask, {}, now, self._draws)
-        route = router.choose(ask, found, load_of(scheduler, now), {}, now)
-        match route:
-            case Keep():
-                self._fleet.send(trip, ingress, request)
-            case Forward():
-                self._forward(trip, ask, route.replica)
-            case Nowhere():
-                raise AssertionError("a replica always knows itself")
-            case _:
-                assert_never(route)
-
-    def _ask(self, replica: int, trip: FleetTrip, request: Request) -> Ask:
-        estimator = self._fleet.schedulers[replica].estimator
-        ask = ask_of(request, self._fleet.policy_of(request), estimator, self._loop.now)
-        return msgspec.structs.replace(
-            ask, session_replica=trip.hint, hops=trip.hops, tried=trip.tried
-        )
-
-    def _forward(self, trip: FleetTrip, ask: Ask, replica: str) -> None:
-        ingress, target = trip.ingress, self._index[replica]
-        self.routers[ingress].on_sent(replica, ask, 0)
-        trip.hops += 1
-        link = self._links[target].setdefault(ingress, _Link())
-        link.sent += 1
-        link.unacknowledged.append((link.sent, trip.request.request_id))
-        trip.number = link.sent
-        self._loop.at(self._loop.now + self._messages.hop_s, self._reach, trip, target)
-
-    def _reach(self, trip: FleetTrip, target: int) -> None:
-        trip.arrived_s = self._loop.now
-        self._links[target][trip.ingress].taken = trip.number
-        self._fleet.send(trip, target, as_request(trip))
-
-    def _answered(self, trip: FleetTrip) -> None:
-        self.routers[trip.ingress].on_ended(trip.request.request_id)
-
-    def _returned(self, trip: FleetTrip, hint: str) -> None:
-        self._answered(trip)
-        trip.tried = (*trip.tried, self._names[trip.replica])
-        trip.hint = hint
-        self._route(trip)
-
-    # ---- heartbeats
-
-    def _beat(self, index: int) -> None:
-        now, loss = self._loop.now, self._messages.loss
-        load = load_of(self._fleet.schedulers[index], now)
-        taken = {sender: link.taken for sender, link in self._links[index].items()}
-        everyone = range(len(self._names))
-        reached = [to for to in everyone if to != index and self._rng.random() >= loss]
-        delay_s = self._messages.age_s + self._messages.hop_s
-        delay_s += self._messages.jitter_s * self._rng.random()
-        self._loop.at(now + delay_s, self._hear, index, load, taken, reached)
-        self._loop.at(now + self._messages.heartbeat_s, self._beat, index)
-
-    def _hear(
-        self, index: int, load: LoadVector, taken: Mapping[int, int], listeners: Sequence[int]
-    ) -> None:
-        now, name = self._loop.now, self._names[index]
-        measured_s = now - self._messages.age_s
-        for to in listeners:
-            link = self._links[index].get(to)
-            if link is not None:
-                self._acknowledge(link, self.routers[to], taken.get(to, 0), measured_s)
-            self.routers[to].on_load(name, load, self._messages.age_s, now)
-            if self._moves and self._fleet.schedulers[to].pool.requests:
-                self._rebalance(to, name)
-
-    def _acknowledge(self, link: _Link, router: Router, received: int, measured_s: float) -> None:
-        waiting = link.unacknowledged
-        while waiting and waiting[0][0] <= received:
-            router.on_acknowledged(waiting.popleft()[1], measured_s)
-
-    def _rebalance(self, at: int, peer: str) -> None:
-        """Move what waits at one replica and would begin sooner at another."""
-        scheduler, now = self._fleet.schedulers[at], self._loop.now
-
-        def ask_for(request: Request) -> Ask:
-            return self._ask(at, self._trips[request.request_id], request)
-
-        own = load_of(scheduler, now)
-        for move in moves_to(peer, self.routers[at], scheduler, own, ask_for, now):
-            trip = self._trips[move.request_id]
-            # Giving one up lets the scheduler dispatch others.
-            if scheduler.tickets[move.request_id].state is State.WAITING:
-                self._give_up(trip, move.replica)
-
-    def _give_up(self, trip: FleetTrip, replica: str) -> None:
-        at = trip.replica
-        trip.moves += 1
-        self._fleet.replicas[at].give_up(trip)
-        if at == trip.ingress:
-            self._forward(trip, self._ask(at, trip, as_request(trip)), replica)
-        else:
-            self._loop.at(self._loop.now + self._messages.hop_s, self._returned, trip, replica)
 
 
 class _PerfectKnowledge:
     """Compares all replicas by Weir's score and their exact loads. No such router can be built."""
 
-    def __init__(self, fleet: _Fleet) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._loads = [load_of(scheduler, 0.0) for scheduler in fleet.schedulers]
 
@@ -442,13 +298,24 @@ class _PerfectKnowledge:
         fleet.changed.clear()
         request = as_request(trip)
         ask = ask_of(request, fleet.policy_of(request), fleet.schedulers[0].estimator, now)
+        cached = [self._cached(trip, index) for index in range(len(self._loads))]
+        longest = max(cached)
         best: Candidate | None = None
         chosen = 0
         for index, load in enumerate(self._loads):
-            found = judge(ask, "", View(load, ask.class_name), 0, 0)
+            here = cached[index]
+            found = judge(ask, "", View(load, ask.class_name), here, longest - here)
             if best is None or is_better(found, best):
                 best, chosen = found, index
         fleet.send(trip, chosen, request)
+
+    def _cached(self, trip: FleetTrip, index: int) -> int:
+        if trip.chain is None:
+            return 0
+        return self._fleet.cached_tokens(trip, index)
+
+    def begun(self, trip: FleetTrip) -> None:
+        """Nothing follows from it."""
 
     def ended(self, trip: FleetTrip) -> bool:  # noqa: ARG002
         """Nothing is tried twice."""
@@ -458,9 +325,11 @@ class _PerfectKnowledge:
 class _OneRouter:
     """One of the routers that others ship, for the whole fleet."""
 
-    def __init__(self, fleet: _Fleet) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._router = ROUTERS[fleet.config.routing](random.Random(f"router-{fleet.config.seed}"))
+        self._router = _make_router(fleet.config)
+        # Request id -> prompt tokens that its replica has to compute.
+        self._prompts: dict[str, int] = {}
         self._views = [ReplicaView() for _ in fleet.replicas]
         if fleet.config.routing == "weighted-scores":
             self._scrape()
@@ -468,11 +337,21 @@ class _OneRouter:
     def arrived(self, trip: FleetTrip) -> None:
         """Send it where the router says."""
         index = self._router.choose(trip.request, self._views)
-        self._views[index].outstanding += 1
+        view = self._views[index]
+        view.outstanding += 1
+        missed = trip.request.prompt_tokens - self._fleet.cached_tokens(trip, index)
+        self._prompts[trip.request.request_id] = missed
+        view.prompt_tokens += missed
         self._fleet.send(trip, index, as_request(trip))
+
+    def begun(self, trip: FleetTrip) -> None:
+        """Count its prompt off."""
+        missed = self._prompts.pop(trip.request.request_id, 0)
+        self._views[trip.replica].prompt_tokens -= missed
 
     def ended(self, trip: FleetTrip) -> bool:
         """Count it off."""
+        self.begun(trip)
         self._views[trip.replica].outstanding -= 1
         return True
 
@@ -482,3 +361,13 @@ class _OneRouter:
             view.scraped_kv_ratio = replica.engine.kv.usage_ratio()
         loop = self._fleet.loop
         loop.at(loop.now + self._fleet.config.scrape_s, self._scrape)
+
+
+def _make_router(config: FleetConfig) -> Router:
+    rng = random.Random(f"router-{config.seed}")
+    name, blocks = config.routing, config.profile.kv_tokens // SHARED_TOKENS
+    if name in PREFIX_ROUTERS:
+        return PREFIX_ROUTERS[name](rng, blocks)
+    if name == "weighted-scores":
+        return WeightedScores(rng, blocks)
+    return ROUTERS[name](rng)

@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from weir_sim.experiments import capacity_per_s
-from weir_sim.fleet import FleetConfig, FleetResult, simulate_fleet
-from weir_sim.profiles import EngineProfile
+from weir_sim.fleet import FleetConfig, FleetResult, FleetTrip, simulate_fleet
 from weir_sim.report import Report, quantile, report, ttft, warm_up_s
 from weir_sim.run import SimResult
-from weir_sim.workload import SimRequest, WorkloadSpec, generate
+from weir_sim.workload import SimRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +21,7 @@ class FleetReport:
         forwarded_ratio: Part of all requests that another replica than their ingress served.
         returned: Requests that a replica returned to their ingress.
         moved: Times that a request which waited was given up for another replica.
+        hit_ratio: Cached prompt tokens over all of those that were answered.
         served: Speed of a replica -> part of all requests that replicas of this speed served.
         by_class: The classes, as for a single replica.
     """
@@ -38,6 +37,7 @@ class FleetReport:
     forwarded_ratio: float
     returned: int
     moved: int
+    hit_ratio: float
     served: Mapping[str, float]
     by_class: Report
 
@@ -70,22 +70,16 @@ def fleet_report(result: FleetResult) -> FleetReport:
         forwarded_ratio=round(sum(t.hops > 0 for t in counted) / total, 4),
         returned=sum(len(trip.tried) for trip in counted),
         moved=sum(trip.moves for trip in counted),
+        hit_ratio=_hit_ratio(counted),
         served={speed: round(count / total, 4) for speed, count in sorted(served.items())},
         by_class=by_class,
     )
 
 
-def fleet_workload(
-    profile: EngineProfile,
-    speeds: Sequence[float],
-    load: float,
-    duration_s: float,
-    spec: WorkloadSpec,
-    seed: int,
-) -> list[SimRequest]:
-    """Return requests at `load` times what all the engines complete when saturated."""
-    rate = load * sum(speeds) * capacity_per_s(profile, spec)
-    return generate(replace(spec, rate=rate, duration_s=duration_s), seed)
+def _hit_ratio(trips: Sequence[FleetTrip]) -> float:
+    answered = [trip for trip in trips if trip.finished_s >= 0]
+    tokens = sum(trip.request.prompt_tokens for trip in answered)
+    return round(sum(trip.cached_tokens for trip in answered) / max(1, tokens), 4)
 
 
 def compare_routings(

@@ -90,6 +90,7 @@ class Replica:
         self.engine = engine
         self.bubble_s = 0.0
         self.on_outcome: Callable[[Trip], None] = lambda _trip: None
+        self.on_begun: Callable[[Trip, Job], None] = lambda _trip, _job: None
         self.on_step_formed: Callable[[EngineModel], None] = lambda _engine: None
         self._loop = loop
         self._policies = policies
@@ -263,6 +264,7 @@ class Replica:
             if trip is not None:
                 trip.first_token_s = now
                 trip.reported = 1
+                self.on_begun(trip, job)
                 self._perform(self.front.on_first_token(job.request_id, now))
         for job, generated in lot:
             trip = self._trip_of(job)

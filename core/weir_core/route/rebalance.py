@@ -132,10 +132,10 @@ def _is_better(ask: Ask, here: View, cached: int, there: View, replica: str) -> 
     if ask.hops >= HOP_LIMIT or replica in ask.tried or not _has_room(ask, there):
         return False
     stays = judge(ask, "", here, cached, 0)
-    moves = judge(ask, replica, there, 0, 0)
+    moves = judge(ask, replica, there, 0, cached)
     if not moves.feasible:
         return False
-    gain_ms = stays.wait_ms - moves.wait_ms - moves.hop_ms
+    gain_ms = stays.wait_ms - moves.wait_ms - moves.recompute_ms - moves.hop_ms
     return gain_ms >= max(1e3 * _LEAST_GAIN_S, _GAIN_SHARE * stays.wait_ms)
 
 

@@ -20,6 +20,8 @@ from weir_core.route.types import Ask, Candidate, LoadVector
 _RECOMPUTE_FACTOR: Final = 8.0
 """Charge for a prefix token that is computed again, in prompt tokens, where the replica is busy:
 the work delays others, and a second copy drives out what others would have found."""
+_IDLE_SHARE: Final = 0.5
+"""Part of that charge where it is idle: the copy drives out just as much."""
 _PATIENT_TPOT_S: Final = 0.5
 """A class without a TPOT target is judged as if it had this one."""
 _DECODE_FACTOR: Final = 0.1
@@ -81,7 +83,7 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
     answer_s = ask.output_tokens / max(1, ask.sequences) * load.step_s
     recompute_s = 0.0
     if missed > 0:
-        busy = min(1.0, ahead / max(1, load.step_tokens))
+        busy = min(1.0, max(_IDLE_SHARE, ahead / max(1, load.step_tokens)))
         recompute_s = _RECOMPUTE_FACTOR * busy * missed * load.token_s
     decode_s = _DECODE_FACTOR * answer_s * crowding(ask, load.step_s)
     decode_s += _COUNT_FACTOR * load.light_step_s * (load.sequences + view.sent_sequences)

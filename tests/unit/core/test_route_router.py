@@ -333,9 +333,9 @@ def test_a_prefix_is_worth_a_wait_and_more_so_where_the_other_replica_is_busy() 
     cached = {"holder": 3800}
     assert target(routed(made, long, own=IDLE, cached=cached)) == "holder"
     assert target(routed(made, long, own=IDLE, cached={})) == "self"
-    made.on_load("holder", loaded(wait_s=0.5), 0.0, now=0.0)
+    made.on_load("holder", loaded(wait_s=1.5), 0.0, now=0.0)
     assert target(routed(made, long, own=IDLE, cached=cached)) == "self"
-    busy = loaded(ahead=4096)
+    busy = loaded(ahead=8192)
     assert target(routed(made, long, own=busy, cached=cached)) == "holder"
 
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from weir_cli.simulate import app
 from weir_core.route.router import HOP_LIMIT
-from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Messages, Slowdown, simulate_fleet
+from weir_sim.fleet import ROUTINGS, FleetConfig, FleetResult, Slowdown, simulate_fleet
+from weir_sim.fleet_peers import Messages
 from weir_sim.fleet_report import FleetReport, fleet_report
 from weir_sim.profiles import PROFILES, slowed
 from weir_sim.run import RequestTooLong
@@ -23,7 +24,7 @@ BAD = Messages(heartbeat_s=1.0, age_s=0.3, loss=0.4, jitter_s=1.5)
 """Vectors that are old, of which many get lost and some overtake others."""
 
 
-def workload(load: float, speeds: list[float], duration_s: float = 20.0) -> list[SimRequest]:
+def workload(load: float, speeds: list[float], duration_s: float = 12.0) -> list[SimRequest]:
     return generate(WorkloadSpec(PER_REPLICA * load * sum(speeds), duration_s), seed=0)
 
 
@@ -51,7 +52,7 @@ def shown(
 @pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("load", [0.7, 2.0])
 def test_every_request_has_one_outcome(routing: str, load: float) -> None:
-    result = run(routing, [1.0, 1.0, 0.5, 0.25], load, BAD)
+    result = run(routing, [1.0, 0.5, 0.25], load, BAD)
     assert [trip.outcomes for trip in result.trips] == [1] * len(result.trips)
     assert all((trip.finished_s >= 0) != (trip.rejected is not None) for trip in result.trips)
 
@@ -77,12 +78,12 @@ def test_a_forwarded_request_pays_its_hops() -> None:
 
 def test_vectors_a_second_old_do_not_make_replicas_herd() -> None:
     old = Messages(heartbeat_s=1.0, age_s=1.0, loss=0.2)
-    weir, central = shown("weir", [1.0] * 16, 0.8, old), shown("central", [1.0] * 16, 0.8)
+    weir, central = shown("weir", [1.0] * 12, 0.8, old), shown("central", [1.0] * 12, 0.8)
     assert weir.attainment_ratio > 0.99
     assert weir.ttft_p99_s is not None
     assert central.ttft_p99_s is not None
     assert weir.ttft_p99_s < 2.5 * central.ttft_p99_s
-    assert weir.ttft_p99_s < (shown("random", [1.0] * 16, 0.8).ttft_p99_s or 0.0)
+    assert weir.ttft_p99_s < (shown("random", [1.0] * 12, 0.8).ttft_p99_s or 0.0)
 
 
 def test_all_requests_at_one_replica_spread_over_the_fleet() -> None:
