@@ -11,6 +11,7 @@ The machine that runs the tests must reach that cluster's pod and ClusterIP addr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -18,13 +19,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from e2e import hosted
-from e2e.cluster import build, cluster
+from e2e.cluster import build, cluster, node
 from e2e.cluster.layout import Layout
 from e2e.kube import Helm, Kubectl, Manifest
+from weir_core.api.labels import SIDECAR_CONTAINER
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,39 @@ class Target:
 
     def kill(self, pod: Manifest, container: str) -> None:
         """Kill every process of a container, as the kernel would when memory runs out."""
-        status = pod["status"]
-        every = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
-        id_of = {one["name"]: one["containerID"].rpartition("/")[2] for one in every}
         if not self.own:  # the next worst thing that works from inside the container
             meta = pod["metadata"]
             where = (meta["name"], f"--namespace={meta['namespace']}", f"--container={container}")
             self.kubectl.attempt("exec", *where, "--", "kill", "-TERM", "1")
             return
-        for pid in _processes_of(id_of[container]):
+        self.signal(pod, container, signal.SIGKILL)
+
+    # What follows works on our own cluster only: it takes the node's root.
+
+    def signal(self, pod: Manifest, container: str, number: signal.Signals) -> None:
+        """Send a signal to every process of a container."""
+        for pid in _processes_of(_id_of(pod, container)):
             with suppress(ProcessLookupError):  # the others end with the container's first
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
+
+    def in_network_of(self, pod: Manifest, *command: str) -> None:
+        """Run a command of the node's with the interfaces and the packet filter of a pod."""
+        pid = _processes_of(_id_of(pod, SIDECAR_CONTAINER))[0]
+        node.run("nsenter", f"--target={pid}", "--net", "--", *command)
+
+    def behind(self, url: str, port: int) -> str:
+        """Return which pod took the connection that this machine opened to a Service from `port`.
+
+        kube-proxy chose it; the kernel remembers where it sends the connection's packets.
+        """
+        layout = Layout(self.kubectl.kubeconfig.parent)
+        machine = node.find(layout)
+        assert machine is not None
+        to = re.escape(str(urlsplit(url).hostname))
+        sent = re.compile(rf"ESTABLISHED .*dst={to} sport={port} dport=\d+ src=([\d.]+) ")
+        found = sent.search(Path(f"/proc/{machine.pid}/net/nf_conntrack").read_text())
+        assert found is not None, f"no connection from port {port} to {url}"
+        return found[1]
 
 
 @contextmanager
@@ -104,6 +129,14 @@ def _own(layout: Layout, *, outlives_us: bool) -> Target:
 def _yaml_of(variable: str) -> dict[str, Any]:
     path = os.environ.get(variable)
     return yaml.safe_load(Path(path).read_text()) if path else {}
+
+
+def _id_of(pod: Manifest, container: str) -> str:
+    """Return the id of a pod's container."""
+    status = pod["status"]
+    every = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    (found,) = (one["containerID"] for one in every if one["name"] == container)
+    return str(found.rpartition("/")[2])
 
 
 def _processes_of(container_id: str) -> list[int]:
