@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench.fuzz.batch import CLIENTS, DISTURBANCES, Batch
+from bench.fuzz.batch import CLIENTS, DISTURBANCES, SUBJECTS, Batch
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="weir-fuzz-") as folder:
         scratch = Path(folder)
         while failed < options.failures:
-            batch = Batch(options.seed, number, options.only)
+            batch = Batch(options.seed, number, options.only, options.kind)
             batch.run(scratch)
             inputs += batch.inputs
             outcomes.update(batch.outcomes)
@@ -48,6 +48,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="end after so many, 0 does not")
     parser.add_argument("--batch", type=int, help="run only this batch of the seed")
     parser.add_argument("--only", type=_numbers, help="run only these clients and disturbances")
+    parser.add_argument("--kind", choices=SUBJECTS, default="", help="fuzz only this")
     parser.add_argument("--failures", type=int, default=1, help="end after so many bad batches")
     return parser.parse_args()
 
@@ -62,7 +63,8 @@ def _report(batch: Batch, scratch: Path, *, shrink: bool) -> None:
         print(fault)
     few = _fewest(batch, scratch) if shrink else list(batch.only or ())
     only = f" --only {','.join(map(str, few))}" if few else ""
-    print(f"again: python -m bench.fuzz --seed {batch.seed} --batch {batch.number}{only}")
+    which = f"--seed {batch.seed} --batch {batch.number} --kind {batch.kind}"
+    print(f"again: python -m bench.fuzz {which}{only}")
     sys.stdout.flush()
 
 
@@ -73,7 +75,7 @@ def _fewest(batch: Batch, scratch: Path) -> list[int]:
     while size:
         for start in range(0, len(kept), size):
             fewer = kept[:start] + kept[start + size :]
-            again = Batch(batch.seed, batch.number, fewer)
+            again = Batch(batch.seed, batch.number, fewer, batch.kind)
             again.run(scratch)
             if again.faults:
                 kept = fewer

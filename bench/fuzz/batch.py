@@ -1,4 +1,4 @@
-"""One batch: clients, engine and operator around a sidecar, and the judgement."""
+"""One batch: clients, engines and operator around a sidecar or a fleet, and the judgement."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bench.fuzz.clients import Client
-from bench.fuzz.engine import Engine
+from bench.fuzz.fleet import FleetSubject
 from bench.fuzz.network import SimulatedLoop
-from bench.fuzz.subject import API_PORT, SidecarSubject, Subject
-from weir_core.sched import audit
+from bench.fuzz.subject import SidecarSubject, Subject
 
 CLIENTS: Final = 110
 """Of one batch; they send about 200 requests."""
 DISTURBANCES: Final = 20
+SUBJECTS: Final[dict[str, type[Subject]]] = {"sidecar": SidecarSubject, "fleet": FleetSubject}
+_FLEETS: Final = 0.3
+"""Batches that fuzz a fleet."""
 _SPAN_S: Final = 6.0
 """All clients and disturbances begin in this time."""
 _CALM_S: Final = 9.0
-"""After this the engine is well."""
+"""After this the engines are well."""
 _PATIENCE_S: Final = 120.0
 """After this everything has to be over: it is more than all timeouts together."""
 _AUDIT_S: Final = 0.25
@@ -41,15 +42,21 @@ class Batch:
         seed: Of the run.
         number: Of the batch; seed and number say everything about it.
         only: The numbers of the clients and disturbances that take part; None is all.
+        kind: What is fuzzed, of `SUBJECTS`; empty draws it.
         inputs: Requests of which a client sent something.
     """
 
     seed: int
     number: int
     only: Collection[int] | None = None
+    kind: str = ""
     inputs: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Draw what was left open."""
+        self.kind = self.kind or ("fleet" if self._rng("kind").random() < _FLEETS else "sidecar")
 
     def run(self, scratch: Path) -> None:
         """Play the batch to its end, and judge it."""
@@ -68,69 +75,50 @@ class Batch:
             root.removeHandler(log)
 
     async def _play(self, loop: SimulatedLoop, scratch: Path) -> None:
-        rng = self._rng("settings")
-        engine = Engine(loop, self._rng("engine"))
-        loop.connect = engine.connect
-        subject = SidecarSubject(loop, engine, rng, scratch)
+        loop.rng = self._rng("network")
+        subject = SUBJECTS[self.kind](loop, self._rng("settings"), scratch)
         async with subject.running():
             await asyncio.sleep(0.1)
-            subject.begin()
-            clients = self._begin(loop, subject)
-            await self._until_over(subject, clients)
-            self.faults += [f"a task is left: {task}" for task in await subject.lasting_tasks()]
-            self._judge(subject, clients)
+            self._begin(loop, subject)
+            await self._until_over(subject)
+            await subject.settle()
+            self._judge(subject)
         await asyncio.sleep(_AUDIT_S)
-        if engine.lines:
-            self.faults.append(f"{len(engine.lines)} engine connections are left open")
+        lines = sum(len(replica.engine.lines) for replica in subject.replicas)
+        if lines or loop.links:
+            self.faults.append(f"{lines + len(loop.links)} connections are left open")
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        self.faults += [f"a task is left at the end: {task}" for task in left]
 
     def _rng(self, of: object) -> random.Random:
         return random.Random(f"{self.seed}/{self.number}/{of}")
 
-    def _begin(self, loop: SimulatedLoop, subject: Subject) -> list[Client]:
+    def _begin(self, loop: SimulatedLoop, subject: Subject) -> None:
         """Let clients and disturbances begin, half of them in a few bursts."""
-        clients: list[Client] = []
-        server = loop.servers[API_PORT]
-
-        def connect(rng: random.Random) -> None:
-            clients.append(Client(rng, loop, server))
-
         for number in range(CLIENTS + DISTURBANCES):
             if self.only is None or number in self.only:
+                begin = subject.connect if number < CLIENTS else subject.disturb
                 rng = self._rng(number)
-                begin = connect if number < CLIENTS else subject.disturb
                 at_s = rng.random() * _SPAN_S
                 loop.call_later(at_s if number % 2 else int(at_s), begin, rng)
-        return clients
 
-    async def _until_over(self, subject: Subject, clients: list[Client]) -> None:
-        loop, engine = subject.loop, subject.engine
+    async def _until_over(self, subject: Subject) -> None:
+        loop, is_calm = subject.loop, False
         began = loop.time()
         while (passed_s := loop.time() - began) < _PATIENCE_S:
             await asyncio.sleep(_AUDIT_S)
             if passed_s > _CALM_S:
-                engine.calm, engine.state = True, "up"
-                if subject.is_quiet and all(client.is_gone for client in clients):
+                if not is_calm:
+                    is_calm = True
+                    subject.calm()
+                if subject.is_quiet and all(client.is_gone for client, _ in subject.clients):
                     return
-            if subject.scheduler is not None:
-                self.faults += audit.violations(subject.scheduler, [], loop.time())
+            subject.audit()
 
-    def _judge(self, subject: Subject, clients: list[Client]) -> None:
-        faults = self.faults
-        faults += subject.engine.faults
-        faults += subject.left_behind()
-        for client in clients:
-            self.inputs += client.begun
-            faults += client.faults(subject.engine.answers, may_close=subject.is_drained)
-            if not client.is_gone:
-                faults.append("a connection has not ended")
+    def _judge(self, subject: Subject) -> None:
+        self.inputs = sum(client.begun for client, _ in subject.clients)
+        self.faults += subject.wrong()
         self.outcomes = subject.outcomes()
-        counted = sum(self.outcomes.values())
-        if counted != subject.handled:
-            faults.append(f"{subject.handled} requests, {counted} outcomes: {self.outcomes}")
-        if subject.wrongly_gone:
-            faults.append(f"{subject.wrongly_gone} clients that had not left are client_gone")
-        if "internal_error" in self.outcomes:
-            faults.append(f"{self.outcomes['internal_error']} outcomes are internal_error")
 
 
 class _Log(logging.Handler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,13 +12,15 @@ import msgspec
 
 from bench.fuzz import requests
 from bench.fuzz.engine import NOT_HTTP, kind_of
-from bench.fuzz.network import Listening, SimulatedLoop, Wire
+from bench.fuzz.network import Listening, SimulatedLoop
 from bench.fuzz.requests import Sent
+from weir_core.wire.peers import FORWARDED_HEADER, RETURNED_HEADER
 
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r\n]*")
 _CODES: Final = frozenset({500, 501, 502, 503, 504, 505})
 _TOLD: Final = (b"retry-after", b"retry-after-ms", b"x-llm-d-request-dropped-reason")
 """Headers of the sidecar's own 429 and 503."""
+_BETWEEN_SIDECARS: Final = frozenset({FORWARDED_HEADER, RETURNED_HEADER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,10 @@ class Answer:
         says_so = self.headers.get(b"connection", b"").lower() == b"close"
         return says_so or self.body is None or self.is_until_close
 
-    def is_body(self, want: bytes) -> bool:
-        """Tell whether it has this body, or says itself that it broke off."""
+    def is_body(self, wanted: Collection[bytes]) -> bool:
+        """Tell whether it has one of these bodies, or says itself that it broke off."""
         says_so = self.is_until_close and b"\n\nevent: error\n: " in (self.body or b"")
-        return self.body is None or self.body == want or says_so
+        return self.body is None or self.body in wanted or says_so
 
 
 class NotHttp(ValueError):
@@ -75,10 +77,9 @@ class Client:
         self.sent = [requests.request(rng) for _ in range(count)]
         # How an answer ends is known only where it is known which request it answers.
         self.sent = [each for each in self.sent if each.bodiless][:1] or self.sent
-        protocol = server.factory()
-        self.wire = Wire(loop, protocol, self)
+        self.wire = server.connect(self)
         self._steps = self._play(rng)
-        protocol.connection_made(self.wire)
+        self.wire.begin()
         self._go_on()
 
     def took(self, piece: bytes) -> None:
@@ -156,7 +157,7 @@ class Client:
             found[-1] = replace(found[-1], body=None)
         return found
 
-    def faults(self, bodies: Mapping[int, bytes], *, may_close: bool) -> Iterator[str]:
+    def faults(self, bodies: Mapping[int, Collection[bytes]], *, may_close: bool) -> Iterator[str]:
         """Yield what is wrong with the answers.
 
         Args:
@@ -189,10 +190,12 @@ class Client:
     def _is_old(self, number: int) -> bool:
         return not self.sent[number].data.partition(b"\r\n")[0].endswith(b"HTTP/1.1")
 
-    def _wrong(self, answer: Answer, bodies: Mapping[int, bytes]) -> Iterator[str]:
+    def _wrong(self, answer: Answer, bodies: Mapping[int, Collection[bytes]]) -> Iterator[str]:
         headers, status = answer.headers, answer.status
         if b"x-request-id" not in headers and not _is_preflight_or_health(answer):
             yield f"status {status} without an id: {headers}"
+        if not _BETWEEN_SIDECARS.isdisjoint(headers):
+            yield f"status {status} with a header that is for sidecars: {headers}"
         if answer.is_ours:
             yield from self._wrong_refusal(answer)
         script = headers.get(requests.SCRIPT, b"")
@@ -200,7 +203,8 @@ class Client:
             want = bodies.get(int(script))
             if want is not None and not answer.is_body(want):
                 got = (answer.body or b"")[:300]
-                yield f"the engine sent {want[:300]!r}, the client got {got!r}"
+                sent = [each[:300] for each in sorted(want)]
+                yield f"the engine sent {sent!r}, the client got {got!r}"
 
     def _wrong_refusal(self, answer: Answer) -> Iterator[str]:
         status, headers = answer.status, answer.headers

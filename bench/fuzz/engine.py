@@ -6,6 +6,7 @@ import asyncio
 import errno
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -20,7 +21,8 @@ _OWN_PROBE: Final = re.compile(
     rb"GET /(?:health|readyz) HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n"
 )
 _SECRETS: Final = re.compile(
-    rb"\r\n(?:authorization|x-api-key|x-data-parallel-rank):", re.IGNORECASE
+    rb"\r\n(?:authorization|x-api-key|x-data-parallel-rank|x-weir-forwarded|x-weir-returned):",
+    re.IGNORECASE,
 )
 
 KINDS: Final = {
@@ -31,6 +33,8 @@ KINDS: Final = {
 """What an engine does with a request, by how often."""
 _NAMES: Final = tuple(KINDS)
 _WEIGHTS: Final = tuple(KINDS.values())
+WHOLE: Final = frozenset({"plain", "slow", "stream", "until close"})
+"""Kinds that execute a request to its end."""
 NOT_HTTP: Final = frozenset({"garbage", "early", "twice", "break", "no content"})
 """Kinds after which a 502 is right."""
 
@@ -92,9 +96,7 @@ class Engine:
     Attributes:
         state: `up`; `gone` refuses connections; `ill` answers 503; `mute` accepts and is silent.
         calm: From now on every answer comes, so that the batch can end.
-        takes_keys: Clients' keys may come here: it stands for sidecars behind a front.
         faults: What the sidecar did that it must not.
-        answers: The body that each script sent, without framing; for whole answers.
         on_request: Told of the id of each request that came.
     """
 
@@ -102,12 +104,15 @@ class Engine:
         self._loop = loop
         self._rng = rng
         self.state = "up"
-        self.calm = self.takes_keys = False
+        self.calm = False
         self.faults: list[str] = []
-        self.answers: dict[int, bytes] = {}
+        self.answers: dict[int, set[bytes]] = {}
+        """Script -> the bodies that it was answered with."""
+        self.executed = Counter[int]()
+        """Script -> how often it was answered to its end."""
         self.wire_ids: list[str] = ["unknown"]
         self.on_request: Callable[[str], None] = lambda _: None
-        self.lines: set[Line] = set()
+        self.lines: dict[Line, None] = {}
 
     async def connect(self, factory: Factory) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Open a connection for the sidecar, or fail as an operating system does."""
@@ -123,9 +128,13 @@ class Engine:
         protocol = factory()
         line = Line(self, self._loop)
         line.wire = Wire(self._loop, protocol, line)
-        self.lines.add(line)
+        self.lines[line] = None
         protocol.connection_made(line.wire)
         return line.wire, protocol
+
+    def note(self, script: int, body: bytes) -> None:
+        """Note what a script is answered with."""
+        self.answers.setdefault(script, set()).add(body)
 
     def break_all(self) -> None:
         """Reset every connection, as a killed process does."""
@@ -159,6 +168,7 @@ class Line:
         self._loop = loop
         self._unread = b""
         self._answers: Script | None = None
+        self._script = 0
         self.is_gone = False
 
     # What the wire calls.
@@ -184,7 +194,7 @@ class Line:
     def closed(self) -> None:
         """Hear that the connection is gone."""
         self.is_gone = True
-        self._engine.lines.discard(self)
+        self._engine.lines.pop(self, None)
 
     # Inside.
 
@@ -200,8 +210,7 @@ class Line:
             self._engine.faults.append(f"not HTTP at the engine: {error}: {request[:300]!r}")
         if is_longer or reader.whole != 1:
             self._engine.faults.append(f"{reader.whole} requests in one: {request[:300]!r}")
-        has_secret = _SECRETS.search(request, 0, end) and not self._engine.takes_keys
-        if has_secret or len(_WIRE_ID.findall(request, 0, end)) > 1:
+        if _SECRETS.search(request, 0, end) or len(_WIRE_ID.findall(request, 0, end)) > 1:
             self._engine.faults.append(f"a header that must not pass: {request[:end]!r}")
 
     def _answer(self, request: bytes, end: int) -> Script:
@@ -214,7 +223,8 @@ class Line:
         if found is not None:
             engine.on_request(found[1].decode("latin-1"))
         script = _SCRIPT.search(request, 0, end)
-        return engine.scripted(int(script[1]) if script else 0, self)
+        self._script = int(script[1]) if script else 0
+        return engine.scripted(self._script, self)
 
     def _go_on(self) -> None:
         if self.is_gone or self._answers is None:
@@ -222,6 +232,7 @@ class Line:
         delay_s = next(self._answers, None)
         if delay_s is None:
             self._answers = None
+            self._engine.executed[self._script] += self._script in self._engine.answers
         else:
             self._loop.call_later(delay_s, self._go_on)
 
@@ -258,7 +269,7 @@ class Line:
     def play_plain(self, rng: random.Random, script: int) -> Script:
         """Answer with a whole page."""
         body = rng.choice(_PLAIN)
-        self._engine.answers[script] = body
+        self._engine.note(script, body)
         yield rng.choice((0.0, 0.05, 0.5, 4.0))
         yield from self._send(rng, _head(script, 200, b"Content-Length: %d" % len(body)) + body)
 
@@ -274,7 +285,7 @@ class Line:
             each for each in (first, begin, *[token] * rng.choice((0, 1, 5, 40)), end) if each
         ]
         if whole:
-            self._engine.answers[script] = b"".join(events)
+            self._engine.note(script, b"".join(events))
         else:
             events = events[: rng.randrange(len(events) + 1)]
         yield rng.choice((0.0, 0.05, 0.5, 3.0))
@@ -284,7 +295,7 @@ class Line:
     def play_until_close(self, rng: random.Random, script: int) -> Script:
         """Answer without a length."""
         body = rng.choice(_PLAIN)
-        self._engine.answers[script] = body
+        self._engine.note(script, body)
         yield 0.01
         yield from self._send(rng, _head(script, 200, b"x: y") + body)
         yield rng.choice((0.0, 0.1))
@@ -294,7 +305,7 @@ class Line:
         """Answer with an error."""
         status = rng.choice(_FAILED if kind_of(script) == "error" else _REFUSED)
         body = b'{"error":{"message":"no \xc3\xa9","code":%d}}' % status
-        self._engine.answers[script] = body
+        self._engine.note(script, body)
         lines = b"Content-Length: %d" % len(body)
         if status in (429, 503) and rng.random() < 0.7:  # as a sidecar behind a front says it
             lines += b"\r\nx-llm-d-request-dropped-reason: rejected-saturated"

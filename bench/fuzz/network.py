@@ -3,19 +3,35 @@
 The sidecar asks the running loop for its servers, its connections and its timers, so replacing the
 loop replaces the network and the clock, and nothing of the sidecar is replaced. Time jumps to the
 next timer when nothing is left to do, so waiting costs nothing and a run repeats itself.
+
+Several sidecars share one loop. Each is one host: whatever runs in a context whose `HOST` is its
+address. Connections between hosts are two wires, and what one side sends reaches the other later
+and in pieces.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import random
 import selectors
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Protocol
 
 _TICK_S: Final = 1e-6
 """Time of one turn of the loop: without it, a timer that rounds down would fire for ever."""
 _START_S: Final = 1000.0
+
+_WINDOW_BYTES: Final = 16 << 10
+"""Bytes on the way from which on a side has to wait before it sends more."""
+_LOOK_S: Final = 0.05
+"""Between two looks whether bytes that cannot move now can."""
+_DELAYS_S: Final = (0.0, 0.0, 0.0002, 0.0002, 0.001, 0.01)
+
+HOST: Final[ContextVar[str]] = ContextVar("HOST", default="")
+"""Address of the host that runs."""
 
 Factory = Callable[[], asyncio.Protocol]
 
@@ -52,6 +68,7 @@ class Wire(asyncio.Transport):
         protocol: The sidecar's end.
         peer: The other end.
         high_bytes: Unread bytes from which on the sidecar's end is told to pause writing.
+        context: The protocol runs in a copy of it; None is the present one.
     """
 
     def __init__(
@@ -61,9 +78,11 @@ class Wire(asyncio.Transport):
         peer: Peer,
         *,
         high_bytes: int = 2048,
+        context: Context | None = None,
     ) -> None:
         super().__init__({"peername": ("127.0.0.1", 40000)})
         self._loop = loop
+        self._context = copy_context() if context is None else context
         self._protocol = protocol
         self._peer = peer
         self._high_bytes = high_bytes
@@ -90,7 +109,7 @@ class Wire(asyncio.Transport):
         self._unread_bytes += len(data)
         if self._unread_bytes > self._high_bytes and not self._paused:
             self._paused = True
-            self._protocol.pause_writing()
+            self._run(self._protocol.pause_writing)
 
     def get_write_buffer_size(self) -> int:
         """Return what the peer has not read."""
@@ -152,46 +171,178 @@ class Wire(asyncio.Transport):
 
     def peer_reads(self, reads: bool) -> None:
         """Let the peer read, or no longer."""
+        self.peer_failed |= not reads
+        self.let_read(reads)
+
+    def let_read(self, reads: bool) -> None:
+        """Let what is written pass, or wait."""
         self._peer_reads = reads
         if not reads:
-            self.peer_failed = True
             return
-        while self._unread:
-            self._peer.took(self._unread.popleft())
-        self._unread_bytes = 0
+        while self._unread and self._peer_reads:
+            piece = self._unread.popleft()
+            self._unread_bytes -= len(piece)
+            self._peer.took(piece)
+        if self._unread:
+            return
         if self._closing:
             self._loop.call_soon(self._lose, None)
         elif self._paused:
             self._paused = False
-            self._protocol.resume_writing()
+            self._run(self._protocol.resume_writing)
 
     def _empty_inbox(self) -> None:
         while self._inbox and self._reads and not self._closing:
             piece = self._inbox.popleft()
             if piece is not None:
-                self._protocol.data_received(piece)
-            elif not self._protocol.eof_received():
+                self._run(self._protocol.data_received, piece)
+            elif not self._run(self._protocol.eof_received):
                 self.close()
 
     def _lose(self, error: Exception | None) -> None:
         if not self.lost:
             self.lost = True
-            self._protocol.connection_lost(error)
+            self._run(self._protocol.connection_lost, error)
             self._peer.closed()
+
+    def begin(self) -> None:
+        """Tell the protocol that it is connected."""
+        self._run(self._protocol.connection_made, self)
+
+    def _run(self, call: Callable[..., Any], *args: Any) -> Any:
+        return self._context.copy().run(call, *args)
+
+
+class _Way:
+    """One direction of a connection between two hosts; the peer of the wire that sends."""
+
+    source: Wire
+    target: Wire
+
+    def __init__(self, loop: SimulatedLoop, link: Link) -> None:
+        self._loop = loop
+        self._link = link
+        self._pieces: deque[bytes | None] = deque()
+        self._bytes = 0
+        self._moves = False
+
+    def took(self, piece: bytes) -> None:
+        """Take bytes to bring to the other side."""
+        rng = self._loop.rng
+        while len(piece) > 1 and rng.random() < 0.15:
+            cut = rng.randrange(1, len(piece))
+            self._add(piece[:cut])
+            piece = piece[cut:]
+        self._add(piece)
+
+    def closed(self) -> None:
+        """Hear that the side that sends has ended the connection."""
+        self._pieces.append(None)
+        self._move_later(0.0)
+        self._link.look()
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        if self._bytes > _WINDOW_BYTES:
+            self.source.let_read(False)
+        self._move_later(self._loop.rng.choice(_DELAYS_S))
+
+    def _move_later(self, delay_s: float) -> None:
+        if not self._moves:
+            self._moves = True
+            self._loop.call_later(delay_s, self._move)
+
+    def _move(self) -> None:
+        """Bring one piece."""
+        self._moves = False
+        target = self.target
+        if target.lost:
+            return
+        if self._loop.is_cut(*self._link.hosts) or not (
+            target.is_reading() or target.is_closing()
+        ):
+            self._move_later(_LOOK_S)
+            return
+        piece = self._pieces.popleft()
+        if piece is not None:
+            self._bytes -= len(piece)
+            target.deliver(piece)
+            if self._bytes <= _WINDOW_BYTES and not self.source.lost:
+                self.source.let_read(True)
+        elif self.source.was_aborted and self._loop.rng.random() < 0.5:
+            target.reset()
+        else:
+            target.hang_up()
+        if self._pieces:
+            self._move_later(self._loop.rng.choice(_DELAYS_S))
+
+
+class Link:
+    """A connection between two hosts.
+
+    Args:
+        loop: The simulated loop.
+        hosts: Who connects, and to whom.
+        protocols: Theirs.
+        context: Of the host that is connected to.
+    """
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        hosts: tuple[str, str],
+        protocols: tuple[asyncio.Protocol, asyncio.Protocol],
+        context: Context,
+    ) -> None:
+        self.hosts = hosts
+        self._loop = loop
+        there, back = _Way(loop, self), _Way(loop, self)
+        self.wires = (
+            Wire(loop, protocols[0], there),
+            Wire(loop, protocols[1], back, context=context),
+        )
+        there.source, there.target = back.target, back.source = self.wires
+        loop.links[self] = None
+
+    def reset(self) -> None:
+        """Break it, on both sides."""
+        for wire in self.wires:
+            wire.reset()
+
+    def look(self) -> None:
+        """Forget it where both sides have ended it."""
+        if all(wire.lost for wire in self.wires):
+            self._loop.links.pop(self, None)
 
 
 class Listening:
     """What stands for a listening server.
 
     Args:
+        loop: The simulated loop.
         factory: Makes a protocol for each connection.
         name: Its address.
+        serves: Connections are let in.
     """
 
-    def __init__(self, factory: Any, name: tuple[str, int]) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, factory: Any, name: tuple[str, int], *, serves: bool = True
+    ) -> None:
         self.factory = factory
         self.sockets = (self,)
+        self.serves = serves
+        self.wires: list[Wire] = []
+        """Those of clients."""
+        self.context = copy_context()
+        self._loop = loop
         self._name = name
+
+    def connect(self, peer: Peer) -> Wire:
+        """Return the wire of a new client; the server is to be told by `Wire.begin`."""
+        wire = Wire(self._loop, self.factory(), peer, context=self.context)
+        self.wires.append(wire)
+        return wire
 
     def getsockname(self) -> tuple[str, int]:
         """Return the address."""
@@ -199,9 +350,11 @@ class Listening:
 
     async def start_serving(self) -> None:
         """Let connections in."""
+        self.serves = True
 
     def close(self) -> None:
         """End it; nothing connects any more."""
+        self.serves = False
 
     async def wait_closed(self) -> None:
         """Wait for nothing."""
@@ -225,19 +378,38 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     """The loop.
 
     Attributes:
-        servers: The listening servers by port; a Unix socket's by its path.
-        connect: Asked for a connection to a Unix socket, or to a host and port.
+        servers: The listening servers by host and port; a Unix socket's by its path and 0.
+        engines: Asked for a connection to the Unix socket of that path.
         readers: What `add_reader` was given, by file descriptor.
         after_turn: Called after each turn of the loop.
+        rng: Draws delays and pieces.
+        links: Connections between hosts, in the order in which they were made.
+        cut_off: Hosts that no byte reaches or leaves.
+        dead: Hosts that nothing runs on.
     """
 
     def __init__(self) -> None:
         self._timeless = _Timeless()
         super().__init__(self._timeless)
-        self.servers: dict[int | str, Listening] = {}
+        self.servers: dict[tuple[str, int], Listening] = {}
         self.readers: dict[int, Callable[[], None]] = {}
-        self.connect: Callable[[Factory], Any] | None = None
+        self.engines: dict[str, Callable[[Factory], Any]] = {}
         self.after_turn: Callable[[], None] | None = None
+        self.rng = random.Random(0)
+        self.links: dict[Link, None] = {}
+        self.cut_off: set[str] = set()
+        self.dead: set[str] = set()
+        self.calm = False
+        """Connections are opened at once and without errors."""
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Tell whether no byte passes between two hosts."""
+        return one != other and (one in self.cut_off or other in self.cut_off)
+
+    def server(self, host: str, port: int) -> Listening | None:
+        """Return what listens there, if anything does."""
+        found = self.servers.get((host, port))
+        return found if found is not None and found.serves else None
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]  # asyncio's types do not show it
@@ -259,29 +431,45 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
         """Keep what is to be called when there is something to read."""
-        self.readers[fd] = lambda: callback(*args)
+        context = copy_context()
+        self.readers[fd] = lambda: context.copy().run(callback, *args)
 
     def remove_reader(self, fd: Any) -> bool:
         """Forget it."""
         return self.readers.pop(fd, None) is not None
 
-    async def create_server(self, factory: Any, host: Any, port: Any, **_: Any) -> Any:  # type: ignore[override]
+    async def create_server(  # type: ignore[override]
+        self, factory: Any, host: Any, port: Any, *, start_serving: bool = True, **_: Any
+    ) -> Any:
         """Listen on a port."""
-        self.servers[port] = Listening(factory, (host, port))
-        return self.servers[port]
+        found = self.servers[host, port] = Listening(
+            self, factory, (host, port), serves=start_serving
+        )
+        return found
 
     async def create_unix_server(self, factory: Any, path: Any, **_: Any) -> Any:  # type: ignore[override]
         """Listen on a path, which has to be a file."""
         with open(path, "wb"):  # noqa: ASYNC230 - it only makes the file
-            self.servers[path] = Listening(factory, (path, 0))
-        return self.servers[path]
+            self.servers[path, 0] = Listening(self, factory, (path, 0))
+        return self.servers[path, 0]
 
-    async def create_unix_connection(self, factory: Any, path: Any, **_: Any) -> Any:  # type: ignore[override] # noqa: ARG002
-        """Connect to the engine."""
-        assert self.connect is not None
-        return await self.connect(factory)
+    async def create_unix_connection(self, factory: Any, path: Any, **_: Any) -> Any:  # type: ignore[override]
+        """Connect to an engine."""
+        return await self.engines[path](factory)
 
-    async def create_connection(self, factory: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
-        """Connect to a replica."""
-        assert self.connect is not None
-        return await self.connect(factory)
+    async def create_connection(self, factory: Any, host: Any, port: Any, **_: Any) -> Any:  # type: ignore[override]
+        """Connect to another host."""
+        source = HOST.get()
+        await asyncio.sleep(self.rng.choice(_DELAYS_S))
+        while self.is_cut(source, host):
+            await asyncio.sleep(_LOOK_S)
+        if source in self.dead or (not self.calm and self.rng.random() < 0.01):
+            raise OSError(self.rng.choice((errno.EMFILE, errno.ENETUNREACH)), "no way")
+        found = self.server(host, port)
+        if found is None or host in self.dead:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
+        protocol = factory()
+        link = Link(self, (source, host), (protocol, found.factory()), found.context)
+        for wire in link.wires:
+            wire.begin()
+        return link.wires[0], protocol

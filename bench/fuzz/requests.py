@@ -99,6 +99,10 @@ _HEADERS: Final[tuple[tuple[bytes, tuple[bytes, ...]], ...]] = (
     (b"x-data-parallel-rank", (b"3",)),
     (b"x-weir-explain", (b"1", b"true", b"2")),
     (b"x-weir-failover", (b"1",)),
+    (b"x-weir-forwarded", (
+        b'{"class_name":"gold","tenant":"","payer":"","age_s":0,"number":1}', b"{}", b"",
+    )),
+    (b"x-weir-returned", (b"draining", b"")),
     (b"expect", (b"100-continue", b"100-Continue", b"something")),
     (b"upgrade", (b"websocket", b"h2c", b"")),
     (b"connection", (b"close", b"keep-alive", b"upgrade", b"x-fuzz", b"")),
