@@ -23,7 +23,7 @@ _ROUTE = ("load", "router", "score")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
     "frontend/headers", "frontend/protocol", "peers/member", "peers/own", "peers/peer",
-    "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments", "telemetry/metrics",
+    "peers/peers", "peers/requests", "peers/due", "telemetry/instruments", "telemetry/metrics",
     "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
     "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip

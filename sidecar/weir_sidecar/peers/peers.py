@@ -1,8 +1,8 @@
 """The other sidecars of the service: who is there, in what state, with what load.
 
 Members come from the policy document, from whoever greets with the service's key, and from what
-others tell a newcomer. Each pair exchanges one heartbeat a period, begun by the side whose turn
-comes first: the question and its answer say the same of both. A member may get requests once a
+others tell a newcomer. Each pair exchanges one heartbeat a period, begun by the side that is due
+first: the question and its answer say the same of both. A member may get requests once a
 heartbeat of ours was answered, so that a connection to it is known to work and is kept.
 
 A member is lost when it was silent for too long, and at once when no connection to it can be
@@ -28,11 +28,11 @@ from weir_core.wire.peer_auth import Keys, is_name
 from weir_core.wire.peers import HEARTBEAT_PATH, PROTOCOL, Heartbeat
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_sidecar.descriptors import is_own_shortage
+from weir_sidecar.peers.due import DueQueue
 from weir_sidecar.peers.handshake import OtherName, UnknownKey
 from weir_sidecar.peers.member import Member, PeerState
 from weir_sidecar.peers.own import Own
 from weir_sidecar.peers.peer import Peer, Unreachable, split_address
-from weir_sidecar.peers.turns import Turns
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.telemetry.metrics import Metrics
@@ -54,7 +54,8 @@ _ANSWER_S: Final = 1.0
 _LATE_S: Final = 0.25
 """From here on, what the run loop is late by is not held against the members."""
 _TICK: Final = 0.1
-"""Part of a period whose turns are taken together: a wake-up costs as much as a heartbeat."""
+"""Members that are due within this part of a period are looked at together: a wake-up costs as much
+as a heartbeat."""
 _SPREAD_S: Final = 1.0
 """256 new members are greeted over this time, fewer over a part of it."""
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -119,7 +120,7 @@ class Peers:
         self._members: dict[str, Member] = {}
         self._names: tuple[str, ...] | None = None
         self._count_members()
-        self._turns = Turns(clock)
+        self._due = DueQueue(clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._seldom: dict[str, Seldom] = {}
         self._closed = False
@@ -175,7 +176,7 @@ class Peers:
         self.own.load_changed()
         for member in self._members.values():
             if member.state.is_heard:
-                self._turns.put_now(member)
+                self._due.put_now(member)
 
     def apply(self, document: PolicyDocument) -> None:
         """Take over the keys and the members that the document names."""
@@ -196,7 +197,7 @@ class Peers:
             for member in list(self._members.values()):
                 self._forget(member)
         self._port_s = float("-inf")
-        self._turns.hurry()
+        self._due.hurry()
 
     def _apply_keys(self, keys: Keys) -> None:
         before, self.own.keys = self.own.keys, keys
@@ -206,7 +207,7 @@ class Peers:
         if before.ids != keys.ids:
             for member in self._members.values():
                 if member.state is PeerState.UNKNOWN_KEY:
-                    self._turns.put_now(member)
+                    self._due.put_now(member)
 
     def _learn(self, entry: PeerEntry, now: float) -> Member | None:
         """Return a member, which may be new; None where it cannot be one."""
@@ -227,7 +228,7 @@ class Peers:
         self._metrics.peers.labels(member.state).inc()
         log.info("peer known", extra=self._words(member))
         spread_s = _SPREAD_S * min(1.0, len(self._members) / 256)
-        self._turns.put(member, now + self._rng.random() * spread_s)
+        self._due.put(member, now + self._rng.random() * spread_s)
         return member
 
     def _count_members(self) -> None:
@@ -249,7 +250,7 @@ class Peers:
         member.reached = member.asking = False
         if member.state.has_load:
             self._become(member, PeerState.NEW)
-        self._turns.put_now(member)
+        self._due.put_now(member)
 
     def _forget(self, member: Member) -> None:
         self._become(member, PeerState.LOST)
@@ -310,9 +311,9 @@ class Peers:
             return
         member.heard_s = now
         if member.reached:
-            self._next_turn(member, now)
+            self._put_off(member, now)
         elif not member.asking:  # it is for us to find out whether it can be reached
-            self._turns.put_now(member)
+            self._due.put_now(member)
         if heartbeat.address and heartbeat.address != member.peer.address:
             self._move(member, heartbeat.address)
         for entry in heartbeat.peers[: self.settings.peering.most]:
@@ -348,7 +349,7 @@ class Peers:
             if member.state.has_load:
                 self._become(member, PeerState.NEW)
             member.reached = False
-            self._turns.put_now(member)
+            self._due.put_now(member)
         member.restarted(epoch)
         member.counts_anew(epoch)
         return True
@@ -408,14 +409,14 @@ class Peers:
             while True:
                 now = self._clock()
                 self._excuse(now - wanted_s, now)
-                for member in self._turns.due(now + self._tick_s / 2):
-                    self._turn(member, now)
+                for member in self._due.due(now + self._tick_s / 2):
+                    self._look_at(member, now)
                 if now >= self._port_s and self.keep_port is not None:
                     self._port_s = now + 1.0
                     await self.keep_port()
-                wait_s = min(1.0, max(self._tick_s, self._turns.next_s - now))
+                wait_s = min(1.0, max(self._tick_s, self._due.next_s - now))
                 wanted_s = now + wait_s
-                await self._turns.pause(wait_s)
+                await self._due.pause(wait_s)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -427,12 +428,12 @@ class Peers:
             for member in self._members.values():
                 member.heard_s = min(now, member.heard_s + late_s)
 
-    def _next_turn(self, member: Member, now: float) -> None:
-        """Have a member's next turn come a period from now."""
+    def _put_off(self, member: Member, now: float) -> None:
+        """Have a member be due a period from now."""
         jitter = 1.0 + _JITTER * (2.0 * self._rng.random() - 1.0)
         member.due_s = now + self._period_s * jitter
 
-    def _turn(self, member: Member, now: float) -> None:
+    def _look_at(self, member: Member, now: float) -> None:
         """Look at one member, and send it a heartbeat unless one waits for its answer."""
         peering = self.settings.peering
         if member.state.is_heard and self._is_silent(member, now):
@@ -442,7 +443,7 @@ class Peers:
             self._forget(member)
             return
         if member.state.is_heard or member.state is PeerState.NEW:
-            self._next_turn(member, now)
+            self._put_off(member, now)
             silent_s = member.heard_s + peering.silence_s(self._period_s)
             member.due_s = min(member.due_s, max(silent_s, now + self._tick_s))
         else:
@@ -550,7 +551,7 @@ class Peers:
         """Look at once whether a member is still there: a connection to it has ended."""
         member = self._members.get(peer.name)
         if member is not None and member.peer is peer and member.state.is_heard:
-            self._turns.put_now(member)
+            self._due.put_now(member)
 
     # ---- what is shown
 
