@@ -22,10 +22,11 @@ _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority")
 _ROUTE = ("load", "router", "score")
 _RELAY = (
     "driver", "inflight", "registry", "frontend/auth", "frontend/body", "frontend/client",
-    "frontend/headers", "frontend/protocol", "peers/member", "peers/own", "peers/peer",
-    "peers/peers", "peers/requests", "peers/due", "telemetry/instruments", "telemetry/metrics",
-    "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
-    "upstreams/engine", "upstreams/replicas", "upstreams/splice", "upstreams/upstream",
+    "frontend/headers", "frontend/protocol", "peers/due", "peers/heartbeats", "peers/member",
+    "peers/membership", "peers/own", "peers/peer", "peers/peers", "peers/requests",
+    "telemetry/instruments", "telemetry/metrics", "telemetry/otlp_json", "telemetry/request_trace",
+    "telemetry/spans", "upstreams/connections", "upstreams/engine", "upstreams/replicas",
+    "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 
