@@ -22,10 +22,11 @@ _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority", "p
 _ROUTE = ("digest", "load", "prefix", "rebalance", "router", "score")
 _RELAY = (
     "driver", "inflight", "prefixes", "registry", "routing", "frontend/auth", "frontend/body",
-    "frontend/client", "frontend/headers", "frontend/protocol", "peers/member", "peers/own",
-    "peers/peer", "peers/peers", "peers/requests", "peers/turns", "telemetry/instruments",
-    "telemetry/metrics", "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans",
-    "upstreams/connections", "upstreams/engine", "upstreams/splice", "upstreams/upstream",
+    "frontend/client", "frontend/headers", "frontend/protocol", "peers/due", "peers/heartbeats",
+    "peers/member", "peers/membership", "peers/own", "peers/peer", "peers/peers",
+    "peers/requests", "telemetry/instruments", "telemetry/metrics", "telemetry/otlp_json",
+    "telemetry/request_trace", "telemetry/spans", "upstreams/connections", "upstreams/engine",
+    "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

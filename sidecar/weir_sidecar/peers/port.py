@@ -61,12 +61,12 @@ class PeerPort:
         listener = await self._take_port()
         self._place = host, listener.sockets[0].getsockname()[1]
         self._peers.listens_at(self._place[1])
-        self._peers.keep_port = self.keep
+        self._peers.keep_port(self.keep)
         try:
             await self.keep()
             yield self._place[1]
         finally:
-            self._peers.keep_port = None
+            self._peers.keep_port(None)
             await self._stop()
 
     async def keep(self) -> None:

@@ -16,7 +16,8 @@ from weir_sidecar.frontend.answer import TEXT, Answer
 from weir_sidecar.frontend.errors import ApiError
 from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest
 from weir_sidecar.peers.handshake import MAX_HELLO_BYTES, ServerHandshake
-from weir_sidecar.peers.peers import MAX_HEARTBEAT_BYTES, Peers
+from weir_sidecar.peers.heartbeats import MAX_HEARTBEAT_BYTES
+from weir_sidecar.peers.peers import Peers
 from weir_sidecar.telemetry.logs import Seldom
 
 log = logging.getLogger(__name__)

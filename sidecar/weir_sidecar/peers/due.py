@@ -1,4 +1,4 @@
-"""Whose turn it is, and when: the time line of heartbeats."""
+"""Which member is to be looked at, and when: the time line of heartbeats."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from weir_sidecar.peers.member import Member
 
 
-class Turns:
-    """The members by the time of their next turn; each turn costs the same, however many they are.
+class DueQueue:
+    """The members, the one that is due first at the head.
 
-    A turn that is put off (`Member.due_s`) stays where it is in the queue and is looked at again
-    when its old time comes.
+    A member whose time is put off (`Member.due_s`) stays where it is in the queue, and is queued
+    anew when its old time comes.
 
     Args:
         clock: Seconds that only move forward.
@@ -28,18 +28,18 @@ class Turns:
         self._waker: asyncio.Future[None] | None = None
 
     def put(self, member: Member, at_s: float) -> None:
-        """Have a member's next turn come then."""
+        """Have a member be due then."""
         member.due_s = member.queued_s = at_s
         heapq.heappush(self._queue, (at_s, next(self._counter), member))
         if self._queue[0][2] is member:
             self.hurry()
 
     def put_now(self, member: Member) -> None:
-        """Have it come as soon as possible."""
+        """Have it be due at once."""
         self.put(member, self._clock())
 
     def due(self, now: float) -> Iterator[Member]:
-        """Yield the members whose turn it is; each says its next one in `due_s`."""
+        """Yield the members that are due; `due_s` then says when each is due next."""
         queue = self._queue
         while queue and queue[0][0] <= now:
             at_s, _, member = heapq.heappop(queue)
@@ -52,11 +52,11 @@ class Turns:
 
     @property
     def next_s(self) -> float:
-        """When the next turn may come."""
+        """When the next member may be due."""
         return self._queue[0][0] if self._queue else float("inf")
 
     async def pause(self, for_s: float) -> None:
-        """Wait for so long, or until a turn comes sooner."""
+        """Wait for so long, or until a member is due sooner."""
         loop = asyncio.get_running_loop()
         waker = self._waker = loop.create_future()
         timer = loop.call_later(for_s, self.hurry)
