@@ -259,9 +259,7 @@ class _Way:
         target = self.target
         if target.lost:
             return
-        if self._loop.is_cut(*self._link.hosts) or not (
-            target.is_reading() or target.is_closing()
-        ):
+        if self._loop.is_cut(*self._link.hosts) or not (target.is_reading() or target.is_closing()):
             self._move_later(_LOOK_S)
             return
         piece = self._pieces.popleft()

@@ -169,8 +169,6 @@ class Process:
         }
 
 
-
-
 def _counts(family: Any, label: str) -> dict[str, int]:
     """Return the values of a counter with one label."""
     found: dict[str, int] = {}
