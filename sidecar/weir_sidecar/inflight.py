@@ -677,7 +677,7 @@ class InFlightRequest:
         began = self.shared.clock()
         self._route = route = routing.choose(self, asked)
         if self.trace is not None:
-            self.trace.routed(began, self.shared.clock())
+            self.trace.routed(began, self.shared.clock(), route)
         return isinstance(route, Forward) and self.leave_for(route)
 
     def leave_for(self, route: Forward) -> bool:

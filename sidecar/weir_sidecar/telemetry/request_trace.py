@@ -2,8 +2,9 @@
 
     chat MODEL                    the request, from arrival to finish
     ├── weir.queue                arrival to dispatch
-    ├── weir.route                choosing who runs it
+    ├── weir.route                choosing who runs it; the candidates, and why
     └── weir.engine               dispatch to finish; vLLM's `llm_request` hangs below
+        or weir.forward           the same at another replica, whose sidecar's span hangs below
 
 At a request's time only what must be known at once is made: whether it is sampled, its ids, and
 the header lines for the engine. The rest is kept as plain values. `spans` makes spans of them when
@@ -20,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from weir_core.route.types import Forward, Keep, Route
 from weir_core.wire.fields import RequestBody, Usage
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.telemetry.sampling import Sampling
@@ -68,6 +70,7 @@ class RequestTrace:
         "_engine_id",
         "_engine_start",
         "_first_token_at",
+        "_goes_to_peer",
         "_lost",
         "_method",
         "_operation",
@@ -77,6 +80,7 @@ class RequestTrace:
         "_queue_end",
         "_queue_start",
         "_rank",
+        "_route",
         "_route_end",
         "_route_start",
         "_routes",
@@ -115,6 +119,8 @@ class RequestTrace:
         self._route_start = self._route_end = 0.0
         self._queue_start = self._queue_end = self._engine_start = self._end = 0.0
         self._engine_id = self._address = ""
+        self._goes_to_peer = False
+        self._route: Route | None = None
         self._lost: list[Span] | None = None
         """Earlier routes and attempts; nearly all requests have none."""
         self._outcome = Outcome.INTERNAL_ERROR
@@ -145,23 +151,25 @@ class RequestTrace:
             self._preempted = preempted
             self._by_min_share = by_min_share
 
-    def routed(self, start: float, end: float) -> None:
-        """Note the choice of who runs the request."""
+    def routed(self, start: float, end: float, route: Route | None = None) -> None:
+        """Note the choice of who runs the request; there is no `route` where there was none."""
         if not self.sampled:
             return
         if self._routes:
-            self._keep(self._route(_new_id()))
+            self._keep(self._routing(_new_id()))
         self._routes += 1
+        self._route = route
         self._route_start = start
         self._route_end = end
 
-    def dispatched(self, arrival: float, now: float, address: str) -> bytes:
-        """Begin the engine's span; return the header lines that hang the engine's own below.
+    def dispatched(self, arrival: float, now: float, address: str, to_peer: bool = False) -> bytes:
+        """Begin the span of an attempt; return the header lines that hang the next one below.
 
         Args:
             arrival: When the queue's span began.
-            now: When it ended, and the engine's begins.
-            address: Of the engine.
+            now: When it ended, and the attempt begins.
+            address: Of the engine, or name of the replica.
+            to_peer: It is another replica's sidecar.
         """
         if not self.sampled:
             return self._header_lines(self.ids[:16], "00")
@@ -175,6 +183,7 @@ class RequestTrace:
             self._keep(lost)
             self._engine_id = _new_id()
         self._dispatches += 1
+        self._goes_to_peer = to_peer
         self._engine_start = now
         self._address = address
         return self._header_lines(self._engine_id, "01")
@@ -214,7 +223,7 @@ class RequestTrace:
         if self._lost is not None:
             found += self._lost
         if self._routes:
-            found.append(self._route(self.ids[32:48]))
+            found.append(self._routing(self.ids[32:48]))
         if self._dispatches:
             engine = self._engine(self._end)
             if self._first_token_at is not None:
@@ -253,11 +262,22 @@ class RequestTrace:
             }
         return queue
 
-    def _route(self, span_id: str) -> Span:
-        return self._child("weir.route", span_id, self._route_start, self._route_end)
+    def _routing(self, span_id: str) -> Span:
+        span = self._child("weir.route", span_id, self._route_start, self._route_end)
+        route = self._route
+        if isinstance(route, Keep | Forward):
+            span.attributes = {
+                "weir.route.reason": route.reason,
+                "weir.route.candidates": msgspec.json.encode(route.candidates).decode(),
+            }
+        if isinstance(route, Forward):
+            span.attributes["weir.route.replica"] = _text(route.replica)
+            span.attributes["weir.route.hops"] = route.hops
+        return span
 
     def _engine(self, end: float) -> Span:
-        engine = self._child("weir.engine", self._engine_id, self._engine_start, end, CLIENT)
+        name = "weir.forward" if self._goes_to_peer else "weir.engine"
+        engine = self._child(name, self._engine_id, self._engine_start, end, CLIENT)
         engine.attributes["server.address"] = self._address
         return engine
 

@@ -148,7 +148,9 @@ class Upstream:
         attempt = Attempt(connection, exchange, request.dispatch)
         tracing = None
         if request.trace is not None:
-            tracing = request.trace.dispatched(request.arrival, self._clock(), self.name)
+            tracing = request.trace.dispatched(
+                request.arrival, self._clock(), self.name, to_peer=request.away is not None
+            )
         if request.is_placed:
             connection.send(exchange, call.wire(tracing))
         else:  # it lost its place while the connection was being opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from weir_core.route.types import Candidate, Forward
 from weir_core.wire.fields import RequestBody, Usage
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.telemetry.request_trace import RequestTrace, Tracing
@@ -252,6 +254,27 @@ def test_attempts_before_the_last_are_errors_and_the_queue_is_the_first_ones() -
     ]
     assert [s.first_token_ns and s.first_token_ns - at for s in engines] == [0, 6_000_000_000]
     assert [s.end_ns - at for s in engines] == [5_000_000_000, 7_000_000_000]
+
+
+def test_a_forward_says_where_to_and_why() -> None:
+    trace = begun({})
+    looked_at = Candidate("b", 9.5, 7.0, 0.0, 0.5, 0.0, 2.0, feasible=True, age_ms=80.0)
+    trace.routed(1.0, 1.0, Forward("1", "b", 1, "best", (looked_at,)))
+    trace.dispatched(1.0, 2.0, "b", to_peer=True)
+    trace.finish(Outcome.OK, 200, 3.0, first_byte_at=2.5, usage=None)
+    spans = trace.spans()
+    (route,) = named(spans, "weir.route")
+    said = dict(route.attributes)
+    (told,) = json.loads(said.pop("weir.route.candidates"))
+    assert (told["replica"], told["score_ms"], told["age_ms"]) == ("b", 9.5, 80.0)
+    assert said == {
+        "weir.route.reason": "best",
+        "weir.route.replica": "b",
+        "weir.route.hops": 1,
+    }
+    (forward,) = named(spans, "weir.forward")
+    assert forward.attributes == {"server.address": "b"}
+    assert not named(spans, "weir.engine")
 
 
 @pytest.mark.parametrize("parent", [{}, {"traceparent": PARENT, "tracestate": "a=1"}])
