@@ -266,6 +266,8 @@ class InFlightRequest:
         """The engine only looks something up for it."""
         self._runs = self._is_gone = False
         self._classified = self._reserved = self._explains = self._broke_off = False
+        self._is_last_word = False
+        """The other replica's refusal is for the client."""
         self._engines_lost = 0
         self._seen_bytes, self._seen_at = -1, 0.0
 
@@ -659,7 +661,8 @@ class InFlightRequest:
         refusal, self._refusal = self._refusal, None
         if self.shared.routing is not None:
             self.tried = (*self.tried, self.shared.routing.name)
-        if not self._go_elsewhere():
+        # A gateway has just asked the others: asking them all again would never end.
+        if driver.is_gateway or not self._go_elsewhere():
             raise refusal
 
     def _may_go_elsewhere(self) -> bool:
@@ -741,10 +744,13 @@ class InFlightRequest:
         assert routing is not None
         assert asked is not None
         assert self._call is not None
-        self._returned = ""
+        self._returned, self._is_last_word = "", False
         exchange = await self._ask(peer, self._call, begun)
-        if exchange is not None and (exchange.begun or exchange.ending not in _NOT_BEGUN):
-            return True
+        if exchange is not None:
+            if exchange.begun or exchange.ending not in _NOT_BEGUN:
+                return True
+            if self._is_last_word:  # but the head of a stream went out, with another status
+                raise errors.told_in_stream(exchange.status, exchange.tail)
         self.away = self.exchange = None
         self.state = State.KNOWN
         self.tried = (*self.tried, peer.name)
@@ -759,12 +765,11 @@ class InFlightRequest:
     def takes_refusal(self, answer: Exchange) -> bool:
         """Tell whether a peer's answer that is held back goes to the client."""
         reason = answer.header(RETURNED_HEADER)
-        if reason is None:
-            return True
-        self._returned = reason.decode("latin-1")
-        if self._returned == _REFUSED:
-            return not self._may_go_elsewhere()
-        return False
+        self._returned = "" if reason is None else reason.decode("latin-1")
+        self._is_last_word = reason is None or (
+            self._returned == _REFUSED and not self._may_go_elsewhere()
+        )
+        return self._is_last_word
 
     def _note_lost_place(self, driver: Driver) -> None:
         """Wait again; raise the refusal where the engine has died too often under this request."""

@@ -301,6 +301,20 @@ async def test_what_a_gateway_cannot_place_in_time_is_503_with_retry_after(fleet
     assert 'outcome="rejected_no_endpoints"} 1.0' in page
 
 
+async def test_a_refusal_after_the_head_of_a_stream_is_told_in_it_once(fleet: Fleet) -> None:
+    holders = await busy(fleet)
+    brief = tuple(replace_class(each, 0.5) for each in CLASSES)
+    fleet.tell(PolicyDocument(classes=brief, peer_keys=(KEY,), keep_alive_s=0.05))
+    drivers = [fleet.gateway.parts.driver, *(r.sidecar.driver for r in fleet.replicas)]
+    await eventually(lambda: all(each.directory.classes == brief for each in drivers))
+    with pytest.raises(Exception, match=r"(?i)payload|incomplete|closed"):
+        await fleet.ask_gateway(stream=True)
+    _, page = await fleet.page("/metrics")
+    assert 'weir_forwards_total{result="answered"} 1.0' in page
+    assert 'result="lost"' not in page
+    await leave(holders)
+
+
 async def test_an_engine_that_dies_leaves_its_waiting_requests_to_others(fleet: Fleet) -> None:
     holders = await busy(fleet)
     waiting = [asyncio.create_task(fleet.ask(0)) for _ in range(9)]
