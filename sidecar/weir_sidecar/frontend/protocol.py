@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 MAX_UNREAD_BYTES: Final = 64 << 20
 """Heads that are being read, of all connections together; large ones are refused above it."""
+_LATE_S: Final = 2.0
+"""A look that comes so long after the last one is late."""
 LINGER_S: Final = 5.0
 """How long a refused client's bytes are read and dropped, so that it can read its answer."""
 _HIGH_BODY_BYTES: Final = 256 << 10
@@ -396,6 +398,14 @@ class ClientConnection:
         elif self.is_idle:
             self._look_at_silence(now, timeouts)
 
+    def excuse(self, late_s: float, now: float) -> None:
+        """Leave out of every wait a time in which this process did not run."""
+        if self._since is not None:
+            self._since = min(now, self._since + late_s)
+        if self._linger_until is not None:
+            self._linger_until = min(now + LINGER_S, self._linger_until + late_s)
+        self._unsent_since = min(now, self._unsent_since + late_s)
+
     def close(self) -> None:
         """End the connection after what was sent."""
         self._deaf = True
@@ -671,6 +681,7 @@ class HttpServer:
         self.connections: set[ClientConnection] = set()
         self.unread_bytes = 0
         """Heads that are being read."""
+        self._looked_s = float("inf")
         self._metrics = metrics
         self._seldom = Seldom(clock)
 
@@ -700,9 +711,17 @@ class HttpServer:
         self.connections.discard(connection)
 
     def look(self) -> None:
-        """End connections that take too long over a head or an answer; called each second or so."""
+        """End connections that take too long over a head or an answer; called each second or so.
+
+        A process that was stopped meanwhile holds that against no client: what came in that time
+        waits in its sockets, and is read after this.
+        """
         now = self.clock()
+        late_s = now - self._looked_s
+        self._looked_s = now
         for connection in list(self.connections):
+            if late_s > _LATE_S:
+                connection.excuse(late_s, now)
             connection.look(now, self.timeouts)
 
 

@@ -101,8 +101,9 @@ def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) 
         server, connection, wire = connected(peer, client_idle_s=6.0)
         wire.deliver(REQUEST)
         server.look()
-        await asyncio.sleep(at_s)
-        server.look()
+        for _ in range(6):
+            await asyncio.sleep(at_s / 6)
+            server.look()
         wire.deliver(REQUEST[:10])
         await asyncio.sleep(0.5)
         wire.deliver(REQUEST[10:])
@@ -113,6 +114,35 @@ def test_a_connection_is_not_idle_once_a_head_has_begun(at_s: float, want: int) 
 
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         assert runner.run(scene()).count(b"HTTP/1.1 200 OK") == want
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(b"", REQUEST, id="a new connection"),
+        pytest.param(REQUEST[:10], REQUEST[10:], id="in the middle of a head"),
+        pytest.param(REQUEST, REQUEST, id="between two requests"),
+    ],
+)
+def test_what_came_while_the_process_was_stopped_is_answered(before: bytes, after: bytes) -> None:
+    async def scene() -> bytes:
+        peer = Recorder()
+        server, connection, wire = connected(peer, head_s=3.0, client_idle_s=6.0)
+        server.look()
+        await asyncio.sleep(1)
+        wire.deliver(before)
+        server.look()
+        await asyncio.sleep(60)
+        server.look()  # the loop's timers come before what it reads
+        wire.deliver(after)
+        await asyncio.sleep(0.5)
+        connection.close()
+        await asyncio.sleep(0.5)
+        return peer.received
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        received = runner.run(scene())
+    assert received.count(b"HTTP/1.1 200 OK") == (before + after).count(REQUEST)
 
 
 UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
