@@ -33,9 +33,9 @@ from typing import Final, cast
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from weir_core.route.digest import VERSION, DigestUpdate
+from weir_core.route.digest import VERSION
 from weir_core.route.load import load_of
-from weir_core.route.types import LoadVector
+from weir_core.route.types import DigestUpdate, LoadVector
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import EngineFacts, EngineKind
 from weir_core.wire.policies import PeerEntry, PolicyDocument

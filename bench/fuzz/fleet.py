@@ -35,7 +35,7 @@ class FleetSubject(Subject):
             for at in range(1, rng.choice((3, 4)))
         ]
         self.gateway = GatewayHost(loop, "gateway", "127.0.0.1", rng, scratch / "gateway")
-        self._keys = (_KEYS[0],)
+        self._keys: tuple[str, ...] = (_KEYS[0],)
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers: list[Stranger] = []
         self._is_calm = False
@@ -117,7 +117,7 @@ class FleetSubject(Subject):
     def _rotate(self, rng: random.Random, host: Host) -> None:
         """Bring another key, to one before the others; both are valid, or the new one alone."""
         new = rng.choice(_KEYS)
-        both = (new, *self._keys[:1])
+        both: tuple[str, ...] = (new, *self._keys[:1])
         self._keys = both if not self._breaks or rng.random() < 0.5 else (new,)
         document = self._document(rng)
         policies.write(host.settings, document.encode())
@@ -204,7 +204,7 @@ class FleetSubject(Subject):
             peers = host.process.parts.peers
             if peers.usable != len(self._replicas) - isinstance(host, Replica):
                 return False
-            if not self._breaks and any(one.unacknowledged for one in peers._members.values()):
+            if not self._breaks and any(one.unacknowledged for one in peers._known):
                 return False
         return True
 

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.fuzz.network import Listening, SimulatedLoop, Wire
 from weir_core.wire.paths import Kind
-from weir_core.wire.peers import RETURNED_HEADER, Forwarded
+from weir_core.wire.peers import Forwarded
 from weir_sidecar.app import Sidecar
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer

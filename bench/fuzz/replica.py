@@ -77,7 +77,8 @@ class Host(ABC):
         self.loop.dead.discard(self.address)
         app = self._app()
         peers, routing = app.parts.peers, app.parts.routing
-        peers._rng = random.Random(self.rng.random())
+        peers._heartbeats._rng = random.Random(self.rng.random())
+        peers._known._rng = random.Random(self.rng.random())
         routing._rng = random.Random(self.rng.random())
         peers.own.epoch = 1000 + len(self.processes)  # else it is the time outside
         self._stack = contextlib.AsyncExitStack()

@@ -130,6 +130,7 @@ class Sidecar:
         if state is EngineState.DOWN:
             self.driver.engine_gone()
             self.parts.routing.hand_over()
+        self.parts.routing.tell_peers()
 
     def _on_step(self, step: Step) -> None:
         if self._steps is not None:

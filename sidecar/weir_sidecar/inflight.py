@@ -163,9 +163,9 @@ class Handler:
             refusal = errors.bad_request(f"{FORWARDED_HEADER.decode()} cannot be read.")
             http.answer(refusal.answer("", new_request_id(), close=True))
             return
-        if self.routing is not None:
-            self.routing.taken(sender, forwarded)
         InFlightRequest(http, self, forwarded).begin()
+        if self.routing is not None:  # it is in the load from here on
+            self.routing.taken(sender, forwarded)
 
     def refuse_unread(self, error: ApiError) -> Answer:
         """Count and answer a request that the HTTP library could not read."""
@@ -254,6 +254,8 @@ class InFlightRequest:
         self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
         self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
+        self.better_at = ""
+        """Where it would begin sooner, as the replica says that it came back from."""
         self.number = 0
         """Of the last one forwarded to a replica, as both sides count them."""
         self.hops = 0 if forwarded is None else forwarded.hops

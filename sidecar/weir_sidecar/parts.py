@@ -91,6 +91,7 @@ class Parts:
         self.peer_port = PeerPort(
             self.peers, self.handler.handle_forwarded, settings, self.metrics, clock
         )
+        self.peer_port.share_limit(self.server.http)
 
     def _load(self) -> LoadVector | None:
         return self.routing.load()

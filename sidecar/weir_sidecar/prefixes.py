@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from weir_core.route.digest import VERSION, DigestLog, DigestUpdate, DigestWriter, PeerPrefixes
+from weir_core.route.digest import VERSION, DigestLog, DigestWriter, PeerPrefixes
 from weir_core.route.prefix import Chain, PrefixIndex
+from weir_core.route.types import DigestUpdate
 from weir_core.wire import prompts
 
 if TYPE_CHECKING:

@@ -116,8 +116,12 @@ class Routing:
         return self._peers.find(name), self.forwarded(request, payer, route)
 
     def returned(self, request: InFlightRequest, reason: str) -> None:
-        """Note that a request came back, and why; it was lost where no reason was given."""
+        """Note that a request came back, and why; it was lost where no reason was given.
+
+        One that would begin sooner elsewhere comes back with the name of that replica.
+        """
         assert request.asked is not None
+        reason, _, request.better_at = reason.partition(" ")
         request_id = request.asked.request_id
         if reason in ("", _DRAINING, _NO_ENGINE):
             self._router.on_refused(request_id, self._clock())
@@ -149,11 +153,17 @@ class Routing:
 
     # ---- what changes while requests wait
 
+    def tell_peers(self) -> None:
+        """Tell the others at once: this replica takes requests from now on, or no more."""
+        self._peers.tell_now()
+
     def hand_over(self) -> None:
         """Have what waits go to other replicas: this one leaves, or lost its engine."""
         if not self._driver.scheduler.pool.requests:
             return
         for request in self._driver.waiting_requests():
+            if request.dispatch is not None:
+                continue  # giving up another one has made place for it
             if request.may_return:
                 self._return(request)
             else:
@@ -175,11 +185,12 @@ class Routing:
 
     def _move(self, move: Move) -> None:
         request = self._driver.request_of(move.request_id)
-        if request is None or request.asked is None:
-            return
+        if request is None or request.asked is None or request.dispatch is not None:
+            return  # giving up another one has made place for it
         if request.forwarded is not None:
             self._driver.give_up(request)
-            request.send_back(_BACKLOGGED, errors.rejected(Reason.SATURATED, 1))
+            reason = f"{_BACKLOGGED} {move.replica}"
+            request.send_back(reason, errors.rejected(Reason.SATURATED, 1))
             return
         ask = self._ask(request, request.asked)
         route = Forward(move.request_id, move.replica, request.hops + 1, "sooner-there")
@@ -199,7 +210,7 @@ class Routing:
             ask,
             hops=request.hops,
             tried=request.tried,
-            session_replica=self._of_session(request),
+            session_replica=request.better_at or self._of_session(request),
         )
 
     def _lost(self, name: str) -> None:
@@ -233,7 +244,7 @@ class Routing:
         Every sidecar finds the same one, whichever of them the next turn reaches.
         """
         session = request.head.said.get(SESSION_HEADER)
-        if not session:
-            return ""
         names = self._peers.names
+        if not session or not names:
+            return ""
         return names[zlib.crc32(session.encode()) % len(names)]

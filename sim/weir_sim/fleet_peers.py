@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from weir_core.route.digest import DigestUpdate
 from weir_core.route.load import ask_of, load_of
 from weir_core.route.rebalance import moves_to
 from weir_core.route.router import HOP_LIMIT, Router
-from weir_core.route.types import Ask, Forward, Keep, LoadVector, Nowhere
+from weir_core.route.types import Ask, DigestUpdate, Forward, Keep, LoadVector, Nowhere
 from weir_core.sched.tickets import State
 from weir_core.sched.types import Request
 from weir_sim.replica import as_request

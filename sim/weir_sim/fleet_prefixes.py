@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
-from weir_core.route.digest import DigestUpdate, DigestWriter, PeerPrefixes
+from weir_core.route.digest import DigestWriter, PeerPrefixes
 from weir_core.route.prefix import CHUNK_BYTES, Chain, PrefixIndex
+from weir_core.route.types import DigestUpdate
 from weir_sim.kv import SHARED_TOKENS
 from weir_sim.profiles import EngineProfile
 from weir_sim.workload import SimRequest

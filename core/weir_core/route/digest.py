@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from weir_core.route.prefix import Chain, PrefixIndex
+from weir_core.route.types import DigestUpdate
 
 VERSION: Final = 1
 """Of the keys as much as of the message: another way to hash is another version."""
@@ -34,27 +37,6 @@ _UPDATE_BYTES: Final = 32
 """Of an update without keys."""
 _KEY_MASK: Final = 0xFFFF_FFFF
 _KEY_BYTES: Final = 4
-
-
-class DigestUpdate(NamedTuple):
-    """A change of what a replica advertises; plain values, so that msgspec can encode it.
-
-    Attributes:
-        version: `VERSION` of the writer.
-        epoch: A number that is higher after each start of the writer.
-        base: The update applies to the digest of this number; 0 is the empty digest, and an
-            update of it a snapshot.
-        seq: Number of the digest that it makes; equal to `base` if nothing has changed.
-        added: Keys, four bytes each, little-endian.
-        removed: Keys, in the same way.
-    """
-
-    version: int
-    epoch: int
-    base: int
-    seq: int
-    added: bytes = b""
-    removed: bytes = b""
 
 
 class DigestWriter:
@@ -191,7 +173,9 @@ class DigestLog:
                     (removed - came) | (went - added),
                 )
         newest = self._updates[-1]
-        merged = newest._replace(base=seq, added=_packed(added), removed=_packed(removed))
+        merged = msgspec.structs.replace(
+            newest, base=seq, added=_packed(added), removed=_packed(removed)
+        )
         return merged if _size(merged) < self._snapshot_bytes() else self._all()
 
     def _all(self) -> DigestUpdate:

@@ -48,6 +48,27 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sequences: int = 0
 
 
+class DigestUpdate(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A change of what a replica advertises of its prefix cache.
+
+    Attributes:
+        version: `VERSION` of the writer.
+        epoch: A number that is higher after each start of the writer.
+        base: The update applies to the digest of this number; 0 is the empty digest, and an
+            update of it a snapshot.
+        seq: Number of the digest that it makes; equal to `base` if nothing has changed.
+        added: Keys, four bytes each, little-endian.
+        removed: Keys, in the same way.
+    """
+
+    version: int
+    epoch: int
+    base: int
+    seq: int
+    added: bytes = b""
+    removed: bytes = b""
+
+
 class Ask(msgspec.Struct, frozen=True, gc=False):
     """What one request asks of a replica.
 

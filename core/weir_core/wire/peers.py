@@ -12,8 +12,7 @@ from typing import Final
 
 import msgspec
 
-from weir_core.route.digest import DigestUpdate
-from weir_core.route.types import Candidate, LoadVector
+from weir_core.route.types import Candidate, DigestUpdate, LoadVector
 from weir_core.wire.policies import PeerEntry
 
 PROTOCOL: Final = 1

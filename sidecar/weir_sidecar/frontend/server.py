@@ -103,6 +103,8 @@ class Server:
     def leave(self) -> None:
         """End the connection with every answer from now on."""
         self._handler.leaving = True
+        if self._handler.routing is not None:
+            self._handler.routing.tell_peers()
 
     def refuse(self) -> None:
         """Refuse newcomers from now on, and close idle connections."""

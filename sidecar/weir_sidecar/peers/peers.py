@@ -13,9 +13,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from weir_core.route.digest import DigestUpdate
 from weir_core.route.router import Router
-from weir_core.route.types import Ask, LoadVector
+from weir_core.route.types import Ask, DigestUpdate, LoadVector
 from weir_core.wire.peer_auth import Keys
 from weir_core.wire.peers import PROTOCOL, Heartbeat
 from weir_core.wire.policies import PeerEntry, PolicyDocument
@@ -116,7 +115,6 @@ class Peers:
 
     def taken(self, sender: str, number: int) -> None:
         """Note a request that a member has forwarded and that is in the load from now on."""
-        self._metrics.forwards_taken.inc()
         self.own.load_changed()
         member = self._known.get(sender)
         if member is not None and number > member.taken:

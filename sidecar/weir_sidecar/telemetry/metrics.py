@@ -466,11 +466,6 @@ class Metrics:
             ["direction"],
             registry=registry,
         )
-        self.forwards_taken = FastCounter(
-            "weir_forwards_taken_total",
-            "Requests that peers have forwarded to this replica.",
-            registry=registry,
-        ).labels()
 
     def describe(self, identity: Identity) -> None:
         """Say what this replica is."""

@@ -250,7 +250,6 @@ async def test_a_request_counts_until_the_other_says_that_it_is_in_its_load(made
     assert seen(near, far).wait_ms > 1.5 * idle_ms
     far.peers.taken(near.name, number)
     await eventually(lambda: seen(near, far).wait_ms < 1.5 * idle_ms)
-    assert far.value("weir_forwards_taken_total") == 1
 
 
 async def test_all_up_to_the_highest_number_is_acknowledged(made: Fleet) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weir_core.route.digest import VERSION, DigestLog, DigestUpdate, DigestWriter, PeerPrefixes
+from weir_core.route.digest import VERSION, DigestLog, DigestWriter, PeerPrefixes
 from weir_core.route.prefix import CHUNK_BYTES, Chain, PrefixIndex, chunk_hashes, prefix_salt
+from weir_core.route.types import DigestUpdate
 
 SALT = prefix_salt("llama")
 CHUNK_TOKENS = 512
@@ -197,7 +198,7 @@ def test_a_peer_of_another_version_is_one_of_which_nothing_is_known() -> None:
     replica.run(1)
     update = replica.writer.delta()
     peers.apply("a", update)
-    assert not peers.apply("a", update._replace(version=VERSION + 1, seq=2))
+    assert not peers.apply("a", msgspec.structs.replace(update, version=VERSION + 1, seq=2))
     assert held(peers, 1) == {}
     assert not peers.apply("a", update)
     assert held(peers, 1) == {"a": 1}

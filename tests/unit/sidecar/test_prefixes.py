@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from weir_core.route.digest import VERSION, DigestUpdate
+from weir_core.route.digest import VERSION
 from weir_core.route.prefix import CHUNK_BYTES, Chain, chunk_hashes, prefix_salt
+from weir_core.route.types import DigestUpdate
 from weir_core.wire.fields import RequestBody
 from weir_core.wire.steps import Facts
 from weir_sidecar.prefixes import Prefixes
@@ -174,7 +176,10 @@ def test_what_a_peer_of_another_version_tells_means_nothing_and_is_not_asked_for
     one.run(1)
     update = one.prefixes.update_for(0)
     assert update is not None
-    assert two.prefixes.heard("one", update._replace(version=VERSION + 1)) == update.seq
+    assert (
+        two.prefixes.heard("one", msgspec.structs.replace(update, version=VERSION + 1))
+        == update.seq
+    )
     assert two.cached(1) == {"two": 0}
 
 

@@ -265,7 +265,7 @@ def test_a_forward_says_where_to_and_why() -> None:
     spans = trace.spans()
     (route,) = named(spans, "weir.route")
     said = dict(route.attributes)
-    (told,) = json.loads(said.pop("weir.route.candidates"))
+    (told,) = json.loads(str(said.pop("weir.route.candidates")))
     assert (told["replica"], told["score_ms"], told["age_ms"]) == ("b", 9.5, 80.0)
     assert said == {
         "weir.route.reason": "best",
