@@ -9,7 +9,7 @@ import msgspec
 
 from bench.fuzz.network import Listening, SimulatedLoop, Wire
 from weir_core.wire.paths import Kind
-from weir_core.wire.peers import RETURNED_HEADER, Forwarded
+from weir_core.wire.peers import Forwarded
 from weir_sidecar.app import Sidecar
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
@@ -83,7 +83,7 @@ class Process:
         def counted(request: HttpRequest, sender: str) -> None:
             try:
                 msgspec.json.decode(request.forwarded, type=Forwarded)
-            except (msgspec.MsgspecError, ValueError):
+            except (msgspec.MsgspecError, ValueError, RecursionError):
                 handle(request, sender)  # it is refused, and has no outcome
                 return
             self.forwarded += 1
@@ -167,8 +167,6 @@ class Process:
             "credit for what was sent": len(router._sent),
             "credit at peers": sum(len(peer.credit) for peer in router._order),
         }
-
-
 
 
 def _counts(family: Any, label: str) -> dict[str, int]:
