@@ -28,6 +28,9 @@ _KEYS: Final = tuple(f"{number:02x}" * 32 for number in range(1, 9))
 class FleetSubject(Subject):
     """A gateway and two or three replicas."""
 
+    CLIENTS = 260
+    DISTURBANCES = 30
+
     def __init__(self, loop: SimulatedLoop, rng: random.Random, scratch: Path) -> None:
         super().__init__(loop, rng, scratch)
         self._replicas = [
