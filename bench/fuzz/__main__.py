@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench.fuzz.batch import CLIENTS, DISTURBANCES, SUBJECTS, Batch
+from bench.fuzz.batch import SUBJECTS, Batch
 
 
 def main() -> int:
@@ -70,7 +70,7 @@ def _report(batch: Batch, scratch: Path, *, shrink: bool) -> None:
 
 def _fewest(batch: Batch, scratch: Path) -> list[int]:
     """Leave out halves, quarters and so on of what takes part, while it still fails."""
-    kept = list(range(CLIENTS + DISTURBANCES))
+    kept = list(range(batch.parts))
     size = len(kept) // 2
     while size:
         for start in range(0, len(kept), size):

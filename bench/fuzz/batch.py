@@ -17,9 +17,6 @@ from bench.fuzz.fleet import FleetSubject
 from bench.fuzz.network import SimulatedLoop
 from bench.fuzz.subject import SidecarSubject, Subject
 
-CLIENTS: Final = 110
-"""Of one batch; they send about 200 requests."""
-DISTURBANCES: Final = 20
 SUBJECTS: Final[dict[str, type[Subject]]] = {"sidecar": SidecarSubject, "fleet": FleetSubject}
 _FLEETS: Final = 0.3
 """Batches that fuzz a fleet."""
@@ -58,6 +55,12 @@ class Batch:
         """Draw what was left open."""
         self.kind = self.kind or ("fleet" if self._rng("kind").random() < _FLEETS else "sidecar")
 
+    @property
+    def parts(self) -> int:
+        """Number of clients and disturbances together."""
+        kind = SUBJECTS[self.kind]
+        return kind.CLIENTS + kind.DISTURBANCES
+
     def run(self, scratch: Path) -> None:
         """Play the batch to its end, and judge it."""
         log = _Log(self.faults)
@@ -95,9 +98,9 @@ class Batch:
 
     def _begin(self, loop: SimulatedLoop, subject: Subject) -> None:
         """Let clients and disturbances begin, half of them in a few bursts."""
-        for number in range(CLIENTS + DISTURBANCES):
+        for number in range(self.parts):
             if self.only is None or number in self.only:
-                begin = subject.connect if number < CLIENTS else subject.disturb
+                begin = subject.connect if number < subject.CLIENTS else subject.disturb
                 rng = self._rng(number)
                 at_s = rng.random() * _SPAN_S
                 loop.call_later(at_s if number % 2 else int(at_s), begin, rng)

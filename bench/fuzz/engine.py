@@ -169,6 +169,8 @@ class Line:
         self._unread = b""
         self._answers: Script | None = None
         self._script = 0
+        self.is_probe = False
+        """It carries a question of the sidecar's own."""
         self.is_gone = False
 
     # What the wire calls.
@@ -215,9 +217,10 @@ class Line:
 
     def _answer(self, request: bytes, end: int) -> Script:
         engine = self._engine
+        self.is_probe = b"host: weir\r\nconnection: close\r\n" in request[:end]
         if _OWN_PROBE.match(request):
             return self._play_health()
-        if b"host: weir\r\nconnection: close\r\n" in request[:end]:
+        if self.is_probe:
             return self._play_question(request.startswith(b"GET /metrics"))
         found = _WIRE_ID.search(request, 0, end)
         if found is not None:

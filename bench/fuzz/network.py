@@ -459,7 +459,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Connect to another host."""
         source = HOST.get()
         await asyncio.sleep(self.rng.choice(_DELAYS_S))
-        while self.is_cut(source, host):
+        while self.is_cut(source, host):  # noqa: ASYNC110 - nothing tells of the end of it
             await asyncio.sleep(_LOOK_S)
         if source in self.dead or (not self.calm and self.rng.random() < 0.01):
             raise OSError(self.rng.choice((errno.EMFILE, errno.ENETUNREACH)), "no way")

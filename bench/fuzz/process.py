@@ -83,7 +83,7 @@ class Process:
         def counted(request: HttpRequest, sender: str) -> None:
             try:
                 msgspec.json.decode(request.forwarded, type=Forwarded)
-            except (msgspec.MsgspecError, ValueError):
+            except (msgspec.MsgspecError, ValueError, RecursionError):
                 handle(request, sender)  # it is refused, and has no outcome
                 return
             self.forwarded += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import socket
@@ -155,7 +154,8 @@ class Replica(Host):
         yield from self.engine.faults
         app = self.process.app
         if self.runs and isinstance(app, Sidecar):
-            busy = len(self.engine.lines) - app.connections.idle_count
+            lines = sum(not line.is_probe for line in self.engine.lines)
+            busy = lines - app.connections.idle_count
             if busy:
                 yield f"{self.name}: engine connections: {busy} left"
 
@@ -201,9 +201,3 @@ class Replica(Host):
             writer.sendto(record, str(self.settings.addresses.steps_socket))
         for read in list(self.loop.readers.values()):
             read()
-
-
-async def ended(tasks: set[asyncio.Task[None]]) -> None:
-    """Wait for tasks of the fuzz itself; what fails in them fails here."""
-    while tasks:
-        await asyncio.gather(*tasks)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from bench.fuzz import policies
 from bench.fuzz.clients import Client
@@ -32,6 +32,10 @@ class Subject(ABC):
         rng: Draws the settings.
         scratch: A folder for files and sockets.
     """
+
+    CLIENTS: ClassVar[int] = 110
+    """Of one batch; they send about 170 requests."""
+    DISTURBANCES: ClassVar[int] = 20
 
     def __init__(self, loop: SimulatedLoop, rng: random.Random, scratch: Path) -> None:
         self.loop = loop

@@ -158,8 +158,8 @@ class Handler:
         """Answer a request that the sidecar `sender` forwards."""
         try:
             forwarded = msgspec.json.decode(http.forwarded, type=Forwarded)
-        except msgspec.MsgspecError as error:
-            log.warning("forwarded request unreadable", extra={"error": str(error)})
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            log.warning("forwarded request unreadable", extra={"peer": sender})
             refusal = errors.bad_request(f"{FORWARDED_HEADER.decode()} cannot be read.")
             http.answer(refusal.answer("", new_request_id(), close=True))
             return

@@ -355,6 +355,26 @@ async def test_a_tenants_key_is_checked_once_and_goes_no_further(fleet: Fleet) -
     assert refused.status == 403
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{}", id="too little"),
+        pytest.param(b'{"class_name":"\xc6"}', id="no UTF-8"),
+        pytest.param(b"[" * 3000, id="too deep"),
+    ],
+)
+async def test_what_a_sidecar_says_badly_of_a_request_is_refused(fleet: Fleet, said: bytes) -> None:
+    peer = fleet.gateway.peers.find("r0")
+    assert peer is not None
+    connection = await peer._connections.open()
+    asked = b"POST /v1/completions HTTP/1.1\r\nhost: weir\r\nx-weir-forwarded: %b\r\n\r\n" % said
+    reply = await connection.ask("it", [asked], timeout_s=5.0, limit_bytes=1 << 16)
+    connection.finish()
+    assert reply.status == 400
+    assert json.loads(reply.body)["error"]["message"].startswith("x-weir-forwarded")
+
+
 def replace_class(policy: ClassPolicy, max_queue_wait_s: float) -> ClassPolicy:
     return ClassPolicy(policy.name, policy.rank, max_queue_wait_s=max_queue_wait_s)
 
