@@ -66,10 +66,13 @@ class Counts:
         found.subtract(self._first.get(address, Page()).outcomes())
         return +found
 
-    def since(self, address: str, name: str) -> float:
-        """Return how far a counter of a pod went since the beginning."""
-        before = self._first.get(address, Page()).total(name)
-        return self.pages[address].total(name) - before
+    def sum(self, name: str) -> float:
+        """Return by how much a counter rose, over all pods; one that restarted counts from 0."""
+        rose = 0.0
+        for address, page in self.pages.items():
+            before = self._first.get(address, Page()).total(name)
+            rose += page.total(name) - (before if page.total(name) >= before else 0.0)
+        return rose
 
     def look(self) -> None:
         """Read the page of every pod there is, of those that leave, too."""

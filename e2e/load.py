@@ -13,6 +13,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,13 +93,13 @@ class Load:
         """Return the seconds since the load began."""
         return time.monotonic() - self._began
 
-    def answered_by(self, since_s: float) -> set[str]:
-        """Return the pods that answered whole what was sent since then."""
-        return {
+    def answers(self, since_s: float = 0.0) -> Counter[str]:
+        """Return how many of the requests that were sent since then each pod answered whole."""
+        return Counter(
             each.replica
             for each in list(self.seen)
             if each.sent_s >= since_s and each.ending is Ending.WHOLE
-        }
+        )
 
     def start(self) -> None:
         """Begin."""

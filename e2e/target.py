@@ -99,8 +99,13 @@ def connect() -> Iterator[Target]:
         ours.down()
 
 
+def is_ours(kubeconfig: Path) -> bool:
+    """Tell whether it is of a cluster that `python -m e2e.cluster up` started."""
+    return (kubeconfig.parent / cluster.READY).exists()
+
+
 def _given(kubeconfig: Path) -> Target:
-    if (kubeconfig.parent / cluster.READY).exists():  # python -m e2e.cluster up
+    if is_ours(kubeconfig):
         return _own(Layout(kubeconfig.parent), outlives_us=True)
     kubectl, helm = shutil.which("kubectl"), shutil.which("helm")
     folder = None if kubectl and helm else build.binaries()

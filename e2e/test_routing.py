@@ -1,8 +1,7 @@
-"""One of three replicas is disturbed under a mixed load, and no client that waits loses a request.
+"""Replicas serve each other's requests, also while one of them is disturbed.
 
 What had begun at a replica that is killed is lost with it, and so is what clients had sent on their
-connections to it. Everything else is answered whole, whichever replica it was sent to: that is
-what the replicas are for each other.
+connections to it. Everything else is answered whole, whichever replica it was sent to.
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import pytest
 
 from e2e.counts import Counts, counting
-from e2e.eventually import eventually
+from e2e.eventually import PATIENCE_S, eventually
+from e2e.hosted import CHECKOUT
 from e2e.installation import Installation
 from e2e.kube import Manifest
 from e2e.load import SLOTS, Ending, Load, Seen, loaded
@@ -29,30 +31,62 @@ from weir_core.api.labels import (
     ENGINE_CONTAINER,
     ENGINE_SOCKET,
     FACTS_FILE,
+    MODEL_CONTAINER,
+    PEER_PORT,
+    POOL,
     RUN_DIR,
     SIDECAR_CONTAINER,
 )
 from weir_core.wire.steps import Facts
+from weir_operator.render.patch import patched
 
 REPLICAS = 3
 DISTURBED_S = 10.0
+ENOUGH = 200
+"""Answers, to see where requests go."""
+NEWER_SIDECAR = CHECKOUT / "e2e/newer_sidecar.py"
 FACTS = Facts("fcfs", max_num_seqs=SLOTS, max_num_batched_tokens=2048, kv_capacity_tokens=0)
-MOCK = (
-    f"exec python3 -m weir_sim.mock_engine --model={MODEL} --uds={RUN_DIR}/{ENGINE_SOCKET} "
-    f"--max-running={SLOTS} --ttft-ms=30 --token-gap-ms=15"
-)
-TELLS_FACTS = f"echo '{FACTS.encode().decode()}' > {RUN_DIR}/{FACTS_FILE} && {MOCK}"
-FEW_SLOTS: Manifest = {
-    "spec": {"containers": [{"name": ENGINE_CONTAINER, "command": ["sh", "-c", TELLS_FACTS]}]}
-}
-"""A pod patch with a MOCK that says of itself that it has few slots, so that requests wait."""
+SPEEDS = {"fast": 1.0, "slow": 0.25}
+"""Speed of the engines of a pool."""
+
+
+def with_few_slots(engine: str, **env: Manifest) -> Manifest:
+    """Return a pod patch with MOCKS that say of themselves that they have few slots.
+
+    So requests wait before them. They need no model, and making one takes longer than all else of
+    a pod's start.
+    """
+    says = f"echo '{FACTS.encode().decode()}' > {RUN_DIR}/{FACTS_FILE}"
+    return {
+        "spec": {
+            "initContainers": [{"name": MODEL_CONTAINER, "command": ["true"]}],
+            "containers": [
+                {
+                    "name": ENGINE_CONTAINER,
+                    "command": ["sh", "-c", f"{says} && {engine}"],
+                    "env": [{"name": name, "valueFrom": value} for name, value in env.items()],
+                }
+            ],
+        }
+    }
+
+
+def mock(speed: float) -> str:
+    """Return the shell's words that start a mock of this speed."""
+    return (
+        f"exec python3 -m weir_sim.mock_engine --model={MODEL} --uds={RUN_DIR}/{ENGINE_SOCKET} "
+        f"--max-running={SLOTS} --ttft-ms={30 / speed:g} --token-gap-ms={15 / speed:g}"
+    )
+
 
 PATIENT = {"maxQueueWait": "10m", "shed": "never"}
 """How long something takes on this machine must refuse no request."""
 RANKS = {"interactive": 100, "standard": 0, "batch": -100}
 """The names are those that every service knows: for the time of these scenarios all have these."""
 
-Disturbance = Callable[[Service], frozenset[str]]
+ADMISSION = {"anonymousClass": "interactive"}
+
+Disturbance = Callable[[Service, Load], set[str]]
 """Disturbs a replica, and returns the pods that are lost with all they hold, by name."""
 
 
@@ -72,8 +106,8 @@ def classes(target: Target) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def trio_or_none(target: Target) -> Iterator[Service]:
     """The service of these scenarios; without replicas when they are over."""
-    spec = {"replicas": REPLICAS, "admission": {"anonymousClass": "interactive"}}
-    service = Service(target, "trio", spec, pod_patch=FEW_SLOTS)
+    spec = {"replicas": REPLICAS, "admission": ADMISSION}
+    service = Service(target, "trio", spec, pod_patch=with_few_slots(mock(1.0)))
     yield service
     if target.kubectl.find("infs", service.name, NAMESPACE):
         service.patch({"replicas": 0})
@@ -95,6 +129,19 @@ def address_of(pod: Manifest) -> str:
     return str(pod["status"]["podIP"])
 
 
+def peers_of(pod: Manifest) -> list[Manifest]:
+    """Return what a replica says of the others."""
+    page = httpx.get(f"http://{address_of(pod)}:{ADMIN_PORT}/state", timeout=5)
+    found: list[Manifest] = page.json()["peers"]
+    return found
+
+
+def is_lost_to(at: Manifest, other: Manifest) -> None:
+    """See that a replica takes another one to be lost."""
+    states = {peer["name"]: peer["state"] for peer in peers_of(at)}
+    assert states[name_of(other)] == "lost"
+
+
 def know_each_other(trio: Service) -> None:
     """Wait until each replica may send requests to each other one."""
 
@@ -102,37 +149,124 @@ def know_each_other(trio: Service) -> None:
         pods = trio.pods()
         names = {name_of(pod) for pod in pods}
         for pod in pods:
-            page = httpx.get(f"http://{address_of(pod)}:{ADMIN_PORT}/state", timeout=5).json()
-            states = {one["name"]: one["state"] for one in page["peers"]}
+            states = {peer["name"]: peer["state"] for peer in peers_of(pod)}
             others = names - {name_of(pod)}
             assert {name: states.get(name) for name in others} == dict.fromkeys(others, "usable")
 
     eventually(usable)
 
 
-def killed(trio: Service) -> frozenset[str]:
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Have what happens inside last as long as a disturbance."""
+    until = time.monotonic() + DISTURBED_S
+    yield
+    time.sleep(max(0.0, until - time.monotonic()))
+
+
+def killed(trio: Service, _load: Load) -> set[str]:
     pod = trio.pods()[0]
     for container in (SIDECAR_CONTAINER, ENGINE_CONTAINER):
         trio.target.kill(pod, container)
-    return frozenset({name_of(pod)})
+    return {name_of(pod)}
 
 
-def frozen(trio: Service) -> frozenset[str]:
-    pod = trio.pods()[1]
-    trio.target.signal(pod, SIDECAR_CONTAINER, signal.SIGSTOP)
+def frozen(trio: Service, _load: Load) -> set[str]:
+    one, *others = trio.pods()
+    trio.target.signal(one, SIDECAR_CONTAINER, signal.SIGSTOP)
     try:
-        time.sleep(DISTURBED_S)
+        with lasting():
+            for other in others:
+                eventually(partial(is_lost_to, other, one))
     finally:
-        trio.target.signal(pod, SIDECAR_CONTAINER, signal.SIGCONT)
-    return frozenset()
+        trio.target.signal(one, SIDECAR_CONTAINER, signal.SIGCONT)
+    return set()
 
 
-def scaled_away(trio: Service) -> frozenset[str]:
+def partitioned(trio: Service, _load: Load) -> set[str]:
+    """Drop what goes between the peer ports of two replicas; the third one hears both."""
+    one, other, _ = trio.pods()
+    rules = [
+        (chain, f"--{end}", address_of(other), "--protocol", "tcp", f"--{port}", str(PEER_PORT))
+        for chain, end in (("INPUT", "source"), ("OUTPUT", "destination"))
+        for port in ("sport", "dport")
+    ]
+    for rule in rules:
+        trio.target.in_network_of(one, "iptables", "--wait", "--append", *rule, "--jump", "DROP")
+    try:
+        with lasting():
+            eventually(partial(is_lost_to, other, one))
+            eventually(partial(is_lost_to, one, other))
+    finally:
+        for rule in rules:
+            trio.target.in_network_of(
+                one, "iptables", "--wait", "--delete", *rule, "--jump", "DROP"
+            )
+    return set()
+
+
+def slowed(trio: Service, load: Load) -> set[str]:
+    """Let an engine run for a tenth of the time; it gets less to do."""
+    pod, *others = trio.pods()
+    since_s = load.now_s()
+    while load.now_s() < since_s + DISTURBED_S:
+        trio.target.signal(pod, ENGINE_CONTAINER, signal.SIGSTOP)
+        try:
+            time.sleep(0.45)
+        finally:
+            trio.target.signal(pod, ENGINE_CONTAINER, signal.SIGCONT)
+        time.sleep(0.05)
+    answers = load.answers(since_s)
+    assert answers[name_of(pod)] < min(answers[name_of(other)] for other in others), answers
+    return set()
+
+
+def scaled_away(trio: Service, _load: Load) -> set[str]:
     trio.patch({"replicas": REPLICAS - 1})
     trio.wait_ready(REPLICAS - 1)
     trio.wait_gone(REPLICAS - 1)
     trio.patch({"replicas": REPLICAS})
-    return frozenset()
+    return set()
+
+
+def drained(trio: Service, _load: Load) -> set[str]:
+    """Drain the node as if one replica were all it had; the next one waits for a node."""
+    kubectl, pod = trio.target.kubectl, trio.pods()[0]
+    node = pod["spec"]["nodeName"]
+    kubectl("label", "pod", name_of(pod), f"--namespace={NAMESPACE}", "e2e=drained")
+    try:
+        which = ("--pod-selector=e2e=drained", "--delete-emptydir-data")
+        kubectl("drain", node, *which, timeout_s=PATIENCE_S)
+    finally:
+        kubectl("uncordon", node)
+    return set()
+
+
+def rolled_to_a_newer_version(trio: Service, _load: Load) -> set[str]:
+    """Replace all pods by those of a sidecar that says more than this one."""
+    old = {name_of(pod) for pod in trio.pods()}
+    sidecar = {"name": SIDECAR_CONTAINER, "command": ["python3", str(NEWER_SIDECAR)]}
+    template = patched(
+        trio.manifest["spec"]["podTemplate"], {"spec": {"initContainers": [sidecar]}}
+    )
+    trio.patch({"podTemplate": template, "rollout": {"maxSurge": REPLICAS}})
+
+    def replaced() -> None:
+        names = {name_of(pod) for pod in trio.pods()}
+        assert len(names) == REPLICAS
+        assert not names & old
+
+    eventually(replaced)
+    trio.wait_gone(REPLICAS)
+    exchanged = Counter[str]()
+    for pod in trio.pods():
+        for peer in peers_of(pod):
+            if peer["name"] in old:
+                exchanged["old to new"] += peer["taken"]
+                exchanged["new to old"] += peer["forwarded"]
+    assert exchanged["old to new"] > 0
+    assert exchanged["new to old"] > 0
+    return set()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +274,11 @@ def scaled_away(trio: Service) -> frozenset[str]:
     [
         pytest.param(killed, id="killed"),
         pytest.param(frozen, id="frozen"),
+        pytest.param(partitioned, id="partitioned"),
+        pytest.param(slowed, id="slowed"),
         pytest.param(scaled_away, id="scaled away"),
+        pytest.param(drained, id="node drained"),
+        pytest.param(rolled_to_a_newer_version, id="rolled to a newer version"),
     ],
 )
 def test_a_disturbed_replica_fails_no_request_that_had_not_begun(
@@ -151,7 +289,7 @@ def test_a_disturbed_replica_fails_no_request_that_had_not_begun(
     with counting(trio) as counts:
         with loaded(url, MODEL, lambda port: trio.target.behind(url, port)) as load:
             all_answer(trio, load)
-            lost = disturb(trio)
+            lost = disturb(trio, load)
             trio.wait_ready(REPLICAS)
             all_answer(trio, load)
         lost_at = {address for address, name in pods.items() if name in lost}
@@ -161,8 +299,9 @@ def test_a_disturbed_replica_fails_no_request_that_had_not_begun(
         counted = {each.ingress for each in load.seen} - lost_at
         eventually(lambda: each_has_one_outcome(counts, load, counted))
     assert {each.class_name for each in load.seen} == set(RANKS)
-    assert sum(counts.since(address, "weir_forwarded_requests_total") for address in counted) > 0
-    assert not any(counts.since(address, "weir_inversions_total") for address in counted)
+    assert counts.sum("weir_forwarded_requests_total") > 0
+    assert counts.sum("weir_preemptions_total") > 0, "higher classes had lower ones before them"
+    assert counts.sum("weir_inversions_total") == 0
 
 
 def all_answer(trio: Service, load: Load) -> None:
@@ -170,12 +309,12 @@ def all_answer(trio: Service, load: Load) -> None:
     since_s = load.now_s()
 
     def answered() -> None:
-        assert load.answered_by(since_s) >= {name_of(pod) for pod in trio.pods()}
+        assert load.answers(since_s).keys() >= {name_of(pod) for pod in trio.pods()}
 
     eventually(answered)
 
 
-def is_lost(seen: Seen, lost: frozenset[str], lost_at: set[str]) -> bool:
+def is_lost(seen: Seen, lost: set[str], lost_at: set[str]) -> bool:
     """Tell whether a request failed because its client, or its answer, was at a lost replica."""
     if seen.ending is Ending.UNANSWERED:
         return seen.ingress in lost_at
@@ -184,6 +323,7 @@ def is_lost(seen: Seen, lost: frozenset[str], lost_at: set[str]) -> bool:
 
 def each_has_one_outcome(counts: Counts, load: Load, addresses: set[str]) -> None:
     """See that the replicas counted what their clients saw."""
+    counts.look()
     for address in addresses:
         mine = [each for each in load.seen if each.ingress == address]
         outcomes = counts.outcomes(address)
@@ -199,3 +339,41 @@ def test_what_reaches_one_replica_is_served_by_all(trio: Service) -> None:
             all_answer(trio, load)
         assert [each for each in load.seen if each.ending is not Ending.WHOLE] == []
         eventually(lambda: each_has_one_outcome(counts, load, {address}))
+
+
+@pytest.fixture(scope="module")
+def unequal_or_none(target: Target) -> Iterator[Service]:
+    """A service of two pools, one engine each, the second one slower; it goes afterwards."""
+    pools = [{"name": name, "accelerator": {"count": 0}, "replicas": 1} for name in SPEEDS]
+    del pools[0]["replicas"]  # it has the service's number
+    cases = "; ".join(f"{name}) {mock(speed)};" for name, speed in SPEEDS.items())
+    engine = f'case "$POOL" in {cases} esac'
+    patch = with_few_slots(engine, POOL={"fieldRef": {"fieldPath": f"metadata.labels['{POOL}']"}})
+    spec = {"replicas": 1, "pools": pools, "admission": ADMISSION}
+    service = Service(target, "unequal", spec, pod_patch=patch)
+    yield service
+    if target.kubectl.find("infs", service.name, NAMESPACE):
+        service.delete()
+
+
+@pytest.fixture
+def unequal(weir: Installation, classes: None, unequal_or_none: Service) -> Service:
+    """Two ready replicas of unequal speed."""
+    unequal_or_none.apply()
+    unequal_or_none.wait_ready(len(SPEEDS))
+    know_each_other(unequal_or_none)
+    return unequal_or_none
+
+
+def test_the_faster_of_two_pools_gets_more_untuned(unequal: Service) -> None:
+    url = unequal.url()
+    with loaded(url, MODEL, lambda port: unequal.target.behind(url, port)) as load:
+
+        def enough() -> None:
+            assert len(load.seen) >= ENOUGH
+
+        eventually(enough)
+    assert [each for each in load.seen if each.ending is not Ending.WHOLE] == []
+    pool_of = {name_of(pod): pod["metadata"]["labels"][POOL] for pod in unequal.pods()}
+    answers = {pool_of[name]: count for name, count in load.answers().items()}
+    assert answers["fast"] > answers["slow"], answers
