@@ -196,6 +196,8 @@ class InFlightRequest:
         away: The replica that it was sent to instead of into the pool here.
         hops: How often it was forwarded.
         tried: Replicas that it came back from.
+        better_at: Where it would begin sooner, as the last of them says; or empty.
+        number: Its number among those that were forwarded to that replica, as both count them.
         wire_id: Its id at the engine, by which the step log names it; no two at once have the same.
         dispatch: The scheduler's word, while it has a place at the engine.
         exchange: The attempt that runs, or the last one.
@@ -249,15 +251,12 @@ class InFlightRequest:
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
         self.away = self._route = self.chain = None
-        self.prompt_tokens = 0
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
+        self.better_at = ""
         self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
-        self.better_at = ""
-        """Where it would begin sooner, as the replica says that it came back from."""
-        self.number = 0
-        """Of the last one forwarded to a replica, as both sides count them."""
+        self.number = self.prompt_tokens = 0
         self.hops = 0 if forwarded is None else forwarded.hops
         self.api, self.asks = Api.OTHER, _PLAIN
         self.streams = False
