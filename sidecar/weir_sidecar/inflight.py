@@ -267,8 +267,8 @@ class InFlightRequest:
         """The engine only looks something up for it."""
         self._runs = self._is_gone = False
         self._classified = self._reserved = self._explains = self._broke_off = False
-        self._is_last_word = False
-        """The other replica's refusal is for the client."""
+        self._is_last_word = self._came_late = False
+        """The other replica's refusal is for the client; a drain had begun to refuse newcomers."""
         self._engines_lost = 0
         self._seen_bytes, self._seen_at = -1, 0.0
 
@@ -502,7 +502,8 @@ class InFlightRequest:
 
     def _check_room(self) -> None:
         """Raise the refusal where this sidecar takes no more requests."""
-        if self.shared.refusing and not self._may_go_elsewhere():
+        self._came_late = self.shared.refusing
+        if self._came_late and not self._may_go_elsewhere():
             raise errors.shutting_down(1)
         if self.shared.registry.full:
             raise errors.rejected(Reason.QUEUE_FULL, 1)
@@ -649,7 +650,8 @@ class InFlightRequest:
         """Send the request to the replica that serves it best, or into the pool here."""
         if self._go_elsewhere():
             return
-        if self.shared.refusing:
+        # What was taken is served here, if nowhere else: a drain waits for it.
+        if self.shared.refusing and (self.may_return or (self._came_late and not self.hops)):
             raise errors.shutting_down(1)
         if driver.is_gateway:  # it waits here until a replica takes it, whichever it was at
             self.hops, self.tried = 0, ()

@@ -220,6 +220,18 @@ async def test_what_waits_at_a_draining_replica_moves(fleet: Fleet) -> None:
     await drain
 
 
+async def test_what_waits_is_served_where_all_replicas_leave_at_once(fleet: Fleet) -> None:
+    holders = await busy(fleet)
+    waiting = [asyncio.create_task(fleet.ask(0)) for _ in range(9)]
+    await eventually(lambda: waits(fleet) == 9)
+    assert fleet.replicas[0].sidecar.driver.scheduler.pool.requests < 9
+    drains = [asyncio.create_task(each.sidecar.drain.run()) for each in fleet.replicas]
+    await eventually(lambda: all(each.sidecar.handler.refusing for each in fleet.replicas))
+    await leave(holders)
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    await asyncio.gather(*drains)
+
+
 async def test_without_an_engine_a_replica_forwards(fleet: Fleet) -> None:
     fleet.engines[0].healthy = False
     await eventually(lambda: not fleet.replicas[0].sidecar.monitor.up)
