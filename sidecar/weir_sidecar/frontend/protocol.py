@@ -666,7 +666,7 @@ class HttpServer:
         self.timeouts = settings.timeouts
         self.clock = clock
         self.secret_headers = secret_headers
-        self.connections: set[ClientConnection] = set()
+        self.connections: dict[ClientConnection, None] = {}
         self.unread_bytes = 0
         """Heads that are being read."""
         self._metrics = metrics
@@ -683,7 +683,7 @@ class HttpServer:
         """Take one more connection; count, log and tell where there is no room for it."""
         limit = client_limit()
         if len(self.connections) < limit:
-            self.connections.add(connection)
+            self.connections[connection] = None
             return True
         self._metrics.connections_refused.inc()
         self._seldom.warn(
@@ -693,7 +693,7 @@ class HttpServer:
 
     def forget(self, connection: ClientConnection) -> None:
         """Hear that a connection is gone."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
 
     def look(self) -> None:
         """End connections that take too long over a head or an answer; called each second or so."""
