@@ -204,14 +204,11 @@ class FleetSubject(Subject):
 
     @property
     def _is_whole(self) -> bool:
-        """Whether each sidecar may send requests to each other replica, and knows what it took."""
-        for host in self.hosts:
-            peers = host.process.parts.peers
-            if peers.usable != len(self._replicas) - isinstance(host, Replica):
-                return False
-            if not self._breaks and any(one.unacknowledged for one in peers._known):
-                return False
-        return True
+        """Whether each sidecar may send requests to each other replica."""
+        return all(
+            host.process.parts.peers.usable == len(self._replicas) - isinstance(host, Replica)
+            for host in self.hosts
+        )
 
     def wrong(self) -> Iterator[str]:
         """Yield what is wrong once all is over."""
@@ -232,8 +229,13 @@ class FleetSubject(Subject):
         if self._breaks:
             return
         gone = sum(count for name, count in self.outcomes().items() if name in _GONE)
-        if forwards.total() - forwards["lost"] - gone > executed:
+        unsent = forwards["lost"] + gone
+        if forwards.total() - unsent > executed:
             yield f"{executed} requests were executed for others, of {dict(forwards)}"
+        members = [one for each in self.processes for one in each.parts.peers._members.values()]
+        unacknowledged = sum(len(member.unacknowledged) for member in members)
+        if unacknowledged > unsent:
+            yield f"{unacknowledged} requests are not acknowledged, {unsent} were not sent"
         counts = Counter[int]()
         for replica in self._replicas:
             counts.update(replica.engine.executed)

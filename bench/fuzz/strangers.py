@@ -98,9 +98,9 @@ def _load(rng: random.Random) -> LoadVector | None:
 
 def _heartbeat(rng: random.Random, itself: _Itself) -> bytes:
     beat = Heartbeat(
-        rng.choice((itself.name, itself.name, itself.name, "r1", "")),
-        rng.choice(_ADDRESSES),
-        rng.choice((itself.epoch, itself.epoch, *_NUMBERS)),
+        itself.name if rng.random() < 0.9 else rng.choice(("r1", "")),
+        "" if rng.random() < 0.7 else rng.choice(_ADDRESSES),
+        itself.epoch if rng.random() < 0.8 else rng.choice(_NUMBERS),
         _load(rng),
         rng.choice(_TIMES),
         rng.choice(_NUMBERS),
@@ -119,11 +119,11 @@ def _heartbeat(rng: random.Random, itself: _Itself) -> bytes:
 
 async def haunt(loop: SimulatedLoop, rng: random.Random, host: Host, key: str) -> None:
     """Connect with the key, and say what no sidecar says."""
-    is_known = rng.random() < 0.4
+    is_known = rng.random() < 0.8
     epoch = host.process.parts.peers.own.epoch if is_known else rng.choice((1, 5000))
     itself = _Itself(f"{GHOST}-{rng.randrange(4)}", epoch, Keys((key,)))
     beats = rng.random() < 0.5
-    if beats and rng.random() < 0.5:
+    if beats and rng.random() < 0.7:
         itself.name = rng.choice(("r1", "r2", "gateway"))
     peer = Peer(
         itself,

@@ -40,7 +40,8 @@ class Registry:
         self.memory = BodyMemory(limits.max_held_bytes)
         self._clock = clock
         self._max_held = limits.max_held if max_held is None else max_held
-        self._requests: set[InFlightRequest] = set()
+        # In the order in which they came: a set's order follows from where objects lie in memory.
+        self._requests: dict[InFlightRequest, None] = {}
         self._finished_bytes = 0
         self._when_idle: list[Callable[[], None]] = []
 
@@ -69,11 +70,11 @@ class Registry:
 
     def add(self, request: InFlightRequest) -> None:
         """Add a request that has arrived."""
-        self._requests.add(request)
+        self._requests[request] = None
 
     def remove(self, request: InFlightRequest) -> None:
         """Remove a request that has its outcome."""
-        self._requests.discard(request)
+        self._requests.pop(request, None)
         self._finished_bytes += _received_bytes(request)
         if not self._requests:
             calls, self._when_idle = self._when_idle, []

@@ -6,7 +6,14 @@ instants: clocks of two machines agree on nothing else.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+_Time = Annotated[float, Meta(ge=0.0, le=1e12)]
+_Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""What a replica may say of itself. Sums of these stay numbers: a lie costs a hop, no failure."""
 
 
 class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -18,8 +25,8 @@ class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
     name: str
-    wait_s: float
-    ahead_tokens: int
+    wait_s: _Time
+    ahead_tokens: _Count
 
 
 class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -38,14 +45,14 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
     classes: tuple[ClassLoad, ...]
-    token_s: float
-    step_s: float
-    light_step_s: float
-    step_tokens: int
-    sequences_left: int
-    kv_tokens_left: int
+    token_s: _Time
+    step_s: _Time
+    light_step_s: _Time
+    step_tokens: _Count
+    sequences_left: _Count
+    kv_tokens_left: _Count
     draining: bool = False
-    sequences: int = 0
+    sequences: _Count = 0
 
 
 class DigestUpdate(msgspec.Struct, frozen=True, gc=False, array_like=True):

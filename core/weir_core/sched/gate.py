@@ -94,6 +94,9 @@ class Gate(ABC):
     def next_change(self, rank: int, now: float) -> float | None:
         """Return when time alone may open the gate for `rank` next, or None."""
 
+    def forget_above(self, rank: int) -> None:  # noqa: B027 - most remember nothing
+        """Forget what was noted of higher ranks than `rank`: their classes are gone."""
+
 
 DEPTH_STEPS: Final = {EngineKind.WEIR: 1.0, EngineKind.PRIORITY: 0.5, EngineKind.FCFS: 0.5}
 """Steps of prefill to keep in the engine, by kind."""
@@ -246,6 +249,10 @@ class ClassAwareGate(Gate):
 
     def _prefill(self, rank: int, engine_load: EngineLoad) -> int:
         return engine_load.prefill_at_or_above(rank)
+
+    def forget_above(self, rank: int) -> None:
+        """Forget the targets of classes that are gone: nothing of them runs or will come."""
+        self._targets = [target for target in self._targets if target.rank <= rank]
 
     def _decodes_are_enough(self, rank: int, engine_load: EngineLoad, now: float) -> bool:
         tightest_s = float("inf")

@@ -141,6 +141,7 @@ class Scheduler:
             self._ticket_factory.renew(ticket)
         weights = {tenant.name: tenant.weight for tenant in tenants}
         self.pool.configure(self._ticket_factory.policies_in_use(self._tickets.values()), weights)
+        self._gate.forget_above(self.pool.levels[0].rank)
         self._refill_pool(waiting)
         self._plan_look_at_unbegun(now)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)

@@ -678,7 +678,7 @@ class HttpServer:
         self.timeouts = settings.timeouts
         self.clock = clock
         self.secret_headers = secret_headers
-        self.connections: set[ClientConnection] = set()
+        self.connections: dict[ClientConnection, None] = {}
         self.unread_bytes = 0
         """Heads that are being read."""
         self._looked_s = float("inf")
@@ -698,7 +698,7 @@ class HttpServer:
         if self.beside is not None:
             count += len(self.beside.connections)
         if count < limit:
-            self.connections.add(connection)
+            self.connections[connection] = None
             return True
         self._metrics.connections_refused.inc()
         self._seldom.warn(
@@ -708,7 +708,7 @@ class HttpServer:
 
     def forget(self, connection: ClientConnection) -> None:
         """Hear that a connection is gone."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
 
     def look(self) -> None:
         """End connections that take too long over a head or an answer; called each second or so.

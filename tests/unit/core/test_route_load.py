@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from weir_core.route.load import ask_of, load_of
@@ -120,3 +123,22 @@ def test_a_requests_own_target_replaces_its_classs() -> None:
     asked = Request("q", "t", "interactive", 0.0, ttft_target_s=3.0)
     ask = ask_of(asked, INTERACTIVE, scheduler().estimator, now=0.0)
     assert (ask.left_s, ask.ttft_target_s) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"token_s": float("nan")}, id="no number"),
+        pytest.param({"step_s": float("inf")}, id="no end"),
+        pytest.param({"light_step_s": -1.0}, id="before its time"),
+        pytest.param({"sequences_left": -1}, id="less than none"),
+        pytest.param({"kv_tokens_left": 1 << 62}, id="more than there can be"),
+        pytest.param({"classes": (ClassLoad("a", float("inf"), 0),)}, id="an endless wait"),
+    ],
+)
+def test_what_no_replica_can_have_is_not_read(changed: dict[str, Any]) -> None:
+    """Sums of it would be no numbers, and a request that is routed by it would fail."""
+    load = load_of(scheduler(), 0.0)
+    written = msgspec.msgpack.encode(msgspec.structs.replace(load, **changed))
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.msgpack.decode(written, type=LoadVector)

@@ -591,6 +591,20 @@ def test_the_gate_has_a_tick_for_when_a_target_is_forgotten() -> None:
     assert dispatched(s.on_tick(due_s)) == ["waiting"]
 
 
+def test_the_target_of_a_class_that_is_gone_keeps_nothing_out() -> None:
+    s = scheduler(slots=8)
+    heavy_decodes(s)
+    s.on_arrival(request("first", "interactive"), 0.0)
+    s.on_first_token("first", 0.0)
+    s.on_arrival(request("running", "batch"), 0.0)
+    s.on_finish("first", 0.0)
+    s.on_first_token("running", 0.0)
+    heavy_decodes(s)
+    assert dispatched(s.on_arrival(request("waiting", "batch"), 1.0)) == []
+    assert dispatched(s.configure(BUILT_IN_CLASSES[2:], (), 1.0)) == ["waiting"]
+    assert violations(s, [], 1.0) == []
+
+
 def test_the_gate_has_a_tick_for_when_slots_are_no_longer_held_back() -> None:
     s = scheduler(slots=20)
     fill(s, [f"b{number}" for number in range(16)], "batch")
