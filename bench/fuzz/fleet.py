@@ -232,7 +232,7 @@ class FleetSubject(Subject):
         unsent = forwards["lost"] + gone
         if forwards.total() - unsent > executed:
             yield f"{executed} requests were executed for others, of {dict(forwards)}"
-        members = [one for each in self.processes for one in each.parts.peers._members.values()]
+        members = [one for each in self.processes for one in each.parts.peers._known]
         unacknowledged = sum(len(member.unacknowledged) for member in members)
         if unacknowledged > unsent:
             yield f"{unacknowledged} requests are not acknowledged, {unsent} were not sent"
