@@ -360,7 +360,7 @@ class Line:
 
     def _speak_unasked(self, body: bytes) -> None:
         if self._answers is None and not self._unread:
-            self._deliver(body)
+            self.wire.deliver(body)  # now: later it might be taken for the next one's answer
 
     def play_failure(self, rng: random.Random, script: int) -> Script:
         """Stream an answer that says that it failed."""

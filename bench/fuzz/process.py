@@ -145,10 +145,13 @@ class Process:
         parts = self.parts
         memory, driver, scheduler = parts.registry.memory, parts.driver, parts.driver.scheduler
         load, unscheduled, router = scheduler.engine_load, driver._unscheduled, parts.peers.router
+        of_peers = parts.peer_port._server
+        being_read = sum(each._head_bytes for each in of_peers.connections)
         return {
             "requests": len(parts.registry),
             "connections": len(self.server.connections),
-            "bytes of heads": self.server.unread_bytes + parts.peer_port._server.unread_bytes,
+            "bytes of heads": self.server.unread_bytes,
+            "bytes of heads of peers": of_peers.unread_bytes - being_read,
             "bytes of bodies": memory.held_bytes,
             "bytes of ranks": sum(map(abs, memory._by_rank.values())),
             "bytes of payers": len(memory._by_payer),
