@@ -7,12 +7,11 @@ the last page that was read of it is complete.
 
 from __future__ import annotations
 
-import itertools
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import httpx
@@ -21,9 +20,10 @@ from e2e.service import NAMESPACE, Service
 from weir_core.api.labels import ADMIN_PORT
 
 SAMPLE = re.compile(r"^(weir_\w+)(?:\{([^}]*)\})? ([\d.e+-]+)$", re.MULTILINE)
-_EVERY_S = 0.25
-_LIST_EVERY = 8
-"""Which pods there are changes seldom, and asking for them costs more than their pages."""
+_READ_EVERY_S = 0.2
+_LIST_EVERY_S = 1.0
+_MOST_PODS = 16
+"""All that are there during one scenario, one after the other."""
 _OUTCOME = re.compile(r'outcome="(\w+)"')
 
 
@@ -56,7 +56,6 @@ class Counts:
         self.pages: dict[str, Page] = {}
         self._service = service
         self._stop = threading.Event()
-        self._addresses: list[str] = []
         self.look()
         self._first = dict(self.pages)
 
@@ -75,38 +74,45 @@ class Counts:
         return rose
 
     def look(self) -> None:
-        """Read the page of every pod there is, of those that leave, too."""
-        pods = self._service.target.kubectl.list("pods", NAMESPACE, self._service.selector)
-        self._addresses = [pod["status"].get("podIP", "") for pod in pods]
-        self._read()
+        """Read the page of every pod there is now."""
+        for address in self._addresses():
+            self._read(address)
 
-    def _read(self) -> None:
-        for address in filter(None, self._addresses):
-            with suppress(httpx.HTTPError):  # it starts, is gone, or is frozen
-                page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=2).text
-                self.pages[address] = Page(page)
-
-    def follow(self) -> None:
-        """Look again and again until told to stop."""
-        for turn in itertools.count(1):
-            if self._stop.wait(_EVERY_S):
-                return
-            if turn % _LIST_EVERY:
-                self._read()
-            else:
-                self.look()
+    def follow(self, pool: ThreadPoolExecutor) -> None:
+        """Read the pages again and again, each in a thread of its own, until told to stop."""
+        readers: dict[str, Future[None]] = {}
+        while not self._stop.wait(_LIST_EVERY_S):
+            for address in self._addresses():
+                if address not in readers:
+                    readers[address] = pool.submit(self._follow, address)
+        for reader in readers.values():
+            reader.result()
 
     def stop(self) -> None:
         """Have `follow` return."""
         self._stop.set()
+
+    def _follow(self, address: str) -> None:
+        while not self._stop.wait(_READ_EVERY_S):
+            self._read(address)
+
+    def _addresses(self) -> list[str]:
+        """Return where the pods are, those that leave among them."""
+        pods = self._service.target.kubectl.list("pods", NAMESPACE, self._service.selector)
+        return [pod["status"]["podIP"] for pod in pods if "podIP" in pod["status"]]
+
+    def _read(self, address: str) -> None:
+        with suppress(httpx.HTTPError):  # it starts, is gone, or is frozen
+            page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=2).text
+            self.pages[address] = Page(page)
 
 
 @contextmanager
 def counting(service: Service) -> Iterator[Counts]:
     """Follow what the pods count for the length of the context."""
     counts = Counts(service)
-    with ThreadPoolExecutor(1) as threads:
-        follows = threads.submit(counts.follow)
+    with ThreadPoolExecutor(_MOST_PODS) as pool:
+        follows = pool.submit(counts.follow, pool)
         try:
             yield counts
         finally:

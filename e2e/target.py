@@ -79,7 +79,7 @@ class Target:
         machine = node.find(layout)
         assert machine is not None
         to = re.escape(str(urlsplit(url).hostname))
-        sent = re.compile(rf"ESTABLISHED .*dst={to} sport={port} dport=\d+ src=([\d.]+) ")
+        sent = re.compile(rf"dst={to} sport={port} dport=\d+ src=([\d.]+) ")
         found = sent.search(Path(f"/proc/{machine.pid}/net/nf_conntrack").read_text())
         assert found is not None, f"no connection from port {port} to {url}"
         return found[1]

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import httpx
@@ -22,7 +23,7 @@ from e2e.hosted import CHECKOUT
 from e2e.installation import Installation
 from e2e.kube import Manifest
 from e2e.load import SLOTS, Ending, Load, Seen, loaded
-from e2e.service import MODEL, NAMESPACE, Service
+from e2e.service import MODEL, NAMESPACE, Service, restarts
 from e2e.target import Target
 from weir_core.api.labels import (
     ADMIN_PORT,
@@ -86,8 +87,27 @@ RANKS = {"interactive": 100, "standard": 0, "batch": -100}
 
 ADMISSION = {"anonymousClass": "interactive"}
 
-Disturbance = Callable[[Service, Load], set[str]]
-"""Disturbs a replica, and returns the pods that are lost with all they hold, by name."""
+
+@dataclass(frozen=True)
+class Lost:
+    """What a disturbance takes away.
+
+    Attributes:
+        engine: Name of the pod whose answers may break off where they had begun.
+        ingress: Address of the pod to which clients have lost their connections.
+    """
+
+    engine: str = ""
+    ingress: str = ""
+
+    def excuses(self, seen: Seen) -> bool:
+        """Tell whether a request failed because its client, or its answer, was there."""
+        if seen.ingress == self.ingress:
+            return seen.ending in (Ending.UNANSWERED, Ending.BROKEN)
+        return seen.ending is Ending.BROKEN and seen.replica == self.engine
+
+
+Disturbance = Callable[[Service, Load], Lost]
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +184,27 @@ def lasting() -> Iterator[None]:
     time.sleep(max(0.0, until - time.monotonic()))
 
 
-def killed(trio: Service, _load: Load) -> set[str]:
+def killed(trio: Service, _load: Load) -> Lost:
     pod = trio.pods()[0]
     for container in (SIDECAR_CONTAINER, ENGINE_CONTAINER):
         trio.target.kill(pod, container)
-    return {name_of(pod)}
+    return Lost(engine=name_of(pod), ingress=address_of(pod))
 
 
-def frozen(trio: Service, _load: Load) -> set[str]:
+def without_its_engine(trio: Service, _load: Load) -> Lost:
+    """Kill an engine; what waits for it must not wait until it is back."""
+    pod = trio.pods()[1]
+    trio.target.kill(pod, ENGINE_CONTAINER)
+
+    def restarted() -> None:
+        now = trio.target.kubectl.get("pod", name_of(pod), NAMESPACE)
+        assert restarts(now) != restarts(pod)
+
+    eventually(restarted)
+    return Lost(engine=name_of(pod))
+
+
+def frozen(trio: Service, _load: Load) -> Lost:
     one, *others = trio.pods()
     trio.target.signal(one, SIDECAR_CONTAINER, signal.SIGSTOP)
     try:
@@ -180,10 +213,10 @@ def frozen(trio: Service, _load: Load) -> set[str]:
                 eventually(partial(is_lost_to, other, one))
     finally:
         trio.target.signal(one, SIDECAR_CONTAINER, signal.SIGCONT)
-    return set()
+    return Lost()
 
 
-def partitioned(trio: Service, _load: Load) -> set[str]:
+def partitioned(trio: Service, _load: Load) -> Lost:
     """Drop what goes between the peer ports of two replicas; the third one hears both."""
     one, other, _ = trio.pods()
     rules = [
@@ -202,10 +235,10 @@ def partitioned(trio: Service, _load: Load) -> set[str]:
             trio.target.in_network_of(
                 one, "iptables", "--wait", "--delete", *rule, "--jump", "DROP"
             )
-    return set()
+    return Lost()
 
 
-def slowed(trio: Service, load: Load) -> set[str]:
+def slowed(trio: Service, load: Load) -> Lost:
     """Let an engine run for a tenth of the time; it gets less to do."""
     pod, *others = trio.pods()
     since_s = load.now_s()
@@ -218,18 +251,18 @@ def slowed(trio: Service, load: Load) -> set[str]:
         time.sleep(0.05)
     answers = load.answers(since_s)
     assert answers[name_of(pod)] < min(answers[name_of(other)] for other in others), answers
-    return set()
+    return Lost()
 
 
-def scaled_away(trio: Service, _load: Load) -> set[str]:
+def scaled_away(trio: Service, _load: Load) -> Lost:
     trio.patch({"replicas": REPLICAS - 1})
     trio.wait_ready(REPLICAS - 1)
     trio.wait_gone(REPLICAS - 1)
     trio.patch({"replicas": REPLICAS})
-    return set()
+    return Lost()
 
 
-def drained(trio: Service, _load: Load) -> set[str]:
+def drained(trio: Service, _load: Load) -> Lost:
     """Drain the node as if one replica were all it had; the next one waits for a node."""
     kubectl, pod = trio.target.kubectl, trio.pods()[0]
     node = pod["spec"]["nodeName"]
@@ -239,10 +272,10 @@ def drained(trio: Service, _load: Load) -> set[str]:
         kubectl("drain", node, *which, timeout_s=PATIENCE_S)
     finally:
         kubectl("uncordon", node)
-    return set()
+    return Lost()
 
 
-def rolled_to_a_newer_version(trio: Service, _load: Load) -> set[str]:
+def rolled_to_a_newer_version(trio: Service, _load: Load) -> Lost:
     """Replace all pods by those of a sidecar that says more than this one."""
     old = {name_of(pod) for pod in trio.pods()}
     sidecar = {"name": SIDECAR_CONTAINER, "command": ["python3", str(NEWER_SIDECAR)]}
@@ -266,13 +299,14 @@ def rolled_to_a_newer_version(trio: Service, _load: Load) -> set[str]:
                 exchanged["new to old"] += peer["forwarded"]
     assert exchanged["old to new"] > 0
     assert exchanged["new to old"] > 0
-    return set()
+    return Lost()
 
 
 @pytest.mark.parametrize(
     "disturb",
     [
         pytest.param(killed, id="killed"),
+        pytest.param(without_its_engine, id="without its engine"),
         pytest.param(frozen, id="frozen"),
         pytest.param(partitioned, id="partitioned"),
         pytest.param(slowed, id="slowed"),
@@ -285,18 +319,16 @@ def test_a_disturbed_replica_fails_no_request_that_had_not_begun(
     trio: Service, disturb: Disturbance
 ) -> None:
     url = trio.url()
-    pods = {address_of(pod): name_of(pod) for pod in trio.pods()}
     with counting(trio) as counts:
         with loaded(url, MODEL, lambda port: trio.target.behind(url, port)) as load:
             all_answer(trio, load)
             lost = disturb(trio, load)
             trio.wait_ready(REPLICAS)
             all_answer(trio, load)
-        lost_at = {address for address, name in pods.items() if name in lost}
         failed = [each for each in load.seen if each.ending is not Ending.WHOLE]
-        assert [each for each in failed if not is_lost(each, lost, lost_at)] == []
-        assert lost or not load.unconnected
-        counted = {each.ingress for each in load.seen} - lost_at
+        assert [each for each in failed if not lost.excuses(each)] == []
+        assert lost.ingress or not load.unconnected
+        counted = {each.ingress for each in load.seen} - {lost.ingress}
         eventually(lambda: each_has_one_outcome(counts, load, counted))
     assert {each.class_name for each in load.seen} == set(RANKS)
     assert counts.sum("weir_forwarded_requests_total") > 0
@@ -312,13 +344,6 @@ def all_answer(trio: Service, load: Load) -> None:
         assert load.answers(since_s).keys() >= {name_of(pod) for pod in trio.pods()}
 
     eventually(answered)
-
-
-def is_lost(seen: Seen, lost: set[str], lost_at: set[str]) -> bool:
-    """Tell whether a request failed because its client, or its answer, was at a lost replica."""
-    if seen.ending is Ending.UNANSWERED:
-        return seen.ingress in lost_at
-    return seen.ending is Ending.BROKEN and (seen.ingress in lost_at or seen.replica in lost)
 
 
 def each_has_one_outcome(counts: Counts, load: Load, addresses: set[str]) -> None:
