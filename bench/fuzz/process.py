@@ -165,6 +165,8 @@ class Process:
             "waiting": scheduler.pool.requests,
             "waiting bytes": scheduler.pool.body_bytes,
             "in flight of tenants": len(scheduler.tenants._in_flight),
+            "uploads of tenants": len(scheduler.tenants._uploading),
+            "places elsewhere": len(scheduler.tenants._elsewhere),
             "unscheduled": unscheduled._running,
             "unscheduled of tenants": len(unscheduled._by_payer),
             "credit for what was sent": len(router._sent),

@@ -139,7 +139,7 @@ def plan_services(
         own = [spot for spot in spots if spot.seat.service is service]
         gateway = _gateway(service, addresses[len(seats) + index], ground, index)
         peers = {gateway.name: gateway.address, **{spot.seat.name: spot.address for spot in own}}
-        document = policies.with_peers(told[index], peers, new_key())
+        document = policies.with_peers(told[index], peers, new_key(), gateway.name)
         secrets = {**documents.secrets, **_policies_secret(service, document)}
         plans.append(
             ServicePlan(

@@ -47,10 +47,12 @@ def compiled(
     return document, problems
 
 
-def with_peers(document: PolicyDocument, addresses: Mapping[str, str], key: str) -> PolicyDocument:
+def with_peers(
+    document: PolicyDocument, addresses: Mapping[str, str], key: str, gateway: str
+) -> PolicyDocument:
     """Return the document with the peers, whose `addresses` are given by name, and their key."""
     peers = tuple(
-        PeerEntry(name, f"{address}:{labels.PEER_PORT}")
+        PeerEntry(name, f"{address}:{labels.PEER_PORT}", serves=name != gateway)
         for name, address in sorted(addresses.items())
     )
     return replace(document, peers=peers, peer_keys=(key,))

@@ -199,11 +199,11 @@ class Driver:
         wait_s = self.scheduler.tenants.wait_s(payer, 1, self._clock())
         if wait_s > 0:
             raise errors.rejected(Reason.TENANT_LIMIT, wait_s)
-        self.scheduler.tenants.enter(payer, 1)
+        self.scheduler.tenants.reserve(payer)
 
     def release(self, payer: str) -> None:
         """Give back what `reserve` counted."""
-        self.scheduler.tenants.leave(payer, 1)
+        self.scheduler.tenants.release(payer)
 
     def enter_unscheduled(self, payer: str) -> None:
         """Count a request that computes nothing; raise the refusal where there are too many."""

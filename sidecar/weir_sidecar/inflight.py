@@ -67,6 +67,7 @@ from weir_sidecar.upstreams.upstream import Attempt, Call
 if TYPE_CHECKING:
     from weir_core.route.prefix import Chain
     from weir_sidecar.driver import Driver
+    from weir_sidecar.limits import FleetLimits
     from weir_sidecar.peers.peer import Peer
     from weir_sidecar.prefixes import Prefixes
     from weir_sidecar.registry import Registry
@@ -134,6 +135,8 @@ class Handler:
         """The engine beside this sidecar; None in a gateway."""
         self.routing: Routing | None = None
         """The way to other replicas; None where there is none."""
+        self.fleet_limits: FleetLimits | None = None
+        """Counts the requests of tenants with limits over all replicas."""
         self.own_pages: dict[str, Callable[[HttpRequest], Answer | None]] = {}
         """What is answered here, without an outcome, by what is asked for; None relays it."""
         self.leaving = False
@@ -195,6 +198,7 @@ class InFlightRequest:
         id: Its id in the scheduler; empty while it is not there.
         away: The replica that it was sent to instead of into the pool here.
         hops: How often it was forwarded.
+        places: Sequences that it is counted as among its payer's, over all replicas.
         tried: Replicas that it came back from.
         better_at: Where it would begin sooner, as the last of them says; or empty.
         number: Its number among those that were forwarded to that replica, as both count them.
@@ -256,7 +260,7 @@ class InFlightRequest:
         self.better_at = ""
         self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
-        self.number = self.prompt_tokens = 0
+        self.places = self.number = self.prompt_tokens = 0
         self.hops = 0 if forwarded is None else forwarded.hops
         self.api, self.asks = Api.OTHER, _PLAIN
         self.streams = False
@@ -291,12 +295,13 @@ class InFlightRequest:
     def _goes_at_once(self) -> bool:
         """Do what needs no waiting; tell whether the request is on its way to an engine."""
         self._read_head()
-        shared, http = self.shared, self.http
-        if not http.whole or self.head.encoding:
+        shared, http, head = self.shared, self.http, self.head
+        if not http.whole or head.encoding:
             return False
         self._body = body_at_hand(http, shared.limits.max_body_bytes, self._hold)
         self._classify()
-        if self._computes_nothing or shared.driver.prompts.counts(self.head.path, self._body):
+        takes_time = self._computes_nothing or shared.driver.prompts.counts(head.path, self._body)
+        if takes_time or not self._is_counted_at_once():
             return False
         self._ask_for_place(shared.driver, None)
         upstream: Upstream | None = self.away
@@ -386,7 +391,7 @@ class InFlightRequest:
         self.outcome, self.status = error.outcome, error.status
         if self._explains and self.asked is not None:
             error.headers[_EXPLAIN] = self._explanation(error.code).decode()
-        if self.caller is not None:
+        if self.caller is not None and not self.counts_elsewhere:
             error.headers.update(self.shared.driver.rate_limits(self.caller.tenant))
         if self.forwarded is not None and self.forwarded.may_return:
             self._note_return(error)
@@ -438,6 +443,8 @@ class InFlightRequest:
         shared.driver.ended(self, outcome)
         if shared.routing is not None and self.away is not None:
             shared.routing.ended(self)
+        if shared.fleet_limits is not None:
+            shared.fleet_limits.free(self)
         shared.registry.remove(self)
         self._measure(outcome, shared.clock())
         if log.isEnabledFor(logging.DEBUG):
@@ -495,7 +502,7 @@ class InFlightRequest:
             self._rank_by_head(shared.driver)
         else:
             self._trust(shared.driver, self.forwarded)
-        if self._computes_nothing or not self.http.whole:
+        if not self.counts_elsewhere and (self._computes_nothing or not self.http.whole):
             assert self.caller is not None
             shared.driver.reserve(self.caller.tenant)
             self._reserved = True
@@ -610,6 +617,15 @@ class InFlightRequest:
             self._reserved = False
             driver.release(self.caller.tenant)
 
+    def _is_counted_at_once(self) -> bool:
+        """Count the request among its payer's; tell whether nobody else is to be asked."""
+        limits = self.shared.fleet_limits
+        if limits is None or not limits.counts(self):
+            return True
+        # In one step: the place that the head took passes on to the whole request.
+        self._leave_limits(self.shared.driver)
+        return limits.place_at_once(self)
+
     # ---- WAITING: in the pool, until the scheduler says otherwise
 
     def _ask_for_place(self, driver: Driver, prompt_tokens: int | None) -> None:
@@ -637,6 +653,7 @@ class InFlightRequest:
             prompt_tokens=prompt_tokens,
             max_output_tokens=asks.max_output_tokens,
             sequences=asks.sequences,
+            holds_place=self.holds_place,
             endpoint=head.path,
             ttft_target_s=target_s,
         )
@@ -706,6 +723,8 @@ class InFlightRequest:
         """Send the request where it has its place, again where it lost that."""
         driver = self.shared.driver
         if self.asked is None:
+            if not self._is_counted_at_once() and self.shared.fleet_limits is not None:
+                await self.shared.fleet_limits.place(self)
             prompt_tokens = None
             if driver.prompts.counts(self.head.path, self._body):
                 prompt_tokens = await driver.prompts.count(self._body)
@@ -869,6 +888,16 @@ class InFlightRequest:
         return self._computes_nothing or self.away is not None or self.dispatch is not None
 
     @property
+    def counts_elsewhere(self) -> bool:
+        """Whether the sidecar that forwarded it counts it among its payer's requests."""
+        return self.forwarded is not None and self.forwarded.holds_place
+
+    @property
+    def holds_place(self) -> bool:
+        """Whether it is counted among its payer's requests, other than by the scheduler."""
+        return self._computes_nothing or self.places > 0 or self.counts_elsewhere
+
+    @property
     def explains(self) -> bool:
         """Whether its client asked for an explanation."""
         return self._explains
@@ -961,16 +990,21 @@ class InFlightRequest:
         """Note that an answer begins; return the header lines to add to it."""
         self.state = State.RELAYED
         self._release_body()
-        if self.away is not None:  # whoever executes it has said the rest
-            return b""
-        lines = b""
         if self.caller is not None:
             self.shared.driver.began(self, answer)
-            limits = self.shared.driver.rate_limits(self.caller.tenant)
-            lines = b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in limits.items())
+        lines = self._rate_limits()
+        if self.away is not None:  # the replica that executes it has said the rest
+            return lines
         if self._explains and self.asked is not None:
             lines += b"%b: %b\r\n" % (EXPLAIN_HEADER, self._explanation("dispatched"))
         return lines
+
+    def _rate_limits(self) -> bytes:
+        """Return header lines that tell the client what is left of its tenant's limits."""
+        if self.caller is None or self.counts_elsewhere:
+            return b""
+        limits = self.shared.driver.rate_limits(self.caller.tenant)
+        return b"".join(b"%b: %b\r\n" % (k.encode(), v.encode()) for k, v in limits.items())
 
     def _settle(self) -> None:
         """Name the outcome of the last attempt, and end an answer that broke off."""

@@ -14,6 +14,7 @@ from weir_core.wire.policies import PolicyDocument
 from weir_sidecar.driver import Driver
 from weir_sidecar.frontend.server import Server
 from weir_sidecar.inflight import Handler
+from weir_sidecar.limits import FleetLimits
 from weir_sidecar.peers.peers import Peers
 from weir_sidecar.peers.port import PeerPort
 from weir_sidecar.policy_file import PolicyFile
@@ -92,6 +93,10 @@ class Parts:
             self.peers, self.handler.handle_forwarded, settings, self.metrics, clock
         )
         self.peer_port.share_limit(self.server.http)
+        self.limits = self.handler.fleet_limits = FleetLimits(
+            self.peers, self.driver.scheduler.tenants, self.metrics, clock
+        )
+        self.peer_port.count_by(self.limits.answer)
 
     def _load(self) -> LoadVector | None:
         return self.routing.load()
@@ -105,6 +110,7 @@ class Parts:
                 stack.push_async_callback(self.tracing.close)
             stack.callback(self.driver.close)
             stack.callback(self.peers.close)
+            stack.callback(self.limits.close)
             self.policies.look()
             await stack.enter_async_context(
                 self.peer_port.listen(addresses.host, addresses.peer_port)
@@ -122,6 +128,7 @@ class Parts:
         """Do so once."""
         self.policies.look()
         self.driver.count_tokens()
+        self.limits.keep()
 
     def show_load(self) -> None:
         """Set the gauges of what is here; for each scrape."""
@@ -136,5 +143,6 @@ class Parts:
     def _apply(self, document: PolicyDocument) -> None:
         self.driver.apply(document)
         self.peers.apply(document)
+        self.limits.apply(document)
         if self._on_applied is not None:
             self._on_applied(document)

@@ -105,6 +105,7 @@ class Routing:
             explains=explains,
             reason=route.reason,
             candidates=route.candidates if explains else (),
+            holds_place=request.holds_place,
         )
 
     def any_peer(self, request: InFlightRequest, payer: str) -> tuple[Peer | None, Forwarded]:

@@ -207,7 +207,7 @@ class Scheduler:
         ticket = self._ticket_factory.issue(request)
         self._gate.set_claim(ticket)
         actions: list[Action] = []
-        if self.tenants.has_limits(ticket.payer):
+        if not request.holds_place and self.tenants.has_limits(ticket.payer):
             over_limit = self._admission.over_limit(ticket, now)
             if over_limit is not None:
                 self._reject(over_limit, actions)
@@ -219,7 +219,8 @@ class Scheduler:
                 return actions
             self._evict(rejection, actions)
         self._tickets[request_id] = ticket
-        self.tenants.enter(ticket.payer, ticket.sequences)
+        if not request.holds_place:
+            self.tenants.enter(ticket.payer, ticket.sequences)
         if at_once:
             self.pool.pass_by(ticket)
             self._dispatch(ticket, actions, now)
@@ -530,7 +531,8 @@ class Scheduler:
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
         del self._tickets[ticket.request.request_id]
-        self.tenants.leave(ticket.payer, ticket.sequences)
+        if not ticket.request.holds_place:
+            self.tenants.leave(ticket.payer, ticket.sequences)
 
     # ---- accounts
 

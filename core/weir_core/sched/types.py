@@ -131,6 +131,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         sequences: What it becomes in the engine, all told: prompts of a list or documents, times
             answers to each (`n`, `best_of`, beams). Body and prompt tokens are those of the whole
             request; each sequence has an output of its own.
+        holds_place: It is counted among its payer's requests already, by the sidecar that its
+            client reached.
     """
 
     request_id: str
@@ -145,6 +147,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     ttft_target_s: float | None = None
     payer: str = ""
     sequences: int = 1
+    holds_place: bool = False
 
 
 class StepRecord(msgspec.Struct, frozen=True, gc=False):

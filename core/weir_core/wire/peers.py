@@ -19,6 +19,8 @@ PROTOCOL: Final = 1
 """Raised where an older reader would misunderstand; such a peer gets no requests."""
 HELLO_PATH: Final = "/weir/hello"
 HEARTBEAT_PATH: Final = "/weir/heartbeat"
+PLACES_PATH: Final = "/weir/places"
+"""`weir_core.route.places.Message`, answered with an `Answer`."""
 FORWARDED_HEADER: Final = b"x-weir-forwarded"
 """On a request that comes over the peer port: `Forwarded` as JSON."""
 RETURNED_HEADER: Final = b"x-weir-returned"
@@ -75,6 +77,7 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
         reason: Why it was forwarded; for the explanation, as the next.
         candidates: What was compared.
         protocol: `PROTOCOL` of the sender.
+        holds_place: It is counted among its payer's requests.
     """
 
     class_name: str
@@ -90,3 +93,4 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     candidates: tuple[Candidate, ...] = ()
     protocol: int = PROTOCOL
+    holds_place: bool = False

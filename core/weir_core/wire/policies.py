@@ -83,16 +83,18 @@ class TenantEntry(msgspec.Struct, frozen=True):
     key_hashes: tuple[str, ...] = ()
 
 
-class PeerEntry(msgspec.Struct, frozen=True):
+class PeerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One replica's sidecar.
 
     Attributes:
         name: Of the pod.
         address: Where its peer port is reached, HOST:PORT.
+        serves: It has an engine; a gateway has none.
     """
 
     name: str
     address: str
+    serves: bool = True
 
 
 class PolicyDocument(msgspec.Struct, frozen=True):
@@ -109,7 +111,7 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         engine: How the engine divides its steps.
         keep_alive_s: Wait after which a stream gets its head, and the time between its comments,
             in seconds; None sends nothing before the answer.
-        peers: The replicas of the service that have an address, this one among them.
+        peers: The sidecars of the service that have an address, this one among them.
         peer_keys: Secrets by which its sidecars know each other, 64 lower-case hex digits each,
             the newest first. The first is shown, all are accepted. None stands for no peers.
     """

@@ -227,6 +227,7 @@ class Heartbeats:
             return  # what was known of the peer stays
         self._failures.inc()
         member.failures += 1
+        self._known.note_down(member, _is_refused(error))
         if isinstance(error, UnknownKey):
             words = {**self._known.words(member), "why": str(error)}
             self._known.warn("peer does not know our key", words)
@@ -245,6 +246,8 @@ class Heartbeats:
         """Note that no connection could be opened for a request."""
         member = self._known.of(peer)
         if member is not None:
+            if member.state.is_heard:
+                self._known.due.put_now(member)  # to find out whether anything is there
             self._out_of_reach(member, PeerState.LOST)
 
     def _doubted(self, peer: Peer) -> None:
@@ -256,3 +259,10 @@ class Heartbeats:
     def _attend(self, peer: Peer) -> None:
         peer.on_unreachable, peer.on_doubt = self._unreachable, self._doubted
         peer.on_reply = self._replied
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Tell whether an address refused a connection; compiled code sets contexts, but no causes."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None

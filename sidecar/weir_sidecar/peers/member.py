@@ -55,6 +55,7 @@ class Member:
         rtt_s: Time of the last heartbeat of ours and its answer.
         asking: A heartbeat of ours waits for its answer.
         asked_s: When it was sent.
+        is_down: Its address refuses connections.
         failures: Heartbeats in a row without an answer.
         told_peers: It has told which sidecars it knows.
         sent: Requests that were forwarded to it.
@@ -72,7 +73,7 @@ class Member:
         self.state = PeerState.NEW
         self.in_document = False
         self.document_address = ""
-        self.reached = self.asking = self.told_peers = self.is_gone = False
+        self.reached = self.asking = self.told_peers = self.is_gone = self.is_down = False
         self.heard_s = now
         self.loaded_s = self.due_s = self.asked_s = now
         self.queued_s = float("inf")

@@ -44,6 +44,7 @@ class Membership:
         attend: Called with each new way to a member.
         on_loss: Called when a member's load is not known any more.
         on_forgotten: Called when a member is known no longer.
+        on_change: Called when a member has become something else to this one.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Membership:
         self.attend: Callable[[Peer], None] | None = None
         self.on_loss: Callable[[Member], None] | None = None
         self.on_forgotten: Callable[[Member], None] | None = None
+        self.on_change: Callable[[], None] | None = None
         for state in PeerState:
             metrics.peers.labels(state)
         metrics.peer_load_age.set_function(self._oldest_load_s)
@@ -155,6 +157,24 @@ class Membership:
         log.info("peer is %s", state.value, extra=self.words(member))
         if before.has_load and not state.has_load and self.on_loss is not None:
             self.on_loss(member)
+        if self.on_change is not None:
+            self.on_change()
+
+    def note_down(self, member: Member, is_down: bool) -> None:
+        """Note whether a member's address refuses connections."""
+        before, member.is_down = member.is_down, is_down
+        if before != is_down and not member.state.is_heard and self.on_change is not None:
+            self.on_change()
+
+    def seen(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Return who has an engine and can be asked, who is heard, and who refuses connections."""
+        members = self._members.values()
+        heard = [one for one in members if one.state.has_load or one.state is PeerState.GATEWAY]
+        return (
+            frozenset(one.name for one in heard if one.state.has_load),
+            frozenset(one.name for one in heard),
+            frozenset(one.name for one in members if one.is_down and not one.state.is_heard),
+        )
 
     def entries(self, but: str) -> Iterable[PeerEntry]:
         """Yield where the members are that are heard."""

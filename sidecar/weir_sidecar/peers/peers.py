@@ -103,6 +103,14 @@ class Peers:
         member = self._known.get(name)
         return None if member is None else member.peer
 
+    def watch(self, on_change: Callable[[], None] | None) -> None:
+        """Have this called when a member has become something else to this sidecar."""
+        self._known.on_change = on_change
+
+    def seen(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Return who has an engine and can be asked, who is heard, and who refuses connections."""
+        return self._known.seen()
+
     def forwarding(self, ask: Ask, name: str, cached: int) -> int:
         """Note that a request goes to a member; return its number there."""
         self.router.on_sent(name, ask, cached)

@@ -69,6 +69,10 @@ class PeerPort:
             self._peers.keep_port(None)
             await self._stop()
 
+    def count_by(self, answer: Callable[[str, bytes], bytes | None]) -> None:
+        """Have this answer what a sidecar says of tenants' limits."""
+        self._requests.places = answer
+
     async def keep(self) -> None:
         """Listen where there is a key, and end connections that have no use of it."""
         has_keys = len(self._peers.own.keys) > 0

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from weir_core.wire.peers import HEARTBEAT_PATH, HELLO_PATH, RETURNED_HEADER
+from weir_core.wire.peers import HEARTBEAT_PATH, HELLO_PATH, PLACES_PATH, RETURNED_HEADER
 from weir_sidecar.frontend.answer import TEXT, Answer
 from weir_sidecar.frontend.errors import ApiError
 from weir_sidecar.frontend.protocol import ClientConnection, HttpRequest
+from weir_sidecar.limits import MAX_PLACES_BYTES
 from weir_sidecar.peers.handshake import MAX_HELLO_BYTES, ServerHandshake
 from weir_sidecar.peers.heartbeats import MAX_HEARTBEAT_BYTES
 from weir_sidecar.peers.peers import Peers
@@ -47,6 +48,8 @@ class PeerRequests:
         self._clock = clock
         self._seldom = Seldom(clock)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.places: Callable[[str, bytes], bytes | None] | None = None
+        """Answers what a sidecar says of tenants' limits."""
 
     def handle(self, http: HttpRequest) -> None:
         """Answer one request; what comes without a key gets one answer and no other."""
@@ -57,6 +60,8 @@ class PeerRequests:
             http.answer(_unauthenticated())
         elif path == HEARTBEAT_PATH:
             self._with_body(http, MAX_HEARTBEAT_BYTES, self._beat)
+        elif path == PLACES_PATH:
+            self._with_body(http, MAX_PLACES_BYTES, self._count)
         else:
             self._forwarded(http, greeting.name)
 
@@ -123,6 +128,11 @@ class PeerRequests:
     def _beat(self, connection: ClientConnection, body: bytes) -> bytes | Answer:
         greeting = connection.greeting
         answer = None if greeting is None else self._peers.answer(greeting.name, body)
+        return _BROKEN if answer is None else answer
+
+    def _count(self, connection: ClientConnection, body: bytes) -> bytes | Answer:
+        greeting, places = connection.greeting, self.places
+        answer = None if greeting is None or places is None else places(greeting.name, body)
         return _BROKEN if answer is None else answer
 
     def _tell_of_stranger(self, connection: ClientConnection, greeting: ServerHandshake) -> None:

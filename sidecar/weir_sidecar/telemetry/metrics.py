@@ -466,6 +466,18 @@ class Metrics:
             ["direction"],
             registry=registry,
         )
+        self._places = FastCounter(
+            "weir_tenant_places_total",
+            "Requests of tenants with limits that are counted over all replicas, by what was said.",
+            ["verdict"],
+            registry=registry,
+        )
+        for verdict in ("granted", "refused", "alone"):
+            self._places.labels(verdict)
+
+    def places(self, verdict: str) -> None:
+        """Count what was said to a request of a tenant whose limits all replicas share."""
+        self._places.labels(verdict).inc()
 
     def describe(self, identity: Identity) -> None:
         """Say what this replica is."""

@@ -6,132 +6,18 @@ The engines are mocks: what is tested is what sidecars do when an engine is slow
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import aiohttp
-import msgspec
 import pytest
 
-from tests.integration.sidecar.harness import PATIENT, Answer, House, Running, chat, eventually
+from tests.integration.sidecar.fleet import CLASSES, KEY, SILENT, SLOW, Fleet
+from tests.integration.sidecar.harness import Answer, eventually
 from weir_core.sched.types import ClassPolicy, TenantPolicy
-from weir_core.wire.policies import PeerEntry, PolicyDocument, TenantEntry
+from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.drain import Phase
-from weir_sidecar.gateway import Gateway
-from weir_sidecar.settings import Identity, Policies, Settings
-from weir_sim.mock_engine import MockEngine, Profile
-
-KEY = "5e" * 32
-SLOW = Profile(output_tokens=50, token_gap_s=0.01)  # type: ignore[arg-type]
-SILENT = Profile(ttft_s=30.0)  # type: ignore[arg-type]
-CLASSES = (
-    ClassPolicy("high", rank=2, max_queue_wait_s=20.0),
-    ClassPolicy("standard", rank=1, max_queue_wait_s=20.0),
-    ClassPolicy("low", rank=0, max_queue_wait_s=20.0),
-)
-DOCUMENT = PolicyDocument(classes=CLASSES, peer_keys=(KEY,))
-
-
-def named(settings: Settings, name: str) -> Settings:
-    """Settings of a sidecar of that name whose ports the kernel chooses."""
-    addresses = replace(settings.addresses, peer_port=0)
-    return replace(settings, identity=Identity(pod=name), addresses=addresses)
-
-
-@dataclass
-class Fleet:
-    """Replicas that know each other, and perhaps a gateway before them."""
-
-    houses: list[House]
-    engines: list[MockEngine]
-    replicas: list[Running]
-    gateway: Gateway
-    session: aiohttp.ClientSession
-    stacks: list[contextlib.AsyncExitStack]
-
-    async def post(self, port: int, headers: dict[str, str] | None = None, **body: Any) -> Answer:
-        url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        async with self.session.post(url, json=chat(**body), headers=headers or {}) as response:
-            return Answer(response.status, response.headers.copy(), await response.read())
-
-    async def ask(self, at: int = 0, headers: dict[str, str] | None = None, **body: Any) -> Answer:
-        """Send a chat to one replica's API port."""
-        return await self.post(self.replicas[at].sidecar.api_port, headers, **body)
-
-    async def ask_gateway(self, headers: dict[str, str] | None = None, **body: Any) -> Answer:
-        return await self.post(self.gateway.port, headers, **body)
-
-    async def page(self, path: str) -> tuple[int, str]:
-        """Get a page of the gateway."""
-        async with self.session.get(f"http://127.0.0.1:{self.gateway.port}{path}") as response:
-            return response.status, await response.text()
-
-    @property
-    def served(self) -> list[int]:
-        return [engine.finished for engine in self.engines]
-
-    @property
-    def running(self) -> list[int]:
-        return [engine.running for engine in self.engines]
-
-    def tell(self, document: PolicyDocument = DOCUMENT) -> None:
-        """Tell every sidecar of a document, with the replicas in it."""
-        peers = tuple(
-            PeerEntry(r.sidecar.peers.own.name, r.sidecar.peers.own.address) for r in self.replicas
-        )
-        for house in self.houses:
-            house.policies(replace_document(document, peers))
-
-    async def until_known(self, others: int | None = None) -> None:
-        """Wait until every sidecar may forward to all others."""
-        wanted = len(self.replicas) - 1 if others is None else others
-        await eventually(lambda: all(r.sidecar.peers.usable == wanted for r in self.replicas))
-        await eventually(lambda: self.gateway.peers.usable == wanted + 1)
-
-    async def end(self, at: int) -> None:
-        """Stop a replica's sidecar at once, as a killed process does."""
-        await self.stacks[at].aclose()
-
-
-def replace_document(document: PolicyDocument, peers: tuple[PeerEntry, ...]) -> PolicyDocument:
-    return msgspec.structs.replace(document, peers=peers)
-
-
-@pytest.fixture
-async def fleet(house: House) -> Fleet:
-    houses, stacks = [house], [contextlib.AsyncExitStack()]
-    for _ in range(2):
-        houses.append(House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack))
-        house.stack.callback(shutil.rmtree, houses[-1].run_dir)
-        stacks.append(contextlib.AsyncExitStack())
-    engines = [await each.mock_engine(Profile()) for each in houses]
-    replicas = []
-    for number, each in enumerate(houses):
-        each.facts(slots=64)
-        alone = House(each.run_dir, stacks[number])
-        house.stack.push_async_callback(stacks[number].aclose)
-        replicas.append(await alone.sidecar(named(PATIENT, f"r{number}")))
-    front = House(Path(tempfile.mkdtemp(prefix="weir-")), house.stack)
-    house.stack.callback(shutil.rmtree, front.run_dir)
-    houses.append(front)
-    settings = replace(
-        named(PATIENT, "gateway"), policies=Policies(front.policies_dir, poll_s=0.02)
-    )
-    gateway = await house.stack.enter_async_context(Gateway(settings, ("127.0.0.1", 0)).running())
-    session = await house.stack.enter_async_context(
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-    )
-    fleet = Fleet(houses, engines, replicas, gateway, session, stacks)
-    fleet.tell()
-    await fleet.until_known()
-    return fleet
-
+from weir_sim.mock_engine import Profile
 
 # ---- where requests go
 

@@ -64,6 +64,7 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
         members = [*sidecars, gateway_process(plan, 60.0).env]
         found = {each["WEIR_POD_NAME"]: f"{each['WEIR_POD_IP']}:8002" for each in members}
         assert {peer.name: peer.address for peer in plan.policies.peers} == found
+        assert [one.name for one in plan.policies.peers if not one.serves] == [plan.gateway.name]
         assert sorted(found) == [f"{plan.name}-cpu-1", f"{plan.name}-cpu-2", f"{plan.name}-gateway"]
         assert [each["WEIR_HOST"] for each in members] == [each["WEIR_POD_IP"] for each in members]
         folders = [Path(each["WEIR_POLICIES_DIR"]) for each in members]

@@ -448,6 +448,30 @@ def test_a_tenant_has_no_more_in_flight_than_it_may() -> None:
     assert dispatched(s.on_arrival(request("c"), 0.3)) == ["c"]
 
 
+def test_a_request_that_holds_its_place_counts_for_everything_but_its_tenants_requests() -> None:
+    policy = TenantPolicy("t", max_requests=1, tokens_per_minute=600)
+    s = scheduler(slots=10, tenants=[policy])
+    held = [structs.replace(request(name, tokens=400), holds_place=True) for name in ("a", "b")]
+    assert dispatched(s.on_arrival(held[0], 0.0) + s.on_arrival(held[1], 0.0)) == ["a", "b"]
+    assert s.tenants.in_flight("t") == 0
+    budget = s.tenants.budget("t")
+    assert budget is not None
+    assert budget.level(0.0) == -200
+    for name in ("a", "b"):
+        s.on_first_token(name, 60.0)
+        s.on_finish(name, 60.0)
+    assert s.tenants.in_flight("t") == 0
+
+
+def test_an_upload_takes_the_place_of_a_request() -> None:
+    s = scheduler(slots=10, tenants=[TenantPolicy("t", max_requests=2)])
+    s.tenants.reserve("t")
+    s.on_arrival(request("a"), 0.0)
+    assert rejected(s.on_arrival(request("b"), 0.0)) == [("b", Reason.TENANT_LIMIT)]
+    s.tenants.release("t")
+    assert dispatched(s.on_arrival(request("b"), 0.0)) == ["b"]
+
+
 def test_a_delegates_requests_count_against_its_own_limits_whomever_it_names() -> None:
     s = scheduler(slots=10, tenants=[TenantPolicy("gateway", max_requests=1)])
     s.on_arrival(structs.replace(request("a", tenant="ann"), payer="gateway"), 0.0)
