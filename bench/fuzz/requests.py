@@ -98,7 +98,6 @@ _HEADERS: Final[tuple[tuple[bytes, tuple[bytes, ...]], ...]] = (
     (b"x-vllm-priority", (b"-5", b"x")),
     (b"x-data-parallel-rank", (b"3",)),
     (b"x-weir-explain", (b"1", b"true", b"2")),
-    (b"x-weir-failover", (b"1",)),
     (b"x-weir-forwarded", (
         b'{"class_name":"gold","tenant":"","payer":"","age_s":0,"number":1}', b"{}", b"",
     )),

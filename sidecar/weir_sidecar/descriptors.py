@@ -39,6 +39,18 @@ def client_limit() -> int:
     return (soft - min(RESERVED, soft // 2)) // 2
 
 
-def is_own_shortage(error: BaseException | None) -> bool:
+def is_own_shortage(error: BaseException) -> bool:
     """Tell whether opening a connection failed for lack of something on this side."""
-    return isinstance(error, OSError) and error.errno in _OWN_SHORTAGE
+    cause = caused_by(error, OSError)
+    return isinstance(cause, OSError) and cause.errno in _OWN_SHORTAGE
+
+
+def caused_by(error: BaseException, *kinds: type[BaseException]) -> BaseException | None:
+    """Return what of these kinds is behind an error, or is it; None where nothing is.
+
+    Compiled code sets the context of an error that it raises from another one, and not its cause.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, kinds):
+        found = found.__cause__ or found.__context__
+    return found

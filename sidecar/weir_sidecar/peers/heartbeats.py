@@ -18,7 +18,7 @@ import msgspec
 
 from weir_core.errors import EngineUnavailable
 from weir_core.wire.peers import HEARTBEAT_PATH, Heartbeat
-from weir_sidecar.descriptors import is_own_shortage
+from weir_sidecar.descriptors import caused_by, is_own_shortage
 from weir_sidecar.peers.handshake import OtherName, UnknownKey
 from weir_sidecar.peers.member import Member, PeerState
 from weir_sidecar.peers.membership import Membership
@@ -223,11 +223,12 @@ class Heartbeats:
 
     def _failed(self, member: Member, error: EngineUnavailable) -> None:
         """Note that a heartbeat has no answer."""
-        if is_own_shortage(error.__cause__):
+        if is_own_shortage(error):
             return  # what was known of the peer stays
         self._failures.inc()
         member.failures += 1
-        self._known.note_down(member, _is_refused(error))
+        is_refused = caused_by(error, ConnectionRefusedError) is not None
+        self._known.note_down(member, is_refused)
         if isinstance(error, UnknownKey):
             words = {**self._known.words(member), "why": str(error)}
             self._known.warn("peer does not know our key", words)
@@ -259,10 +260,3 @@ class Heartbeats:
     def _attend(self, peer: Peer) -> None:
         peer.on_unreachable, peer.on_doubt = self._unreachable, self._doubted
         peer.on_reply = self._replied
-
-
-def _is_refused(error: BaseException | None) -> bool:
-    """Tell whether an address refused a connection; compiled code sets contexts, but no causes."""
-    while error is not None and not isinstance(error, ConnectionRefusedError):
-        error = error.__cause__ or error.__context__
-    return error is not None

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Final
 
 from weir_core.errors import EngineUnavailable
-from weir_sidecar.descriptors import is_own_shortage
+from weir_sidecar.descriptors import caused_by, is_own_shortage
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Health
 from weir_sidecar.telemetry.logs import Seldom
@@ -120,12 +120,12 @@ class Monitor:
             answered = reply.status == 200
             gone = not answered
         except EngineUnavailable as error:
-            if is_own_shortage(error.__cause__):
+            if is_own_shortage(error):
                 self._seldom.warn(log, "the engine cannot be asked", {"error": str(error)})
                 return self.state
             answered = False
             # A full backlog of its socket (EAGAIN) is a busy engine's, too.
-            gone = not isinstance(error.__cause__, TimeoutError | BlockingIOError)
+            gone = caused_by(error, TimeoutError, BlockingIOError) is None
         now = self._clock()
         if gone:
             if self.state is not EngineState.STARTING:

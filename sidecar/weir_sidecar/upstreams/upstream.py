@@ -131,7 +131,7 @@ class Upstream:
                 exchange = await self._relay(request, attempt)
         except EngineUnavailable as error:
             log.warning("upstream unreachable", extra={"error": str(error)})
-            if is_own_shortage(error.__cause__):
+            if is_own_shortage(error):
                 raise errors.rejected(Reason.QUEUE_FULL, 1) from error
             return None
         return exchange

@@ -22,8 +22,6 @@ from weir_core.sched.types import ClassPolicy, TenantPolicy
 from weir_core.wire.policies import PolicyDocument, TenantEntry
 from weir_sidecar.upstreams.monitor import EngineState
 
-FAILOVER = {"x-weir-failover": "1"}
-
 
 class Mortal:
     """A script whose engine dies under its first requests, and answers all later ones."""
@@ -55,9 +53,9 @@ async def mortal(
 
 
 def send(
-    running: Running, *, stream: bool = True, class_name: str = "batch", fails_over: bool = False
+    running: Running, *, stream: bool = True, class_name: str = "batch"
 ) -> asyncio.Task[Answer]:
-    headers = {"x-weir-class": class_name, **(FAILOVER if fails_over else {})}
+    headers = {"x-weir-class": class_name}
     return asyncio.create_task(running.post(json=chat(stream=stream), headers=headers))
 
 
@@ -103,19 +101,6 @@ async def test_newcomers_wait_for_an_engine_that_was_there(house: House) -> None
     assert (await task).status == 200
 
 
-async def test_with_another_replica_left_a_front_is_told_at_once(house: House) -> None:
-    running, script = await mortal(house)
-    tasks = [send(running, fails_over=True) for _ in range(3)]
-    await eventually(lambda: len(running.sidecar.driver.waiting()) == 2)
-    script.die.set()
-    answers = await asyncio.gather(*tasks)
-    assert {answer.status for answer in answers} == {503}
-    assert {a.headers["x-llm-d-request-dropped-reason"] for a in answers} == {
-        "rejected-no-endpoints"
-    }
-    assert (await send(running, fails_over=True)).status == 503
-
-
 async def test_a_request_under_which_engines_die_ends_at_last(house: House) -> None:
     running, script = await mortal(house, deaths=3)
     task = send(running)
@@ -145,7 +130,8 @@ async def test_what_never_ran_costs_its_tenant_nothing(house: House) -> None:
     limited = TenantEntry(
         TenantPolicy("t", tokens_per_minute=1000), "standard", "standard", key_hashes=(key,)
     )
-    house.policies(PolicyDocument(tenants=(limited,)))
+    brief = ClassPolicy("standard", 0, max_queue_wait_s=0.3)
+    house.policies(PolicyDocument(classes=(brief,), tenants=(limited,)))
     running, script = await mortal(house, deaths=1)
     limits = running.sidecar.driver.scheduler.tenants
 
@@ -153,7 +139,7 @@ async def test_what_never_ran_costs_its_tenant_nothing(house: House) -> None:
         standing = limits.standing("t", running.sidecar.driver.now())
         return None if standing is None else standing.tokens_left
 
-    headers = {"Authorization": "Bearer sk", **FAILOVER}
+    headers = {"Authorization": "Bearer sk"}
     body = chat(stream=True, messages=[{"role": "user", "content": "x" * 800}])
     task = asyncio.create_task(running.post(json=body, headers=headers))
     await eventually(lambda: running.sidecar.registry.at_engine == 1)

@@ -8,6 +8,7 @@ import resource
 
 import pytest
 
+from weir_core.errors import EngineUnavailable
 from weir_sidecar.descriptors import RESERVED, client_limit, is_own_shortage
 from weir_sidecar.telemetry.logs import Seldom
 
@@ -15,6 +16,13 @@ from weir_sidecar.telemetry.logs import Seldom
 def test_each_client_leaves_room_for_an_engine_connection_and_all_for_the_reserve() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 2 * client_limit() + min(RESERVED, soft // 2) <= soft
+
+
+def _behind(error: BaseException) -> BaseException:
+    """An error as compiled code raises it from another one: with a context, without a cause."""
+    found = EngineUnavailable("cannot connect")
+    found.__context__ = error
+    return found
 
 
 @pytest.mark.parametrize(
@@ -25,11 +33,12 @@ def test_each_client_leaves_room_for_an_engine_connection_and_all_for_the_reserv
         pytest.param(ConnectionRefusedError(errno.ECONNREFUSED, "x"), False, id="refused"),
         pytest.param(FileNotFoundError(errno.ENOENT, "x"), False, id="no socket"),
         pytest.param(TimeoutError(), False, id="late"),
-        pytest.param(None, False, id="no error"),
+        pytest.param(_behind(OSError(errno.EMFILE, "x")), True, id="behind another error"),
+        pytest.param(_behind(TimeoutError()), False, id="late, behind another error"),
     ],
 )
 def test_a_shortage_of_ones_own_is_told_from_the_others_failure(
-    error: BaseException | None, want: bool
+    error: BaseException, want: bool
 ) -> None:
     assert is_own_shortage(error) is want
 

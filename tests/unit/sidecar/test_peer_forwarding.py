@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
 import pytest
+from prometheus_client import CollectorRegistry
 
-from tests.unit.sidecar.fakes import Buffer
+from tests.unit.sidecar.fakes import http_request, make_driver
 from tests.unit.sidecar.fleet import Fleet, fleet
 from weir_sidecar.frontend.answer import Answer
-from weir_sidecar.inflight import InFlightRequest
+from weir_sidecar.inflight import Handler, InFlightRequest
 from weir_sidecar.peers.peer import Peer
-from weir_sidecar.upstreams.splice import Ending, Exchange, ExchangeOwner
+from weir_sidecar.registry import Registry
+from weir_sidecar.settings import Settings
+from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.upstreams.splice import Ending, Exchange
 from weir_sidecar.upstreams.upstream import Call
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
@@ -24,56 +25,34 @@ def call(body: bytes = b"{}", further: bytes = b"x-weir-forwarded: %b\r\n" % FOR
     return Call(head, b"", (body,), bodiless=False)
 
 
-class Waiting:
-    """A client that waits for an answer."""
-
-    head_sent = False
+class Transport:
+    """A client's transport that keeps what it gets."""
 
     def __init__(self) -> None:
-        self.buffer = Buffer()
+        self.written = b""
 
-    def exchange(
-        self,
-        clock: Callable[[], float],
-        owner: ExchangeOwner,
-        *,
-        bodiless: bool,
-        counts_tokens: bool,
-    ) -> Exchange:
-        return Exchange(
-            self.buffer, clock, bodiless=bodiless, owner=owner, counts_tokens=counts_tokens
-        )
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
 
 
-class Request:
-    """A request in flight, as far as an upstream looks at it."""
+def sent_by_a_client() -> tuple[InFlightRequest, Transport]:
+    """A request in flight, and what its client gets."""
+    now = 0.0
+    registry = Registry(Metrics(CollectorRegistry()), lambda: now, Settings().limits)
+    driver = make_driver(registry, lambda: now)
+    handler = Handler(registry, Settings(), driver, lambda: now)
+    request = InFlightRequest(http_request(path="/v1/chat/completions"), handler)
+    transport = Transport()
+    request.client.transport = transport  # type: ignore[assignment]
+    return request, transport
 
-    dispatch = trace = None
-    streams = False
-    is_placed = True
-    arrival = 0.0
 
-    def __init__(self, *, takes_refusals: bool = False) -> None:
-        self.client = Waiting()
-        self.exchange: Exchange | None = None
-        self.upstream: Peer | None = None
-        self._takes_refusals = takes_refusals
-
-    def on_exchange(self, exchange: Exchange) -> None:
-        """Leave it to what awaits the attempt."""
-
-    def holds_back(self, exchange: Exchange, piece: bytes) -> bool:
-        assert self.upstream is not None
-        return self.upstream.suspects(cast(InFlightRequest, self), exchange, piece)
-
-    def tokens_in(self, piece: bytes) -> int:  # noqa: ARG002
-        return 0
-
-    def takes_refusal(self, answer: Exchange) -> bool:  # noqa: ARG002
-        return self._takes_refusals
-
-    async def go_to(self, peer: Peer, sent: Call) -> Exchange | None:
-        return await peer.attempt(cast(InFlightRequest, self), sent)
+async def go_to(peer: Peer, request: InFlightRequest, sent: Call) -> Exchange | None:
+    request.away = peer
+    return await peer.attempt(request, sent)
 
 
 async def two(made: Fleet) -> Peer:
@@ -86,11 +65,12 @@ async def two(made: Fleet) -> Peer:
 
 async def test_a_forwarded_request_reaches_the_other_and_its_answer_comes_back() -> None:
     async with fleet() as made:
-        peer, request = await two(made), Request()
-        exchange = await request.go_to(peer, call(b'{"a": 1}'))
+        peer, (request, client) = await two(made), sent_by_a_client()
+        exchange = await go_to(peer, request, call(b'{"a": 1}'))
         assert exchange is not None
         assert exchange.ending is Ending.COMPLETE
-        assert request.client.buffer.written == b"[200]done"
+        assert client.written.startswith(b"HTTP/1.1 200 ")
+        assert client.written.endswith(b"\r\n\r\ndone")
         [(http, sender)] = made.members[1].requests
         assert (sender, http.head.path) == ("near", "/v1/chat/completions")
         assert http.forwarded == FORWARDED
@@ -102,34 +82,34 @@ async def test_what_differs_in_each_request_leaves_the_head_as_it_is() -> None:
         peer = await two(made)
         for number in (b"1", b"2", b""):
             further = b"x-weir-forwarded: %b \r\n" % number if number else b""
-            await Request().go_to(peer, call(further=further))
+            await go_to(peer, sent_by_a_client()[0], call(further=further))
         requests = [http for http, _ in made.members[1].requests]
         assert [http.forwarded for http in requests] == [b"1", b"2", b""]
         assert len({id(http.head) for http in requests}) == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "is_held"),
+    ("status", "headers", "passes"),
     [
         pytest.param(429, {"x-llm-d-request-dropped-reason": "rejected-saturated"}, True, id="429"),
-        pytest.param(503, {"x-weir-returned": "backlogged"}, True, id="returned"),
-        pytest.param(429, {}, False, id="of the engine itself"),
-        pytest.param(400, {"x-llm-d-request-dropped-reason": "no"}, False, id="a client's fault"),
-        pytest.param(200, {}, False, id="an answer"),
+        pytest.param(429, {"x-weir-returned": "refused"}, True, id="refused, and no other is left"),
+        pytest.param(503, {"x-weir-returned": "backlogged b"}, False, id="returned"),
+        pytest.param(429, {}, True, id="of the engine itself"),
+        pytest.param(400, {"x-llm-d-request-dropped-reason": "no"}, True, id="a client's fault"),
+        pytest.param(200, {}, True, id="an answer"),
     ],
 )
-@pytest.mark.parametrize("is_last_word", [True, False])
-async def test_a_refusal_is_held_back_until_the_request_takes_it(
-    status: int, headers: dict[str, str], is_held: bool, is_last_word: bool
+async def test_what_comes_back_to_be_routed_again_does_not_reach_the_client(
+    status: int, headers: dict[str, str], passes: bool
 ) -> None:
     async with fleet() as made:
-        peer, request = await two(made), Request(takes_refusals=is_last_word)
+        peer, (request, client) = await two(made), sent_by_a_client()
         made.members[1].respond = lambda _: Answer(status, b"words", headers=headers)
-        exchange = await request.go_to(peer, call())
+        exchange = await go_to(peer, request, call())
         assert exchange is not None
-        passes = is_last_word or not is_held
         assert exchange.ending is (Ending.COMPLETE if passes else Ending.LOST)
-        assert request.client.buffer.written == (b"[%d]words" % status if passes else b"")
+        assert client.written.endswith(b"words") is passes
+        assert b"x-weir-returned" not in client.written
         assert made.members[0].state_of(made.members[1]) == "usable"
 
 
@@ -138,7 +118,7 @@ async def test_a_request_to_a_sidecar_that_is_gone_comes_back_at_once() -> None:
         peer = await two(made)
         near, far = made.members
         await far.stop()
-        assert await Request().go_to(peer, call()) is None
+        assert await go_to(peer, sent_by_a_client()[0], call()) is None
         assert near.state_of(far) == "lost"
         assert near.lost == ["far"]
         assert near.peers.usable == 0
