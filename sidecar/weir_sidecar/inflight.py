@@ -843,8 +843,13 @@ class InFlightRequest:
 
     def reroute(self) -> None:
         """Be routed again: nothing more is to be expected of the replica that it was sent to."""
-        if self.away is not None and self.exchange is not None and not self.begun:
+        if self.exchange is not None and not self.begun:
             self.exchange.end(Ending.REQUEUED)
+
+    def is_away_at(self, replica: str) -> bool:
+        """Tell whether it was sent to that replica."""
+        upstream: Upstream | None = self.upstream if self._computes_nothing else self.away
+        return upstream is not None and upstream.name == replica
 
     # The driver calls these three; each is one of the scheduler's actions.
 
@@ -968,8 +973,7 @@ class InFlightRequest:
                 if upstream is None:
                     raise driver.no_engine()
                 exchange = await self._ask(upstream, self._call_of(None, forwarded))
-                lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
-                if not lost:
+                if exchange is not None and (exchange.begun or exchange.ending not in _NOT_BEGUN):
                     return
                 if upstream is engine:
                     raise self._lost(exchange)

@@ -66,7 +66,7 @@ class Registry:
 
     def away_at(self, replica: str) -> list[InFlightRequest]:
         """Return the requests that were forwarded to a replica."""
-        return [each for each in self._requests if each.away and each.away.name == replica]
+        return [each for each in self._requests if each.is_away_at(replica)]
 
     def add(self, request: InFlightRequest) -> None:
         """Add a request that has arrived."""

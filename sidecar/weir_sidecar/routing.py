@@ -66,7 +66,8 @@ class Routing:
 
     def may_forward(self, tried: Collection[str]) -> bool:
         """Tell whether a replica that may get requests is left."""
-        return self._peers.usable > len(tried) - (self.name in tried)
+        # One that was tried and is gone since is not among the usable ones.
+        return self._peers.usable > sum(self._router.serves(name) for name in set(tried))
 
     def find(self, name: str) -> Peer | None:
         """Return a replica by its name."""

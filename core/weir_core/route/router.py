@@ -168,6 +168,11 @@ class Router:
         """Return the names of the other replicas."""
         return tuple(self._peers)
 
+    def serves(self, replica: str) -> bool:
+        """Return whether another replica is known and not draining; it may be left out for now."""
+        peer = self._peers.get(replica)
+        return peer is not None and peer.load is not None and not peer.load.draining
+
     # ---- what is heard
 
     def on_load(self, replica: str, load: LoadVector, age_s: float, now: float) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from bench.fuzz.batch import Batch
+from bench.fuzz.engine import kind_of
+from bench.fuzz.fleet import FleetSubject
+from bench.fuzz.network import Recorder, SimulatedLoop
 from weir_sidecar.outcomes import Outcome
 
 RARE = {Outcome.INTERNAL_ERROR, Outcome.CUT}
@@ -40,3 +45,34 @@ def test_a_batch_repeats_itself(kind: str, run_dir: Path) -> None:
         batch.run(run_dir)
     assert batches[0].inputs == batches[1].inputs
     assert batches[0].outcomes == batches[1].outcomes
+
+
+def test_a_look_up_at_a_replica_that_is_cut_off_is_made_at_another(run_dir: Path) -> None:
+    silent = next(script for script in range(1000) if kind_of(script) == "silent")
+
+    async def look_up(loop: SimulatedLoop) -> bytes:
+        subject = FleetSubject(loop, random.Random(1), run_dir)
+        loop.calm = True
+        client = Recorder()
+        async with subject.running():
+            await asyncio.sleep(1.0)
+            door = subject.gateway.door
+            assert door is not None
+            wire = door.connect(client)
+            wire.begin()
+            asked = b"GET /v1/models HTTP/1.1\r\nHost: weir\r\nx-fuzz: %d\r\n" % silent
+            wire.deliver(asked + b"Authorization: Bearer sk-ada\r\n\r\n")
+            await asyncio.sleep(0.5)
+            for replica in subject.replicas:
+                if any(line.carries(silent) for line in replica.engine.lines):
+                    loop.cut_off.add(replica.address)
+                replica.engine.calm = True
+            assert len(loop.cut_off) == 1
+            await asyncio.sleep(6.0)  # less than an answer's first byte may take
+            loop.cut_off.clear()
+        return client.received
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, SimulatedLoop)
+        assert runner.run(look_up(loop)).startswith(b"HTTP/1.1 200 ")
