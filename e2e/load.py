@@ -114,7 +114,7 @@ class Load:
         assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
 
     def _client(self, number: int) -> None:
-        rng, keeps = random.Random(number), number % 2 == 0
+        rng, keeps = random.Random(number), number % 4 < 2
         class_name = CLASSES[number % len(CLASSES)]
         connection, ingress = None, ""
         for turn in itertools.count():
