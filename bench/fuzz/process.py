@@ -166,7 +166,8 @@ class Process:
             "waiting bytes": scheduler.pool.body_bytes,
             "in flight of tenants": len(scheduler.tenants._in_flight),
             "uploads of tenants": len(scheduler.tenants._uploading),
-            "places elsewhere": len(scheduler.tenants._elsewhere),
+            # A process that has ended hears no more of what others give back.
+            "places elsewhere": 0 if parts.limits._closed else len(scheduler.tenants._elsewhere),
             "unscheduled": unscheduled._running,
             "unscheduled of tenants": len(unscheduled._by_payer),
             "credit for what was sent": len(router._sent),

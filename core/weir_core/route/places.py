@@ -109,11 +109,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         is_known: The session goes on; else the message was not looked at, and a new session begins.
         verdicts: In the order of what was wanted.
+        left: What is left to the tenants that the message named.
+        is_same_view: Both see the same replicas; else what the message left out was not heeded.
     """
 
     is_known: bool
     verdicts: tuple[Verdict, ...] = ()
     left: tuple[Left, ...] = ()
+    is_same_view: bool = True
 
 
 class Members(NamedTuple):
@@ -397,6 +400,8 @@ class Places:
             link.is_first = link.is_due = True
             return False
         link.is_first = False
+        # A home of another view does not heed what a message leaves out: it has to be told again.
+        link.holds = link.holds or not answer.is_same_view
         link.told.clear()
         for left in answer.left:
             self._note_left(left, link, now)
@@ -456,7 +461,7 @@ class Places:
         verdicts = tuple(self._judge(holder, one, now) for one in message.wanted)
         named = {one.tenant for one in message.holdings} | {one.tenant for one in message.wanted}
         left = (self._left(one, now) for one in sorted(named) if self.home_of(one) == self.own)
-        return Answer(True, verdicts, tuple(left))
+        return Answer(True, verdicts, tuple(left), message.view == self.view)
 
     def _note_holding(self, holder: _Holder, holding: Holding, now: float) -> None:
         tenant, level = holding.tenant, holding.level

@@ -128,6 +128,21 @@ def test_a_single_replica_counts_by_itself() -> None:
 # ---- places
 
 
+def test_what_was_freed_while_two_saw_different_replicas_is_told_again() -> None:
+    sidecars = fleet()
+    home_name, name = order_of("few", NAMES)[:2]
+    home, holder = sidecars[home_name], sidecars[name]
+    assert words(holder.ask(home, 2.0, 1)) == [Word.GRANTED]
+    holder.places.give_back("few", 1)
+    holder.sees({home_name}, 3.0)  # the third one is gone, and the home does not know it yet
+    assert holder.ask(home, 3.0) == []
+    home.sees({name}, 4.0)
+    holder.places.remind()
+    for told in holder.places.due():
+        holder.ask(sidecars[told], 4.0)
+    assert home.tenants.standing("few", 4.0).requests_left == LIMIT  # type: ignore[union-attr]
+
+
 def test_a_tenant_has_its_limit_once_however_many_replicas_there_are() -> None:
     found = fleet()
     home = found[order_of("few", NAMES)[0]]
