@@ -71,7 +71,9 @@ class FleetSubject(Subject):
             return
         host = hosts[-1] if rng.random() < 0.5 else rng.choice(hosts)
         assert host.door is not None
-        self.clients.append((Client(rng, self.loop, host.door), host.process))
+        client = Client(rng, self.loop, host.door)
+        client.is_far = True
+        self.clients.append((client, host.process))
 
     def disturb(self, rng: random.Random) -> None:
         """Let something happen that no client does."""
