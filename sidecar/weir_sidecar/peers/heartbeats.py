@@ -115,9 +115,10 @@ class Heartbeats:
                 wanted_s = now + wait_s
                 await self._known.due.pause(wait_s)
         finally:
+            # They end by themselves: compiled by mypyc, a `finally` that waits forgets why it runs,
+            # and a cancelled task would go on.
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _excuse(self, late_s: float, now: float) -> None:
         """Leave out of every silence the time in which this process did not run."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
@@ -19,6 +20,9 @@ from weir_sidecar.telemetry.metrics import Metrics
 _GOODBYE_S: Final = 1.0
 """How long connections get to end by themselves when the port closes."""
 _POLL_S: Final = 0.02
+_MORE_HEADERS: Final = 8
+_MORE_HEADER_BYTES: Final = 64 << 10
+"""Of a request that is forwarded, beyond those of its client."""
 
 
 class PeerPort:
@@ -44,7 +48,16 @@ class PeerPort:
         self._clock = clock
         self._head_s = settings.timeouts.head_s
         self._requests = PeerRequests(peers, handle, clock)
-        self._server = HttpServer(self._requests.handle, refuse_unread, settings, metrics, clock)
+        # What a client was let send may be forwarded, with what is said of it.
+        limits = settings.limits
+        wider = replace(
+            limits,
+            max_headers=limits.max_headers + _MORE_HEADERS,
+            max_header_bytes=limits.max_header_bytes + _MORE_HEADER_BYTES,
+        )
+        self._server = HttpServer(
+            self._requests.handle, refuse_unread, replace(settings, limits=wider), metrics, clock
+        )
         self._server.is_peers = True
         self._place = "", 0
         self._listener: asyncio.Server | None = None
