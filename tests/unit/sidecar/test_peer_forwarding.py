@@ -113,6 +113,24 @@ async def test_what_comes_back_to_be_routed_again_does_not_reach_the_client(
         assert made.members[0].state_of(made.members[1]) == "usable"
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param([b"x-%d: y" % number for number in range(254)], id="many headers"),
+        pytest.param([b"x-%d: %b" % (n, b"y" * 65_000) for n in range(64)], id="long headers"),
+    ],
+)
+async def test_a_head_as_large_as_a_client_may_send_is_taken_with_more(lines: list[bytes]) -> None:
+    async with fleet() as made:
+        peer, (request, client) = await two(made), sent_by_a_client()
+        theirs = b"".join(line + b"\r\n" for line in lines)
+        further = b"x-weir-forwarded: %b\r\n" % (b"f" * 30_000)
+        exchange = await go_to(peer, request, call(further=theirs + further))
+        assert exchange is not None
+        assert exchange.status == 200
+        assert client.written.endswith(b"done")
+
+
 async def test_a_request_to_a_sidecar_that_is_gone_comes_back_at_once() -> None:
     async with fleet() as made:
         peer = await two(made)
