@@ -5,10 +5,15 @@ Both only look: nothing of the scheduler changes.
 
 from __future__ import annotations
 
+from typing import Final
+
 from weir_core.route.types import Ask, ClassLoad, LoadVector
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.scheduler import Scheduler
 from weir_core.sched.types import ClassPolicy, Request
+
+_LONGEST_S: Final = 1e6
+"""No replica tells of a longer time."""
 
 
 def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVector:
@@ -26,9 +31,9 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
             rate = scheduler.forecast.drain_rate or 1.0 / token_s
             wait_s = scheduler.forecast.wait_behind_s(queue.policy, queue.cost, pool, rate, now)
         ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
-        classes.append(ClassLoad(queue.policy.name, wait_s, ahead_tokens))
-    step_s = estimator.step_s
-    light_step_s = estimator.light_step_s or step_s
+        classes.append(ClassLoad(queue.policy.name, _told_s(wait_s), max(0, ahead_tokens)))
+    token_s, step_s = _told_s(token_s), _told_s(estimator.step_s)
+    light_step_s = _told_s(estimator.light_step_s or 0.0) or step_s
     sequences = engine_load.slots + pool.requests
     if engine is None:
         return LoadVector(tuple(classes), token_s, step_s, light_step_s, 1, 0, 0, draining=True)
@@ -45,6 +50,11 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         draining=draining,
         sequences=sequences,
     )
+
+
+def _told_s(seconds: float) -> float:
+    """Return a time as others take it: what is learned of little may be anything."""
+    return min(_LONGEST_S, seconds) if seconds > 0.0 else 0.0
 
 
 def ask_of(request: Request, policy: ClassPolicy, estimator: Estimator, now: float) -> Ask:

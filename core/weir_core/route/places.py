@@ -205,7 +205,10 @@ class Places:
         self._homes.clear()
         self._candidates = members.named & (members.reachable | {self.own})
         policies = sorted(self._tenants.policies.items())
-        self._keep_changes(bool(policies) and bool(members.named - {self.own}), now)
+        # A gateway asks the only replica of its service, too.
+        gateways = members.heard - members.reachable
+        others = (members.named | gateways) - {self.own}
+        self._keep_changes(bool(policies) and bool(others), now)
         limits = [(name, one.max_requests, one.tokens_per_minute) for name, one in policies]
         view = zlib.crc32(repr((sorted(self._candidates), limits)).encode())
         is_other = view != self.view

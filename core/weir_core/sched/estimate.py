@@ -147,6 +147,7 @@ class Estimator:
         likely_s = self.decode_step_s(_LIGHT_DECODES, _LIGHT_CONTEXT)
         if likely_s is None:
             return
+        likely_s = max(0.0, likely_s)  # few steps may say that decodes save time
         if self.light_step_s is None:
             self.light_step_s = likely_s
         self._light_steps += 1

@@ -115,8 +115,8 @@ class Heartbeats:
                 wanted_s = now + wait_s
                 await self._known.due.pause(wait_s)
         finally:
-            # They end by themselves. Waiting for them here, this task went on after its cancellation
-            # once it was compiled (python -m bench.fuzz --seed 41 --batch 1 --kind fleet).
+            # They end by themselves. Compiled, this task went on after its cancellation when it
+            # waited for them here (python -m bench.fuzz --seed 41 --batch 1 --kind fleet).
             for task in self._tasks:
                 task.cancel()
 

@@ -142,3 +142,12 @@ def test_what_no_replica_can_have_is_not_read(changed: dict[str, Any]) -> None:
     written = msgspec.msgpack.encode(msgspec.structs.replace(load, **changed))
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(written, type=LoadVector)
+
+
+@pytest.mark.parametrize("learned_s", [-1e-4, float("inf"), float("nan"), 1e300])
+def test_what_a_replica_tells_can_be_read_whatever_it_has_learned(learned_s: float) -> None:
+    made = scheduler(request(1))
+    made.estimator.light_step_s = learned_s
+    made.pool.classes[0].cost = -1e-12  # as sums of floats end
+    load = load_of(made, 0.0)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(load), type=LoadVector) == load

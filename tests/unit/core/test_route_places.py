@@ -125,6 +125,15 @@ def test_a_single_replica_counts_by_itself() -> None:
     assert one.tenants.changed is None
 
 
+def test_the_only_replica_is_home_for_a_gateway() -> None:
+    replica, gateway = Sidecar("a"), Sidecar("gateway")
+    replica.sees(set(), 0.0, named=("a",), gateways=frozenset({"gateway"}))
+    gateway.sees({"a"}, 0.0, named=("a",))
+    assert gateway.ask(replica, 0.0) == []
+    assert words(gateway.ask(replica, 0.0, 3, 1, 1)) == [Word.GRANTED, Word.GRANTED, Word.REFUSED]
+    assert words(replica.ask(replica, 0.0, 1)) == [Word.REFUSED]
+
+
 # ---- places
 
 
