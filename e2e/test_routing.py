@@ -385,8 +385,12 @@ def unequal_or_none(target: Target) -> Iterator[Service]:
 
 
 @pytest.fixture
-def unequal(weir: Installation, classes: None, unequal_or_none: Service) -> Service:
+def unequal(
+    weir: Installation, classes: None, trio_or_none: Service, unequal_or_none: Service
+) -> Service:
     """Two ready replicas of unequal speed."""
+    if trio_or_none.target.kubectl.find("infs", trio_or_none.name, NAMESPACE):
+        trio_or_none.patch({"replicas": 0})  # the node has no CPU for the pods of both
     unequal_or_none.apply()
     unequal_or_none.wait_ready(len(SPEEDS))
     know_each_other(unequal_or_none)
