@@ -82,7 +82,6 @@ class Directory:
         self.anonymous_class = document.anonymous_class
         self._policies = {policy.name: policy for policy in self.classes}
         self._ranks = {policy.name: policy.rank for policy in self.classes}
-        self._targets_s = {policy.name: policy.ttft_target_s for policy in self.classes}
         accepted = set(document.accepted_classes) or set(self._ranks)
         # Accepted classes, the highest first; names break ties so that replays agree.
         self._accepted = [
@@ -172,7 +171,8 @@ class Directory:
 
     def ttft_target_s(self, class_name: str) -> float | None:
         """Return what a class is promised; nothing where it is gone meanwhile."""
-        return self._targets_s.get(class_name)
+        found = self._policies.get(class_name)
+        return None if found is None else found.ttft_target_s
 
     def class_of(self, caller: Caller, said: Said, fields: RequestBody) -> str:
         """Return the class of a request.

@@ -21,6 +21,34 @@ _GOODBYE_S: Final = 1.0
 """How long connections get to end by themselves when the server stops."""
 
 
+def close_idle(server: HttpServer) -> None:
+    """Close the connections on which no request is being read or answered."""
+    for connection in list(server.connections):
+        if connection.is_idle:
+            connection.close()
+
+
+async def end_connections(server: HttpServer, is_busy: Callable[[], bool]) -> None:
+    """Close what is idle at once, and cut what does not end by itself.
+
+    Args:
+        server: Whose connections they are.
+        is_busy: Tells whether there is more to wait for than the connections.
+    """
+    close_idle(server)
+    await _until_gone(server, is_busy)
+    for connection in list(server.connections):
+        connection.cut_off()
+    await _until_gone(server, is_busy)
+
+
+async def _until_gone(server: HttpServer, is_busy: Callable[[], bool]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            while server.connections or is_busy():  # noqa: ASYNC110
+                await asyncio.sleep(_FLUSH_POLL_S)
+
+
 class Server:
     """The API port: connections, and the switches a drain turns.
 
@@ -66,28 +94,8 @@ class Server:
                 yield listener.sockets[0].getsockname()[1]
         finally:
             listener.close()
-            await self._end_connections()
+            await end_connections(self._server, lambda: len(self._handler.registry) > 0)
             await listener.wait_closed()
-
-    async def _end_connections(self) -> None:
-        """Close what is idle at once, and cut what does not end by itself."""
-        self._close_idle()
-        await self._all_gone()
-        for connection in list(self._server.connections):
-            connection.cut_off()
-        await self._all_gone()
-
-    async def _all_gone(self) -> None:
-        """Wait until no connection and no request is left, but not for long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                while self._server.connections or len(self._handler.registry):  # noqa: ASYNC110
-                    await asyncio.sleep(_FLUSH_POLL_S)
-
-    def _close_idle(self) -> None:
-        for connection in list(self._server.connections):
-            if connection.is_idle:
-                connection.close()
 
     async def _watch(self) -> None:
         """End exchanges that wait too long, and connections on which a head does."""
@@ -111,7 +119,7 @@ class Server:
         self._handler.refusing = True
         if self._handler.routing is not None:
             self._handler.routing.hand_over()
-        self._close_idle()
+        close_idle(self._server)
 
     async def flush(self) -> None:
         """Wait until every client has its bytes; the caller bounds the time."""

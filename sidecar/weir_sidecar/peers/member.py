@@ -44,7 +44,6 @@ class Member:
 
     Attributes:
         peer: The way to it.
-        since_s: When it became known.
         state: What it is to this one.
         in_document: The policy document names it.
         document_address: Where the document says it is; empty where it does not.
@@ -69,7 +68,6 @@ class Member:
     def __init__(self, peer: Peer, now: float) -> None:
         self.peer = peer
         self.name = peer.name
-        self.since_s = now
         self.state = PeerState.NEW
         self.in_document = False
         self.document_address = ""

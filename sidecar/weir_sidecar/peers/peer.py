@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, cast
 
 from weir_core.errors import EngineUnavailable
 from weir_core.wire.peers import RETURNED_HEADER
-from weir_sidecar.frontend.errors import DROPPED_REASON
 from weir_sidecar.peers.handshake import (
     MAX_HELLO_BYTES,
     ClientHandshake,
@@ -25,7 +24,6 @@ from weir_sidecar.upstreams.upstream import Attempt, Call, Upstream
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
 
-_DROPPED: Final = DROPPED_REASON.encode()
 _REQUEST: Final = b"POST %b HTTP/1.1\r\nhost: weir\r\ncontent-length: %d\r\n\r\n"
 
 
@@ -104,10 +102,8 @@ class Peer(Upstream):
         return exchange
 
     def suspects(self, request: InFlightRequest, answer: Exchange, piece: bytes) -> bool:  # noqa: ARG002
-        """Hold back a refusal: another replica may take the request."""
-        if answer.header(RETURNED_HEADER) is not None:
-            return True
-        return answer.status in (429, 503) and answer.header(_DROPPED) is not None
+        """Hold back what was not begun there: another replica may take the request."""
+        return answer.header(RETURNED_HEADER) is not None
 
     async def accepts(self, request: InFlightRequest, answer: Exchange) -> bool:
         """Pass a refusal on where the request takes it for its last word."""

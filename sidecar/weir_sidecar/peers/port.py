@@ -12,14 +12,12 @@ from dataclasses import replace
 from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
+from weir_sidecar.frontend.server import end_connections
 from weir_sidecar.peers.peers import Peers
 from weir_sidecar.peers.requests import PeerRequests, refuse_unread
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import Metrics
 
-_GOODBYE_S: Final = 1.0
-"""How long connections get to end by themselves when the port closes."""
-_POLL_S: Final = 0.02
 _MORE_HEADERS: Final = 8
 _MORE_HEADER_BYTES: Final = 64 << 10
 """Of a request that is forwarded, beyond those of its client."""
@@ -126,18 +124,6 @@ class PeerPort:
         if listener is not None:
             listener.close()
         self._requests.close()
-        for connection in list(self._server.connections):
-            if connection.is_idle:
-                connection.close()
-        await self._all_gone()
-        for connection in list(self._server.connections):
-            connection.cut_off()
-        await self._all_gone()
+        await end_connections(self._server, lambda: False)
         if listener is not None:
             await listener.wait_closed()
-
-    async def _all_gone(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE_S):
-                while self._server.connections:  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL_S)

@@ -336,14 +336,3 @@ def unix_connections(
         return await asyncio.get_running_loop().create_unix_connection(factory, str(path))
 
     return Connections(f"unix:{path.name}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
-
-
-def tcp_connections(
-    host: str, port: int, clock: Callable[[], float], *, idle_limit: int, idle_s: float
-) -> Connections:
-    """Return the connections to a TCP address."""
-
-    async def opener(factory: Callable[[], asyncio.Protocol]) -> object:
-        return await asyncio.get_running_loop().create_connection(factory, host, port)
-
-    return Connections(f"{host}:{port}", opener, clock, idle_limit=idle_limit, idle_s=idle_s)
