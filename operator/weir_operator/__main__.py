@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,17 +21,18 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_operator import handlers
-from weir_operator.cluster import Kubernetes, connect
+from weir_operator.cluster import Kubernetes, credentials
 from weir_operator.engines import Ask, Engines, asking
-from weir_operator.interests import Change
+from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
+from weir_operator.parts import Network, Policies, Scheduling, Workloads
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.settings import Settings, from_environment
-from weir_operator.watches import Watches
+from weir_operator.watches import watch
 from weir_operator.worker import resync, work
 
 log = logging.getLogger("weir_operator")
@@ -49,21 +51,30 @@ def main() -> int:
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         logging.getLogger("kopf").setLevel(logging.WARNING)
-        cluster = connect(settings.watching.namespaces)
+        return asyncio.run(run(settings))
     except (WeirError, ValueError) as error:
         sys.stderr.write(f"weir-operator: {error}\n")
         return 2
-    return asyncio.run(run(settings, cluster))
 
 
-async def run(settings: Settings, cluster: Kubernetes) -> int:
-    """Stand by, lead, stop; return the exit status."""
+async def run(settings: Settings) -> int:
+    """Stand by, lead, stop; return the exit status.
+
+    Raises:
+        ClusterUnavailable: There are no credentials.
+    """
     stop = asyncio.Event()
     _on_signal(stop)
+    server = await credentials()
     metrics = Metrics(CollectorRegistry())
-    # By a client of its own: a renewal must not wait behind the calls of passes.
-    elector = Elector(Kubernetes(()), settings.leadership, time.monotonic)
-    async with serving(metrics.registry, settings.port), asking() as ask:
+    async with (
+        serving(metrics.registry, settings.port),
+        asking() as ask,
+        aclosing(Kubernetes(settings.watching.namespaces, server)) as cluster,
+        # A client of its own: a renewal must not wait behind the calls of passes.
+        aclosing(Kubernetes((), server)) as election,
+    ):
+        elector = Elector(election, settings.leadership, time.monotonic)
         await _first(stop.wait(), elector.acquire())
         if not elector.leading:
             return 0
@@ -81,14 +92,14 @@ async def _lead(
     """Watch and work until `stop` is set."""
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
-    engines = Engines(ask, time.monotonic)
-    reconciler = Reconciler(
-        cluster,
-        engines,
-        settings.images,
-        lambda: datetime.now(UTC),
-        lambda: secrets.token_hex(KEY_BYTES),
+    interests: Interests[tuple[str, str]] = Interests()
+    parts = (
+        Policies(interests, lambda: secrets.token_hex(KEY_BYTES)),
+        Network(),
+        Workloads(settings.images),
+        Scheduling(Engines(ask, time.monotonic)),
     )
+    reconciler = Reconciler(cluster, parts, lambda: datetime.now(UTC))
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -97,8 +108,8 @@ async def _lead(
         ]
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
-        watches = Watches(cluster, namespaces, lambda change: _ask(change, reconciler, queue))
-        watches.start(asyncio.get_running_loop())
+        watching_all = watch(cluster, namespaces, lambda change: _ask(change, interests, queue))
+        running.append(tasks.create_task(watching_all))
         await kopf.operator(
             registry=handlers.registry(queue.add),
             settings=handlers.settings(),
@@ -109,14 +120,13 @@ async def _lead(
             # kopf would ask for the user's name, and a container's user has none.
             identity=Identity(settings.leadership.identity),
         )
-        watches.stop()
         for task in running:
             task.cancel()
 
 
-def _ask(change: Change, reconciler: Reconciler, queue: WorkQueue[Key]) -> None:
+def _ask(change: Change, interests: Interests[tuple[str, str]], queue: WorkQueue[Key]) -> None:
     """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
-    for service in reconciler.interests.concerned(change):
+    for service in interests.concerned(change):
         queue.add(Key(*service))
 
 

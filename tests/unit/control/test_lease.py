@@ -10,7 +10,7 @@ import pytest
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
-from weir_operator.cluster import Kind
+from weir_operator.kinds import Kind
 from weir_operator.lease import Elector, Sighting, may_take, sighted
 from weir_operator.settings import Leadership
 
