@@ -7,6 +7,7 @@
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
+| WEIR_SECRET_GRACE_S | 300 | seconds for which a tenant's keys are taken once its Secret is gone |
 | WEIR_LEASE_NAME | weir-operator | Lease that only one operator holds |
 | WEIR_LEASE_S | 15 | seconds after which a silent holder is replaced |
 | WEIR_LOG_LEVEL | INFO | least severe level to log |
@@ -38,6 +39,9 @@ class Watching:
 
     resync: Seconds = Seconds(300.0)
     """In seconds. Watches tell of changes at once; this catches what a watch could not see."""
+
+    secret_grace: Seconds = Seconds(300.0)
+    """In seconds, for which a tenant's keys are taken once its Secret is gone."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             ),
             workers=math.ceil(_number(env, "WEIR_WORKERS", defaults.workers)),
             resync=Seconds(_number(env, "WEIR_RESYNC_S", defaults.resync)),
+            secret_grace=Seconds(_number(env, "WEIR_SECRET_GRACE_S", defaults.secret_grace)),
         ),
         leadership=Leadership(
             name=env.get("WEIR_LEASE_NAME") or Leadership.name,
