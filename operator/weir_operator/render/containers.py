@@ -31,6 +31,12 @@ RESERVED_ENV = frozenset(
 
 MODEL_LOAD_LIMIT_S = 3600
 """A model that is not loaded by then will not be; the engine is started again."""
+HUNG_GRACE_S = 30
+"""A sidecar that fails its liveness probe has this long to end, in place of the pod's grace
+period: one that hangs does not heed SIGTERM, and keeps the pod from serving until it is killed."""
+PROBE_START_S = 30
+"""The probe is a process: on a node without a free CPU it may take long to start, and that is not
+to end an engine."""
 
 
 def fetches(source: Source) -> bool:
@@ -68,7 +74,10 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         ],
         "startupProbe": _probe("/healthz", period=1, failures=60),
         "readinessProbe": _probe("/readyz", period=2, failures=1),
-        "livenessProbe": _probe("/healthz", period=10, failures=6),
+        "livenessProbe": {
+            **_probe("/healthz", period=5, failures=4),
+            "terminationGracePeriodSeconds": HUNG_GRACE_S,
+        },
         "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
@@ -136,7 +145,11 @@ def engine_container(
     image: str,
     mounts: list[ModelMount],
 ) -> Manifest:
-    """Return the engine; its probes ask the sidecar, its preStop drains through it."""
+    """Return the engine; its probes ask the sidecar, its preStop drains through it.
+
+    The startup probe needs the sidecar's answer. The liveness probe fails by the sidecar's verdict
+    alone: a sidecar that hangs is restarted by its own probe, and must not cost the weights.
+    """
     volume_mounts = [
         _mount("run", labels.RUN_DIR),
         _mount("tmp", "/tmp"),
@@ -157,7 +170,12 @@ def engine_container(
         "command": ["weir-engine", "serve"],
         "env": _with_user_env(ours, owner.spec.engine.env),
         "startupProbe": _probe("/enginez", period=2, failures=MODEL_LOAD_LIMIT_S // 2),
-        "livenessProbe": _probe("/enginez", period=10, failures=6),
+        "livenessProbe": {
+            "exec": {"command": ["weir-engine", "alive"]},
+            "periodSeconds": 10,
+            "timeoutSeconds": PROBE_START_S,
+            "failureThreshold": 6,
+        },
         "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
         "resources": _resources(pool),
         "terminationMessagePolicy": "FallbackToLogsOnError",
