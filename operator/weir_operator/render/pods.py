@@ -24,14 +24,19 @@ GRACE_PERIOD_S = 120
 """Longest stream a termination waits for, unless spec.podTemplate says otherwise."""
 
 USER_ID = 65532
+"""The images' own. It is asked for all the same: an engine image of the user's may name root or
+another user, and the containers of a pod share sockets and volumes."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Container images where the spec names none."""
+    """Container images where the spec names none, and who runs them."""
 
     sidecar: str = "weir:latest"
     engine: str = "weir-engine:latest"
+    assigned_users: bool = False
+    """Whether the platform gives each namespace its user and group ids, as OpenShift does: it
+    refuses pods that ask for others, and fills in what they leave out."""
 
 
 def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifest:
@@ -106,9 +111,7 @@ def _template(
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
+            **({} if images.assigned_users else _ids()),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -127,6 +130,10 @@ def _template(
         annotations[labels.RESTARTED_AT] = restarted
     meta["annotations"] = annotations
     return {"metadata": meta, "spec": spec}
+
+
+def _ids() -> Manifest:
+    return {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
 
 
 def _volumes(
