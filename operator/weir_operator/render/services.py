@@ -6,6 +6,9 @@ from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.naming import Manifest, headless_name, metadata, selector
 
+DUAL_STACK = {"ipFamilyPolicy": "PreferDualStack"}
+"""Both families where the cluster has both, and the one it has elsewhere."""
+
 
 def service(owner: InferenceService) -> Manifest:
     """Return the Service clients use: port 80, and 8000 for those who expect vLLM's."""
@@ -15,6 +18,7 @@ def service(owner: InferenceService) -> Manifest:
         "metadata": metadata(owner, owner.metadata.name, "api"),
         "spec": {
             "type": "ClusterIP",
+            **DUAL_STACK,
             "selector": selector(owner),
             "ports": [
                 _port("http", 80, labels.API_PORT),
@@ -33,6 +37,7 @@ def headless_service(owner: InferenceService) -> Manifest:
         "spec": {
             "type": "ClusterIP",
             "clusterIP": "None",
+            **DUAL_STACK,
             "publishNotReadyAddresses": True,
             "selector": selector(owner),
             "ports": [
