@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
@@ -13,6 +14,15 @@ Manifest = dict[str, Any]
 
 MAX_DEPLOYMENT_NAME = 46
 """A pod's name is its Deployment's plus up to 17 characters, and is a label of at most 63."""
+
+KEPT_TO_THE_SERVICE: Final = (
+    *("kubernetes.io", "k8s.io", "weir.dev"),
+    *("argoproj.io", "cattle.io", "fluxcd.io", "helm.sh", "k14s.io", "kluctl.io", "pulumi.com"),
+    "skaffold.dev",
+)
+"""Domains whose labels and annotations say something of the object they are on, and are copied to
+no other: those of Kubernetes, ours, and those of tools that apply manifests. Such a tool takes an
+object with its mark for one that it applied, and deletes it when its source does not have it."""
 
 
 def bounded(name: str, limit: int) -> str:
@@ -64,17 +74,35 @@ def common_labels(owner: InferenceService, component: str) -> dict[str, str]:
     }
 
 
+def is_kept_to_the_service(key: str) -> bool:
+    """Tell whether a label or annotation speaks of the object that it is on."""
+    domain, slash, _ = key.rpartition("/")
+    return bool(slash) and any(f".{domain}".endswith(f".{each}") for each in KEPT_TO_THE_SERVICE)
+
+
+def inherited(written: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a service's labels or annotations all that it owns has, too."""
+    return {key: value for key, value in written.items() if not is_kept_to_the_service(key)}
+
+
 def metadata(owner: InferenceService, name: str, component: str, **extra: str) -> Manifest:
     """Return an owned object's metadata; `extra` are further labels' values by label key.
 
-    Without a uid (nothing was applied to a cluster, as with `weir up`) there is no owner
-    reference.
+    What the service is labelled and annotated with comes with it: a queue, a cost centre. Without
+    a uid (nothing was applied to a cluster, as with `weir up`) there is no owner reference.
     """
     meta: Manifest = {
         "name": name,
         "namespace": owner.metadata.namespace,
-        "labels": {**common_labels(owner, component), **extra},
+        "labels": {
+            **inherited(owner.metadata.labels),
+            **common_labels(owner, component),
+            **extra,
+        },
     }
+    annotations = inherited(owner.metadata.annotations)
+    if annotations:
+        meta["annotations"] = annotations
     if owner.metadata.uid:
         meta["ownerReferences"] = [
             {

@@ -16,7 +16,13 @@ from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
 from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import EngineConfig, ModelMount, mount_of
 from weir_operator.render.containers import engine_container, fetches, model_container, sidecar
-from weir_operator.render.naming import Manifest, common_labels, selector
+from weir_operator.render.naming import (
+    Manifest,
+    common_labels,
+    inherited,
+    is_kept_to_the_service,
+    selector,
+)
 from weir_operator.render.patch import ROOT, patched
 from weir_operator.render.policies import policies_volume
 
@@ -132,9 +138,16 @@ def _template(
         spec["nodeSelector"] = dict(pool.node_selector)
     if pool.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
-    meta: Manifest = {"labels": {**common_labels(owner, "replica"), **selector(owner, pool)}}
+    meta: Manifest = {
+        "labels": {
+            **inherited(owner.metadata.labels),
+            **common_labels(owner, "replica"),
+            **selector(owner, pool),
+        }
+    }
     restarted = owner.metadata.annotations.get(labels.RESTARTED_AT)
-    annotations = {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
+    annotations = inherited(owner.metadata.annotations)
+    annotations |= {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
     if restarted:
         annotations[labels.RESTARTED_AT] = restarted
     meta["annotations"] = annotations
@@ -197,7 +210,8 @@ def _require_parts(template: Manifest, root: str) -> None:
 
 def _require_labels(template: Manifest, rendered: Manifest, root: str) -> None:
     """Refuse a patch that changes the labels by which the pods are found."""
-    before = rendered["metadata"]["labels"]
+    written = rendered["metadata"]["labels"]
+    before = {key: value for key, value in written.items() if is_kept_to_the_service(key)}
     after = _object(template.get("metadata"), f"{root}.metadata").get("labels")
     after = _object(after, f"{root}.metadata.labels")
     for key, value in before.items():

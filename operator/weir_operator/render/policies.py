@@ -38,7 +38,7 @@ def policies_secret(
     """
     meta = metadata(owner, policies_name(owner), "policies")
     if rotation is not None:
-        meta["annotations"] = {labels.ROTATE_PEER_KEY: rotation}
+        meta.setdefault("annotations", {})[labels.ROTATE_PEER_KEY] = rotation
     return {
         "apiVersion": "v1",
         "kind": "Secret",
