@@ -47,7 +47,11 @@ class Accelerator(Model):
 class Resources(Model):
     """Requests and limits of the engine container."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
+    requests: dict[str, Quantity] = Field(
+        default_factory=dict,
+        description="Default: of what limits does not name, 1 cpu and 4Gi memory for each "
+        "accelerator (500m and 2Gi without one), and 1Gi ephemeral-storage.",
+    )
     limits: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
 
 
@@ -64,7 +68,8 @@ class Pool(Model):
         default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
     )
     resources: Resources = Field(
-        default=Resources(), description="Engine container's other resources. Default: none."
+        default=Resources(),
+        description="Engine container's other resources. Default: a few requests.",
     )
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="Labels a node must have. Default: any node."

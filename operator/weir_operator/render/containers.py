@@ -78,7 +78,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
             **_probe("/healthz", period=5, failures=4),
             "terminationGracePeriodSeconds": HUNG_GRACE_S,
         },
-        "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
+        "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [
@@ -103,6 +103,7 @@ def model_container(
         "image": image,
         "command": ["weir-engine", "fetch"],
         "env": _with_user_env([_engine_config(config), *_home()], owner, pool),
+        "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],

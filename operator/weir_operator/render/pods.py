@@ -25,6 +25,7 @@ from weir_operator.render.naming import (
 )
 from weir_operator.render.patch import ROOT, patched
 from weir_operator.render.policies import policies_volume
+from weir_operator.render.requests import request_by_default
 
 GRACE_PERIOD_S = 120
 """Longest stream a termination waits for, unless spec.podTemplate says otherwise."""
@@ -59,6 +60,7 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
         _require_parts(template, root)
         _require_labels(template, rendered, root)
         _require_grace_period(template, root)
+    request_by_default(template, owner, pool)
     _tell_grace_period(template)
     return template
 
