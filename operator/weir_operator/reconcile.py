@@ -29,6 +29,7 @@ from weir_operator.render import (
     Images,
     Manifest,
     desired_state,
+    names_in,
     pod_templates,
     policies_name,
     policies_secret,
@@ -153,7 +154,8 @@ class Reconciler:
         templates, revisions, expired = choose(service, pod_templates(service, self._images), mine)
         replicas = replicas_within_bounds(service, mine)
         # Revisions come last: a template the API server refused must not be kept.
-        desired = [*desired_state(service, self._images, templates, replicas), *revisions]
+        rendered = desired_state(service, self._images, templates, replicas, names_in(mine))
+        desired = [*rendered, *revisions]
         await self._refuse_to_take_over(desired, mine, service)
         applied = _deployments([await self._cluster.apply(manifest) for manifest in desired])
         leaving = still_needed(_deployments(mine), applied)

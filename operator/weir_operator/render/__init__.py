@@ -12,7 +12,13 @@ from collections.abc import Mapping
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.access import network_policy, service_account
-from weir_operator.render.naming import Manifest, deployment_name, service_url
+from weir_operator.render.naming import (
+    Manifest,
+    Names,
+    deployment_name,
+    names_in,
+    service_url,
+)
 from weir_operator.render.pods import Images, pod_template
 from weir_operator.render.policies import (
     POLICIES_ANNOTATION,
@@ -28,10 +34,12 @@ __all__ = [
     "POLICIES_ANNOTATION",
     "Images",
     "Manifest",
+    "Names",
     "deployment_name",
     "desired_state",
     "digest_of",
     "document_in",
+    "names_in",
     "pod_templates",
     "policies_name",
     "policies_secret",
@@ -54,6 +62,7 @@ def desired_state(
     images: Images | None = None,
     templates: Mapping[str, Manifest] | None = None,
     replicas: Mapping[str, int] | None = None,
+    names: Names | None = None,
 ) -> list[Manifest]:
     """Return every object `owner` owns, in the order they should be applied.
 
@@ -63,6 +72,7 @@ def desired_state(
         templates: Pod templates by pool to use as they are, such as those an earlier operator
             rendered from the same spec. Default: rendered now.
         replicas: Replicas by pool where something else than the spec decides them.
+        names: Names that the service's objects have already (`names_in`). Default: none exists.
 
     Raises:
         InvalidSpec: The spec contradicts itself in a way only rendering shows.
@@ -72,11 +82,11 @@ def desired_state(
     return [
         service_account(owner),
         network_policy(owner),
-        headless_service(owner),
+        headless_service(owner, names),
         service(owner),
         disruption_budget(owner),
         *(
-            deployment(owner, pool, templates[pool.name], replicas.get(pool.name))
+            deployment(owner, pool, templates[pool.name], replicas.get(pool.name), names)
             for pool in owner.spec.hardware_pools
         ),
     ]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
-from weir_operator.render.naming import Manifest, headless_name, metadata, selector
+from weir_operator.render.naming import (
+    REPLICAS,
+    Manifest,
+    Names,
+    headless_name,
+    metadata,
+    selector,
+)
 
 DUAL_STACK = {"ipFamilyPolicy": "PreferDualStack"}
 """Both families where the cluster has both, and the one it has elsewhere."""
@@ -28,12 +35,12 @@ def service(owner: InferenceService) -> Manifest:
     }
 
 
-def headless_service(owner: InferenceService) -> Manifest:
+def headless_service(owner: InferenceService, names: Names | None = None) -> Manifest:
     """Return the Service that lists every replica, ready or not, for sidecars and scrapers."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(owner, headless_name(owner), "replicas"),
+        "metadata": metadata(owner, headless_name(owner, names), REPLICAS),
         "spec": {
             "type": "ClusterIP",
             "clusterIP": "None",
