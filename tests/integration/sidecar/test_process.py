@@ -92,6 +92,25 @@ async def test_a_signal_drains_and_then_exits_with_zero(house: House, number: in
     assert not (house.run_dir / "admin.sock").exists()
 
 
+async def test_after_its_drain_it_answers_until_it_is_told_to_end(house: House) -> None:
+    """The engine has its own time to end, between the drain and the sidecar's signal."""
+    await house.mock_engine(Profile())
+    admin = aiohttp.UnixConnector(str(house.run_dir / "admin.sock"))
+    async with (
+        process(house.run_dir) as (port, started),
+        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(connector=admin) as pod,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        await until_ready(session, url)
+        async with pod.post("http://admin/drain") as drained:
+            assert (await drained.json())["phase"] == "drained"
+        async with session.post(url + CHAT, json=chat()) as response:
+            assert (response.status, response.headers["Connection"]) == (503, "close")
+        started.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(started.wait(), timeout=10) == 0
+
+
 async def test_a_second_signal_exits_at_once(house: House) -> None:
     engine = await house.mock_engine(Profile(output_tokens=100_000, token_gap_s=0.01))  # type: ignore[arg-type]
     async with process(house.run_dir) as (port, started), aiohttp.ClientSession() as session:
