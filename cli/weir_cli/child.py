@@ -242,7 +242,7 @@ class Child:
         """Poll the startup probe for as long as the kubelet would; oftener, to look lively."""
         deadline = time.monotonic() + probe.period_s * probe.failure_threshold
         while time.monotonic() < deadline:
-            if await succeeds(self._around.http, self._address, probe):
+            if await self._passes(probe):
                 return True
             await asyncio.sleep(min(probe.period_s, STARTUP_POLL_S))
         return False
@@ -251,9 +251,23 @@ class Child:
         failures = 0
         while failures < probe.failure_threshold:
             await asyncio.sleep(probe.period_s)
-            failures = (
-                0 if await succeeds(self._around.http, self._address, probe) else failures + 1
-            )
+            failures = 0 if await self._passes(probe) else failures + 1
+
+    async def _passes(self, probe: Probe) -> bool:
+        """Tell whether the probe succeeds now; one that cannot be made is no verdict."""
+        if not probe.command:
+            return await succeeds(self._around.http, self._address, probe)
+        try:
+            asking = await self._spawn(probe.command)
+        except OSError:
+            return True
+        try:
+            return await asyncio.wait_for(asking.wait(), probe.timeout_s) == 0
+        except TimeoutError:
+            return False
+        finally:
+            kill_group(asking.pid)
+            await asking.wait()
 
     def _report_crash(self, code: int, wait_s: float) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"

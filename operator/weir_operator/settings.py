@@ -4,6 +4,7 @@
 |---|---|---|
 | WEIR_SIDECAR_IMAGE | weir:latest | image of the sidecar container |
 | WEIR_ENGINE_IMAGE | weir-engine:latest | image of engine and model containers |
+| WEIR_USER_IDS | fixed | `assigned` where the platform gives pods their user ids (OpenShift) |
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
@@ -85,6 +86,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         images=Images(
             sidecar=env.get("WEIR_SIDECAR_IMAGE") or Images.sidecar,
             engine=env.get("WEIR_ENGINE_IMAGE") or Images.engine,
+            assigned_users=_assigned_users(env),
         ),
         watching=Watching(
             namespaces=tuple(
@@ -102,6 +104,13 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         ),
         log_level=(env.get("WEIR_LOG_LEVEL") or "INFO").upper(),
     )
+
+
+def _assigned_users(env: Mapping[str, str]) -> bool:
+    word = env.get("WEIR_USER_IDS") or "fixed"
+    if word not in {"fixed", "assigned"}:
+        raise InvalidSpec("WEIR_USER_IDS", f"{word!r} is neither `fixed` nor `assigned`")
+    return word == "assigned"
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

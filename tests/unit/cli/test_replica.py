@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -122,6 +123,35 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
     assert record.processes[1] != engine
     assert "chat-1/engine killed by SIGKILL; starting it again in 1 s" in started.told[0]
     await started.end()
+
+
+async def test_an_engine_is_restarted_by_the_verdict_of_its_liveness_probe(
+    tmp_path: Path,
+) -> None:
+    plan = pod(tmp_path)
+    command = (sys.executable, "-S", str(STUB), "alive", str(tmp_path))
+    alive = Probe("", 0, period_s=0.05, timeout_s=20, failure_threshold=2, command=command)
+    *others, engine = plan.processes
+    told: list[str] = []
+    async with aiohttp.ClientSession() as http:
+        around = Surroundings(http, tmp_path / "logs", os.environ, told.append)
+        plan = dataclasses.replace(
+            plan, processes=(*others, dataclasses.replace(engine, liveness=alive))
+        )
+        started = Started(Replica(plan, tmp_path, around), tmp_path, told)
+        try:
+            started.replica.start()
+            await started.until_ready()
+            await started.until(lambda: started.events.count("alive done") >= 3, "probed")
+            assert told == []
+            (tmp_path / "fail-alive").touch()
+            await started.until(lambda: len(told) > 0, "told")
+            assert told[0] == "chat-1/engine: does not answer its liveness probe; ending it"
+            (tmp_path / "fail-alive").unlink()
+            await started.until(lambda: started.replica.record.restarts == 1, "restarted")
+        finally:
+            started.replica.kill()
+            await started.replica.end(time.monotonic())
 
 
 async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: Started) -> None:

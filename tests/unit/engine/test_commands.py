@@ -157,8 +157,9 @@ def test_drain_without_a_sidecar_has_nothing_to_wait_for(run_dir: Path) -> None:
     assert "nothing to wait for" in done.stderr
 
 
-def test_drain_loads_nothing_heavy() -> None:
-    script = "import sys, weir_engine.__main__, weir_engine.drain; print(*sys.modules)"
+@pytest.mark.parametrize("command", ["drain", "alive"])
+def test_what_the_kubelet_runs_in_a_pod_loads_nothing_heavy(command: str) -> None:
+    script = f"import sys, weir_engine.__main__, weir_engine.{command}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
     )

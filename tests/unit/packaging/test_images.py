@@ -87,6 +87,12 @@ def test_runs_as_the_number_the_manifests_say(dockerfile: Path) -> None:
     assert of(dockerfile, "USER")[-1] == f"{USER_ID}:{USER_ID}"
 
 
+def test_gives_a_user_without_an_account_a_home_and_a_name(dockerfile: Path) -> None:
+    """OpenShift runs images as a number of the namespace's, in group 0."""
+    words = " ".join(of(dockerfile, "ENV")).split()
+    assert {"HOME=/tmp", "USER=weir"} <= set(words)
+
+
 def test_starts_a_program_of_the_project_without_a_shell(dockerfile: Path) -> None:
     (entry_point,) = of(dockerfile, "ENTRYPOINT")
     (program,) = json.loads(entry_point)
