@@ -11,40 +11,49 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
-from weir_core.wire.engine import Location, local_path, locate
+from weir_core.wire.engine import Location, locate
 from weir_engine import settings
-from weir_engine.transfer import retry, say
+from weir_engine.launch import load_format_of
+from weir_engine.repository_files import NO_WEIGHTS
+from weir_engine.transfer import retry, say, size_of
 
 LOCK_LIMIT_S: Final = 2 * 3600.0
 """Longest wait for another process that fetches the same weights."""
 
-Download = Callable[[Location, Path, Mapping[str, str]], None]
-"""Bring the weights of a location into a directory, which may hold some of them already."""
+Download = Callable[[Location, Path, Mapping[str, str]], Path]
+"""Bring what a location holds into a directory, which may have some of it already; return the
+directory of the model itself."""
 
 
 def fetch(environment: Mapping[str, str]) -> None:
     """Bring every source of the configuration into the model directory.
 
     Raises:
+        InvalidSpec: An argument names a model in a way that cannot be fetched.
         ModelUnavailable: A source could not be had; the message says what to do.
     """
     config, paths = settings.read_config(environment), settings.read_paths(environment)
-    for source in config.sources:
+    load_format = load_format_of(config.args)
+    for source, path, weights in config.directories(paths.model_dir):
         try:
-            _fetch_one(source, Path(local_path(source, paths.model_dir)), environment)
+            _fetch_one(source, Path(path), environment, load_format if weights else NO_WEIGHTS)
         except OSError as error:
             raise ModelUnavailable(f"{source.uri}: {_disk_trouble(error)}") from error
 
 
-def _fetch_one(source: Source, directory: Path, environment: Mapping[str, str]) -> None:
+def _fetch_one(
+    source: Source, directory: Path, environment: Mapping[str, str], load_format: str
+) -> None:
     location = locate(source)
     match location.scheme:
         case "tiny":
@@ -53,13 +62,14 @@ def _fetch_one(source: Source, directory: Path, environment: Mapping[str, str]) 
             made = prepare(location.place, directory)
             say(f"{source.uri}: {'made' if made else 'found'} at {directory}")
         case "hf":
-            from weir_engine.hub import download
+            from weir_engine import hub
 
+            download = partial(hub.download, load_format=load_format)
             _download(source.uri, directory, download, environment)
-        case "s3":
-            from weir_engine.bucket import download
+        case "s3" | "gs" | "az":
+            from weir_engine import bucket
 
-            _download(source.uri, directory, download, environment)
+            _download(source.uri, directory, bucket.download, environment)
         case _:
             say(f"{source.uri}: mounted at {directory}, nothing to fetch")
 
@@ -72,15 +82,16 @@ def _download(
         if directory.is_dir():
             say(f"{uri}: found at {directory}")
             return
-        partial = directory.with_name(directory.name + ".partial")
-        partial.mkdir(exist_ok=True)
+        unfinished = directory.with_name(directory.name + ".partial")
+        unfinished.mkdir(exist_ok=True)
         started = time.monotonic()
         location = locate(Source(uri=uri))
-        retry(uri, lambda: download(location, partial, environment))
-        os.rename(partial, directory)
-        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        model = retry(uri, lambda: download(location, unfinished, environment))
+        os.rename(model, directory)
+        # What lies around a folder of a repository.
+        shutil.rmtree(unfinished, ignore_errors=True)
         took = time.monotonic() - started
-        say(f"{uri}: {size / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+        say(f"{uri}: {size_of(directory) / 2**20:.1f} MiB at {directory} in {took:.0f} s")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final
 
 from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
 from weir_core.errors import MachineUnfit, ModelUnavailable
-from weir_core.wire.engine import EngineConfig, local_path, locate
+from weir_core.wire.engine import MOUNTED, EngineConfig, locate
 from weir_engine import launch, machine, settings
 from weir_engine.first_process import listens
 from weir_engine.launch import Paths
@@ -49,10 +49,9 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
     Raises:
         ModelUnavailable: A directory of weights is not there.
     """
-    for source in config.sources:
-        path = Path(local_path(source, paths.model_dir))
-        if not path.is_dir():
-            mounted = locate(source).scheme in {"pvc", "file", "oci"}
+    for source, path, _ in config.directories(paths.model_dir):
+        if not Path(path).is_dir():
+            mounted = locate(source).scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from weir_core.errors import ModelUnavailable
-from weir_engine.transfer import RETRY_DELAYS_S, Interrupted, check_room, retry
+from weir_engine.transfer import RETRY_DELAYS_S, Interrupted, check_room, progress, retry
 
 TINY = {"name": "tiny", "source": {"uri": "tiny://"}}
 
@@ -168,7 +169,7 @@ def test_drain_loads_nothing_heavy() -> None:
 def test_an_interrupted_download_is_tried_a_few_times() -> None:
     pauses: list[float] = []
 
-    def always() -> None:
+    def always() -> Path:
         raise Interrupted("the line is dead")
 
     with pytest.raises(
@@ -178,16 +179,29 @@ def test_an_interrupted_download_is_tried_a_few_times() -> None:
     assert pauses == list(RETRY_DELAYS_S)
 
 
-def test_a_download_that_recovers_is_fine() -> None:
+def test_a_download_that_recovers_is_fine(tmp_path: Path) -> None:
     attempts: list[int] = []
 
-    def once() -> None:
+    def once() -> Path:
         attempts.append(1)
         if len(attempts) == 1:
             raise Interrupted("a hiccup")
+        return tmp_path
 
-    retry("hf://x", once, lambda _: None)
+    assert retry("hf://x", once, lambda _: None) == tmp_path
     assert len(attempts) == 2
+
+
+def test_a_long_download_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half").write_bytes(b"x" * 2**20)
+    said = ""
+    with progress("hf://x", tmp_path, 2**21, period_s=0.01):
+        deadline = time.monotonic() + 30
+        while "of" not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+    assert "weir-engine: hf://x: 1.0 of 2.0 MiB\n" in said
 
 
 def test_weights_that_cannot_fit_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:
