@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import Location, locate
 from weir_engine import settings
 from weir_engine.launch import load_format_of
+from weir_engine.remote_code import cached, code_repositories, code_revision
 from weir_engine.repository_files import NO_WEIGHTS
 from weir_engine.transfer import retry, say, size_of
 
@@ -47,6 +48,7 @@ def fetch(environment: Mapping[str, str]) -> None:
     for source, path, weights in config.directories(paths.model_dir):
         try:
             _fetch_one(source, Path(path), environment, load_format if weights else NO_WEIGHTS)
+            _fetch_code(Path(path), Path(paths.model_dir), config.args, environment)
         except OSError as error:
             raise ModelUnavailable(f"{source.uri}: {_disk_trouble(error)}") from error
 
@@ -72,6 +74,27 @@ def _fetch_one(
             _download(source.uri, directory, bucket.download, environment)
         case _:
             say(f"{source.uri}: mounted at {directory}, nothing to fetch")
+
+
+def _fetch_code(
+    model: Path, models: Path, args: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Bring the code that a model takes from other repositories into the hub's cache."""
+    revision = code_revision(args)
+    for repository in code_repositories(model, args):
+        place = cached(models, repository)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(place):
+            uri = f"hf://{repository}"
+            whole = place.with_name(f"{place.name}.{(revision or 'main').replace('/', '--')}.whole")
+            if whole.exists():
+                say(f"{uri}: code found at {place}")
+                continue
+            from weir_engine.hub import download_code
+
+            retry(uri, partial(download_code, repository, revision, place.parent, environment))
+            whole.touch()
+            say(f"{uri}: code at {place}")
 
 
 def _download(

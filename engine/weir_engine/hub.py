@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,36 @@ def download(
         Interrupted: Trying again may help.
         ModelUnavailable: It cannot, and the message says what would.
     """
+    with _client_errors(location):
+        return _download(location, directory, environment.get("HF_ENDPOINT") or None, load_format)
+
+
+def download_code(
+    repository: str, revision: str | None, cache: Path, environment: Mapping[str, str]
+) -> Path:
+    """Download the modules of a repository into a cache in the client's own form.
+
+    Returns:
+        Where they are in it.
+
+    Raises:
+        Interrupted: Trying again may help.
+        ModelUnavailable: It cannot, and the message says what would.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _client_errors(Location("hf", repository, "", revision)):
+        return Path(
+            snapshot_download(
+                repository, revision=revision, cache_dir=cache, allow_patterns=["*.py"],
+                endpoint=environment.get("HF_ENDPOINT") or None,
+            )
+        )  # fmt: skip
+
+
+@contextmanager
+def _client_errors(location: Location) -> Iterator[None]:
+    """Make the client ready, and say what its errors mean for the user."""
     import httpx2
     from huggingface_hub import constants, set_client_factory
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -56,7 +87,7 @@ def download(
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     disable_progress_bars()
     try:
-        return _download(location, directory, environment.get("HF_ENDPOINT") or None, load_format)
+        yield
     except HfHubHTTPError as error:
         raise _explained(location, error) from error
     except LocalEntryNotFoundError as error:

@@ -207,12 +207,17 @@ def _lean(config: EngineConfig, machine: Machine) -> bool:
 
 def load_format_of(args: Sequence[str]) -> str:
     """Return the format in which vLLM will look for the weights."""
-    found = "auto"
+    return (value_of(args, "--load-format") or "auto").lower()
+
+
+def value_of(args: Sequence[str], flag: str) -> str | None:
+    """Return the value that the arguments give a flag, or None where they do not."""
+    found = None
     for index, argument in enumerate(args):
-        if argument.startswith("-") and _base(argument) == "--load-format":
+        if argument.startswith("-") and _base(argument) == flag:
             _, equals, value = argument.partition("=")
             found = value if equals else "".join(args[index + 1 : index + 2])
-    return found.lower()
+    return found
 
 
 def _base(argument: str) -> str:

@@ -19,6 +19,7 @@ from weir_core.wire.engine import MOUNTED, EngineConfig, locate
 from weir_engine import launch, machine, settings
 from weir_engine.first_process import listens
 from weir_engine.launch import Paths
+from weir_engine.remote_code import CACHE, cached, code_repositories
 from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -31,10 +32,14 @@ def serve(environment: Mapping[str, str]) -> None:
     here = machine.detect()
     arguments = launch.serve_arguments(config, here, paths)
     _find_weights(config, paths)
+    if not {"HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME"} & environment.keys():
+        _find_code(config, paths)
     _prepare(paths)
     engine_environment = with_path(
         # The engine core writes its facts there.
-        launch.environment(config, here, environment) | {ENV_RUN_DIR: paths.run_dir},
+        _code_cache(paths)
+        | launch.environment(config, here, environment)
+        | {ENV_RUN_DIR: paths.run_dir},
         write_vllm_metadata(Path(paths.run_dir)),
     )
     sys.stderr.write(f"weir-engine: {shlex.join(['vllm', *arguments])}\n")
@@ -54,6 +59,33 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
             mounted = locate(source).scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
+
+
+def _find_code(config: EngineConfig, paths: Paths) -> None:
+    """Say which code is missing, rather than let transformers look for it on the hub.
+
+    Raises:
+        ModelUnavailable: It is in a repository that was not fetched.
+    """
+    for source, path, _ in config.directories(paths.model_dir):
+        for repository in code_repositories(Path(path), config.args):
+            if not cached(Path(paths.model_dir), repository).is_dir():
+                mounted = locate(source).scheme in MOUNTED
+                remedy = (
+                    f"copy its modules beside the model, and take `{repository}--` out of auto_map"
+                    if mounted
+                    else "run `weir-engine fetch` first"
+                )
+                raise ModelUnavailable(
+                    f"{source.uri}: the model's code is in another repository, {repository}, "
+                    f"which is not here; {remedy}"
+                )
+
+
+def _code_cache(paths: Paths) -> dict[str, str]:
+    """Return where the hub's client finds the code of other repositories, if any was fetched."""
+    cache = Path(paths.model_dir, CACHE)
+    return {"HF_HUB_CACHE": str(cache)} if cache.is_dir() else {}
 
 
 def _prepare(paths: Paths) -> None:

@@ -19,6 +19,7 @@ from tests.unit.engine.local_http import serving
 from tests.unit.engine.local_hub import Hub
 from weir_core.api.model import Source
 from weir_core.wire.engine import EngineConfig, local_path
+from weir_engine import remote_code
 from weir_engine.repository_files import INDEX, wanted
 from weir_engine.tiny.model import SIZES, files
 from weir_engine.tiny.weights import safetensors
@@ -61,6 +62,12 @@ import json, sys
 from vllm import LLM
 engine = LLM(sys.argv[1], runner="pooling", enforce_eager=True, dtype="float32", max_model_len=64)
 print(json.dumps(engine.embed(["The quick brown fox"], use_tqdm=False)[0].outputs.embedding))
+"""
+
+CODE = """
+import sys
+from vllm.transformers_utils.config import get_config
+print(get_config(sys.argv[1], trust_remote_code=True).hidden_size)
 """
 
 SHARDS = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
@@ -184,6 +191,19 @@ def vllm_process(
     return done.stdout
 
 
+def fetch(hub: Hub, models: Path, uri: str, *args: str) -> str:
+    """Fetch as a pod does; return where the model is."""
+    config = EngineConfig(name="m", source=Source(uri=uri), args=args)
+    with serving(hub) as url:
+        environment = {"WEIR_MODEL_DIR": str(models), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"}
+        subprocess.run(
+            [sys.executable, "-m", "weir_engine", "fetch"],
+            env=os.environ | environment | {"WEIR_ENGINE_CONFIG": config.model_dump_json()},
+            timeout=120, check=True,
+        )  # fmt: skip
+    return local_path(config.source, str(models))
+
+
 @pytest.fixture(scope="module")
 def readings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What vLLM reads of each repository, whole and as it is fetched."""
@@ -216,6 +236,31 @@ def test_no_weights_are_fetched_that_vllm_does_not_read(
     assert weights - {*readings[name][1]["weights"], *extra} == set()
 
 
+def test_code_of_another_repository_is_found_where_it_was_fetched(tmp_path: Path) -> None:
+    described = {"model_type": "made-up", "auto_map": {"AutoConfig": "org/code--module.Config"}}
+    module = (
+        "from transformers import PreTrainedConfig\n"
+        "from .sizes import HIDDEN\n"
+        "class Config(PreTrainedConfig):\n"
+        "    model_type = 'made-up'\n"
+        "    hidden_size = HIDDEN\n"
+    )
+    hub = Hub(
+        {
+            "org/model": {
+                "config.json": json.dumps(described).encode(),
+                "model.safetensors": b"weights",
+            },
+            "org/code": {"module.py": module.encode(), "sizes.py": b"HIDDEN = 1234"},
+        }
+    )
+    home = fetch(hub, tmp_path, "hf://org/model", "--trust-remote-code")
+    printed = vllm_process(
+        tmp_path, CODE, home, HF_HUB_OFFLINE="1", HF_HUB_CACHE=str(tmp_path / remote_code.CACHE)
+    )
+    assert printed.splitlines()[-1] == "1234"
+
+
 def test_the_vectors_of_a_sentence_transformer_are_those_of_its_whole_directory(
     tmp_path: Path,
 ) -> None:
@@ -232,16 +277,7 @@ def test_the_vectors_of_a_sentence_transformer_are_those_of_its_whole_directory(
     repository |= files(SIZES[""])
     for name, body in repository.items():
         (written / name).write_bytes(body)
-    source = Source(uri="hf://org/sentences")
-    config = EngineConfig(name="m", source=source)
-    with serving(Hub({"org/sentences": repository})) as url:
-        environment = {"WEIR_MODEL_DIR": str(tmp_path), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"}
-        subprocess.run(
-            [sys.executable, "-m", "weir_engine", "fetch"],
-            env=os.environ | environment | {"WEIR_ENGINE_CONFIG": config.model_dump_json()},
-            timeout=120, check=True,
-        )  # fmt: skip
-    home = local_path(source, str(tmp_path))
+    home = fetch(Hub({"org/sentences": repository}), tmp_path, "hf://org/sentences")
     assert not Path(home, "onnx").exists()
     environment = {
         **ENVIRONMENT,

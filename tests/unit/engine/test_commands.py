@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from weir_core.errors import ModelUnavailable
+from weir_core.wire.engine import EngineConfig
 from weir_engine.transfer import RETRY_DELAYS_S, Interrupted, check_room, progress, retry
 
 TINY = {"name": "tiny", "source": {"uri": "tiny://"}}
@@ -71,6 +72,20 @@ def test_serve_says_that_the_weights_are_missing(run_dir: Path) -> None:
     assert done.returncode == 1
     assert "tiny://: nothing at" in done.stderr
     assert "run `weir-engine fetch` first" in done.stderr
+
+
+def test_serve_says_where_the_code_of_a_mounted_model_is_missing(run_dir: Path) -> None:
+    config = {
+        "name": "x",
+        "source": {"uri": "pvc://claim"},
+        "args": ["--trust-remote-code"],
+    }
+    model = Path(EngineConfig.model_validate(config).directories(str(run_dir / "models"))[0].path)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"auto_map": {"AutoConfig": "org/code--module.Config"}}')
+    done = weir_engine("serve", run_dir, config)
+    assert done.returncode == 1
+    assert "code is in another repository, org/code, which is not here; copy its" in done.stderr
 
 
 def test_serve_leaves_a_living_engine_alone(run_dir: Path) -> None:

@@ -44,7 +44,17 @@ SHARDED = {
     "model-2.safetensors": b"two",
     "model.safetensors": b"both",
 }
-REPOSITORIES = {"org/model": MODEL, "org/adapters": ADAPTERS, "org/sharded": SHARDED}
+CODED = {
+    "config.json": b'{"auto_map": {"AutoConfig": "org/code--module.Config"}}',
+    "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["org/code--tokens.Slow", null]}}',
+    "processor_config.json": b'{"auto_map": {"AutoProcessor": "module.Own"}}',
+    "model.safetensors": b"weights",
+}
+CODE = {"module.py": b"class Config: ...", "tokens.py": b"", "model.safetensors": b"others"}
+REPOSITORIES = {
+    **{"org/model": MODEL, "org/adapters": ADAPTERS, "org/sharded": SHARDED},
+    **{"org/coded": CODED, "org/code": CODE},
+}
 
 
 def run(hub: Hub, directory: Path, uri: str = "hf://org/model", load_format: str = "auto") -> Path:
@@ -101,19 +111,25 @@ def test_a_second_fetch_asks_for_nothing_and_the_first_leaves_only_the_model(
 ) -> None:
     hub = Hub(REPOSITORIES)
     source = Source(uri="hf://org/adapters/fr")
-    with serving(hub) as url:
-        environment = {
-            "WEIR_ENGINE_CONFIG": EngineConfig(name="m", source=source).model_dump_json(),
-            "WEIR_MODEL_DIR": str(tmp_path),
-            "HF_ENDPOINT": url,
-        }
-        fetch(environment)
-        asked = len(hub.asked)
-        fetch(environment)
+    config = EngineConfig(name="m", source=source)
+    fetch_all(hub, tmp_path, config)
+    asked = len(hub.asked)
+    fetch_all(hub, tmp_path, config)
     home = Path(local_path(source, str(tmp_path)))
     assert len(hub.asked) == asked
     assert found(home)["adapter_model.safetensors"] == b"french"
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [home.name]
+
+
+def fetch_all(hub: Hub, models: Path, config: EngineConfig) -> None:
+    with serving(hub) as url:
+        fetch(
+            {
+                "WEIR_ENGINE_CONFIG": config.model_dump_json(),
+                "WEIR_MODEL_DIR": str(models),
+                "HF_ENDPOINT": url,
+            }
+        )
 
 
 def test_brings_what_the_engines_arguments_name(tmp_path: Path) -> None:
@@ -122,17 +138,29 @@ def test_brings_what_the_engines_arguments_name(tmp_path: Path) -> None:
         source=Source(uri="pvc://claim/m"),
         args=("--tokenizer=org/model", "--spec-model=hf://org/adapters/sql"),
     )
-    with serving(Hub(REPOSITORIES)) as url:
-        fetch(
-            {
-                "WEIR_ENGINE_CONFIG": config.model_dump_json(),
-                "WEIR_MODEL_DIR": str(tmp_path),
-                "HF_ENDPOINT": url,
-            }
-        )
+    fetch_all(Hub(REPOSITORIES), tmp_path, config)
     _, tokenizer, draft = (Path(one.path) for one in config.directories(str(tmp_path)))
     assert set(found(tokenizer)) == set(NEEDED) - {"model.safetensors"}
     assert found(draft)["adapter_model.safetensors"] == b"sql"
+
+
+@pytest.mark.parametrize(
+    ("args", "want"),
+    [
+        pytest.param(("--trust-remote-code",), {"module.py", "tokens.py"}, id="trusted"),
+        pytest.param(("--trust-remote-code", "--no-trust-remote-code"), set(), id="not trusted"),
+        pytest.param((), set(), id="not mentioned"),
+    ],
+)
+def test_brings_the_code_of_another_repository_if_it_is_trusted(
+    tmp_path: Path, args: tuple[str, ...], want: set[str]
+) -> None:
+    config = EngineConfig(name="m", source=Source(uri="hf://org/coded"), args=args)
+    first, second = Hub(REPOSITORIES), Hub(REPOSITORIES)
+    fetch_all(first, tmp_path, config)
+    fetch_all(second, tmp_path, config)
+    assert {path.name for path in (tmp_path / "hub-cache").rglob("*.py")} == want
+    assert second.asked == []
 
 
 def test_goes_on_after_the_files_that_an_interrupted_download_brought(tmp_path: Path) -> None:
