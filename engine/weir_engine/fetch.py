@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -25,11 +26,14 @@ from weir_core.wire.engine import Location, locate
 from weir_engine import settings
 from weir_engine.launch import load_format_of
 from weir_engine.remote_code import cached, code_repositories, code_revision
-from weir_engine.repository_files import NO_WEIGHTS
+from weir_engine.repository_files import CHOICE, NO_WEIGHTS
 from weir_engine.transfer import retry, say, size_of
 
 LOCK_LIMIT_S: Final = 2 * 3600.0
 """Longest wait for another process that fetches the same weights."""
+
+CHOICES_FILE: Final = ".weir-fetched.json"
+"""Names the rules by which the files beside it were chosen, each with a load format."""
 
 Download = Callable[[Location, Path, Mapping[str, str]], Path]
 """Bring what a location holds into a directory, which may have some of it already; return the
@@ -67,11 +71,11 @@ def _fetch_one(
             from weir_engine import hub
 
             download = partial(hub.download, load_format=load_format)
-            _download(source.uri, directory, download, environment)
+            _download(source.uri, directory, download, environment, f"{CHOICE}:{load_format}")
         case "s3" | "gs" | "az":
             from weir_engine import bucket
 
-            _download(source.uri, directory, bucket.download, environment)
+            _download(source.uri, directory, bucket.download, environment, "")
         case _:
             say(f"{source.uri}: mounted at {directory}, nothing to fetch")
 
@@ -98,23 +102,62 @@ def _fetch_code(
 
 
 def _download(
-    uri: str, directory: Path, download: Download, environment: Mapping[str, str]
+    uri: str, directory: Path, download: Download, environment: Mapping[str, str], choice: str
 ) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(directory):
-        if directory.is_dir():
+        choices = _choices(directory)
+        if not directory.is_dir():
+            _bring(uri, directory, download, environment, [choice] if choice else [])
+        elif not choice or choice in choices:
             say(f"{uri}: found at {directory}")
-            return
-        unfinished = directory.with_name(directory.name + ".partial")
-        unfinished.mkdir(exist_ok=True)
-        started = time.monotonic()
-        location = locate(Source(uri=uri))
-        model = retry(uri, lambda: download(location, unfinished, environment))
-        os.rename(model, directory)
-        # What lies around a folder of a repository.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        took = time.monotonic() - started
-        say(f"{uri}: {size_of(directory) / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+        else:
+            say(f"{uri}: found at {directory}, fetched by another rule; fetching what is missing")
+            try:
+                _bring(uri, directory, download, environment, [*choices, choice])
+            except ModelUnavailable as error:
+                say(f"{error}; going on with what is there")
+
+
+def _bring(
+    uri: str,
+    directory: Path,
+    download: Download,
+    environment: Mapping[str, str],
+    choices: Sequence[str],
+) -> None:
+    """Download beside the directory, beginning with what it holds, and put it in its place."""
+    location = locate(Source(uri=uri))
+    unfinished = directory.with_name(directory.name + ".partial")
+    unfinished.mkdir(exist_ok=True)
+    if directory.is_dir():
+        # A file that changes is a new one, so an engine keeps those that it has open.
+        shutil.rmtree(unfinished)
+        shutil.copytree(directory, unfinished / location.path, copy_function=os.link)
+    started = time.monotonic()
+    model = retry(uri, lambda: download(location, unfinished, environment))
+    if choices:
+        written = model / CHOICES_FILE
+        written.unlink(missing_ok=True)
+        written.write_text(json.dumps(choices))
+    replaced = directory.with_name(directory.name + ".replaced")
+    if directory.is_dir():
+        os.rename(directory, replaced)
+    os.rename(model, directory)
+    shutil.rmtree(replaced, ignore_errors=True)
+    # What lies around a folder of a repository.
+    shutil.rmtree(unfinished, ignore_errors=True)
+    took = time.monotonic() - started
+    say(f"{uri}: {size_of(directory) / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+
+
+def _choices(directory: Path) -> list[str]:
+    """Return by which rules the files of a directory were chosen."""
+    try:
+        found: list[str] = json.loads((directory / CHOICES_FILE).read_text())
+    except FileNotFoundError:
+        return []
+    return found
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from fnmatch import fnmatchcase
 from posixpath import basename, dirname
 from typing import Final
 
+CHOICE: Final = 1
+"""Raise when `wanted` chooses more files than before, so that kept directories are completed."""
+
 NO_WEIGHTS: Final = "none"
 """Instead of a load format: a tokenizer or a configuration is wanted, and no weights."""
 

@@ -6,6 +6,7 @@ only child is vLLM: signals, exit codes and memory limits of the container are v
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
-from weir_core.errors import MachineUnfit, ModelUnavailable
-from weir_core.wire.engine import MOUNTED, EngineConfig, locate
+from weir_core.errors import InvalidSpec, MachineUnfit, ModelUnavailable
+from weir_core.wire.engine import MOUNTED, EngineConfig, local_path, locate
 from weir_engine import launch, machine, settings
 from weir_engine.first_process import listens
 from weir_engine.launch import Paths
@@ -32,6 +33,7 @@ def serve(environment: Mapping[str, str]) -> None:
     here = machine.detect()
     arguments = launch.serve_arguments(config, here, paths)
     _find_weights(config, paths)
+    _refuse_draft(config, paths)
     if not {"HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME"} & environment.keys():
         _find_code(config, paths)
     _prepare(paths)
@@ -59,6 +61,25 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
             mounted = locate(source).scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
+
+
+def _refuse_draft(config: EngineConfig, paths: Paths) -> None:
+    """Refuse a draft model in the place of the model: vLLM would look for that on the hub.
+
+    Raises:
+        InvalidSpec: The source is the draft of another model.
+    """
+    try:
+        path = Path(local_path(config.source, paths.model_dir), "config.json")
+        verifier = json.loads(path.read_text())["speculators_config"]["verifier"]["name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Like most models, it is no draft; a configuration that cannot be read is vLLM's to name.
+        return
+    raise InvalidSpec(
+        "spec.model.source.uri",
+        f"{config.source.uri} is a draft model of {verifier}; write hf://{verifier} here, and "
+        f"--spec-model={config.source.uri} in spec.engine.args",
+    )
 
 
 def _find_code(config: EngineConfig, paths: Paths) -> None:

@@ -88,6 +88,18 @@ def test_serve_says_where_the_code_of_a_mounted_model_is_missing(run_dir: Path) 
     assert "code is in another repository, org/code, which is not here; copy its" in done.stderr
 
 
+def test_serve_refuses_a_draft_in_the_place_of_the_model(run_dir: Path) -> None:
+    config = {"name": "x", "source": {"uri": "hf://org/draft"}}
+    model = Path(EngineConfig.model_validate(config).directories(str(run_dir / "models"))[0].path)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(
+        '{"speculators_config": {"verifier": {"name_or_path": "org/big"}}}'
+    )
+    done = weir_engine("serve", run_dir, config)
+    assert done.returncode == 2
+    assert "hf://org/draft is a draft model of org/big; write hf://org/big here" in done.stderr
+
+
 def test_serve_leaves_a_living_engine_alone(run_dir: Path) -> None:
     (run_dir / "models/tiny").mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as living:

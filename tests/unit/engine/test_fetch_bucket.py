@@ -17,7 +17,7 @@ from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import EngineConfig, local_path, locate
 from weir_engine import bucket
 from weir_engine.bucket import CREDENTIALS, download
-from weir_engine.fetch import fetch
+from weir_engine.fetch import CHOICES_FILE, fetch
 from weir_engine.transfer import Interrupted
 
 SOURCE = Source(uri="s3://weights/llama/8b")
@@ -160,7 +160,7 @@ def found(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != CHOICES_FILE
     }
 
 

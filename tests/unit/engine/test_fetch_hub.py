@@ -15,7 +15,7 @@ from tests.unit.engine.local_hub import Hub
 from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import EngineConfig, local_path, locate
-from weir_engine.fetch import fetch
+from weir_engine.fetch import CHOICES_FILE, fetch
 from weir_engine.hub import download
 from weir_engine.transfer import Interrupted
 
@@ -63,6 +63,10 @@ def run(hub: Hub, directory: Path, uri: str = "hf://org/model", load_format: str
         return download(
             locate(Source(uri=uri)), directory, {"HF_ENDPOINT": url}, load_format=load_format
         )
+
+
+def model_files(directory: Path) -> set[str]:
+    return set(found(directory)) - {CHOICES_FILE}
 
 
 def found(directory: Path) -> dict[str, bytes]:
@@ -140,7 +144,7 @@ def test_brings_what_the_engines_arguments_name(tmp_path: Path) -> None:
     )
     fetch_all(Hub(REPOSITORIES), tmp_path, config)
     _, tokenizer, draft = (Path(one.path) for one in config.directories(str(tmp_path)))
-    assert set(found(tokenizer)) == set(NEEDED) - {"model.safetensors"}
+    assert model_files(tokenizer) == set(NEEDED) - {"model.safetensors"}
     assert found(draft)["adapter_model.safetensors"] == b"sql"
 
 
@@ -161,6 +165,35 @@ def test_brings_the_code_of_another_repository_if_it_is_trusted(
     fetch_all(second, tmp_path, config)
     assert {path.name for path in (tmp_path / "hub-cache").rglob("*.py")} == want
     assert second.asked == []
+
+
+def test_what_an_older_rule_chose_is_completed(tmp_path: Path) -> None:
+    config = EngineConfig(name="m", source=Source(uri="hf://org/model"))
+    home = Path(local_path(config.source, str(tmp_path)))
+    home.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (home / name).write_bytes(MODEL[name])
+    gone = Hub(REPOSITORIES, {"/api/models": (404, "RepoNotFound")})
+    fetch_all(gone, tmp_path, config)
+    assert set(found(home)) == {"config.json", "model.safetensors"}
+    fetch_all(Hub(REPOSITORIES), tmp_path, config)
+    assert model_files(home) == set(NEEDED)
+    again = Hub(REPOSITORIES)
+    fetch_all(again, tmp_path, config)
+    assert again.asked == []
+
+
+def test_another_load_format_brings_its_weights_beside_the_others(tmp_path: Path) -> None:
+    config = EngineConfig(name="m", source=Source(uri="hf://org/model"))
+    pickled = config.model_copy(update={"args": ("--load-format", "npcache")})
+    home = Path(local_path(config.source, str(tmp_path)))
+    fetch_all(Hub(REPOSITORIES), tmp_path, config)
+    fetch_all(Hub(REPOSITORIES), tmp_path, pickled)
+    assert set(found(home)) >= {"model.safetensors", "pytorch_model.bin"}
+    again = Hub(REPOSITORIES)
+    for one in (config, pickled):
+        fetch_all(again, tmp_path, one)
+    assert again.asked == []
 
 
 def test_goes_on_after_the_files_that_an_interrupted_download_brought(tmp_path: Path) -> None:
