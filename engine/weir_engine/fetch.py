@@ -115,7 +115,7 @@ def _download(
             say(f"{uri}: found at {directory}, fetched by another rule; fetching what is missing")
             try:
                 _bring(uri, directory, download, environment, [*choices, choice])
-            except ModelUnavailable as error:
+            except (ModelUnavailable, OSError) as error:
                 say(f"{error}; going on with what is there")
 
 

@@ -101,6 +101,9 @@ def _client_errors(location: Location) -> Iterator[None]:
 def _download(location: Location, directory: Path, endpoint: str | None, load_format: str) -> Path:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
+    # The client begins a file anew, so what a killed one left of it would only take the room.
+    for stale in directory.rglob("*.incomplete"):
+        stale.unlink()
     model = HfApi(endpoint=endpoint).model_info(
         location.place, revision=location.revision, files_metadata=True, timeout=TIMEOUT_S
     )

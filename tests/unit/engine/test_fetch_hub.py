@@ -205,6 +205,15 @@ def test_goes_on_after_the_files_that_an_interrupted_download_brought(tmp_path: 
     assert again.files_sent() == ["model.safetensors"]
 
 
+def test_what_a_killed_download_left_of_a_file_takes_no_room(tmp_path: Path) -> None:
+    half = tmp_path / "model/.cache/huggingface/download/half.incomplete"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    with pytest.raises(Interrupted):
+        run(Hub(REPOSITORIES, {"/resolve/": (404, "EntryNotFound")}), tmp_path / "model")
+    assert not half.exists()
+
+
 def test_what_there_is_is_not_taken_for_the_whole_when_the_hub_fails(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_bytes(MODEL["config.json"])
