@@ -88,7 +88,7 @@ def _values(args: Sequence[str]) -> Iterator[_Value]:
         flag = head.replace("_", "-") + dot + rest.replace("-", "_")
         if equals:
             yield _Value(index, flag, text)
-        elif index + 1 < len(args):
+        elif index + 1 < len(args) and not args[index + 1].startswith("-"):
             yield _Value(index + 1, flag, args[index + 1])
 
 

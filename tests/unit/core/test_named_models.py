@@ -58,6 +58,7 @@ def test_a_repository_that_an_argument_names_is_fetched(
         pytest.param(["-sc", draft(method="custom_class", model="a.b.C")], id="class"),
         pytest.param(["--tokenizer-mode=mistral", "--seed", "1"], id="other flags"),
         pytest.param(["--tokenizer"], id="no value"),
+        pytest.param(["--tokenizer", "--seed=1"], id="a flag in the place of the value"),
     ],
 )
 def test_what_names_no_repository_stays(args: list[str]) -> None:

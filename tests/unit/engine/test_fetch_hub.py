@@ -271,7 +271,9 @@ def test_a_hub_that_is_not_there_is_tried_again_later(tmp_path: Path) -> None:
 def fetched_with(home: Path, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `weir-engine fetch` in an environment of its own; the hub's client reads it at import."""
     config = EngineConfig(name="m", source=Source(uri="hf://org/model"))
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith("HF_")}
+    inherited = {
+        name: text for name, text in os.environ.items() if not name.startswith(("HF_", "HUGGING"))
+    }
     return subprocess.run(
         [sys.executable, "-m", "weir_engine", "fetch"],
         env=inherited
@@ -281,18 +283,35 @@ def fetched_with(home: Path, url: str, **environment: str) -> subprocess.Complet
     )  # fmt: skip
 
 
+def shown_tokens(hub: Hub) -> set[str | None]:
+    return {one.headers.get("authorization") for one in hub.asked if "org/model" in one.path}
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_shows_the_token_under_each_of_its_names_and_never_tells_it(
+    tmp_path: Path,
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv(variable, "hf_secret")
+    hub = Hub(REPOSITORIES)
+    fetch_all(hub, tmp_path, EngineConfig(name="m", source=Source(uri="hf://org/model")))
+    assert shown_tokens(hub) == {"Bearer hf_secret"}
+    assert "hf_secret" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("variable", "value", "want"),
     [
-        pytest.param("HF_TOKEN", "hf_secret", id="HF_TOKEN"),
-        pytest.param("HUGGING_FACE_HUB_TOKEN", "hf_secret", id="HUGGING_FACE_HUB_TOKEN"),
-        pytest.param("HF_TOKEN_PATH", "{home}/mounted", id="HF_TOKEN_PATH"),
-        pytest.param("HF_HOME", "{home}/hf", id="token file"),
-        pytest.param("LANG", "C", id="none"),
+        pytest.param("HF_TOKEN_PATH", "{home}/mounted", "Bearer hf_secret", id="HF_TOKEN_PATH"),
+        pytest.param("HF_HOME", "{home}/hf", "Bearer hf_secret", id="token file"),
+        pytest.param("HF_HOME", "{home}/other", None, id="no token"),
     ],
 )
-def test_shows_the_token_under_each_of_its_names_and_never_tells_it(
-    tmp_path: Path, variable: str, value: str
+def test_shows_the_token_of_a_file(
+    tmp_path: Path, variable: str, value: str, want: str | None
 ) -> None:
     (tmp_path / "mounted").write_text("hf_secret\n")
     (tmp_path / "hf").mkdir()
@@ -301,9 +320,7 @@ def test_shows_the_token_under_each_of_its_names_and_never_tells_it(
     with serving(hub) as url:
         done = fetched_with(tmp_path, url, **{variable: value.format(home=tmp_path)})
     assert done.returncode == 0, done.stderr
-    want = None if variable == "LANG" else "Bearer hf_secret"
-    shown = {one.headers.get("authorization") for one in hub.asked if "org/model" in one.path}
-    assert shown == {want}
+    assert shown_tokens(hub) == {want}
     assert "hf_secret" not in done.stderr
 
 
