@@ -126,7 +126,8 @@ def _secrets(config: EngineConfig) -> list[str]:
     fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
     first: dict[str, tuple[str, str]] = {}
     names = []
-    for field, source in zip(fields, config.sources, strict=True):
+    # The sources behind these are named by engine.args, without a Secret of their own.
+    for field, source in zip(fields, config.sources, strict=False):
         if source.secret_ref is None or not fetches(source):
             continue
         scheme, name = locate(source).scheme, source.secret_ref.name

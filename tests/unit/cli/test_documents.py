@@ -87,9 +87,10 @@ def test_the_examples_work_together() -> None:
         pytest.param(
             SERVICE.replace("tiny://", "ftp://x"),
             "weir.yaml: document 1 (InferenceService chat): spec.model.source.uri: 'ftp://x' does "
-            "not fit. Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
-            "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the "
-            "node), or tiny:// for a small generated model that needs no download",
+            "not fit. Where the weights are: hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, "
+            "gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, oci://IMAGE (mounted as an "
+            "image volume), file:///PATH (on the node), or tiny:// for a small generated model "
+            "that needs no download",
             id="a source that nothing can read",
         ),
         pytest.param(
