@@ -9,6 +9,7 @@ that Ctrl-C in the terminal reaches only `weir up`, which then ends the children
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ EXIT_UNUSABLE = 2
 TAIL_LINES = 15
 TAIL_BYTES = 64 * 1024
 STARTUP_POLL_S = 0.5
+OWN_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What a probe that cannot begin fails with; it says nothing of the process."""
 UNHEALTHY_GRACE_S = 10.0
 """How long a process that fails its liveness probe gets between SIGTERM and SIGKILL."""
 
@@ -251,9 +254,9 @@ class Child:
         failures = 0
         while failures < probe.failure_threshold:
             await asyncio.sleep(probe.period_s)
-            failures = (
-                0 if await succeeds(self._around.http, self._address, probe) else failures + 1
-            )
+            answer = await ask(self._around.http, self._address, probe)
+            if answer is not None:
+                failures = 0 if answer else failures + 1
 
     def _report_crash(self, code: int, wait_s: float) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
@@ -279,11 +282,18 @@ def _program(argv: Sequence[str]) -> str:
 
 async def succeeds(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool:
     """Tell whether the probe succeeds now."""
+    return await ask(http, address, probe) is True
+
+
+async def ask(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool | None:
+    """Return whether the probe succeeds now, or None where this process has no room to ask."""
     limit = aiohttp.ClientTimeout(total=probe.timeout_s)
     try:
         async with http.get(f"http://{address}:{probe.port}{probe.path}", timeout=limit) as answer:
             return answer.status < 400
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except OSError as error:
+        return None if error.errno in OWN_SHORTAGE else False
+    except (aiohttp.ClientError, TimeoutError):
         return False
 
 

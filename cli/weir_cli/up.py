@@ -24,6 +24,7 @@ import aiohttp
 
 from weir_cli import logs, machine, policies, records, show
 from weir_cli.child import Child, Surroundings, succeeds
+from weir_cli.deliveries import Deliveries
 from weir_cli.display import Display, Row
 from weir_cli.documents import Documents
 from weir_cli.edits import Edit, Edits
@@ -72,7 +73,7 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
             options.files,
             lambda: read(options.files, options.replicas),
             documents,
-            {(plan.namespace, plan.name): plan.policies for plan in plans},
+            {plan.object: plan.policies for plan in plans},
             options.host,
         )
         with machine.private_dir(scratch):
@@ -135,6 +136,7 @@ class _Session:
     ) -> None:
         self._plans = plans
         self._edits = edits
+        self._deliveries = Deliveries()
         self._instance = instance
         self._scratch = machine.scratch_path(instance.directory)
         self._options = options
@@ -181,11 +183,18 @@ class _Session:
 
     async def _follow_edits(self) -> None:
         """Apply edits of the files, for ever."""
+        for path in self._options.files:
+            if path.exists() and not path.is_file():
+                self._display.notice(f"{path} is no regular file, so no edit can be followed")
+                return
         while True:
             await asyncio.sleep(EDITS_EVERY_S)
-            edit = self._edits.next()
+            # In a thread, for a file may be large and its disk slow.
+            edit = await asyncio.to_thread(self._edits.look)
             if edit is not None:
                 self._apply(edit)
+            for notice in self._deliveries.attempt():
+                self._display.notice(notice)
 
     async def _announce_when_ready(self, http: aiohttp.ClientSession) -> None:
         """Say once that everything serves."""
@@ -217,18 +226,15 @@ class _Session:
                 self._display.notice(f"  {note}")
 
     def _apply(self, edit: Edit) -> None:
-        """Give every sidecar and gateway what is new for it; say what there is to say."""
-        for plan in self._plans:
-            document = edit.fresh.get((plan.namespace, plan.name))
-            if document is None:
-                continue
-            for path in plan.policies_files:
-                try:
-                    replace_file(path, document.encode().decode())
-                except OSError as error:  # no reason to end what serves
-                    self._display.notice(f"the edit did not reach {path.parent.name}: {error}")
+        """Say what there is to say, and begin to tell every sidecar what is new for it."""
         for notice in edit.notices:
             self._display.notice(notice)
+        for plan in self._plans:
+            document = edit.fresh.get(plan.object)
+            if document is not None:
+                done = f"applied what changed; {policies.callers(document)}"
+                text = document.encode().decode()
+                self._deliveries.add(plan.object, text, plan.policies_files, done)
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
         """Start the replicas of a service; make its gateway."""
@@ -305,7 +311,7 @@ class _Session:
                 f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
                 f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
             )
-            self._display.notice(f"  {policies.callers(served.plan.policies)}")
+            self._display.notice(f"  {policies.callers(self._edits.told(served.plan.object))}")
             self._display.notice(curl(served.plan))
 
     def _record(self) -> InstanceRecord:

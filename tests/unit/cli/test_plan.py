@@ -129,3 +129,11 @@ def test_the_gateway_listens_where_the_curl_asks_for_the_model(
     assert gateway.env["WEIR_GRACE_PERIOD_S"] == "60"
     assert gateway.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
     assert '"model": "one-model"' in curl(plan)
+
+
+def test_a_gateway_that_hangs_is_noticed_as_soon_as_a_sidecar_that_does(tmp_path: Path) -> None:
+    (plan,) = planned(documents(tmp_path, ("one", CPU)))
+    sidecar, liveness = plan.replicas[0].processes[0], gateway_process(plan, 60.0).liveness
+    assert liveness is not None
+    assert sidecar.liveness is not None
+    assert liveness == replace(sidecar.liveness, port=plan.port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ import aiohttp
 import pytest
 
 from weir_cli import leash
-from weir_cli.child import Surroundings
+from weir_cli.child import Surroundings, ask
 from weir_cli.pods import Probe, ProcessPlan, ReplicaPlan, Role
 from weir_cli.records import is_alive, started_ticks
 from weir_cli.replica import Phase, Replica
@@ -33,6 +34,7 @@ def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
 def pod(folder: Path) -> ReplicaPlan:
     """Return a pod like the operator's: fetch, sidecar, engine with a preStop."""
     up = Probe("/healthz", 8001, period_s=0.1, timeout_s=1, failure_threshold=100)
+    alive = Probe("/healthz", 8001, period_s=0.1, timeout_s=2, failure_threshold=3)
     drain = (sys.executable, "-S", str(STUB), "drain", str(folder))
     return ReplicaPlan(
         name="chat-1",
@@ -41,7 +43,7 @@ def pod(folder: Path) -> ReplicaPlan:
         address=ADDRESS,
         processes=(
             process(folder, "model", "init"),
-            process(folder, "sidecar", "sidecar", startup=up),
+            process(folder, "sidecar", "sidecar", startup=up, liveness=alive),
             process(folder, "engine", "main", pre_stop=drain),
         ),
         grace_period_s=5.0,
@@ -122,6 +124,37 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
     assert record.processes[1] != engine
     assert "chat-1/engine killed by SIGKILL; starting it again in 1 s" in started.told[0]
     await started.end()
+
+
+async def test_a_sidecar_that_hangs_is_started_again_while_the_engine_stays(
+    started: Started,
+) -> None:
+    started.replica.start()
+    await started.until_ready()
+    sidecar, engine = started.replica.record.processes
+    (started.folder / "hang").touch()
+    await started.until(lambda: len(started.told) == 1, "noticed")
+    assert started.told == ["chat-1/sidecar: does not answer its liveness probe; ending it"]
+    (started.folder / "hang").unlink()
+    await started.until(lambda: started.replica.record.restarts == 1, "started again")
+    await started.until_ready()
+    assert not is_alive(sidecar)
+    assert is_alive(engine)
+    await started.end()
+
+
+async def test_a_probe_without_a_file_left_to_ask_with_says_nothing_of_the_process(
+    started: Started,
+) -> None:
+    probe = Probe("/healthz", 8001, period_s=1, timeout_s=5, failure_threshold=1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with aiohttp.ClientSession() as http:
+        assert await ask(http, ADDRESS, probe) is False
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            assert await ask(http, ADDRESS, probe) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: Started) -> None:
