@@ -74,7 +74,7 @@ class Edits:
         self._host = host
         self._seen: _Look = ()
         self._read: _Look = ()
-        self._refused = False
+        self._complained = False
 
     def told(self, service: Object) -> PolicyDocument:
         """Return what the sidecars of a service are to be told."""
@@ -108,19 +108,15 @@ class Edits:
         try:
             edit = self._edit()
         except InvalidSpec as error:
-            return self._refusal(str(error))
+            edit = Edit((f"not applied: {error}; {_STAYS}",))
         except Exception as error:  # nothing in a file may end what serves
             # Without its message, which may quote a secret.
-            kind = type(error).__name__
-            return self._refusal(f"{kind} while they were read; `weir render` shows where")
-        healed, self._refused = self._refused, False
-        if healed and edit == Edit():
-            return Edit(("the files can be read again, and hold nothing new",))
+            why = f"{type(error).__name__} while they were read; `weir render` shows where"
+            edit = Edit((f"not applied: {why}; {_STAYS}",))
+        complained, self._complained = self._complained, bool(edit.notices)
+        if complained and edit == Edit():
+            return Edit(("the files hold what is applied",))
         return edit
-
-    def _refusal(self, why: str) -> Edit:
-        self._refused = True
-        return Edit((f"not applied: {why}; {_STAYS}",))
 
     def _edit(self) -> Edit:
         """Compare the files with what is told.
@@ -153,7 +149,7 @@ class Edits:
                 yield (
                     f"{each[1]}: not applied: it has no tenants left, so everybody who reaches "
                     f"{self._host} could use it; declare an InferenceTenant, set "
-                    f"spec.admission.anonymousClass, or start it again to open it; {_STAYS}"
+                    f"spec.admission.anonymousClass, or start `weir up` again; {_STAYS}"
                 )
             elif document != before:
                 fresh[each] = document

@@ -41,6 +41,8 @@ def documents_of(path: Path) -> list[Any]:
         return list(yaml.load_all(_contents(path), Loader=_Loader))
     except RecursionError:
         raise InvalidSpec(str(path), f"is nested more than {DEEPEST} levels deep") from None
+    except yaml.constructor.ConstructorError as error:
+        raise InvalidSpec(str(path), yaml_complaint(error)) from None
     except yaml.YAMLError as error:
         raise InvalidSpec(str(path), f"is not YAML: {yaml_complaint(error)}") from error
 

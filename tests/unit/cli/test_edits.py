@@ -199,7 +199,7 @@ def test_a_file_that_is_another_thing_now_is_said_once_and_heals(
     if running.path.is_dir():
         running.path.rmdir()
     running.path.unlink(missing_ok=True)
-    assert running.edit(*CLOSED).notices == ("the files can be read again, and hold nothing new",)
+    assert running.edit(*CLOSED).notices == ("the files hold what is applied",)
     assert running.edit(*CLOSED, GOLD).fresh == {CHAT: running.told}
 
 
@@ -373,6 +373,21 @@ def test_a_key_is_revoked_in_a_service_that_was_renamed_in_the_same_edit(run: Ru
         "chat: is no longer in the files and serves on",
     ]
     assert running.told.tenants[0].key_hashes == ("f" * 64,)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param(["{"], id="no YAML"),
+        pytest.param([SERVICE, TENANT], id="a Secret that is missing"),
+        pytest.param([*CLOSED, "---\n", SERVICE.replace("chat", "talk")], id="a second service"),
+    ],
+)
+def test_an_edit_that_is_undone_is_said_to_be_well(run: Run, parts: list[str]) -> None:
+    running = run(*CLOSED)
+    assert running.edit(*parts).notices
+    assert running.edit(*CLOSED) == Edit(("the files hold what is applied",))
+    assert running.edit(*CLOSED, "# more\n") == Edit()
 
 
 def test_a_file_is_refused_as_it_would_be_at_the_start(run: Run) -> None:
