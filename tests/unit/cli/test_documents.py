@@ -210,7 +210,7 @@ def test_reads_a_pipe_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", ["binary", "set", "omap", "timestamp", "python/name:os.system"])
 def test_refuses_types_that_json_lacks(tag: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSpec, match="weir[.]yaml: line 6, column 12"):
+    with pytest.raises(InvalidSpec, match=r"weir\.yaml: line 6, column 12"):
         load([written(tmp_path, SERVICE + f"  routing: !!{tag} x\n")])
 
 
