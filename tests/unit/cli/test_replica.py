@@ -23,6 +23,7 @@ from weir_cli.replica import Phase, Replica
 
 STUB: Final = Path(__file__).with_name("stub_pod.py")
 ADDRESS: Final = "127.0.2.1"
+ALIVE: Final = Probe("/healthz", 8001, period_s=0.1, timeout_s=3, failure_threshold=2)
 
 
 def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
@@ -31,10 +32,9 @@ def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
     return ProcessPlan(name=name, role=role, argv=argv, env={}, **more)  # type: ignore[arg-type]
 
 
-def pod(folder: Path) -> ReplicaPlan:
+def pod(folder: Path, liveness: Probe | None) -> ReplicaPlan:
     """Return a pod like the operator's: fetch, sidecar, engine with a preStop."""
     up = Probe("/healthz", 8001, period_s=0.1, timeout_s=1, failure_threshold=100)
-    alive = Probe("/healthz", 8001, period_s=0.1, timeout_s=2, failure_threshold=3)
     drain = (sys.executable, "-S", str(STUB), "drain", str(folder))
     return ReplicaPlan(
         name="chat-1",
@@ -43,7 +43,7 @@ def pod(folder: Path) -> ReplicaPlan:
         address=ADDRESS,
         processes=(
             process(folder, "model", "init"),
-            process(folder, "sidecar", "sidecar", startup=up, liveness=alive),
+            process(folder, "sidecar", "sidecar", startup=up, liveness=liveness),
             process(folder, "engine", "main", pre_stop=drain),
         ),
         grace_period_s=5.0,
@@ -78,14 +78,17 @@ class Started:
 
 
 @pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[Started]:
-    """Return a replica that is not started yet; whatever it runs is killed at the end."""
+async def started(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Started]:
+    """Return a replica that is not started yet; whatever it runs is killed at the end.
+
+    Its sidecar has the liveness probe that a test gives as the parameter, or none.
+    """
     told: list[str] = []
     logs = tmp_path / "logs"
     logs.mkdir()
     async with aiohttp.ClientSession() as http:
         around = Surroundings(http, logs, os.environ, told.append)
-        replica = Replica(pod(tmp_path), tmp_path, around)
+        replica = Replica(pod(tmp_path, getattr(request, "param", None)), tmp_path, around)
         yield Started(replica, tmp_path, told)
         replica.kill()
         await replica.end(time.monotonic())
@@ -126,6 +129,7 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
     await started.end()
 
 
+@pytest.mark.parametrize("started", [ALIVE], indirect=True)
 async def test_a_sidecar_that_hangs_is_started_again_while_the_engine_stays(
     started: Started,
 ) -> None:
