@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
+from weir_core.api import reading
 from weir_core.api.base import Model
+from weir_core.errors import InvalidSpec
 
 Resource = TypeVar("Resource", bound=Model)
 Manifest = Mapping[str, Any]
@@ -64,24 +64,11 @@ def name_of(manifest: Manifest) -> str:
 def read(manifest: Manifest, kind: type[Resource], reason: Reason) -> Resource | Problem:
     """Return the typed resource in `manifest`, or the first thing that is wrong with it."""
     try:
-        return kind.model_validate({key: manifest[key] for key in manifest if key != "status"})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown field; check its spelling, or take it out"
-        if first["type"] == "string_pattern_mismatch" and first["loc"][-1] == "maxQueueWait":
-            message = "is not a duration; write it like 30s, 5m or 250ms"
-        return Problem(reason, kind.__name__, name_of(manifest), _path(first["loc"]), message)
+        return reading.read(kind, {key: manifest[key] for key in manifest if key != "status"})
+    except InvalidSpec as error:
+        return Problem(reason, kind.__name__, name_of(manifest), error.field, error.message)
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names for a sentence."""
     return ", ".join(sorted(names)) or "none"
-
-
-def _path(location: Iterable[int | str]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")

@@ -19,15 +19,6 @@ LOCKED_DOWN = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-RESERVED_ENV = frozenset(
-    {
-        labels.ENV_ENGINE_CONFIG,
-        labels.ENV_RUN_DIR,
-        labels.ENV_MODEL_DIR,
-        labels.ENV_GRACE_PERIOD_S,
-    }
-)
-"""What sidecar and engine must read alike."""
 
 MODEL_LOAD_LIMIT_S = 3600
 """A model that is not loaded by then will not be; the engine is started again."""
@@ -101,6 +92,13 @@ def model_container(owner: InferenceService, config: EngineConfig, image: str) -
     return container
 
 
+def sources_of(config: EngineConfig) -> list[tuple[str, Source]]:
+    """Return every source with the field it is written in."""
+    fields = ["spec.model.source"]
+    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
+    return list(zip(fields, config.sources, strict=True))
+
+
 def _secrets(config: EngineConfig) -> list[str]:
     """Return the Secrets with the credentials of the download, each once.
 
@@ -110,11 +108,9 @@ def _secrets(config: EngineConfig) -> list[str]:
     Raises:
         InvalidSpec: Two sources of one scheme name different Secrets.
     """
-    fields = ["spec.model.source"]
-    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
     first: dict[str, tuple[str, str]] = {}
     names = []
-    for field, source in zip(fields, config.sources, strict=True):
+    for field, source in sources_of(config):
         if source.secret_ref is None or not fetches(source):
             continue
         scheme, name = locate(source).scheme, source.secret_ref.name
@@ -220,14 +216,9 @@ def _engine_config(config: EngineConfig) -> Manifest:
 
 
 def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
-    """Return a container's variables: a user's wins, but for what the contract rests on."""
+    """Return a container's variables: a user's wins; none is one that the contract rests on."""
     env = {variable["name"]: variable for variable in ours}
-    for index, variable in enumerate(theirs):
-        if variable.name in RESERVED_ENV:
-            raise InvalidSpec(
-                f"spec.engine.env[{index}].name", f"{variable.name} is set by Weir; leave it out"
-            )
-        env[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
+    env |= {each.name: each.model_dump(by_alias=True, exclude_none=True) for each in theirs}
     return list(env.values())
 
 
