@@ -87,6 +87,7 @@ class Scheduling(Model):
                 "!has(self.classShares) || self.classShares.size() == 0 || "
                 "(has(self.mode) && self.mode == 'custom')",
                 SHARES_UNUSED,
+                field=".classShares",
             ),
         )
     )

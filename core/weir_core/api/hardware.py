@@ -121,5 +121,6 @@ def parallelism_rules() -> tuple[Rule, ...]:
             f"(has(self.engine) && has(self.engine.args) && self.engine.args.exists(a, {more}))",
             "accelerator.count of each pool must be tensor x pipeline x data of engine.parallelism "
             "(each of them is 1 where nothing is written), or 0 for the CPU: write the same number",
+            field=".pools",
         ),
     )

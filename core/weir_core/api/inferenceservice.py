@@ -45,7 +45,7 @@ TO_ZERO = (
     "spec.replicas: 0 in place of spec.scaling for none"
 )
 IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
-BOUNDS = "minReplicas must not exceed maxReplicas"
+BOUNDS = "must not exceed maxReplicas; write that number or less"
 STUCK = (
     "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; write "
     "maxUnavailable: 1 where there is no spare accelerator, or leave maxSurge out"
@@ -153,7 +153,7 @@ class Scaling(Model):
 
     def _wrong(self) -> Iterator[Contradiction]:
         if self.min_replicas > self.max_replicas:
-            yield Contradiction(("minReplicas",), BOUNDS)
+            yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
         if self.min_replicas < 1:
             yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
         if self.idle_timeout is not None:

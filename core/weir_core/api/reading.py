@@ -116,8 +116,8 @@ def _words(schema: Schema, each: Any) -> str:
 
 
 def _missing(schema: Schema, each: Any) -> str:
-    about = _node(schema, each["loc"]).get("description", "")
-    return f"is missing: {about}".rstrip(": ").rstrip(".")
+    about = _node(schema, each["loc"]).get("description", "").partition(". ")[0].rstrip(".")
+    return f"is missing; write it ({about})" if about else "is missing; write it"
 
 
 def _unknown(schema: Schema, each: Any) -> str:
@@ -129,13 +129,20 @@ def _unknown(schema: Schema, each: Any) -> str:
 
 
 def _pattern(schema: Schema, each: Any) -> str:
-    rules = _node(schema, each["loc"]).get("x-kubernetes-validations", ())
-    says = [rule["message"] for rule in rules if rule["rule"].startswith("self.matches(")]
-    return f"{shown(each['input'])} {says[0] if says else each['msg']}"
+    return f"{shown(each['input'])} {_says(schema, each['loc']) or each['msg']}"
 
 
-def _no_text(_: Schema, each: Any) -> str:
-    value = each["input"]
+def _says(schema: Schema, location: Location) -> str:
+    """Return what is said of a text that is not spelt as it must be; nothing where any may be."""
+    rules = _node(schema, location).get("x-kubernetes-validations", ())
+    said = (rule["message"] for rule in rules if rule["rule"].startswith("self.matches("))
+    return next(said, "")
+
+
+def _no_text(schema: Schema, each: Any) -> str:
+    value, says = each["input"], _says(schema, each["loc"])
+    if says:
+        return f"{shown(value)} {says}"
     if isinstance(value, dict | list):
         return f"{shown(value)} is not a text"
     return f'{shown(value)} is not a text; put it in quotes: "{shown(value)}"'
@@ -160,18 +167,25 @@ def _no_object(schema: Schema, each: Any) -> str:
     return f"{shown(value)} is not an object with fields{_of(fields)}"
 
 
+def _no_list(schema: Schema, each: Any) -> str:
+    items = _inside(schema, _node(schema, each["loc"])).get("items", {})
+    first = next(iter(_inside(schema, items).get("properties", {})), "")
+    item = f"- {first}:" if first else "-"
+    return f"{shown(each['input'])} is not a list; begin each item with `{item}`"
+
+
 def _of(fields: Iterable[str]) -> str:
     names = ", ".join(fields)
     return f" ({names})" if names else ""
 
 
 def _out_of_range(each: Any, bound: str, remedy: str) -> str:
-    return f"{shown(each['input'])} is out of range; write {each['ctx'][bound]} or {remedy}"
+    return f"{shown(each['input'])} is out of range; write {each['ctx'][bound]:g} or {remedy}"
 
 
 def _one_of(_: Schema, each: Any) -> str:
     expected = str(each["ctx"]["expected"]).replace("'", "")
-    return f"{shown(each['input'])} is not one of them: write {expected}"
+    return f"{shown(each['input'])} is not known here; write {expected}"
 
 
 _WORDS: Final[Mapping[str, Callable[[Schema, Any], str]]] = {
@@ -186,7 +200,7 @@ _WORDS: Final[Mapping[str, Callable[[Schema, Any], str]]] = {
     "model_type": _no_object,
     "model_attributes_type": _no_object,
     "dict_type": lambda _, each: f"{shown(each['input'])} is not an object of names and values",
-    "tuple_type": lambda _, each: f"{shown(each['input'])} is not a list; begin each item with `-`",
+    "tuple_type": _no_list,
     "literal_error": _one_of,
     "greater_than_equal": lambda _, each: _out_of_range(each, "ge", "more"),
     "less_than_equal": lambda _, each: _out_of_range(each, "le", "less"),

@@ -35,7 +35,7 @@ def rules() -> tuple[Rule, ...]:
         ),
         Rule(
             f"{name}.size() <= {MAX_LENGTH}",
-            f"metadata.name may have at most {MAX_LENGTH} characters",
+            f"metadata.name has too many characters; write at most {MAX_LENGTH}",
         ),
     )
 
