@@ -301,7 +301,11 @@ MISTAKES: Final = [
         "a flag and its value in one",
         _args("--max-model-len 4096"),
         "spec.engine.args[0]",
-        "'--max-model-len 4096' is one word to vLLM: write two items, or --max-model-len=4096",
+        (
+            "'--max-model-len 4096' is one word to vLLM: write each word as an item of its own, or "
+            "--max-model-len=4096"
+        ),
+        server="is one word to vLLM: write each word as an item of its own, or FLAG=VALUE",
     ),
     Mistake(
         "a bare dash",

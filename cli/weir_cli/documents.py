@@ -92,7 +92,9 @@ def load(paths: Sequence[Path]) -> Documents:
             continue
         key = (document.kind, *resource_id)
         if key in seen:
-            faults.append(Fault(document.where, f"the same object as {seen[key]}; keep one"))
+            faults.append(
+                Fault(document.where, f"the same object as {seen[key]}; keep one of them")
+            )
         seen[key] = document.where
     if faults:
         raise InvalidSpec.of(faults)

@@ -50,7 +50,10 @@ class Kind:
     columns: tuple[tuple[str, str, str], ...] = ()
     scalable: bool = False
     name_rules: tuple[Rule, ...] = (
-        Rule("self.metadata.name.size() <= 63", "metadata.name has too many characters; write at most 63"),
+        Rule(
+            "self.metadata.name.size() <= 63",
+            "metadata.name has too many characters; write at most 63",
+        ),
     )
 
     @property

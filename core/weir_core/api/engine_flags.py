@@ -77,7 +77,7 @@ BARE_SAYS: Final = "is no flag: leave it out"
 NOT_A_FLAG: Final = "is no flag: begin with one, like --max-model-len=8192"
 RESERVED_SAYS: Final = "is reserved for Weir: "
 TWO_WORDS_PATTERN: Final = r"^--?[A-Za-z][^=\s]*\s"
-TWO_WORDS_SAYS: Final = "is one word to vLLM: write two items, or "
+TWO_WORDS_SAYS: Final = "is one word to vLLM: write each word as an item of its own"
 
 
 def wrong_arguments(args: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -95,8 +95,9 @@ def wrong_arguments(args: Sequence[str]) -> Iterator[tuple[int, str]]:
         elif reserved is not None:
             yield index, f"{reserved[1]} {RESERVED_SAYS}{reserved[2]}"
         elif re.search(TWO_WORDS_PATTERN, argument):
-            flag, value = argument.split(maxsplit=1) if argument.split()[1:] else (argument, "")
-            yield index, f"{argument!r} {TWO_WORDS_SAYS}{flag.strip()}={value}"
+            words = argument.split()
+            joined = f", or {'='.join(words)}" if len(words) == 2 else ""
+            yield index, f"{argument!r} {TWO_WORDS_SAYS}{joined}"
 
 
 def forbidden_flag(args: Sequence[str]) -> tuple[int, str, str] | None:
@@ -107,9 +108,9 @@ def forbidden_flag(args: Sequence[str]) -> tuple[int, str, str] | None:
     `--no-` form, values glued to a one-letter flag (`-n2`), and two words in one.
     """
     for index, argument in enumerate(args):
-        if not argument.startswith("-") or argument in BARE:
-            continue
         flag = re.split(r"[=.\s]", argument, maxsplit=1)[0].replace("_", "-")
+        if not flag.startswith("-") or flag in BARE:
+            continue
         hit = flag if flag in FORBIDDEN else _expanded(flag)
         if hit is not None:
             return index, hit, FORBIDDEN[hit]
@@ -139,8 +140,7 @@ def argument_rules() -> tuple[Rule, ...]:
         ),
         Rule(
             f"!self.matches({quoted(TWO_WORDS_PATTERN)})",
-            f"{TWO_WORDS_SAYS}FLAG=VALUE",
-            f"{quoted(TWO_WORDS_SAYS)} + self.replace(' ', '=', 1)",
+            f"{TWO_WORDS_SAYS}, or FLAG=VALUE",
         ),
     )
 

@@ -7,7 +7,8 @@ and what to write instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from weir_core.api import reading
@@ -25,6 +26,7 @@ Reason = Literal[
     "SecretMissing",
     "InvalidAdmission",
     "InvalidScheduling",
+    "UnknownField",
     "Unreadable",
 ]
 
@@ -62,11 +64,28 @@ def name_of(manifest: Manifest) -> str:
 
 
 def read(manifest: Manifest, kind: type[Resource], reason: Reason) -> Resource | Problem:
-    """Return the typed resource in `manifest`, or the first thing that is wrong with it."""
+    """Return the typed resource in `manifest`, or the first thing that is wrong with it.
+
+    Fields that this version does not know are left out: see `unheard_of`.
+    """
     try:
-        return reading.read(kind, {key: manifest[key] for key in manifest if key != "status"})
+        found: Resource = _known(manifest, kind).resource
     except InvalidSpec as error:
         return Problem(reason, kind.__name__, name_of(manifest), error.field, error.message)
+    return found
+
+
+def unheard_of(manifests: Iterable[Manifest], kind: type[Model]) -> Iterator[Problem]:
+    """Yield the fields that only a later Weir knows; of others the API server keeps none."""
+    message = "this version of Weir does not know it, so it has no effect; upgrade Weir"
+    for manifest in manifests:
+        with suppress(InvalidSpec):  # `read` tells of that
+            for path in _known(manifest, kind).unknown:
+                yield Problem("UnknownField", kind.__name__, name_of(manifest), path, message)
+
+
+def _known(manifest: Manifest, kind: type[Model]) -> reading.Known:
+    return reading.read_known(kind, {key: manifest[key] for key in manifest if key != "status"})
 
 
 def listed(names: Iterable[str]) -> str:
