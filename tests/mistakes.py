@@ -46,7 +46,8 @@ class Mistake(NamedTuple):
 
     id: str
     change: Manifest
-    """What of the spec is written otherwise; None is left out. `name` is that of the object."""
+    """What of the spec is written otherwise; None is left out. `name` is that of the object, and
+    `metadata` stands beside it."""
     field: str
     says: str
     server: str = SAME
@@ -62,6 +63,7 @@ class Mistake(NamedTuple):
         document = copy.deepcopy(self.right)
         changed = {**document["spec"], **self.change}
         document["metadata"]["name"] = changed.pop("name", "wrong")
+        document["metadata"] |= changed.pop("metadata", {})
         document["spec"] = {key: value for key, value in changed.items() if value is not None}
         return document
 
@@ -131,6 +133,13 @@ MISTAKES: Final = [
         "spec.image",
         "unknown field; did you mean spec.engine.image?",
         server='unknown field "spec.image"',
+    ),
+    Mistake(
+        "a misspelt field of the metadata",
+        {"metadata": {"label": {"team": "search"}}},
+        "metadata.label",
+        "unknown field; did you mean labels?",
+        server='unknown field "metadata.label"',
     ),
     Mistake(
         "no model's name",
@@ -212,6 +221,12 @@ MISTAKES: Final = [
         {"replicas": None, "pools": [{"name": "a"}, {"name": "b"}]},
         "spec.pools",
         "at most one pool may leave replicas out; write replicas in all others",
+    ),
+    Mistake(
+        "half of a resource's name",
+        _gpus(accelerator={"resource": "gpu"}),
+        "spec.pools[0].accelerator.resource",
+        "'gpu' is not an extended resource; write its whole name, like nvidia.com/gpu",
     ),
     Mistake(
         "GPUs as limits",

@@ -22,7 +22,7 @@ from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.labels import API_VERSION
 from weir_core.api.priorityclass import InferencePriorityClass
-from weir_core.api.reading import read
+from weir_core.api.reading import read, unknown_metadata
 from weir_core.api.tenant import InferenceTenant
 from weir_core.errors import Fault, InvalidSpec
 from weir_operator.render import pod_templates
@@ -135,16 +135,18 @@ def _resource(document: _Document) -> Model:
         )
     if api_version != API_VERSION:
         raise InvalidSpec(f"{document.where}: apiVersion", f"must be {API_VERSION}")
+    metadata = document.body.get("metadata")
+    faults = unknown_metadata(metadata) if isinstance(metadata, dict) else []
     try:
         resource = read(kind, document.body)
         if isinstance(resource, InferenceService):
             pod_templates(resource)  # what only shows in the pods is wrong here and now, too
     except InvalidSpec as error:
-        metadata = document.body.get("metadata")
+        faults += error.faults
+    if faults:
         name = metadata.get("name") if isinstance(metadata, dict) else None
         whose = f"{document.where} ({document.kind}{f' {name}' if name else ''})"
-        faults = [Fault(f"{whose}: {field}", message) for field, message in error.faults]
-        raise InvalidSpec.of(faults) from error
+        raise InvalidSpec.of([Fault(f"{whose}: {field}", said) for field, said in faults])
     return resource
 
 

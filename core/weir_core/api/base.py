@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -170,6 +170,14 @@ CountOrShare = Annotated[int | str, *_whole_or(COUNT_PATTERN, COUNT_SAYS)]
 """A number of pods, or a percentage of them."""
 FreeForm = dict[str, Any]
 """An object Weir passes on as it is; the API server checks it where it ends up."""
+
+
+METADATA: Final = (
+    *("annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp"),
+    *("finalizers", "generateName", "generation", "labels", "managedFields", "name", "namespace"),
+    *("ownerReferences", "resourceVersion", "selfLink", "uid"),
+)
+"""Fields of any object's metadata in Kubernetes."""
 
 
 class ObjectMeta(Model):

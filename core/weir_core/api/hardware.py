@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol
 from weir_core.api.base import Rule, quoted
 
 DEFAULT_RESOURCE: Final = "nvidia.com/gpu"
+RESOURCE_PATTERN: Final = r"^[a-z0-9][-a-z0-9.]*/[A-Za-z0-9][-A-Za-z0-9_.]*$"
+RESOURCE_SAYS: Final = "is not an extended resource; write its whole name, like nvidia.com/gpu"
 ACCELERATOR_PATTERN: Final = r"^(nvidia\.com|amd\.com|habana\.ai|gpu\.intel\.com)/|/(gpu|tpu|npu)$"
 """Extended resources that are accelerators; networks and the like (rdma/ib) stand beside them."""
 USUAL: Final = (

@@ -61,10 +61,9 @@ NO_OPEN_POOL = (
 class Accelerator(Model):
     """The accelerators of one replica."""
 
-    resource: str = Field(
+    resource: Annotated[str, text(hardware.RESOURCE_PATTERN, hardware.RESOURCE_SAYS, 253)] = Field(
         default=hardware.DEFAULT_RESOURCE,
         description="Extended resource to ask for. Default: nvidia.com/gpu.",
-        max_length=253,
     )
     count: Integer = Field(
         default=1, ge=0, le=64, description="How many per replica; 0 is CPU. Default: 1."

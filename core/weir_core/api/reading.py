@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from weir_core.api.base import Contradictions, Location, Model
+from weir_core.api.base import METADATA, Contradictions, Location, Model
 from weir_core.errors import Fault, InvalidSpec
 
 Read = TypeVar("Read", bound=Model)
@@ -61,6 +61,15 @@ def read_known(kind: type[Model], document: Mapping[str, Any], where: str = "") 
     for location in unknown:
         _parent(left, location).pop(location[-1])
     return Known(read(kind, left, where), tuple(field_path(each, where) for each in unknown))
+
+
+def unknown_metadata(metadata: Mapping[str, Any]) -> list[Fault]:
+    """Return the fields of an object's metadata that Kubernetes does not know.
+
+    `weir_core.api.base.ObjectMeta` holds only those that Weir reads.
+    """
+    unknown = [str(each) for each in metadata if each not in METADATA]
+    return [Fault(f"metadata.{each}", _hint(_closest(each, METADATA))) for each in unknown]
 
 
 def faults_of(kind: type[Model], error: ValidationError, where: str = "") -> list[Fault]:
@@ -125,7 +134,15 @@ def _unknown(schema: Schema, each: Any) -> str:
     sibling = _sibling(schema, location)
     elsewhere = [] if sibling else _elsewhere(schema, str(location[-1]))
     meant = sibling or " or ".join(elsewhere[:2])
+    return _hint(meant)
+
+
+def _hint(meant: str | None) -> str:
     return f"unknown field; {f'did you mean {meant}?' if meant else 'leave it out'}"
+
+
+def _closest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def _pattern(schema: Schema, each: Any) -> str:
@@ -217,8 +234,7 @@ _WORDS: Final[Mapping[str, Callable[[Schema, Any], str]]] = {
 def _sibling(schema: Schema, location: Location) -> str | None:
     """Return the field that is spelt most like the unknown one, where it stands."""
     known = _node(schema, location[:-1]).get("properties", {})
-    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
-    return close[0] if close else None
+    return _closest(str(location[-1]), known)
 
 
 def _elsewhere(schema: Schema, name: str) -> list[str]:

@@ -66,8 +66,8 @@ def test_the_examples_work_together() -> None:
         ),
         pytest.param(
             SERVICE + "  tolerations: []",
-            "weir.yaml: document 1 (InferenceService chat): spec.tolerations: unknown field; did you "
-            "mean spec.pools[].tolerations?",
+            "weir.yaml: document 1 (InferenceService chat): spec.tolerations: unknown field; did "
+            "you mean spec.pools[].tolerations?",
             id="a field that belongs elsewhere",
         ),
         pytest.param(

@@ -70,7 +70,7 @@ def read_by_vllm() -> frozenset[str]:
         and isinstance(node.value, ast.Dict)
     ]
     (table,) = tables
-    return frozenset(key.value for key in table.keys if isinstance(key, ast.Constant))
+    return frozenset(str(key.value) for key in table.keys if isinstance(key, ast.Constant))
 
 
 def test_every_variable_of_vllm_that_means_the_network_or_the_name_is_decided_about() -> None:
