@@ -135,6 +135,13 @@ MISTAKES: Final = [
         server='unknown field "spec.image"',
     ),
     Mistake(
+        "a field in snake case",
+        {"pod_template": {}},
+        "spec.pod_template",
+        "unknown field; did you mean podTemplate?",
+        server='unknown field "spec.pod_template"',
+    ),
+    Mistake(
         "a misspelt field of the metadata",
         {"metadata": {"label": {"team": "search"}}},
         "metadata.label",

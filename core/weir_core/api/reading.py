@@ -41,7 +41,7 @@ def read(kind: type[Read], document: Mapping[str, Any], where: str = "") -> Read
         InvalidSpec: It is not of its type; the error has all that is wrong with it.
     """
     try:
-        return kind.model_validate(document)
+        return _validated(kind, document)
     except ValidationError as error:
         raise InvalidSpec.of(faults_of(kind, error, where)) from error
 
@@ -53,7 +53,7 @@ def read_known(kind: type[Model], document: Mapping[str, Any], where: str = "") 
         InvalidSpec: What it does have is not of its type.
     """
     try:
-        return Known(kind.model_validate(document), ())
+        return Known(_validated(kind, document), ())
     except ValidationError as error:
         found = error.errors(include_url=False)
     unknown = [each["loc"] for each in found if each["type"] == "extra_forbidden"]
@@ -99,6 +99,11 @@ def shown(value: object) -> str:
     """Return a value as the user may have written it, shortened."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+
+
+def _validated(kind: type[Read], document: Mapping[str, Any]) -> Read:
+    """Return the resource; a field has only its name in documents, never Python's."""
+    return kind.model_validate(document, by_alias=True, by_name=False)
 
 
 def _parent(document: Any, location: Location) -> Any:
