@@ -1,11 +1,12 @@
-"""A spec that cannot work is refused at once, and the message names the field."""
+"""A spec that cannot work is refused at once, with the field and what to write.
+
+The mistakes are those that `weir render` is tested with.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,8 +14,7 @@ from e2e.eventually import eventually, throughout
 from e2e.installation import Installation
 from e2e.kube import conditions
 from e2e.service import NAMESPACE, Service
-
-GPU: dict[str, Any] = {"name": "a", "replicas": 1}
+from tests.mistakes import CONDITION, MISTAKES, Mistake
 
 
 @pytest.fixture
@@ -28,44 +28,35 @@ def service(weir: Installation) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        pytest.param(
-            {"replicas": 1, "scaling": {"maxReplicas": 2}},
-            "replicas and scaling exclude each other",
-            id="replicas and scaling",
-        ),
-        pytest.param(
-            {"replicas": None, "scaling": {"minReplicas": 3, "maxReplicas": 2}},
-            "spec.scaling",
-            id="more at least than at most",
-        ),
-        pytest.param(
-            {"replicas": None, "pools": [GPU, GPU]}, "spec.pools[1]", id="two pools of one name"
-        ),
-        pytest.param(
-            {"engine": {"args": ["--port=1"]}}, "spec.engine.args", id="a flag Weir needs itself"
-        ),
-        pytest.param({"engnie": {}}, "spec.engnie", id="a misspelt field"),
-        pytest.param({"replicas": "two"}, "spec.replicas", id="a word for a number"),
-        pytest.param({"replicas": -1}, "spec.replicas", id="a negative number"),
-        pytest.param(
-            {"model": {"name": "tiny", "source": {"uri": "ftp://x"}}},
-            "spec.model.source.uri",
-            id="a source that nothing can read",
-        ),
-        pytest.param({"model": {"source": {"uri": "tiny://"}}}, "spec.model.name", id="no name"),
-    ],
+    "mistake",
+    [pytest.param(each, id=each.id) for each in MISTAKES if each.server != CONDITION],
 )
-def test_the_api_server_refuses(service: Service, change: dict[str, Any], said: str) -> None:
-    manifest = copy.deepcopy(service.manifest)
-    manifest["spec"].update(change)
-    manifest["spec"] = {key: value for key, value in manifest["spec"].items() if value is not None}
-    refused = service.target.kubectl.attempt(
-        "create", "--validate=strict", "--filename=-", stdin=json.dumps(manifest)
-    )
+def test_the_api_server_refuses(weir: Installation, mistake: Mistake) -> None:
+    refused = weir.target.kubectl.attempt(
+        "create", "--validate=strict", f"--namespace={NAMESPACE}", "--filename=-",
+        stdin=json.dumps(mistake.document),
+    )  # fmt: skip
     assert refused.code, refused
-    assert said in refused.err
+    field, says = mistake.heard
+    assert field in refused.err
+    assert says in refused.err
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(each, id=each.id) for each in MISTAKES if each.server == CONDITION],
+)
+def test_the_operator_refuses_what_no_rule_sees(service: Service, mistake: Mistake) -> None:
+    wrong = Service(service.target, service.name, mistake.change)
+    # Without what the pods of this cluster need: nothing of a spec that is refused is run.
+    service.target.kubectl.apply({**wrong.manifest, "spec": mistake.document["spec"]})
+
+    def said() -> None:
+        found = conditions(wrong.object()).values()
+        invalid = [each["message"] for each in found if each["reason"] == "InvalidSpec"]
+        assert any(f"{mistake.field}: {mistake.says}" in each for each in invalid), found
+
+    eventually(said)
 
 
 def test_the_models_name_cannot_be_changed(service: Service) -> None:

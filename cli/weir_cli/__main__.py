@@ -183,11 +183,12 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; what Weir refuses is one line, not a traceback."""
+    """Run the command; what Weir refuses is one line a fault, not a traceback."""
     try:
         app(arguments)
     except InvalidSpec as error:
-        typer.echo(f"weir: {error}", err=True)
+        for fault in error.faults:
+            typer.echo(f"weir: {fault}", err=True)
         sys.exit(EXIT_USAGE)
     except WeirError as error:
         typer.echo(f"weir: {error}", err=True)

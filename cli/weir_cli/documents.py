@@ -14,16 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from weir_cli.complaints import complaint
 from weir_cli.source import documents_of
 from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.labels import API_VERSION
 from weir_core.api.priorityclass import InferencePriorityClass
+from weir_core.api.reading import read, unknown_metadata
 from weir_core.api.tenant import InferenceTenant
-from weir_core.errors import InvalidSpec
+from weir_core.errors import Fault, InvalidSpec
+from weir_operator.render import pod_templates
 
 WEIR_KINDS: Mapping[str, type[Model]] = {
     "InferenceService": InferenceService,
@@ -79,23 +78,33 @@ def load(paths: Sequence[Path]) -> Documents:
     """Read and check every document of every file.
 
     Raises:
-        InvalidSpec: A file cannot be read, or a document is not what Weir can take.
+        InvalidSpec: A file cannot be read, or documents are not what Weir can take; the error has
+            all that is wrong with all of them.
     """
     resources: list[Model] = []
     secrets: dict[Object, Mapping[str, str]] = {}
     seen: dict[tuple[str, str, str], str] = {}
+    faults: list[Fault] = []
     for document in _documents(paths):
-        if document.kind == "Secret":
-            resource_id = _object_of(document)
-            secrets[resource_id] = _secret_values(document)
-        else:
-            resource = _resource(document)
-            resource_id = (resource.metadata.namespace, resource.metadata.name)  # type: ignore[attr-defined]
-            resources.append(resource)
+        try:
+            if document.kind == "Secret":
+                resource_id = _object_of(document)
+                secrets[resource_id] = _secret_values(document)
+            else:
+                resource = _resource(document)
+                resource_id = (resource.metadata.namespace, resource.metadata.name)  # type: ignore[attr-defined]
+                resources.append(resource)
+        except InvalidSpec as error:
+            faults += error.faults
+            continue
         key = (document.kind, *resource_id)
         if key in seen:
-            raise InvalidSpec(document.where, f"the same object as {seen[key]}; keep one of them")
+            faults.append(
+                Fault(document.where, f"the same object as {seen[key]}; keep one of them")
+            )
         seen[key] = document.where
+    if faults:
+        raise InvalidSpec.of(faults)
     return Documents(
         services=tuple(r for r in resources if isinstance(r, InferenceService)),
         classes=tuple(r for r in resources if isinstance(r, InferencePriorityClass)),
@@ -127,18 +136,19 @@ def _resource(document: _Document) -> Model:
         )
     if api_version != API_VERSION:
         raise InvalidSpec(f"{document.where}: apiVersion", f"must be {API_VERSION}")
+    metadata = document.body.get("metadata")
+    faults = unknown_metadata(metadata) if isinstance(metadata, dict) else []
     try:
-        return kind.model_validate(document.body)
-    except ValidationError as error:
-        raise _named(document, error) from error
-
-
-def _named(document: _Document, error: ValidationError) -> InvalidSpec:
-    """Return pydantic's complaints as one that names the field as the user wrote it."""
-    path, message = complaint(WEIR_KINDS[document.kind], error)
-    name = document.body.get("metadata", {})
-    name = f" {name['name']}" if isinstance(name, dict) and name.get("name") else ""
-    return InvalidSpec(f"{document.where} ({document.kind}{name}): {path}", message)
+        resource = read(kind, document.body)
+        if isinstance(resource, InferenceService):
+            pod_templates(resource)  # what only shows in the pods is wrong here and now, too
+    except InvalidSpec as error:
+        faults += error.faults
+    if faults:
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        whose = f"{document.where} ({document.kind}{f' {name}' if name else ''})"
+        raise InvalidSpec.of([Fault(f"{whose}: {field}", said) for field, said in faults])
+    return resource
 
 
 def _object_of(document: _Document) -> Object:

@@ -15,7 +15,7 @@ from weir_cli.documents import Documents
 from weir_core.api import labels
 from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
-from weir_core.errors import InvalidSpec
+from weir_core.errors import Fault, InvalidSpec
 from weir_core.wire.compiler import Declared, compile_policies
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_core.wire.problems import Manifest, Problem
@@ -62,13 +62,14 @@ def compiled_whole(documents: Documents, service: InferenceService) -> PolicyDoc
     """Return what the sidecars of a service are to be told.
 
     Raises:
-        InvalidSpec: Something is not as it must be; the error names file, object and field.
+        InvalidSpec: Something is not as it must be; the error names file, object and field of
+            each.
     """
     document, problems = compiled(documents, service)
     if problems:
-        first, more = problems[0], len(problems) - 1
-        suffix = f" (and {more} more)" if more else ""
-        raise InvalidSpec(place(first, documents, service), first.message + suffix)
+        raise InvalidSpec.of(
+            [Fault(place(each, documents, service), each.message) for each in problems]
+        )
     return document
 
 

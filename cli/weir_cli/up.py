@@ -30,6 +30,7 @@ from weir_cli.edits import Edit, Edits
 from weir_cli.plan import Ground, ServicePlan, plan_services, read
 from weir_cli.records import Instance, InstanceRecord, ServiceRecord
 from weir_cli.replica import Replica
+from weir_core.api.engine_environment import wrong_variable
 from weir_core.errors import EngineUnavailable
 
 TICK_S = 0.25
@@ -393,8 +394,12 @@ def _row(replica: Replica, now: float) -> Row:
 
 
 def _base_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the user's environment without Weir's own variables, which each pod sets itself."""
-    return {name: value for name, value in environ.items() if not name.startswith("WEIR_")}
+    """Return the user's environment without what each pod sets itself, or may not have."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith("WEIR_") and wrong_variable(name, value) is None
+    }
 
 
 async def _wait(event: asyncio.Event, limit_s: float) -> None:

@@ -13,6 +13,22 @@ WeirError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with what a user wrote."""
+
+    field: str
+    """Path of the field as the user wrote it, for example `spec.pools[1].name`."""
+    message: str
+    """What is wrong with it and what to write instead, one sentence."""
+
+    def __str__(self) -> str:
+        """Return it as one line."""
+        return f"{self.field}: {self.message}"
+
 
 class WeirError(Exception):
     """Base class; `reason` is the stable code used in logs, metric labels and error bodies."""
@@ -27,14 +43,22 @@ class InvalidSpec(WeirError):
         field: Path of the offending field as the user wrote it, for example
             `spec.pools[1].name`.
         message: What is wrong with it and what to write instead, one sentence.
+        others: What else is wrong.
     """
 
     reason = "invalid_spec"
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+    def __init__(self, field: str, message: str, *others: Fault) -> None:
+        self.faults = (Fault(field, message), *others)
+        super().__init__("; ".join(map(str, self.faults)))
         self.field = field
         self.message = message
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> InvalidSpec:
+        """Return the error that tells all of these, of which there is one at least."""
+        first, *others = faults
+        return cls(first.field, first.message, *others)
 
 
 class InvalidBody(WeirError):

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from weir_core.api.engine_flags import forbidden_flag
+from weir_core.api.engine_environment import wrong_environment
+from weir_core.api.engine_flags import wrong_arguments
 from weir_core.api.labels import ENGINE_SOCKET, MODEL_DIR, RUN_DIR
-from weir_core.errors import InvalidSpec, MachineUnfit
+from weir_core.errors import Fault, InvalidSpec, MachineUnfit
 from weir_core.wire.engine import EngineConfig, local_path, locate, named_path
 from weir_core.wire.named_models import with_paths
 from weir_engine.machine import Machine
@@ -73,7 +74,15 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
 def environment(
     config: EngineConfig, machine: Machine, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return vLLM's environment: `inherited`, completed where it is silent."""
+    """Return vLLM's environment: `inherited`, completed where it is silent.
+
+    Raises:
+        InvalidSpec: A variable came from a Secret, a ConfigMap or the image that a spec may not
+            set.
+    """
+    wrong = [Fault(f"environment {name}", said) for name, said in wrong_environment(inherited)]
+    if wrong:
+        raise InvalidSpec.of(wrong)
     defaults = {
         # Weights and tokenizer are local by now; a look at the hub would only cost time or fail.
         "HF_HUB_OFFLINE": "1",
@@ -95,12 +104,9 @@ def environment(
 
 
 def _check(config: EngineConfig, machine: Machine) -> None:
-    refused = forbidden_flag(config.args)
-    if refused is not None:
-        index, flag, why = refused
-        raise InvalidSpec(f"engine.args[{index}]", f"{flag} is reserved for Weir: {why}")
-    if config.args and not config.args[0].startswith("-"):
-        raise InvalidSpec("engine.args[0]", f"{config.args[0]} is no flag; begin with one")
+    wrong = [Fault(f"engine.args[{index}]", said) for index, said in wrong_arguments(config.args)]
+    if wrong:
+        raise InvalidSpec.of(wrong)
     if machine.device == "cpu" and config.accelerators:
         raise MachineUnfit(
             f"{config.accelerators} accelerators are asked for, but this is vLLM's CPU build; "

@@ -59,6 +59,8 @@ class Observed:
     """None where the spec is wrong: then what is there goes on as it is."""
     wrong: InvalidSpec | None = None
     """Why it is."""
+    unknown: Sequence[str] = ()
+    """Paths of fields that a later Weir knows and this one does not."""
     pods: Sequence[Pod] = ()
     owned: Sequence[Manifest] = ()
     """Its objects, of the kinds of all parts that have had their turn."""

@@ -1,18 +1,18 @@
 """From what the API server holds to a checked InferenceService.
 
-What the API server's rules let through can still be wrong, and an older operator does not know the
-fields of newer definitions. A service whose spec is refused goes on serving, and its keys must be
-revocable all the same: so what its sidecars are told is read by itself.
+What the API server's rules let through can still be wrong: its answer names every fault, in the
+words of `weir render`. An older operator does not know the fields of newer definitions: it leaves
+them out and tells which (docs/adr/0008-chart-leaves-definitions-to-helm.md). A service whose spec
+is refused goes on serving, and its keys must be revocable all the same: so what its sidecars are
+told is read by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from weir_core.api.base import Model, ObjectMeta
+from weir_core.api.base import ObjectMeta
 from weir_core.api.engine import EngineSpec, Scheduling
 from weir_core.api.inferenceservice import (
     DEFAULT_POOL,
@@ -20,11 +20,10 @@ from weir_core.api.inferenceservice import (
     InferenceService,
     InferenceServiceSpec,
 )
+from weir_core.api.reading import Known, read, read_known
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import EngineMode, PolicyDocument
 from weir_core.wire.problems import Problem, Reason
-
-Read = TypeVar("Read", bound=Model)
 
 
 class Governed(NamedTuple):
@@ -37,23 +36,40 @@ class Governed(NamedTuple):
 
 
 def parse(body: Mapping[str, Any]) -> InferenceService:
-    """Return the service in `body`.
+    """Return the service in `body`, without the fields that this version does not know.
 
     Its status is left out: it is what we wrote ourselves, perhaps in an earlier version.
 
     Raises:
-        InvalidSpec: A field is wrong; the error names it as the user wrote it, such as
+        InvalidSpec: Fields are wrong; the error names each as the user wrote it, such as
             `spec.pools[1].name`.
     """
+    found: InferenceService = _known(body).resource
+    return found
+
+
+def unknown_fields(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of the fields that `parse` leaves out, such as `spec.pools[0].zone`.
+
+    The API server keeps only fields of its definitions, so a later Weir knows these.
+
+    Raises:
+        InvalidSpec: As `parse` does.
+    """
+    return _known(body).unknown
+
+
+def _known(body: Mapping[str, Any]) -> Known:
     document = {key: value for key, value in body.items() if key != "status"}
-    return _validated(InferenceService, document)
+    return read_known(InferenceService, document)
 
 
 def owner_in(body: Mapping[str, Any]) -> InferenceService:
     """Return the service's metadata alone, which is all it takes to own objects."""
     spec = InferenceServiceSpec.model_construct()
-    meta = _validated(ObjectMeta, body["metadata"], "metadata")
-    return InferenceService(metadata=meta, spec=spec)
+    meta = read(ObjectMeta, body["metadata"], "metadata")
+    # Unchecked: a service whose name is refused has keys to revoke, too.
+    return InferenceService.model_construct(metadata=meta, spec=spec)
 
 
 def parse_governed(body: Mapping[str, Any], before: PolicyDocument | None) -> Governed:
@@ -66,13 +82,14 @@ def parse_governed(body: Mapping[str, Any], before: PolicyDocument | None) -> Go
     owner, spec, last = owner_in(body), body["spec"], before or PolicyDocument()
     problems = []
     try:
-        admission = _validated(Admission, spec.get("admission") or {}, "spec.admission")
+        written = spec.get("admission") or {}
+        admission: Admission = read_known(Admission, written, "spec.admission").resource
     except InvalidSpec as error:
         admission = _admission_of(last)
         problems.append(_problem("InvalidAdmission", owner, error))
     written = (spec.get("engine") or {}).get("scheduling") or {}
     try:
-        scheduling = _validated(Scheduling, written, "spec.engine.scheduling")
+        scheduling: Scheduling = read_known(Scheduling, written, "spec.engine.scheduling").resource
     except InvalidSpec as error:
         scheduling = _scheduling_of(last.engine)
         problems.append(_problem("InvalidScheduling", owner, error))
@@ -120,20 +137,3 @@ def _scheduling_of(engine: EngineMode) -> Scheduling:
 
 def _problem(reason: Reason, owner: InferenceService, error: InvalidSpec) -> Problem:
     return Problem(reason, owner.kind, owner.metadata.name, error.field, error.message)
-
-
-def _validated(type_: type[Read], written: Mapping[str, Any], where: str = "") -> Read:
-    """Return what is `written` at the path `where`; raise `InvalidSpec` with the whole path."""
-    try:
-        return type_.model_validate(written)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        path = _path(where, first["loc"]) or "spec"
-        raise InvalidSpec(path, first["msg"].removeprefix("Value error, ")) from error
-
-
-def _path(start: str, location: Sequence[int | str]) -> str:
-    path = start
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.lstrip(".")

@@ -29,7 +29,7 @@ from weir_operator.conditions import WORKLOADS, Verdict
 from weir_operator.events import event
 from weir_operator.kinds import SERVICE, kind_of
 from weir_operator.observed import Observed, belongs_to, identity, in_the_way
-from weir_operator.parse import owner_in, parse
+from weir_operator.parse import owner_in, parse, unknown_fields
 from weir_operator.parts.part import Part
 from weir_operator.render import Manifest
 from weir_operator.views import Pod, view
@@ -103,7 +103,7 @@ class Reconciler:
         pods = await self._cluster.pods(meta.namespace, meta.name)
         seen = Observed(body, owner, None, pods=[view(Pod, each) for each in pods])
         try:
-            return replace(seen, service=parse(body))
+            return replace(seen, service=parse(body), unknown=unknown_fields(body))
         except InvalidSpec as error:
             return replace(seen, wrong=error)
 

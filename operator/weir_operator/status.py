@@ -18,6 +18,7 @@ from typing import Any
 from weir_core.api.labels import POOL
 from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
 from weir_operator.conditions import (
+    LONGEST_MESSAGE,
     MODEL,
     NETWORK,
     READY,
@@ -33,6 +34,7 @@ from weir_operator.render import Manifest, service_url
 from weir_operator.render.naming import selector
 from weir_operator.views import DeploymentStatus
 
+_OLDER = "upgrade the operator, or take them out"
 _SUMS = (READY, SPEC, RECONCILING, STALLED)
 
 
@@ -106,6 +108,11 @@ def _sums(seen: Observed, spoken: Mapping[str, Verdict]) -> dict[str, Verdict]:
 def _spec(seen: Observed) -> Verdict:
     if seen.wrong is not None:
         return Verdict("False", "InvalidSpec", str(seen.wrong))
+    if seen.unknown:
+        said = (
+            f"this operator knows no {', '.join(seen.unknown)}, and all else is in force; {_OLDER}"
+        )
+        return Verdict("True", "UnknownFields", said[:LONGEST_MESSAGE])
     return Verdict("True", "Valid", "the spec is in force")
 
 

@@ -6,7 +6,11 @@ Pydantic writes JSON Schema; the API server wants a *structural* schema, which d
 - no `title`, no `default` (see `inferenceservice`), no `additionalProperties: false` (unknown
   fields are refused by field validation, or pruned: kubernetes/kubernetes#94593);
 - an optional field is one that is not required, not `anyOf [..., null]`;
-- integer-or-string and free-form objects have extensions of their own.
+- integer-or-string and free-form objects have extensions of their own;
+- what the API server would not keep is left out (an empty `properties`): a second manager that
+  applies the same definition conflicts over it;
+- the `pattern` of a text is a rule with words (`base.text`): the API server would answer with
+  the expression.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from weir_core.api.base import Model
+from weir_core.api import service_name
+from weir_core.api.base import Model, Rule, rules
 from weir_core.api.inferenceservice import InferenceServiceSpec
 from weir_core.api.labels import GROUP, VERSION
 from weir_core.api.priorityclass import InferencePriorityClassSpec
@@ -25,8 +30,8 @@ from weir_core.api.tenant import InferenceTenantSpec, InferenceTenantStatus
 Schema = dict[str, Any]
 
 _KEPT = (
-    "description", "type", "format", "enum", "pattern", "minimum", "maximum", "minLength",
-    "maxLength", "minItems", "maxItems", "required", "x-kubernetes-validations",
+    "description", "type", "format", "enum", "minimum", "maximum", "minLength", "maxLength",
+    "minItems", "maxItems", "maxProperties", "required", "x-kubernetes-validations",
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
 )  # fmt: skip
 
@@ -44,7 +49,12 @@ class Kind:
     status: type[Model] | None = None
     columns: tuple[tuple[str, str, str], ...] = ()
     scalable: bool = False
-    name_max_length: int = 63
+    name_rules: tuple[Rule, ...] = (
+        Rule(
+            "self.metadata.name.size() <= 63",
+            "metadata.name has too many characters; write at most 63",
+        ),
+    )
 
     @property
     def full_name(self) -> str:
@@ -71,8 +81,7 @@ KINDS = (
             _AGE,
         ),
         scalable=True,
-        # SERVICE-POOL names Deployments, whose pods' names and labels are bounded in turn.
-        name_max_length=45,
+        name_rules=service_name.rules(),
     ),
     Kind(
         name="InferencePriorityClass",
@@ -170,27 +179,21 @@ def _object_schema(kind: Kind) -> Schema:
     }
     if kind.status is not None:
         properties["status"] = structural(kind.status)
-    limit = kind.name_max_length
     return {
         "type": "object",
         "description": kind.description,
         "required": ["spec"],
         "properties": properties,
-        "x-kubernetes-validations": [
-            {
-                "rule": f"self.metadata.name.size() <= {limit}",
-                "message": f"metadata.name may have at most {limit} characters",
-            },
-        ],
+        **rules(*kind.name_rules),
     }
 
 
 def _convert(node: Schema, definitions: Schema) -> Schema:
     node = _resolve(node, definitions)
     if {"integer", "string"} == {option.get("type") for option in node.get("anyOf", ())}:
-        described = {key: node[key] for key in ("description",) if key in node}
+        kept = ("description", "pattern", "minimum")
         return {
-            **described,
+            **{key: deepcopy(node[key]) for key in kept if key in node},
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
         }
@@ -199,7 +202,7 @@ def _convert(node: Schema, definitions: Schema) -> Schema:
         result["enum"] = [node["const"]]
     if "items" in node:
         result["items"] = _convert(node["items"], definitions)
-    if "properties" in node:
+    if node.get("properties"):
         result["properties"] = {
             name: _convert(child, definitions) for name, child in node["properties"].items()
         }

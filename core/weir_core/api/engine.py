@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
-from weir_core.api.base import FreeForm, Model, keyed_by, rules
-from weir_core.api.engine_flags import FORBIDDEN
-
-ARGUMENT_RULES = rules(
-    (
-        "self.all(a, !(a.split('=')[0].replace('_', '-') in ["
-        + ", ".join(f"'{flag}'" for flag in FORBIDDEN)
-        + "]))",
-        "an argument is reserved for Weir (such as --port, --uds, --served-model-name, "
-        "--api-key or a parallel size): use the fields of the spec",
-    ),
+from weir_core.api.base import (
+    NAMES_DIFFER,
+    Contradiction,
+    FreeForm,
+    Integer,
+    Model,
+    Number,
+    Rule,
+    check,
+    keyed_by,
+    none_of,
+    rules,
+    text,
 )
+from weir_core.api.engine_environment import PLUGINS, variable_rules, wrong_variable
+from weir_core.api.engine_flags import NOT_A_FLAG, argument_rules, wrong_arguments
+
+TWO_VALUES = "has a value and a valueFrom; leave one of them out"
+SHARES_MISSING = (
+    "mode custom divides each step by classShares, and there are none; write them, like "
+    "classShares: {interactive: 0.7, batch: 0.3}, or another mode"
+)
+SHARES_UNUSED = "only mode custom heeds classShares; write mode: custom, or leave them out"
+
+VariableName = Annotated[
+    str,
+    text(
+        r"^[A-Za-z_][A-Za-z0-9_]*$",
+        "is not the name of a variable; write letters, digits and underscores, like HF_HUB_OFFLINE",
+        253,
+    ),
+]
 
 
 class EnvVar(Model):
     """An environment variable of the engine."""
 
-    name: str = Field(
-        description="Name of the variable.", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *variable_rules(), Rule("!(has(self.value) && has(self.valueFrom))", TWO_VALUES)
+        )
     )
+
+    name: VariableName = Field(description="Name of the variable.")
     value: str | None = Field(
         default=None, description="Its value. Default: none.", max_length=32768
     )
@@ -35,36 +60,75 @@ class EnvVar(Model):
         "Default: none.",
     )
 
+    @model_validator(mode="after")
+    def _may_be_set(self) -> EnvVar:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        value = (self.value or "") if self.value_from is None else None
+        wrong = wrong_variable(self.name, value)
+        if wrong is not None:
+            yield Contradiction(("value" if self.name == PLUGINS else "name",), wrong)
+        if self.value is not None and self.value_from is not None:
+            yield Contradiction((), TWO_VALUES)
+
 
 class Scheduling(Model):
     """How the engine divides each step between prefill and decode, and between classes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.mode) || self.mode != 'custom' || "
+                "(has(self.classShares) && self.classShares.size() > 0)",
+                SHARES_MISSING,
+            ),
+            Rule(
+                "!has(self.classShares) || self.classShares.size() == 0 || "
+                "(has(self.mode) && self.mode == 'custom')",
+                SHARES_UNUSED,
+                field=".classShares",
+            ),
+        )
+    )
 
     mode: Literal["latency", "throughput", "custom"] = Field(
         default="latency",
         description="latency: decodes first; throughput: full steps, prefills first; custom: "
         "shares per class. Default: latency.",
     )
-    class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+    class_shares: dict[str, Annotated[Number, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
         description="With mode custom: class name to its share of each step, 0 to 1. "
         "Default: none.",
+        max_length=32,
     )
-    tpot_floor_ms: Annotated[int, Field(ge=1)] | None = Field(
+    tpot_floor_ms: Annotated[Integer, Field(ge=1)] | None = Field(
         default=None,
         description="Never plan steps shorter than this, in milliseconds. Default: none.",
     )
+
+    @model_validator(mode="after")
+    def _shares_belong_to_custom(self) -> Scheduling:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        if self.mode == "custom" and not self.class_shares:
+            yield Contradiction((), SHARES_MISSING)
+        if self.mode != "custom" and self.class_shares:
+            yield Contradiction(("classShares",), SHARES_UNUSED)
 
 
 class Parallelism(Model):
     """How one replica spreads over accelerators."""
 
-    tensor: int = Field(
+    tensor: Integer = Field(
         default=1, ge=1, le=64, description="Tensor parallel size, in accelerators. Default: 1."
     )
-    pipeline: int = Field(
+    pipeline: Integer = Field(
         default=1, ge=1, le=64, description="Pipeline parallel size, in stages. Default: 1."
     )
-    data: int = Field(
+    data: Integer = Field(
         default=1, ge=1, le=64, description="Data parallel size, in engine cores. Default: 1."
     )
 
@@ -74,22 +138,38 @@ class Parallelism(Model):
         return self.tensor * self.pipeline * self.data
 
 
+def _wrong_arguments(args: Sequence[str]) -> Iterator[Contradiction]:
+    for index, message in wrong_arguments(args):
+        yield Contradiction((index,), message)
+
+
+Argument = Annotated[str, Field(max_length=4096, json_schema_extra=rules(*argument_rules()))]
+
+
+FIT_FOR_VLLM = check(_wrong_arguments)
+"""Validator of a list of arguments."""
+BEGINS_WITH_A_FLAG = rules(
+    Rule("self.size() == 0 || self[0].startsWith('-')", f"the first item {NOT_A_FLAG}")
+)
+
+
 class EngineSpec(Model):
     """The vLLM process of each replica."""
 
     image: str | None = Field(
         default=None, description="Container image. Default: the operator's.", max_length=512
     )
-    args: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+    args: Annotated[tuple[Argument, ...], FIT_FOR_VLLM] = Field(
         default=(),
         description="Further arguments for `vllm serve`, one per item. Flags that would open a "
         "TCP port or break the sidecar's contract are refused. Default: none.",
         max_length=128,
-        json_schema_extra=ARGUMENT_RULES,
+        json_schema_extra=BEGINS_WITH_A_FLAG,
     )
-    env: tuple[EnvVar, ...] = Field(
+    env: Annotated[tuple[EnvVar, ...], NAMES_DIFFER] = Field(
         default=(),
-        description="Further environment of the engine, and of the download. Default: none.",
+        description="Further environment of the engine, and of the download. Variables that would "
+        "break the sidecar's contract are refused. Default: none.",
         max_length=64,
         json_schema_extra=keyed_by("name"),
     )

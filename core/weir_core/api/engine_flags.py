@@ -6,8 +6,11 @@ port, moves the socket, renames the model or replaces the scheduler would break 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Final
+
+from weir_core.api.base import Rule, quoted
 
 FORBIDDEN: Final[dict[str, str]] = {
     "--host": "the engine listens only on its sidecar's socket",
@@ -70,22 +73,77 @@ FORBIDDEN: Final[dict[str, str]] = {
     "--otlp-traces-endpoint": "set spec.tracing.endpoint",
 }
 
+BARE: Final = ("-", "--")
+BARE_SAYS: Final = "is no flag: leave it out"
+NOT_A_FLAG: Final = "is no flag: begin with one, like --max-model-len=8192"
+RESERVED_SAYS: Final = "is reserved for Weir: "
+TWO_WORDS_PATTERN: Final = r"^--?[A-Za-z][^=\s]*\s"
+TWO_WORDS_SAYS: Final = "is one word to vLLM: write each word as an item of its own"
+
+
+def wrong_arguments(args: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield (index, what is wrong with it) of each argument that Weir must refuse.
+
+    Each item is one word of vLLM's command line, as in a pod's `args`: a shell would have split
+    `--max-model-len 4096`, here nothing does.
+    """
+    if args and not args[0].startswith("-"):
+        yield 0, f"{args[0]!r} {NOT_A_FLAG}"
+    for index, argument in enumerate(args):
+        reserved = forbidden_flag([argument])
+        if argument in BARE:
+            yield index, f"{argument!r} {BARE_SAYS}"
+        elif reserved is not None:
+            yield index, f"{reserved[1]} {RESERVED_SAYS}{reserved[2]}"
+        elif re.search(TWO_WORDS_PATTERN, argument):
+            words = argument.split()
+            joined = f", or {'='.join(words)}" if len(words) == 2 else ""
+            yield index, f"{argument!r} {TWO_WORDS_SAYS}{joined}"
+
 
 def forbidden_flag(args: Sequence[str]) -> tuple[int, str, str] | None:
-    """Return (index, flag, why) of the first argument that Weir must refuse, or None.
+    """Return (index, flag, why) of the first argument that sets a flag of Weir's, or None.
 
     vLLM reads `--flag value`, `--flag=value`, underscores for dashes (`--api_key`) and dotted
     sub-fields (`--flag.field`); all of them count. So do prefixes, which argparse expands, the
-    `--no-` form, and values glued to a one-letter flag (`-n2`).
+    `--no-` form, values glued to a one-letter flag (`-n2`), and two words in one.
     """
     for index, argument in enumerate(args):
-        if not argument.startswith("-"):
+        flag = re.split(r"[=.\s]", argument, maxsplit=1)[0].replace("_", "-")
+        if not flag.startswith("-") or flag in BARE:
             continue
-        flag = argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")
         hit = flag if flag in FORBIDDEN else _expanded(flag)
         if hit is not None:
             return index, hit, FORBIDDEN[hit]
     return None
+
+
+def argument_rules() -> tuple[Rule, ...]:
+    """Return what the API server checks of one argument; abbreviations it leaves to Weir."""
+    # `--no-` is vLLM's negation of a switch.
+    flag = "self.split('=')[0].split(' ')[0].split('.')[0].replace('_', '-')"
+    why = "{" + ", ".join(f"{quoted(name)}: {quoted(FORBIDDEN[name])}" for name in FORBIDDEN) + "}"
+    switches = [name for name in FORBIDDEN if name.startswith("--")]
+    negated = ", ".join(quoted(f"--no-{name.removeprefix('--')}") for name in switches)
+    return (
+        Rule(
+            f"!(self in [{', '.join(map(quoted, BARE))}])",
+            BARE_SAYS,
+        ),
+        Rule(
+            f"!({flag} in {why})",
+            "this flag is reserved for Weir: use the fields of the spec",
+            f"{flag} + {quoted(' ' + RESERVED_SAYS)} + {why}[{flag}]",
+        ),
+        Rule(
+            f"!({flag} in [{negated}])",
+            "this flag is reserved for Weir: leave it out",
+        ),
+        Rule(
+            f"!self.matches({quoted(TWO_WORDS_PATTERN)})",
+            f"{TWO_WORDS_SAYS}, or FLAG=VALUE",
+        ),
+    )
 
 
 def _expanded(flag: str) -> str | None:

@@ -8,38 +8,66 @@ changes an old object, nor the hash of its pods.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from weir_core.api import hardware, service_name
 from weir_core.api.base import (
+    NAMES_DIFFER,
+    Contradiction,
+    CountOrShare,
     DnsLabel,
     Duration,
     FreeForm,
+    Integer,
+    Location,
     Model,
+    Number,
     ObjectMeta,
     Quantity,
+    Rule,
+    check,
     keyed_by,
+    none_of,
     rules,
+    text,
 )
 from weir_core.api.engine import EngineSpec
-from weir_core.api.engine_flags import forbidden_flag
 from weir_core.api.model import ModelSpec
+from weir_core.api.pod_patch import asked_for, wrong_pod_template
 from weir_core.api.pool_engine import PoolEngine
 from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
 
+TO_ZERO = (
+    "has no effect yet, because Weir does not scale to zero by itself; write 1 or more, or "
+    "spec.replicas: 0 in place of spec.scaling for none"
+)
+IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
+BOUNDS = "must not exceed maxReplicas; write that number or less"
+STUCK = (
+    "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; write "
+    "maxUnavailable: 1 where there is no spare accelerator, or leave maxSurge out"
+)
+EXCLUSIVE = "replicas and scaling exclude each other; leave one of them out"
+OPEN_POOLS = "at most one pool may leave replicas out; write replicas in all others"
+NO_OPEN_POOL = (
+    "every pool sets its own replicas, so spec.replicas and spec.scaling would have no effect: "
+    "leave them out, or leave one pool's replicas out"
+)
+
 
 class Accelerator(Model):
     """The accelerators of one replica."""
 
-    resource: str = Field(
-        default="nvidia.com/gpu",
+    resource: Annotated[str, text(hardware.RESOURCE_PATTERN, hardware.RESOURCE_SAYS, 253)] = Field(
+        default=hardware.DEFAULT_RESOURCE,
         description="Extended resource to ask for. Default: nvidia.com/gpu.",
-        max_length=253,
     )
-    count: int = Field(
+    count: Integer = Field(
         default=1, ge=0, le=64, description="How many per replica; 0 is CPU. Default: 1."
     )
 
@@ -51,15 +79,20 @@ class Resources(Model):
         default_factory=dict,
         description="Default: of what limits does not name, 1 cpu and 4Gi memory for each "
         "accelerator (500m and 2Gi without one), and 1Gi ephemeral-storage.",
+        max_length=32,
     )
-    limits: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
+    limits: dict[str, Quantity] = Field(
+        default_factory=dict, description="Default: none.", max_length=32
+    )
 
 
 class Pool(Model):
     """Replicas on one kind of hardware; each pool is a Deployment."""
 
+    model_config = ConfigDict(json_schema_extra=rules(*hardware.pool_rules()))
+
     name: DnsLabel = Field(description="Name of the pool, unique in the service.")
-    replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
+    replicas: Annotated[Integer, Field(ge=0, le=10000)] | None = Field(
         default=None,
         description="Replicas of this pool. Default: spec.replicas, or what spec.scaling decides, "
         "and `kubectl scale` changes it; at most one pool may leave it out.",
@@ -77,7 +110,7 @@ class Pool(Model):
     tolerations: tuple[FreeForm, ...] = Field(
         default=(), description="Taints to tolerate, as in a pod. Default: none.", max_length=32
     )
-    cost: Annotated[float, Field(ge=0)] | None = Field(
+    cost: Annotated[Number, Field(ge=0)] | None = Field(
         default=None,
         description="Cost of one replica for an hour, in any one currency; cheaper pools are "
         "preferred. Default: all pools cost the same.",
@@ -86,11 +119,25 @@ class Pool(Model):
         default=PoolEngine(),
         description="What differs from spec.engine on this hardware. Default: nothing.",
     )
-    pod_template: FreeForm | None = Field(
+    pod_template: Annotated[FreeForm | None, check(wrong_pod_template)] = Field(
         default=None,
         description="Strategic-merge patch over the pool's pod template, after that of "
         "spec.podTemplate. Default: none.",
     )
+
+    @model_validator(mode="after")
+    def _resources_agree_with_accelerator(self) -> Pool:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        for section in ("limits", "requests"):
+            asked: dict[str, Any] = getattr(self.resources, section)
+            for resource, amount in asked.items():
+                wrong = hardware.wrong_amount(
+                    self.accelerator.resource, self.accelerator.count, resource, amount
+                )
+                if wrong is not None:
+                    yield Contradiction(("resources", section, resource), wrong)
 
 
 class Scaling(Model):
@@ -98,26 +145,33 @@ class Scaling(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            (
+            Rule(
                 "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
-                "minReplicas must not exceed maxReplicas",
+                BOUNDS,
+                field=".minReplicas",
             ),
+            Rule("!has(self.minReplicas) || self.minReplicas >= 1", TO_ZERO, field=".minReplicas"),
+            Rule("!has(self.idleTimeout)", IDLE, field=".idleTimeout"),
         )
     )
 
-    min_replicas: int = Field(default=1, ge=0, le=10000, description="Lower bound. Default: 1.")
-    max_replicas: int = Field(ge=1, le=10000, description="Upper bound.")
+    min_replicas: Integer = Field(default=1, le=10000, description="Lower bound. Default: 1.")
+    max_replicas: Integer = Field(ge=1, le=10000, description="Upper bound.")
     idle_timeout: Duration | None = Field(
-        default=None,
-        description="With minReplicas 0: how long without a request until the last replica goes, "
-        "like 10m. Default: never.",
+        default=None, description="Reserved, and refused: it has no effect yet. Default: none."
     )
 
     @model_validator(mode="after")
     def _bounds_agree(self) -> Scaling:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
         if self.min_replicas > self.max_replicas:
-            raise ValueError("minReplicas must not exceed maxReplicas")
-        return self
+            yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
+        if self.min_replicas < 1:
+            yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
+        if self.idle_timeout is not None:
+            yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
 
 
 class Admission(Model):
@@ -144,14 +198,14 @@ class Admission(Model):
         "such time, so that clients and proxies do not give it up; a refusal after that comes as "
         "an event of the stream. Default: none, which keeps the status honest.",
     )
-    max_queued: int = Field(
+    max_queued: Integer = Field(
         default=1024,
         ge=1,
         le=1000000,
         description="Requests that wait for the engine in one replica at most; above it the newest "
         "of the lowest class gets 429. Default: 1024.",
     )
-    max_body_bytes: int = Field(
+    max_body_bytes: Integer = Field(
         default=16 * 1024 * 1024,
         ge=1024,
         le=1024 * 1024 * 1024,
@@ -167,12 +221,15 @@ class Routing(Model):
 class Tracing(Model):
     """OpenTelemetry export of sidecar and engine."""
 
-    endpoint: str = Field(
-        description="OTLP/HTTP endpoint, for example http://collector:4318.",
-        pattern=r"^https?://[^\s]+$",
-        max_length=512,
-    )
-    sampling_ratio: float = Field(
+    endpoint: Annotated[
+        str,
+        text(
+            r"^https?://[^\s]+$",
+            "is not the address of a collector; write it like http://collector:4318",
+            512,
+        ),
+    ] = Field(description="OTLP/HTTP endpoint, for example http://collector:4318.")
+    sampling_ratio: Number = Field(
         default=1.0,
         ge=0,
         le=1,
@@ -180,19 +237,40 @@ class Tracing(Model):
     )
 
 
+def _is_none(field: str) -> str:
+    return f"(type({field}) == int ? {field} == 0 : {field}.matches('^0+%$'))"
+
+
 class Rollout(Model):
     """How pods are replaced when the spec changes."""
 
-    max_surge: Quantity = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                f"!(has(self.maxSurge) && {_is_none('self.maxSurge')} && "
+                f"(!has(self.maxUnavailable) || {_is_none('self.maxUnavailable')}))",
+                STUCK,
+            ),
+        )
+    )
+
+    max_surge: CountOrShare = Field(
         default=1,
         description="Pods above the wanted number during a rollout, a count or a percentage. 0 "
         "where there is no spare accelerator. Default: 1.",
     )
-    max_unavailable: Quantity = Field(
+    max_unavailable: CountOrShare = Field(
         default=0,
         description="Pods that may be missing during a rollout, a count or a percentage. "
         "Default: 0.",
     )
+
+    @model_validator(mode="after")
+    def _replaces_pods(self) -> Rollout:
+        none = [
+            str(each).strip("0") in ("", "%") for each in (self.max_surge, self.max_unavailable)
+        ]
+        return none_of(self, [Contradiction((), STUCK)] if all(none) else [])
 
 
 class InferenceServiceSpec(Model):
@@ -200,20 +278,18 @@ class InferenceServiceSpec(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            (
-                "!(has(self.replicas) && has(self.scaling))",
-                "replicas and scaling exclude each other",
-            ),
-            (
+            Rule("!(has(self.replicas) && has(self.scaling))", EXCLUSIVE),
+            Rule(
                 "!has(self.pools) || self.pools.filter(p, !has(p.replicas)).size() <= 1",
-                "at most one pool may leave replicas out",
+                OPEN_POOLS,
+                field=".pools",
             ),
-            (
+            Rule(
                 "!(has(self.replicas) || has(self.scaling)) || !has(self.pools) || "
                 "self.pools.size() == 0 || self.pools.exists(p, !has(p.replicas))",
-                "every pool sets its own replicas, so spec.replicas and spec.scaling would have "
-                "no effect: leave them out, or leave one pool's replicas out",
+                NO_OPEN_POOL,
             ),
+            *hardware.parallelism_rules(),
         )
     )
 
@@ -221,12 +297,12 @@ class InferenceServiceSpec(Model):
     engine: EngineSpec = Field(
         default=EngineSpec(), description="The vLLM process. Default: vLLM's own settings."
     )
-    replicas: Annotated[int, Field(ge=0, le=10000)] | None = Field(
+    replicas: Annotated[Integer, Field(ge=0, le=10000)] | None = Field(
         default=None,
         description="Replicas of the pool that sets none of its own. Default: 1, or what scaling "
         "decides.",
     )
-    pools: tuple[Pool, ...] = Field(
+    pools: Annotated[tuple[Pool, ...], NAMES_DIFFER] = Field(
         default=(),
         description="Hardware pools, one Deployment each. Default: one pool named `default` with "
         "one NVIDIA GPU a replica.",
@@ -244,7 +320,7 @@ class InferenceServiceSpec(Model):
     rollout: Rollout = Field(
         default=Rollout(), description="How pods are replaced. Default: one more, then one less."
     )
-    pod_template: FreeForm | None = Field(
+    pod_template: Annotated[FreeForm | None, check(wrong_pod_template)] = Field(
         default=None,
         description="Strategic-merge patch over the rendered pod template: an object with "
         "`metadata` and `spec`. Default: none.",
@@ -252,22 +328,41 @@ class InferenceServiceSpec(Model):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> InferenceServiceSpec:
-        """Repeat what CEL checks, for `weir up` and for clusters with an older CRD."""
+        return none_of(
+            self, [*self._wrong_replicas(), *self._wrong_hardware(), *self._wrong_patch()]
+        )
+
+    def _wrong_replicas(self) -> Iterator[Contradiction]:
         if self.replicas is not None and self.scaling is not None:
-            raise ValueError("replicas and scaling exclude each other")
-        names = [pool.name for pool in self.pools]
-        if len(set(names)) < len(names):
-            raise ValueError("pool names must be unique")
+            yield Contradiction((), EXCLUSIVE)
         open_pools = [pool for pool in self.pools if pool.replicas is None]
         if len(open_pools) > 1:
-            raise ValueError("at most one pool may leave replicas out")
+            yield Contradiction(("pools",), OPEN_POOLS)
         if self.pools and not open_pools and (self.replicas is not None or self.scaling):
-            raise ValueError("every pool sets its own replicas; leave replicas and scaling out")
-        refused = forbidden_flag(self.engine.args)
-        if refused is not None:
-            index, flag, why = refused
-            raise ValueError(f"engine.args[{index}]: {flag} is reserved for Weir: {why}")
-        return self
+            yield Contradiction((), NO_OPEN_POOL)
+
+    def _wrong_hardware(self) -> Iterator[Contradiction]:
+        for index, pool in enumerate(self.hardware_pools):
+            engine = self.engine_of(pool)
+            if any(each.startswith(hardware.PREFILL_CONTEXT_FLAGS) for each in engine.args):
+                continue
+            wrong = hardware.wrong_count(pool.accelerator.count, engine.parallelism)
+            if wrong is not None:
+                count = ("pools", index, "accelerator", "count")
+                yield Contradiction(count if self.pools else ("engine", "parallelism"), wrong)
+
+    def _wrong_patch(self) -> Iterator[Contradiction]:
+        for index, pool in enumerate(self.hardware_pools):
+            resource, count = pool.accelerator.resource, pool.accelerator.count
+            patches: tuple[tuple[Location, FreeForm | None], ...] = (
+                (("podTemplate",), self.pod_template),
+                (("pools", index, "podTemplate"), pool.pod_template),
+            )
+            for root, patch in patches:
+                for where, amount in asked_for(patch, resource):
+                    wrong = hardware.wrong_amount(resource, count, resource, amount)
+                    if wrong is not None:
+                        yield Contradiction((*root, *where), f"pool {pool.name}: {wrong}")
 
     @property
     def hardware_pools(self) -> tuple[Pool, ...]:
@@ -288,8 +383,13 @@ class InferenceServiceSpec(Model):
         if pool.replicas is not None:
             return pool.replicas
         if self.scaling is not None:
-            return max(self.scaling.min_replicas, 1)
+            return self.scaling.min_replicas
         return 1 if self.replicas is None else self.replicas
+
+
+def _wrong_name(metadata: ObjectMeta) -> Iterator[Contradiction]:
+    for wrong in service_name.wrong(metadata.name):
+        yield Contradiction(("name",), wrong)
 
 
 class InferenceService(Model):
@@ -297,6 +397,6 @@ class InferenceService(Model):
 
     api_version: Literal["serving.weir.dev/v1alpha1"] = "serving.weir.dev/v1alpha1"
     kind: Literal["InferenceService"] = "InferenceService"
-    metadata: ObjectMeta
+    metadata: Annotated[ObjectMeta, check(_wrong_name)]
     spec: InferenceServiceSpec
     status: InferenceServiceStatus | None = None

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from weir_core.api.base import Model, keyed_by, rules
+from weir_core.api.base import (
+    NAMES_DIFFER,
+    SUBDOMAIN_PATTERN,
+    Contradiction,
+    Model,
+    Rule,
+    keyed_by,
+    none_of,
+    rules,
+    text,
+)
+
+FETCHED: Final = ("hf", "s3", "gs", "az")
+"""Schemes whose sources are downloaded, with a Secret where one is named."""
 
 URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|gs|az|pvc|oci|file)://[^\s]+)$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:]*[A-Za-z0-9])?$"
-ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=253)]
-Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
+NAME_SAYS: Final = (
+    "is not a model's name; begin and end with a letter or a digit, with letters, digits and "
+    "-_./: between them, like qwen3-8b"
+)
+URI_SAYS: Final = (
+    "is not a source; write hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, "
+    "gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, oci://IMAGE, file:///PATH or tiny://"
+)
+SECRET_UNUSED: Final = (
+    f"only sources with {', '.join(f'{each}://' for each in FETCHED)} are downloaded with a "
+    "Secret; leave secretRef out"
+)
+SECRET_NAME_SAYS: Final = (
+    "is not the name of a Secret; write small letters, digits, dashes and dots only, like hf-token"
+)
+ModelName = Annotated[str, text(MODEL_NAME_PATTERN, NAME_SAYS, 253)]
+Uri = Annotated[str, text(URI_PATTERN, URI_SAYS, 1024)]
 
 
 class SecretRef(Model):
     """A Secret in the same namespace."""
 
-    name: str = Field(description="Name of the Secret.", min_length=1, max_length=253)
+    name: Annotated[str, text(SUBDOMAIN_PATTERN, SECRET_NAME_SAYS, 253)] = Field(
+        description="Name of the Secret."
+    )
 
 
 class Source(Model):
@@ -25,9 +56,10 @@ class Source(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            (
-                "!has(self.secretRef) || self.uri.matches('^(hf|s3|gs|az)://')",
-                "secretRef is used by hf://, s3://, gs:// and az:// sources only",
+            Rule(
+                f"!has(self.secretRef) || self.uri.matches('^({'|'.join(FETCHED)})://')",
+                SECRET_UNUSED,
+                field=".secretRef",
             ),
         )
     )
@@ -45,6 +77,12 @@ class Source(Model):
         "one. Default: anonymous.",
     )
 
+    @model_validator(mode="after")
+    def _uses_its_secret(self) -> Source:
+        unused = self.secret_ref is not None and self.uri.partition("://")[0] not in FETCHED
+        found = [Contradiction(("secretRef",), SECRET_UNUSED)] if unused else []
+        return none_of(self, found)
+
 
 class Adapter(Model):
     """A LoRA adapter, served as a model of its own name."""
@@ -53,21 +91,51 @@ class Adapter(Model):
     source: Source = Field(description="Where the adapter's weights come from.")
 
 
+TAKEN: Final = "the model has this name itself; give the adapter another one"
+
+
 class ModelSpec(Model):
     """The model and the names clients call it by."""
 
-    name: ModelName = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.adapters) || self.adapters.all(a, a.name != self.name && "
+                "(!has(self.aliases) || !(a.name in self.aliases)))",
+                TAKEN,
+                field=".adapters",
+            ),
+        )
+    )
+
+    name: Annotated[
+        str,
+        text(
+            MODEL_NAME_PATTERN,
+            NAME_SAYS,
+            253,
+            Rule("self == oldSelf", "the model's name cannot be changed"),
+        ),
+    ] = Field(
         description="Name clients send as `model`. Cannot be changed: it is what clients, "
         "dashboards and caches know the service by.",
-        json_schema_extra=rules(("self == oldSelf", "the model's name cannot be changed")),
     )
     aliases: tuple[ModelName, ...] = Field(
         default=(), description="Further names for the same model. Default: none.", max_length=16
     )
     source: Source = Field(description="Where the weights come from.")
-    adapters: tuple[Adapter, ...] = Field(
+    adapters: Annotated[tuple[Adapter, ...], NAMES_DIFFER] = Field(
         default=(),
         description="LoRA adapters served beside the model. Default: none.",
         max_length=32,
         json_schema_extra=keyed_by("name"),
     )
+
+    @model_validator(mode="after")
+    def _has_its_names_alone(self) -> ModelSpec:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        for index, adapter in enumerate(self.adapters):
+            if adapter.name in (self.name, *self.aliases):
+                yield Contradiction(("adapters", index, "name"), f"{adapter.name!r}: {TAKEN}")

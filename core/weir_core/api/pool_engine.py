@@ -12,11 +12,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from weir_core.api.base import Model, keyed_by
-from weir_core.api.engine import ARGUMENT_RULES, EngineSpec, EnvVar, Parallelism
-from weir_core.api.engine_flags import forbidden_flag
+from weir_core.api.base import NAMES_DIFFER, Model, keyed_by, rules
+from weir_core.api.engine import (
+    BEGINS_WITH_A_FLAG,
+    FIT_FOR_VLLM,
+    EngineSpec,
+    EnvVar,
+    Parallelism,
+)
+from weir_core.api.engine_flags import argument_rules
+
+PoolArgument = Annotated[str, Field(max_length=1024, json_schema_extra=rules(*argument_rules()))]
 
 
 class PoolEngine(Model):
@@ -25,14 +33,14 @@ class PoolEngine(Model):
     image: str | None = Field(
         default=None, description="Container image. Default: the service's.", max_length=512
     )
-    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+    args: Annotated[tuple[PoolArgument, ...], FIT_FOR_VLLM] = Field(
         default=(),
         description="Arguments for `vllm serve` after those of the service, one per item; of one "
         "that is given twice vLLM heeds the last. Default: none.",
         max_length=32,
-        json_schema_extra=ARGUMENT_RULES,
+        json_schema_extra=BEGINS_WITH_A_FLAG,
     )
-    env: tuple[EnvVar, ...] = Field(
+    env: Annotated[tuple[EnvVar, ...], NAMES_DIFFER] = Field(
         default=(),
         description="Environment of the engine and of the download, beside the service's and in "
         "place of its variables of the same name. Default: none.",
@@ -44,14 +52,6 @@ class PoolEngine(Model):
         description="How a replica of the pool spreads over accelerators. Default: as the service "
         "says, size by size.",
     )
-
-    @model_validator(mode="after")
-    def _leaves_the_contract_alone(self) -> PoolEngine:
-        refused = forbidden_flag(self.args)
-        if refused is not None:
-            index, flag, why = refused
-            raise ValueError(f"args[{index}]: {flag} is reserved for Weir: {why}")
-        return self
 
     def over(self, service: EngineSpec) -> EngineSpec:
         """Return the engine of the pool's replicas."""

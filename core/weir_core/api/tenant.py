@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from weir_core.api.base import DnsLabel, Model, ObjectMeta, keyed_by
+from weir_core.api.base import DnsLabel, Integer, Model, Number, ObjectMeta, Switch, keyed_by
 from weir_core.api.model import SecretRef
 from weir_core.api.status import Condition
 
@@ -14,10 +14,10 @@ from weir_core.api.status import Condition
 class TenantLimits(Model):
     """Bounds on what one tenant has in flight and sends."""
 
-    max_requests: Annotated[int, Field(ge=1)] | None = Field(
+    max_requests: Annotated[Integer, Field(ge=1)] | None = Field(
         default=None, description="Requests waiting and running at once. Default: no limit."
     )
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = Field(
+    tokens_per_minute: Annotated[Integer, Field(ge=1)] | None = Field(
         default=None, description="Prompt and output tokens in a minute. Default: no limit."
     )
 
@@ -37,12 +37,12 @@ class InferenceTenantSpec(Model):
         description="Highest class this tenant may ask for; a header lowers a request's class, "
         "never raises it above this. Default: defaultClass.",
     )
-    delegates: bool = Field(
+    delegates: Switch = Field(
         default=False,
         description="Whether its requests may name the tenant they are accounted to, in the "
         "header x-llm-d-inference-fairness-id, as a gateway's do. Default: false.",
     )
-    weight: Annotated[float, Field(ge=0.001, le=1000)] = Field(
+    weight: Annotated[Number, Field(ge=0.001, le=1000)] = Field(
         default=1.0, description="Share among tenants of a class. Default: 1."
     )
     limits: TenantLimits = Field(default=TenantLimits(), description="Default: no limits.")

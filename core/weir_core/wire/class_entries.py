@@ -13,7 +13,7 @@ from dataclasses import replace
 from weir_core.api.priorityclass import InferencePriorityClass
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
 from weir_core.wire.policies import class_policy
-from weir_core.wire.problems import Manifest, Problem, name_of, read
+from weir_core.wire.problems import Manifest, Problem, name_of, read, unheard_of
 
 Classes = Mapping[str, ClassPolicy]
 
@@ -48,7 +48,8 @@ def compile_classes(
             wanted[found.metadata.name] = class_policy(found)
     kept = {name: before[name] for name in present & before.keys()}
     chosen, refused = _within_one(wanted, kept)
-    return dict(sorted(chosen.items())), problems + refused
+    problems += [*refused, *unheard_of(manifests, InferencePriorityClass)]
+    return dict(sorted(chosen.items())), problems
 
 
 def retained(names: Iterable[str], classes: Classes, before: Classes) -> dict[str, ClassPolicy]:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import pydantic
 
-from weir_core.api.model import Source
+from weir_core.api.model import FETCHED, Source
 from weir_core.errors import InvalidSpec
 
 TEXTS: Final = ("--tokenizer", "--hf-config-path", "--generation-config")
@@ -23,7 +23,6 @@ REVISIONS: Final = {"--tokenizer": "--tokenizer-revision"}
 DRAFT: Final = "--spec-model"
 DRAFT_JSON: Final = ("--speculative-config", "-sc")
 LORAS_JSON: Final = "--default-mm-loras"
-FETCHED: Final = ("hf", "s3", "gs", "az")
 NO_REPOSITORY: Final = frozenset(
     {"auto", "vllm", "ngram", "[ngram]", "ngram_gpu", "suffix", "mtp", "extract_hidden_states"}
 )

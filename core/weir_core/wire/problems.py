@@ -7,12 +7,13 @@ and what to write instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
+from weir_core.api import reading
 from weir_core.api.base import Model
+from weir_core.errors import InvalidSpec
 
 Resource = TypeVar("Resource", bound=Model)
 Manifest = Mapping[str, Any]
@@ -26,6 +27,7 @@ Reason = Literal[
     "KeysRevoked",
     "InvalidAdmission",
     "InvalidScheduling",
+    "UnknownField",
     "Unreadable",
 ]
 
@@ -63,26 +65,30 @@ def name_of(manifest: Manifest) -> str:
 
 
 def read(manifest: Manifest, kind: type[Resource], reason: Reason) -> Resource | Problem:
-    """Return the typed resource in `manifest`, or the first thing that is wrong with it."""
+    """Return the typed resource in `manifest`, or the first thing that is wrong with it.
+
+    Fields that this version does not know are left out: see `unheard_of`.
+    """
     try:
-        return kind.model_validate({key: manifest[key] for key in manifest if key != "status"})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "unknown field; check its spelling, or take it out"
-        if first["type"] == "string_pattern_mismatch" and first["loc"][-1] == "maxQueueWait":
-            message = "is not a duration; write it like 30s, 5m or 250ms"
-        return Problem(reason, kind.__name__, name_of(manifest), _path(first["loc"]), message)
+        found: Resource = _known(manifest, kind).resource
+    except InvalidSpec as error:
+        return Problem(reason, kind.__name__, name_of(manifest), error.field, error.message)
+    return found
+
+
+def unheard_of(manifests: Iterable[Manifest], kind: type[Model]) -> Iterator[Problem]:
+    """Yield the fields that only a later Weir knows; of others the API server keeps none."""
+    message = "this version of Weir does not know it, so it has no effect; upgrade Weir"
+    for manifest in manifests:
+        with suppress(InvalidSpec):  # `read` tells of that
+            for path in _known(manifest, kind).unknown:
+                yield Problem("UnknownField", kind.__name__, name_of(manifest), path, message)
+
+
+def _known(manifest: Manifest, kind: type[Model]) -> reading.Known:
+    return reading.read_known(kind, {key: manifest[key] for key in manifest if key != "status"})
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names for a sentence."""
     return ", ".join(sorted(names)) or "none"
-
-
-def _path(location: Iterable[int | str]) -> str:
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return path.removeprefix(".")

@@ -16,7 +16,7 @@ import msgspec
 from weir_core.api.tenant import InferenceTenant
 from weir_core.wire.class_entries import Classes
 from weir_core.wire.policies import TenantEntry, tenant_policy
-from weir_core.wire.problems import Manifest, Problem, listed, name_of, read
+from weir_core.wire.problems import Manifest, Problem, listed, name_of, read, unheard_of
 
 Secrets = Mapping[str, Mapping[str, str]]
 """Values of each Secret that exists, by its name and key, decoded."""
@@ -58,7 +58,8 @@ def compile_tenants(
             problems += [] if lowered is entry else [_above(entry, name)]
             offers[name] = _Offer(lowered, before.get(name))
     chosen, refused = _one_owner_each(offers)
-    return [chosen[name] for name in sorted(chosen)], problems + refused
+    problems += [*refused, *unheard_of(manifests, InferenceTenant)]
+    return [chosen[name] for name in sorted(chosen)], problems
 
 
 def secret_of(manifest: Manifest) -> str | None:

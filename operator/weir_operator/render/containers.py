@@ -19,15 +19,6 @@ LOCKED_DOWN = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-RESERVED_ENV = frozenset(
-    {
-        labels.ENV_ENGINE_CONFIG,
-        labels.ENV_RUN_DIR,
-        labels.ENV_MODEL_DIR,
-        labels.ENV_GRACE_PERIOD_S,
-    }
-)
-"""What sidecar and engine must read alike."""
 
 MODEL_LOAD_LIMIT_S = 3600
 """A model that is not loaded by then will not be; the engine is started again."""
@@ -102,7 +93,7 @@ def model_container(
         "name": labels.MODEL_CONTAINER,
         "image": image,
         "command": ["weir-engine", "fetch"],
-        "env": _with_user_env([_engine_config(config), *_home()], owner, pool),
+        "env": _with_user_env([_engine_config(config), *_home()], owner.spec.engine_of(pool).env),
         "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
@@ -111,6 +102,14 @@ def model_container(
     if secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
     return container
+
+
+def sources_of(config: EngineConfig) -> list[tuple[str, Source]]:
+    """Return every source with the field it is written in."""
+    fields = ["spec.model.source"]
+    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
+    # The sources behind these are named by engine.args, without a Secret of their own.
+    return list(zip(fields, config.sources, strict=False))
 
 
 def _secrets(config: EngineConfig) -> list[str]:
@@ -122,12 +121,9 @@ def _secrets(config: EngineConfig) -> list[str]:
     Raises:
         InvalidSpec: Two sources of one scheme name different Secrets.
     """
-    fields = ["spec.model.source"]
-    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
     first: dict[str, tuple[str, str]] = {}
     names = []
-    # The sources behind these are named by engine.args, without a Secret of their own.
-    for field, source in zip(fields, config.sources, strict=False):
+    for field, source in sources_of(config):
         if source.secret_ref is None or not fetches(source):
             continue
         scheme, name = locate(source).scheme, source.secret_ref.name
@@ -172,7 +168,7 @@ def engine_container(
         "name": labels.ENGINE_CONTAINER,
         "image": image,
         "command": ["weir-engine", "serve"],
-        "env": _with_user_env(ours, owner, pool),
+        "env": _with_user_env(ours, owner.spec.engine_of(pool).env),
         "startupProbe": _probe("/enginez", period=2, failures=MODEL_LOAD_LIMIT_S // 2),
         "livenessProbe": {
             "exec": {"command": ["weir-engine", "alive"]},
@@ -248,24 +244,11 @@ def _engine_config(config: EngineConfig) -> Manifest:
     return _env(labels.ENV_ENGINE_CONFIG, text)
 
 
-def _with_user_env(ours: list[Manifest], owner: InferenceService, pool: Pool) -> list[Manifest]:
-    """Return a container's variables: a user's wins, but for what the contract rests on."""
-    spec = owner.spec
-    _require_unreserved("spec.engine", spec.engine.env)
-    if pool.engine.env:
-        _require_unreserved(f"{spec.place_of(pool)}.engine", pool.engine.env)
+def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
+    """Return a container's variables: a user's wins; none is one that the contract rests on."""
     env = {variable["name"]: variable for variable in ours}
-    for variable in spec.engine_of(pool).env:
-        env[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
+    env |= {each.name: each.model_dump(by_alias=True, exclude_none=True) for each in theirs}
     return list(env.values())
-
-
-def _require_unreserved(where: str, variables: Sequence[EnvVar]) -> None:
-    for index, variable in enumerate(variables):
-        if variable.name in RESERVED_ENV:
-            raise InvalidSpec(
-                f"{where}.env[{index}].name", f"{variable.name} is set by Weir; leave it out"
-            )
 
 
 def _env(name: str, value: str) -> Manifest:

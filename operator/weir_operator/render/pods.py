@@ -8,14 +8,21 @@ share; the engine itself opens no port.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
-from weir_core.errors import InvalidSpec
-from weir_core.wire.engine import EngineConfig, ModelMount, mount_of
-from weir_operator.render.containers import engine_container, fetches, model_container, sidecar
+from weir_core.errors import Fault, InvalidSpec
+from weir_core.wire.engine import EngineConfig, ModelMount, locate, mount_of
+from weir_operator.render.containers import (
+    engine_container,
+    fetches,
+    model_container,
+    sidecar,
+    sources_of,
+)
 from weir_operator.render.naming import (
     Manifest,
     common_labels,
@@ -33,6 +40,9 @@ GRACE_PERIOD_S = 120
 USER_ID = 65532
 """The images' own. It is asked for all the same: an engine image of the user's may name root or
 another user, and the containers of a pod share sockets and volumes."""
+
+MEET_IN_RUN_DIR: Final = (labels.SIDECAR_CONTAINER, labels.ENGINE_CONTAINER)
+"""The containers whose sockets and facts are in the run directory."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +63,19 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
         InvalidSpec: The patch removes what a replica cannot do without, or a source is malformed.
     """
     config = engine_config(owner, pool)
+    _refuse(_wrong_places(config))
     mounts = _mounts(config)
     template = rendered = _template(owner, pool, images, config, mounts)
     for root, patch in _patches(owner, pool):
         template = patched(template, patch, root)
-        _require_parts(template, root)
-        _require_labels(template, rendered, root)
-        _require_grace_period(template, root)
-    request_by_default(template, owner, pool)
+        _refuse(
+            [
+                *_wrong_parts(template, root),
+                *_wrong_labels(template, rendered, root),
+                *_wrong_grace_period(template, root),
+            ]
+        )
+    request_by_default(template, config)
     _tell_grace_period(template)
     return template
 
@@ -76,7 +91,6 @@ def _patches(owner: InferenceService, pool: Pool) -> list[tuple[str, Manifest]]:
 def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
     """Return what the engine of a pool must know."""
     spec, engine = owner.spec, owner.spec.engine_of(pool)
-    _require_enough_accelerators(owner, pool)
     return EngineConfig(
         name=spec.model.name,
         aliases=spec.model.aliases,
@@ -94,13 +108,19 @@ def _traces_endpoint(tracing: Tracing | None) -> str | None:
     return None if tracing is None else f"{tracing.endpoint.rstrip('/')}/v1/traces"
 
 
-def _require_enough_accelerators(owner: InferenceService, pool: Pool) -> None:
-    need, have = owner.spec.engine_of(pool).parallelism.size, pool.accelerator.count
-    if have and need > have:
-        raise InvalidSpec(
-            f"{owner.spec.place_of(pool)}.accelerator.count",
-            f"{have} cannot hold an engine of tensor x pipeline x data = {need}",
-        )
+def _refuse(faults: Iterable[Fault]) -> None:
+    found = list(faults)
+    if found:
+        raise InvalidSpec.of(found)
+
+
+def _wrong_places(config: EngineConfig) -> Iterator[Fault]:
+    """Yield each source whose uri names nothing that can exist."""
+    for field, source in sources_of(config):
+        try:
+            locate(source)
+        except InvalidSpec as error:
+            yield Fault(f"{field}.uri", error.message)
 
 
 def _mounts(config: EngineConfig) -> list[ModelMount]:
@@ -187,40 +207,38 @@ def _weights(mount: ModelMount) -> Manifest:
     return {"name": mount.name, **where}
 
 
-def _require_parts(template: Manifest, root: str) -> None:
-    """Refuse a patch that took away what the contract between the parts rests on."""
+def _wrong_parts(template: Manifest, root: str) -> Iterator[Fault]:
+    """Yield where a patch took away what the contract between the parts rests on."""
     where = f"{root}.spec"
     spec = _object(template.get("spec"), where)
-    init = _named(spec, "initContainers")
-    main = _named(spec, "containers")
+    init, main = _named(spec, "initContainers"), _named(spec, "containers")
     sidecar_container = init.get(labels.SIDECAR_CONTAINER, {})
-    engine = main.get(labels.ENGINE_CONTAINER)
     if sidecar_container.get("restartPolicy") != "Always":
-        raise InvalidSpec(f"{where}.initContainers", "the sidecar must stay, restarting always")
-    if engine is None:
-        raise InvalidSpec(f"{where}.containers", "the engine must stay")
+        yield Fault(f"{where}.initContainers", "the sidecar must stay, restarting always")
+    if labels.ENGINE_CONTAINER not in main:
+        yield Fault(f"{where}.containers", "the engine must stay")
     if "run" not in _named(spec, "volumes"):
-        raise InvalidSpec(f"{where}.volumes", "the volume `run` must stay")
-    for container in (sidecar_container, engine):
-        paths = {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
-        if labels.RUN_DIR not in paths:
-            raise InvalidSpec(
-                root,
-                f"container {container['name']} must keep its mount at {labels.RUN_DIR}",
-            )
+        yield Fault(f"{where}.volumes", "the volume `run` must stay")
+    for field, containers in (("initContainers", init), ("containers", main)):
+        for name, container in containers.items():
+            paths = {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
+            if name in MEET_IN_RUN_DIR and labels.RUN_DIR not in paths:
+                said = f"container {name} must keep its mount at {labels.RUN_DIR}"
+                yield Fault(f"{where}.{field}", said)
+            if not container.get("image"):
+                said = f"container {name} has no image; write one, or leave the container out"
+                yield Fault(f"{where}.{field}", said)
 
 
-def _require_labels(template: Manifest, rendered: Manifest, root: str) -> None:
-    """Refuse a patch that changes the labels by which the pods are found."""
+def _wrong_labels(template: Manifest, rendered: Manifest, root: str) -> Iterator[Fault]:
+    """Yield where a patch changes the labels by which the pods are found."""
+    where = f"{root}.metadata"
     written = rendered["metadata"]["labels"]
     before = {key: value for key, value in written.items() if is_kept_to_the_service(key)}
-    after = _object(template.get("metadata"), f"{root}.metadata").get("labels")
-    after = _object(after, f"{root}.metadata.labels")
+    after = _object(_object(template.get("metadata"), where).get("labels"), f"{where}.labels")
     for key, value in before.items():
         if after.get(key) != value:
-            raise InvalidSpec(
-                f"{root}.metadata.labels.{key}", f"must stay {value}; add others beside"
-            )
+            yield Fault(f"{where}.labels.{key}", f"must stay {value}; add others beside")
 
 
 def _object(value: Any, path: str) -> Manifest:
@@ -234,10 +252,10 @@ def _named(spec: Manifest, field: str) -> dict[str, Manifest]:
     return {item["name"]: item for item in spec.get(field) or ()}
 
 
-def _require_grace_period(template: Manifest, root: str) -> None:
+def _wrong_grace_period(template: Manifest, root: str) -> Iterator[Fault]:
     grace = template["spec"].get("terminationGracePeriodSeconds", GRACE_PERIOD_S)
     if not isinstance(grace, int) or grace < 1:
-        raise InvalidSpec(f"{root}.spec.terminationGracePeriodSeconds", "must be at least 1 second")
+        yield Fault(f"{root}.spec.terminationGracePeriodSeconds", "must be at least 1 second")
 
 
 def _tell_grace_period(template: Manifest) -> None:

@@ -99,7 +99,7 @@ def test_gpus_are_given_out_over_all_services(tmp_path: Path) -> None:
     found = documents(
         tmp_path,
         ("one", "[{name: a, replicas: 2, accelerator: {count: 1}}]"),
-        ("two", "[{name: b, accelerator: {count: 2}}]"),
+        ("two", "[{name: b, accelerator: {count: 2}}]\n  engine: {parallelism: {tensor: 2}}"),
     )
     plans = planned(found, "0", "1", "4", "5")
     replicas = [replica for plan in plans for replica in plan.replicas]

@@ -104,6 +104,19 @@ async def test_an_invalid_edit_keeps_the_template_in_force_and_not_the_newest_ev
     assert templates(cluster) == first
 
 
+async def test_the_fields_of_a_later_weir_are_named_and_all_else_is_in_force() -> None:
+    cluster = await served()
+    edit(cluster, {"replicas": 2, "rollout": {"maxSurge": 0, "maxUnavailable": 1, "pace": "slow"}})
+    await reconciler(cluster).run(KEY)
+    assert replicas(cluster) == {"chat-cpu": 2}
+    found = conditions(cluster)["SpecValid"]
+    assert (found["status"], found["reason"]) == ("True", "UnknownFields")
+    assert "spec.rollout.pace" in found["message"]
+    edit(cluster, {"replicas": 2})
+    await reconciler(cluster).run(KEY)
+    assert conditions(cluster)["SpecValid"]["reason"] == "Valid"
+
+
 async def test_an_invalid_spec_from_the_start_makes_nothing_and_says_why() -> None:
     cluster = MemoryCluster(body(WRONG["parsed"]))
     assert await reconciler(cluster).run(KEY) is Outcome.REJECTED

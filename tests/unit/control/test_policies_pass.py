@@ -269,12 +269,12 @@ async def test_admission_that_cannot_be_read_stays_as_it_was_and_says_so() -> No
     edit(cluster, {"admission": {"anonymousClass": "standard"}})
     await reconciler(cluster).run(KEY)
     before = document(cluster)
-    edit(cluster, {"admission": {"fieldOfANewerWeir": 1}})
+    edit(cluster, {"admission": {"anonymousClass": "No label"}})
     assert await reconciler(cluster).run(KEY) is Outcome.REJECTED
     assert document(cluster) == before
     found = conditions(cluster)["PoliciesReady"]
     assert found["reason"] == "InvalidAdmission"
-    assert "spec.admission.fieldOfANewerWeir" in found["message"]
+    assert "spec.admission.anonymousClass: 'No label' is not a name here" in found["message"]
 
 
 @pytest.mark.parametrize(

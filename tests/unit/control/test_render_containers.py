@@ -37,10 +37,11 @@ DOLLARS = ["$(HOME)", "$$(HOME)", "$$$(HOME)", "$$", "$", "$HOME", "a$b$", "$(",
 
 @pytest.mark.parametrize("argument", DOLLARS)
 def test_an_argument_reaches_the_engine_as_it_is_written(argument: str) -> None:
-    engine = containers({"engine": {"args": [argument]}})["engine"]
+    args = ("--chat-template", argument)
+    engine = containers({"engine": {"args": list(args)}})["engine"]
     env = {each["name"]: each.get("value", "") for each in engine["env"]}
     told = as_the_kubelet_expands(env["WEIR_ENGINE_CONFIG"], env)
-    assert EngineConfig.model_validate_json(told).args == (argument,)
+    assert EngineConfig.model_validate_json(told).args == args
 
 
 @pytest.mark.parametrize("part", ["sidecar", "engine"])

@@ -106,7 +106,7 @@ async def test_a_service_that_waits_for_an_earlier_one_of_its_name_is_tried_agai
 
 
 async def test_a_wrong_spec_is_not_tried_again() -> None:
-    bench = Bench(MemoryCluster(body({"unheardOf": 1})))
+    bench = Bench(MemoryCluster(body({"replicas": -1})))
     bench.queue.add(KEY)
     await bench.passes(1)
     assert bench.count(outcome="rejected") == 1
@@ -125,7 +125,7 @@ async def test_an_error_nobody_foresaw_ends_one_pass_and_not_the_worker() -> Non
 
 
 async def test_services_are_counted_by_how_their_last_pass_ended() -> None:
-    bench = Bench(MemoryCluster(body({"unheardOf": 1})))
+    bench = Bench(MemoryCluster(body({"replicas": -1})))
     bench.queue.add(KEY)
     await bench.passes(1)
     assert bench.services("rejected") == 1

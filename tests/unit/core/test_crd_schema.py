@@ -46,6 +46,18 @@ def test_keeps_nothing_that_a_structural_schema_forbids(schema: Schema) -> None:
 
 
 @pytest.mark.parametrize("schema", schemas())
+def test_holds_nothing_empty_which_the_api_server_would_drop(schema: Schema) -> None:
+    empty = [f"{path}.{key}" for path, node in walk("", schema) for key in node if node[key] == {}]
+    assert empty == []
+
+
+@pytest.mark.parametrize("schema", schemas())
+def test_refuses_texts_in_words_and_not_by_a_pattern(schema: Schema) -> None:
+    texts = [path for path, node in walk("", schema) if "pattern" in node and "type" in node]
+    assert texts == []
+
+
+@pytest.mark.parametrize("schema", schemas())
 def test_describes_every_field_of_a_spec(schema: Schema) -> None:
     spec = schema["properties"]["spec"]
     bare = [

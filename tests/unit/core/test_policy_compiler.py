@@ -136,11 +136,10 @@ BEFORE = good(
     ("broken", "said"),
     [
         pytest.param({"rank": "high"}, "InferencePriorityClass/gold: spec.rank", id="a word"),
-        pytest.param({}, "InferencePriorityClass/gold: spec.rank: Field required", id="nothing"),
-        pytest.param({"rank": 1, "rnak": 2}, "spec.rnak: unknown field", id="a misspelt field"),
+        pytest.param({}, "InferencePriorityClass/gold: spec.rank: is missing", id="nothing"),
         pytest.param(
             {"rank": 1, "maxQueueWait": "soon"},
-            "spec.maxQueueWait: is not a duration; write it like 30s",
+            "spec.maxQueueWait: 'soon' is not a duration; write it like 30s",
             id="no duration",
         ),
         pytest.param(
@@ -159,6 +158,28 @@ def test_a_broken_class_stays_as_it_was_and_others_go_on(broken: Manifest, said:
     assert said in str(problem)
     assert classes(document)["gold"] == classes(BEFORE)["gold"]
     assert classes(document)["iron"].rank == 2
+
+
+@pytest.mark.parametrize(
+    ("newer", "where"),
+    [
+        pytest.param(
+            a_class("gold", 9, burst=3), "InferencePriorityClass/gold: spec.burst", id="a class"
+        ),
+        pytest.param(
+            a_tenant("app", limits={"images": 3}),
+            "InferenceTenant/app: spec.limits.images",
+            id="a tenant",
+        ),
+    ],
+)
+def test_a_field_that_only_a_later_weir_knows_is_told_and_the_rest_is_in_force(
+    newer: Manifest, where: str
+) -> None:
+    document, (problem,) = compiled(STANDARD, newer, secrets=keys(app="a"))
+    assert problem.reason == "UnknownField"
+    assert str(problem).startswith(f"{where}: this version of Weir does not know it")
+    assert classes(document).keys() | tenants(document).keys() > {"standard"}
 
 
 def test_a_broken_class_that_never_was_good_is_not_there() -> None:

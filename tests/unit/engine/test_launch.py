@@ -187,7 +187,7 @@ def test_every_kind_of_source_is_served_from_the_model_directory(uri: str, want:
             config(args=("extra=/x", "--seed", "1")),
             GPU,
             InvalidSpec,
-            r"engine.args\[0\]: extra=/x is no flag",
+            r"engine.args\[0\]: 'extra=/x' is no flag",
             id="a stray word, which vLLM would take for a value of ours",
         ),
         pytest.param(
@@ -254,5 +254,21 @@ def test_what_the_user_put_into_the_environment_stays() -> None:
 
 
 def test_the_front_end_that_opens_ports_stays_off() -> None:
-    settings = environment(config(), GPU, {"VLLM_USE_RUST_FRONTEND": "1"})
-    assert settings["VLLM_USE_RUST_FRONTEND"] == "0"
+    assert environment(config(), GPU, {})["VLLM_USE_RUST_FRONTEND"] == "0"
+
+
+def test_what_a_secret_or_the_image_may_not_set_is_refused_at_the_start_all_at_once() -> None:
+    inherited = {"VLLM_API_KEY": "k", "VLLM_PLUGINS": "lora", "WEIR_RUN_DIR": "/run", "A": "b"}
+    with pytest.raises(InvalidSpec) as caught:
+        environment(config(), GPU, inherited)
+    assert [str(each) for each in caught.value.faults] == [
+        "environment VLLM_API_KEY: VLLM_API_KEY is reserved for Weir; leave it out: the sidecar "
+        "authenticates; only it reaches the engine",
+        "environment VLLM_PLUGINS: VLLM_PLUGINS leaves out 'weir', without which the engine is not "
+        "fit for a pod: write it, too, like weir,lora_filesystem_resolver",
+    ]
+
+
+def test_plugins_beside_weirs_are_loaded() -> None:
+    inherited = {"VLLM_PLUGINS": "lora_filesystem_resolver,weir"}
+    assert inherited.items() <= environment(config(), GPU, inherited).items()

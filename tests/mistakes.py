@@ -1,0 +1,542 @@
+"""Plausible mistakes in what a user writes, and what they are told, offline and on a cluster.
+
+`says` is Weir's own sentence, the same from `weir render`, `weir up` and the operator. Where a rule
+can say it, the API server says it too, and refuses what was written. Where it answers in words of
+its own, or a rule knows less than Weir, `server` is the part of its answer that helps.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any, Final, NamedTuple
+
+Manifest = dict[str, Any]
+
+SAME: Final = "the same, without the value, which the API server shows itself"
+CONDITION: Final = "nothing: no rule sees it, and the operator says the same in a condition"
+
+GPU: Final = {"name": "gpu", "replicas": 0}
+ONE_SERVICE: Final[Manifest] = {
+    "apiVersion": "serving.weir.dev/v1alpha1",
+    "kind": "InferenceService",
+    "metadata": {"name": "wrong"},
+    "spec": {
+        "model": {"name": "tiny", "source": {"uri": "tiny://"}},
+        "replicas": 0,
+        "pools": [{"name": "cpu", "accelerator": {"count": 0}}],
+    },
+}
+ONE_CLASS: Final[Manifest] = {
+    "apiVersion": "serving.weir.dev/v1alpha1",
+    "kind": "InferencePriorityClass",
+    "metadata": {"name": "wrong"},
+    "spec": {"rank": 5},
+}
+ONE_TENANT: Final[Manifest] = {
+    "apiVersion": "serving.weir.dev/v1alpha1",
+    "kind": "InferenceTenant",
+    "metadata": {"name": "wrong"},
+    "spec": {"apiKeySecretRef": {"name": "keys"}},
+}
+
+
+class Mistake(NamedTuple):
+    """One mistake."""
+
+    id: str
+    change: Manifest
+    """What of the spec is written otherwise; None is left out. `name` is that of the object, and
+    `metadata` stands beside it."""
+    field: str
+    says: str
+    server: str = SAME
+    """What the API server says."""
+    server_field: str = ""
+    """The field it names; empty for the same."""
+    right: Manifest = ONE_SERVICE
+    """The document without the mistake."""
+
+    @property
+    def document(self) -> Manifest:
+        """The document with the mistake in it."""
+        document = copy.deepcopy(self.right)
+        changed = {**document["spec"], **self.change}
+        document["metadata"]["name"] = changed.pop("name", "wrong")
+        document["metadata"] |= changed.pop("metadata", {})
+        document["spec"] = {key: value for key, value in changed.items() if value is not None}
+        return document
+
+    @property
+    def heard(self) -> tuple[str, str]:
+        """The field and the words that the API server's answer has."""
+        said = re.sub("^'[^']*' ", "", self.says) if self.server == SAME else self.server
+        return self.server_field or self.field, said
+
+
+def _args(*args: Any) -> Manifest:
+    return {"engine": {"args": list(args)}}
+
+
+def _env(*env: Any) -> Manifest:
+    return {"engine": {"env": list(env)}}
+
+
+def _source(**source: Any) -> Manifest:
+    return {"model": {"name": "tiny", "source": source}}
+
+
+def _gpus(**fields: Any) -> Manifest:
+    return {"replicas": None, "pools": [{**GPU, **fields}]}
+
+
+def _pods(**spec: Any) -> Manifest:
+    return {"podTemplate": {"spec": spec}}
+
+
+MISTAKES: Final = [
+    Mistake(
+        "a name with dots",
+        {"name": "llama-3.1-8b"},
+        "metadata.name",
+        (
+            "'llama-3.1-8b' cannot name a Service in Kubernetes; write llama-3-1-8b (small "
+            "letters, digits and dashes, a letter first)"
+        ),
+    ),
+    Mistake(
+        "a name that begins with a digit",
+        {"name": "8b-chat"},
+        "metadata.name",
+        (
+            "'8b-chat' cannot name a Service in Kubernetes; write m-8b-chat (small letters,"
+            " digits and dashes, a letter first)"
+        ),
+    ),
+    Mistake(
+        "a name that is too long",
+        {"name": "a" * 46},
+        "metadata.name",
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' has 46 characters; write at most 45",
+        server="metadata.name has too many characters; write at most 45",
+    ),
+    Mistake(
+        "a misspelt field",
+        {"engnie": {}},
+        "spec.engnie",
+        "unknown field; did you mean engine?",
+        server='unknown field "spec.engnie"',
+    ),
+    Mistake(
+        "a field in the wrong place",
+        {"image": "vllm:1"},
+        "spec.image",
+        "unknown field; did you mean spec.engine.image or spec.pools[].engine.image?",
+        server='unknown field "spec.image"',
+    ),
+    Mistake(
+        "a field in snake case",
+        {"pod_template": {}},
+        "spec.pod_template",
+        "unknown field; did you mean podTemplate?",
+        server='unknown field "spec.pod_template"',
+    ),
+    Mistake(
+        "a misspelt field of the metadata",
+        {"metadata": {"label": {"team": "search"}}},
+        "metadata.label",
+        "unknown field; did you mean labels?",
+        server='unknown field "metadata.label"',
+    ),
+    Mistake(
+        "no model's name",
+        {"model": {"source": {"uri": "tiny://"}}},
+        "spec.model.name",
+        "is missing; write it (Name clients send as `model`)",
+        server="Required value",
+    ),
+    Mistake(
+        "a word for a number",
+        {"replicas": "two"},
+        "spec.replicas",
+        "'two' is not a whole number",
+        server="must be of type integer",
+    ),
+    Mistake(
+        "a number in quotes",
+        {"replicas": "2"},
+        "spec.replicas",
+        "'2' is not a whole number; write 2 without quotes",
+        server="must be of type integer",
+    ),
+    Mistake(
+        "a negative number",
+        {"replicas": -1},
+        "spec.replicas",
+        "-1 is out of range; write 0 or more",
+        server="should be greater than or equal to 0",
+    ),
+    Mistake(
+        "replicas and scaling",
+        {"scaling": {"maxReplicas": 2}},
+        "spec",
+        "replicas and scaling exclude each other; leave one of them out",
+    ),
+    Mistake(
+        "more at least than at most",
+        {"replicas": None, "scaling": {"minReplicas": 3, "maxReplicas": 2}},
+        "spec.scaling.minReplicas",
+        "3 must not exceed maxReplicas; write that number or less",
+        server="must not exceed maxReplicas; write that number or less",
+    ),
+    Mistake(
+        "scaling to zero",
+        {"replicas": None, "scaling": {"minReplicas": 0, "maxReplicas": 2}},
+        "spec.scaling.minReplicas",
+        (
+            "0 has no effect yet, because Weir does not scale to zero by itself; write 1 or"
+            " more, or spec.replicas: 0 in place of spec.scaling for none"
+        ),
+        server="has no effect yet, because Weir does not scale to zero by itself; write 1 or more",
+    ),
+    Mistake(
+        "an idle time",
+        {"replicas": None, "scaling": {"idleTimeout": "10m", "maxReplicas": 2}},
+        "spec.scaling.idleTimeout",
+        "10m has no effect yet, because Weir does not scale to zero by itself; leave it out",
+        server="has no effect yet, because Weir does not scale to zero by itself; leave it out",
+    ),
+    Mistake(
+        "two pools of one name",
+        {"replicas": None, "pools": [GPU, GPU]},
+        "spec.pools[1].name",
+        "'gpu' is the name of item 0, too; leave one of them out",
+        server='Duplicate value: {"name":"gpu"}',
+        server_field="spec.pools[1]",
+    ),
+    Mistake(
+        "a pool's name with an underscore",
+        _gpus(name="A100_spot"),
+        "spec.pools[0].name",
+        (
+            "'A100_spot' is not a name here; write small letters, digits and dashes, like "
+            "h100-spot, and begin and end with a letter or a digit"
+        ),
+    ),
+    Mistake(
+        "two pools without replicas",
+        {"replicas": None, "pools": [{"name": "a"}, {"name": "b"}]},
+        "spec.pools",
+        "at most one pool may leave replicas out; write replicas in all others",
+    ),
+    Mistake(
+        "half of a resource's name",
+        _gpus(accelerator={"resource": "gpu"}),
+        "spec.pools[0].accelerator.resource",
+        "'gpu' is not an extended resource; write its whole name, like nvidia.com/gpu",
+    ),
+    Mistake(
+        "GPUs as limits",
+        _gpus(resources={"limits": {"nvidia.com/gpu": 4}}),
+        "spec.pools[0].resources.limits[nvidia.com/gpu]",
+        (
+            "4 of nvidia.com/gpu contradicts accelerator, which is 1 of nvidia.com/gpu; "
+            "write accelerator: {resource: nvidia.com/gpu, count: 4} and leave "
+            "nvidia.com/gpu out here"
+        ),
+        server="write the number as accelerator.count",
+        server_field="spec.pools[0].resources.limits",
+    ),
+    Mistake(
+        "another vendor's GPUs as limits",
+        _gpus(resources={"limits": {"amd.com/gpu": "1"}}),
+        "spec.pools[0].resources.limits[amd.com/gpu]",
+        (
+            "1 of amd.com/gpu contradicts accelerator, which is 1 of nvidia.com/gpu; write "
+            "accelerator: {resource: amd.com/gpu, count: 1} and leave amd.com/gpu out here"
+        ),
+        server="write them as accelerator: {resource: NAME, count: N}",
+        server_field="spec.pools[0].resources.limits",
+    ),
+    Mistake(
+        "a unit that Kubernetes does not know",
+        _gpus(resources={"requests": {"memory": "16GB"}}),
+        "spec.pools[0].resources.requests.memory",
+        (
+            "'16GB' is not a quantity; write a number with one of Kubernetes' units, like "
+            "4, 500m or 16Gi"
+        ),
+        server="should match '^([0-9]+",
+    ),
+    Mistake(
+        "fewer GPUs than the engine uses",
+        {"engine": {"parallelism": {"tensor": 4}}, **_gpus()},
+        "spec.pools[0].accelerator.count",
+        (
+            "1 accelerators a replica and an engine of tensor x pipeline x data = 4 do not "
+            "fit; write accelerator: {count: 4}"
+        ),
+        server="must be tensor x pipeline x data of engine.parallelism",
+        server_field="spec.pools",
+    ),
+    Mistake(
+        "more GPUs than the engine uses",
+        _gpus(accelerator={"count": 4}),
+        "spec.pools[0].accelerator.count",
+        (
+            "4 accelerators a replica and an engine of tensor x pipeline x data = 1 leave 3"
+            " idle; write engine.parallelism.tensor: 4, or accelerator: {count: 1}"
+        ),
+        server="must be tensor x pipeline x data of engine.parallelism",
+        server_field="spec.pools",
+    ),
+    Mistake(
+        "a rollout that replaces nothing",
+        {"rollout": {"maxSurge": 0}},
+        "spec.rollout",
+        (
+            "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced;"
+            " write maxUnavailable: 1 where there is no spare accelerator, or leave "
+            "maxSurge out"
+        ),
+    ),
+    Mistake(
+        "half a pod",
+        {"rollout": {"maxSurge": "0.5"}},
+        "spec.rollout.maxSurge",
+        "'0.5' is neither a count nor a percentage; write it like 1 or 25%",
+        server="should match '^[0-9]+%$'",
+    ),
+    Mistake(
+        "a flag Weir needs itself",
+        _args("--port=9000"),
+        "spec.engine.args[0]",
+        "--port is reserved for Weir: the engine listens only on its sidecar's socket",
+    ),
+    Mistake(
+        "a reserved flag and its value in one",
+        _args("--port 9000"),
+        "spec.engine.args[0]",
+        "--port is reserved for Weir: the engine listens only on its sidecar's socket",
+    ),
+    Mistake(
+        "a flag and its value in one",
+        _args("--max-model-len 4096"),
+        "spec.engine.args[0]",
+        (
+            "'--max-model-len 4096' is one word to vLLM: write each word as an item of its own, or "
+            "--max-model-len=4096"
+        ),
+        server="is one word to vLLM: write each word as an item of its own, or FLAG=VALUE",
+    ),
+    Mistake(
+        "a bare dash",
+        _args("--enforce-eager", "-"),
+        "spec.engine.args[1]",
+        "'-' is no flag: leave it out",
+    ),
+    Mistake(
+        "a command for arguments",
+        _args("serve", "org/model"),
+        "spec.engine.args[0]",
+        "'serve' is no flag: begin with one, like --max-model-len=8192",
+        server="the first item is no flag: begin with one",
+        server_field="spec.engine.args",
+    ),
+    Mistake(
+        "a flag's twin",
+        _env({"name": "VLLM_API_KEY", "value": "k"}),
+        "spec.engine.env[0].name",
+        (
+            "VLLM_API_KEY is reserved for Weir; leave it out: the sidecar authenticates; "
+            "only it reaches the engine"
+        ),
+    ),
+    Mistake(
+        "plugins without Weir's",
+        _env({"name": "VLLM_PLUGINS", "value": "x"}),
+        "spec.engine.env[0].value",
+        (
+            "VLLM_PLUGINS leaves out 'weir', without which the engine is not fit for a pod:"
+            " write it, too, like weir,lora_filesystem_resolver"
+        ),
+    ),
+    Mistake(
+        "two variables of one name",
+        _env({"name": "A", "value": "1"}, {"name": "A"}),
+        "spec.engine.env[1].name",
+        "'A' is the name of item 0, too; leave one of them out",
+        server='Duplicate value: {"name":"A"}',
+        server_field="spec.engine.env[1]",
+    ),
+    Mistake(
+        "a variable's value that is a number",
+        _env({"name": "OMP_NUM_THREADS", "value": 4}),
+        "spec.engine.env[0].value",
+        '4 is not a text; put it in quotes: "4"',
+        server="must be of type string",
+    ),
+    Mistake(
+        "variables as a mapping",
+        {"engine": {"env": {"A": "1"}}},
+        "spec.engine.env",
+        '{"A": "1"} is not a list; begin each item with `- name:`',
+        server='unknown field "spec.engine.env.A"',
+    ),
+    Mistake(
+        "a mode that is none",
+        {"engine": {"scheduling": {"mode": "fast"}}},
+        "spec.engine.scheduling.mode",
+        "'fast' is not known here; write latency, throughput or custom",
+        server='supported values: "latency", "throughput", "custom"',
+    ),
+    Mistake(
+        "shares for no class",
+        {"engine": {"scheduling": {"mode": "custom"}}},
+        "spec.engine.scheduling",
+        (
+            "mode custom divides each step by classShares, and there are none; write them, "
+            "like classShares: {interactive: 0.7, batch: 0.3}, or another mode"
+        ),
+    ),
+    Mistake(
+        "shares that nothing heeds",
+        {"engine": {"scheduling": {"classShares": {"batch": 0.5}}}},
+        "spec.engine.scheduling.classShares",
+        "only mode custom heeds classShares; write mode: custom, or leave them out",
+    ),
+    Mistake(
+        "a source that nothing can read",
+        _source(uri="https://huggingface.co/o/m"),
+        "spec.model.source.uri",
+        (
+            "'https://huggingface.co/o/m' is not a source; write "
+            "hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, "
+            "oci://IMAGE, file:///PATH or tiny://"
+        ),
+    ),
+    Mistake(
+        "a source without a scheme",
+        _source(uri="Qwen/Qwen3-8B"),
+        "spec.model.source.uri",
+        (
+            "'Qwen/Qwen3-8B' is not a source; write hf://ORG/MODEL[/FOLDER][@REVISION], "
+            "s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, "
+            "oci://IMAGE, file:///PATH or tiny://"
+        ),
+    ),
+    Mistake(
+        "a Secret for a claim",
+        _source(uri="pvc://claim/m", secretRef={"name": "s"}),
+        "spec.model.source.secretRef",
+        (
+            "only sources with hf://, s3://, gs://, az:// are downloaded with a Secret; "
+            "leave secretRef out"
+        ),
+    ),
+    Mistake(
+        "a Secret's bare name",
+        _source(uri="hf://o/m", secretRef="hf"),
+        "spec.model.source.secretRef",
+        "'hf' is not an object; write {name: hf}",
+        server="must be of type object",
+    ),
+    Mistake(
+        "an adapter with the model's name",
+        {
+            "model": {
+                "name": "m",
+                "source": {"uri": "hf://o/m"},
+                "adapters": [{"name": "m", "source": {"uri": "hf://o/a"}}],
+            }
+        },
+        "spec.model.adapters[0].name",
+        "'m': the model has this name itself; give the adapter another one",
+        server="the model has this name itself; give the adapter another one",
+        server_field="spec.model.adapters",
+    ),
+    Mistake(
+        "a duration without a unit",
+        {"admission": {"keepAlive": 10}},
+        "spec.admission.keepAlive",
+        "10 is not a duration; write it like 30s, 5m or 250ms",
+        server="must be of type string",
+    ),
+    Mistake(
+        "a negative duration",
+        {"admission": {"keepAlive": "-5s"}},
+        "spec.admission.keepAlive",
+        "'-5s' is not a duration; write it like 30s, 5m or 250ms",
+    ),
+    Mistake(
+        "a collector without a scheme",
+        {"tracing": {"endpoint": "otel:4318"}},
+        "spec.tracing.endpoint",
+        "'otel:4318' is not the address of a collector; write it like http://collector:4318",
+    ),
+    Mistake(
+        "a container without an image",
+        _pods(containers=[{"name": "vllm", "args": ["x"]}]),
+        "spec.podTemplate.spec.containers[0].image",
+        (
+            "'vllm' adds a container without one; write its image, or the name of the "
+            "container to change (engine)"
+        ),
+        server=CONDITION,
+    ),
+    Mistake(
+        "the sidecar among the containers",
+        _pods(containers=[{"name": "sidecar"}]),
+        "spec.podTemplate.spec.containers[0].image",
+        (
+            "'sidecar' adds a container without one; write it under initContainers, where "
+            "that container is"
+        ),
+        server=CONDITION,
+    ),
+    Mistake(
+        "a flag's twin in the pods",
+        _pods(containers=[{"name": "engine", "env": [{"name": "VLLM_PORT", "value": "1"}]}]),
+        "spec.podTemplate.spec.containers[0].env[0].name",
+        (
+            "VLLM_PORT is reserved for Weir; leave it out: the engine listens only on its "
+            "sidecar's socket"
+        ),
+        server=CONDITION,
+    ),
+    Mistake(
+        "GPUs in the pods",
+        {**_pods(containers=[{"name": "engine", "resources": {"limits": {"nvidia.com/gpu": 4}}}])},
+        "spec.podTemplate.spec.containers[0].resources.limits[nvidia.com/gpu]",
+        (
+            "pool cpu: 4 of nvidia.com/gpu contradicts accelerator, which is 0 of "
+            "nvidia.com/gpu; write accelerator: {resource: nvidia.com/gpu, count: 4} and "
+            "leave nvidia.com/gpu out here"
+        ),
+        server=CONDITION,
+    ),
+    Mistake(
+        "a class's wait without a unit",
+        {"maxQueueWait": 60},
+        "spec.maxQueueWait",
+        "60 is not a duration; write it like 30s, 5m or 250ms",
+        server="must be of type string",
+        right=ONE_CLASS,
+    ),
+    Mistake(
+        "a share in percent",
+        {"minShare": 10},
+        "spec.minShare",
+        "10 is out of range; write 1 or less",
+        server="should be less than or equal to 1",
+        right=ONE_CLASS,
+    ),
+    Mistake(
+        "a tenant's Secret by its bare name",
+        {"apiKeySecretRef": "keys"},
+        "spec.apiKeySecretRef",
+        "'keys' is not an object; write {name: keys}",
+        server="must be of type object",
+        right=ONE_TENANT,
+    ),
+]
