@@ -60,7 +60,7 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
         _require_parts(template, root)
         _require_labels(template, rendered, root)
         _require_grace_period(template, root)
-    request_by_default(template, owner, pool)
+    request_by_default(template, config)
     _tell_grace_period(template)
     return template
 

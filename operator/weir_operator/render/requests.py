@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from weir_core.api import labels
-from weir_core.api.inferenceservice import InferenceService, Pool
-from weir_core.wire.engine import locate
+from weir_core.wire.engine import EngineConfig, locate
 from weir_operator.render.naming import Manifest
 
 SIDECAR: Final = {"cpu": "250m", "memory": "128Mi", "ephemeral-storage": "128Mi"}
@@ -25,15 +24,15 @@ DOWNLOADED_DISK: Final = "8Gi"
 """Weights of four billion parameters; how large a model is, is not known before it is there."""
 
 
-def request_by_default(template: Manifest, owner: InferenceService, pool: Pool) -> None:
+def request_by_default(template: Manifest, config: EngineConfig) -> None:
     """Add what the containers of Weir's ask for; what has a request or a limit keeps it.
 
     A request above a limit would be refused, and without one the API server takes the limit.
     """
     defaults = {
         labels.SIDECAR_CONTAINER: SIDECAR,
-        labels.MODEL_CONTAINER: _of_download(owner),
-        labels.ENGINE_CONTAINER: _of_engine(pool.accelerator.count),
+        labels.MODEL_CONTAINER: _of_download(config),
+        labels.ENGINE_CONTAINER: _of_engine(config.accelerators),
     }
     spec = template["spec"]
     for container in (*spec["initContainers"], *spec["containers"]):
@@ -49,10 +48,8 @@ def request_by_default(template: Manifest, owner: InferenceService, pool: Pool) 
             container["resources"] = {**asked, "requests": requests}
 
 
-def _of_download(owner: InferenceService) -> dict[str, str]:
-    model = owner.spec.model
-    sources = [model.source, *(adapter.source for adapter in model.adapters)]
-    generated = all(locate(source).scheme == "tiny" for source in sources)
+def _of_download(config: EngineConfig) -> dict[str, str]:
+    generated = all(locate(source).scheme == "tiny" for source in config.sources)
     disk = GENERATED_DISK if generated else DOWNLOADED_DISK
     return {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": disk}
 

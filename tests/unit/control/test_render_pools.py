@@ -14,12 +14,12 @@ from weir_operator.render import pod_templates
 from weir_operator.revisions import spec_digest
 
 Manifest = dict[str, Any]
-GPU = {"count": 4}
 
 
-def two(amd: Manifest, spec: Manifest | None = None) -> Manifest:
+def two(amd: Manifest, spec: Manifest | None = None, gpus: int = 1) -> Manifest:
     """Return a spec of two pools, one of which has something of its own."""
-    pools = [{"name": "nvidia", "accelerator": GPU}, {"name": "amd", "replicas": 1, **amd}]
+    nvidia = {"name": "nvidia", "accelerator": {"count": gpus}}
+    pools = [nvidia, {"name": "amd", "replicas": 1, **amd}]
     return {"pools": pools, **(spec or {})}
 
 
@@ -68,6 +68,7 @@ def test_of_a_pools_sizes_only_those_that_it_says_differ() -> None:
     spec = two(
         {"accelerator": {"count": 8}, "engine": {"parallelism": {"tensor": 4}}},
         {"engine": {"parallelism": {"tensor": 2, "pipeline": 2}}},
+        gpus=4,
     )
     assert config(spec, "nvidia").parallelism.size == 4
     amd = config(spec, "amd").parallelism

@@ -13,8 +13,13 @@ Manifest = dict[str, Any]
 KINDS = {"cpu", "memory", "ephemeral-storage"}
 
 
-def pools(**pool: Any) -> Manifest:
-    return {"pools": [{"name": "p", **pool}]}
+def pools(count: int = 1, **pool: Any) -> Manifest:
+    """Return a spec of one pool whose engines use all of their accelerators."""
+    sizes = {"parallelism": {"tensor": max(count, 1)}}
+    return {
+        "engine": sizes,
+        "pools": [{"name": "p", "accelerator": {"count": count}, **pool}],
+    }
 
 
 def resources(spec: Manifest) -> dict[str, Manifest]:
@@ -26,14 +31,12 @@ def resources(spec: Manifest) -> dict[str, Manifest]:
 
 @pytest.mark.parametrize("count", [0, 1, 8])
 def test_every_container_requests_processors_memory_and_disk(count: int) -> None:
-    for name, asked in resources(pools(accelerator={"count": count})).items():
+    for name, asked in resources(pools(count)).items():
         assert asked["requests"].keys() >= KINDS, name
 
 
 def test_an_engine_asks_for_more_with_each_accelerator() -> None:
-    one, eight = (
-        resources(pools(accelerator={"count": count}))["engine"]["requests"] for count in (1, 8)
-    )
+    one, eight = (resources(pools(count))["engine"]["requests"] for count in (1, 8))
     assert (one["cpu"], one["memory"]) == ("1", "4Gi")
     assert (eight["cpu"], eight["memory"]) == ("8", "32Gi")
 
@@ -52,7 +55,7 @@ def test_the_download_asks_for_room_for_the_weights(uri: str, want: str) -> None
 
 def test_a_pools_own_requests_count() -> None:
     own = {"requests": {"cpu": 8, "memory": "64Gi"}}
-    requests = resources(pools(accelerator={"count": 1}, resources=own))["engine"]["requests"]
+    requests = resources(pools(resources=own))["engine"]["requests"]
     assert (requests["cpu"], requests["memory"]) == (8, "64Gi")
     assert "ephemeral-storage" in requests
 
@@ -60,7 +63,7 @@ def test_a_pools_own_requests_count() -> None:
 def test_a_limit_is_its_own_request() -> None:
     """One above it would be refused, and the API server takes the limit where there is none."""
     own = {"limits": {"memory": "2Gi"}}
-    engine = resources(pools(accelerator={"count": 1}, resources=own))["engine"]
+    engine = resources(pools(resources=own))["engine"]
     assert engine["limits"]["memory"] == "2Gi"
     assert engine["requests"].keys() == {"cpu", "ephemeral-storage"}
 
