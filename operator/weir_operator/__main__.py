@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from weir_core.errors import WeirError
 from weir_operator import handlers
 from weir_operator.cluster import Kubernetes, connect
+from weir_operator.definitions import Definitions
 from weir_operator.engines import Ask, Engines, asking
 from weir_operator.interests import Change
 from weir_operator.lease import Elector
@@ -34,6 +35,9 @@ from weir_operator.watches import Watches
 from weir_operator.worker import resync, work
 
 log = logging.getLogger("weir_operator")
+
+LEASE_LOST = 1
+"""Exit status."""
 
 
 def main() -> int:
@@ -53,7 +57,12 @@ def main() -> int:
     except (WeirError, ValueError) as error:
         sys.stderr.write(f"weir-operator: {error}\n")
         return 2
-    return asyncio.run(run(settings, cluster))
+    status = asyncio.run(run(settings, cluster))
+    if status == LEASE_LOST:
+        # Another may lead in a moment. Calls under way are in threads, which Python would wait for.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 async def run(settings: Settings, cluster: Kubernetes) -> int:
@@ -63,16 +72,24 @@ async def run(settings: Settings, cluster: Kubernetes) -> int:
     metrics = Metrics(CollectorRegistry())
     # By a client of its own: a renewal must not wait behind the calls of passes.
     elector = Elector(Kubernetes(()), settings.leadership, time.monotonic)
-    async with serving(metrics.registry, settings.port), asking() as ask:
+    metrics.leading.set_function(lambda: elector.leading)
+    async with serving(metrics.registry, settings.port, lambda: elector.led), asking() as ask:
         await _first(stop.wait(), elector.acquire())
         if not elector.leading:
             return 0
-        metrics.leading.set(1)
-        await _first(stop.wait(), elector.keep(), _lead(settings, cluster, metrics, ask, stop))
-        lost = not elector.leading
-        metrics.leading.set(0)
+        await _first(elector.keep(), _act(settings, cluster, metrics, ask, stop))
+        if not elector.leading:
+            return LEASE_LOST
         await elector.release()
-    return 1 if lost else 0
+    return 0
+
+
+async def _act(
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, ask: Ask, stop: asyncio.Event
+) -> None:
+    """Lead until `stop` is set, and until what was being written then is written."""
+    await _first(stop.wait(), _lead(settings, cluster, metrics, ask, stop))
+    await cluster.close()
 
 
 async def _lead(
@@ -83,12 +100,9 @@ async def _lead(
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     engines = Engines(ask, time.monotonic)
     reconciler = Reconciler(
-        cluster,
-        engines,
-        settings.images,
-        lambda: datetime.now(UTC),
-        lambda: secrets.token_hex(KEY_BYTES),
+        cluster, engines, settings.images, _now, lambda: secrets.token_hex(KEY_BYTES)
     )
+    definitions = Definitions(cluster, metrics, settings.leadership, _now)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -96,6 +110,7 @@ async def _lead(
             for _ in range(settings.watching.workers)
         ]
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
+        running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
         watches = Watches(cluster, namespaces, lambda change: _ask(change, reconciler, queue))
         watches.start(asyncio.get_running_loop())
@@ -118,6 +133,10 @@ def _ask(change: Change, reconciler: Reconciler, queue: WorkQueue[Key]) -> None:
     """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
     for service in reconciler.interests.concerned(change):
         queue.add(Key(*service))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _on_signal(stop: asyncio.Event) -> None:

@@ -26,7 +26,7 @@ Rights it needs, beside `get list watch` on inferenceservices for kopf:
 | serving.weir.dev | inferencetenants | list watch |
 | serving.weir.dev | inferencepriorityclasses | list watch |
 | (core) | events | create |
-| coordination.k8s.io | the Lease, which the chart creates | get update |
+| coordination.k8s.io | leases, in the operator's own namespace | create; get update of one |
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from kubernetes import client, config
@@ -170,8 +170,19 @@ class Kubernetes:
         self._server.connection_pool_maxsize = _AT_ONCE
         self._timeouts = timeouts
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="api-server")
+        self._under_way: set[Future[Any]] = set()
         self._api: DynamicClient | None = None
         self._discovery = threading.Lock()
+
+    async def close(self) -> None:
+        """Begin no more calls; return when those under way have ended.
+
+        A task that is cancelled leaves its call to its thread, so what it writes is written still.
+        """
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while self._under_way:
+            calls = map(asyncio.wrap_future, tuple(self._under_way))
+            await asyncio.gather(*calls, return_exceptions=True)
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return one object, or None."""
@@ -339,7 +350,10 @@ class Kubernetes:
     ) -> Manifest | None:
         """Make one call in a thread; None is "not found" (or "conflict", where asked for)."""
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            future = self._threads.submit(call)
+            self._under_way.add(future)
+            future.add_done_callback(self._under_way.discard)
+            answer = await asyncio.wrap_future(future)
         except ApiException as error:
             if error.status == 404 or (conflict_is_none and error.status == 409):
                 return None

@@ -37,6 +37,8 @@ class ApiServer(ThreadingHTTPServer):
         """By the beginning of a path; 200 otherwise."""
         self.objects: dict[str, dict[str, Any]] = {}
         """By path."""
+        self.hanging = threading.Event()
+        """Set when a call hangs."""
         self.done = threading.Event()
 
     def client(self, patience_s: float = 0.1) -> Kubernetes:
@@ -53,6 +55,7 @@ class _Answers(BaseHTTPRequestHandler):
         chosen = self.server.statuses.items()
         status = next((status for start, status in chosen if path.startswith(start)), 200)
         if status == HANGING:
+            self.server.hanging.set()
             self.server.done.wait(30)
             return
         self.send_response(status)
@@ -125,6 +128,22 @@ async def test_one_client_does_not_wait_behind_the_calls_of_another(
     assert not any(task.done() for task in slow)
     api_server.done.set()
     await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_a_client_is_closed_when_what_it_began_has_ended(api_server: ApiServer) -> None:
+    api_server.statuses["/api/v1/namespaces/slow"] = HANGING
+    cluster = api_server.client(30)
+    call = asyncio.create_task(cluster.find(SECRET, "slow", "x"))
+    await asyncio.to_thread(api_server.hanging.wait, 10)
+    call.cancel()
+    closing = asyncio.create_task(cluster.close())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert call.cancelled()
+    assert not closing.done()
+    api_server.done.set()
+    async with asyncio.timeout(10):
+        await closing
 
 
 async def test_the_client_logs_no_values_of_secrets(
