@@ -3,8 +3,9 @@
 Pydantic writes JSON Schema; the API server wants a *structural* schema, which differs:
 
 - no `$ref`: definitions are inlined;
-- no `title`, no `default` (see `inferenceservice`), no `additionalProperties: false` (unknown
-  fields are refused by field validation, or pruned: kubernetes/kubernetes#94593);
+- no `title`, no `default` (see `inferenceservice`; `UNSEEN` is the one exception), no
+  `additionalProperties: false` (unknown fields are refused by field validation, or pruned:
+  kubernetes/kubernetes#94593);
 - an optional field is one that is not required, not `anyOf [..., null]`;
 - integer-or-string and free-form objects have extensions of their own.
 """
@@ -29,6 +30,20 @@ _KEPT = (
     "maxLength", "minItems", "maxItems", "required", "x-kubernetes-validations",
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
 )  # fmt: skip
+
+UNSEEN: Schema = {
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "Pending",
+            "message": "no operator has looked at it yet",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ]
+}
+"""Status of an object that nothing has written a status for. Without it `helm --wait` and other
+readers of conditions (kstatus) take a fresh object for one that is ready."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ def _object_schema(kind: Kind) -> Schema:
         "spec": structural(kind.spec),
     }
     if kind.status is not None:
-        properties["status"] = structural(kind.status)
+        properties["status"] = {**structural(kind.status), "default": UNSEEN}
     limit = kind.name_max_length
     return {
         "type": "object",
