@@ -11,9 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from tests.unit.control.virtual_time import VirtualTime
 from weir_core.api.crd import custom_resource_definitions
 from weir_core.errors import ClusterUnavailable
-from weir_operator.definitions import REMEDY, Definitions, lacking
+from weir_operator.definitions import EVERY, REMEDY, Definitions, lacking
 from weir_operator.metrics import Metrics
 from weir_operator.settings import Leadership
 
@@ -123,6 +124,21 @@ async def test_an_older_definition_is_told_once_with_the_field_and_the_remedy() 
     assert SERVICES in told["message"]
     assert ".spec.model.aliases" in told["message"]
     assert REMEDY in told["message"]
+
+
+def test_an_older_definition_that_comes_later_is_noticed() -> None:
+    async def watch() -> None:
+        bench = Bench()
+        following = asyncio.ensure_future(bench.definitions.follow())
+        await asyncio.sleep(1)
+        assert bench.lacks() == 0
+        bench.replace()
+        await asyncio.sleep(EVERY)
+        assert bench.lacks() == 1
+        following.cancel()
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(watch())
 
 
 async def test_what_is_repaired_is_forgotten() -> None:

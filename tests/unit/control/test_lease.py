@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 from dataclasses import replace
 
 import pytest
 
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from tests.unit.control.virtual_time import VirtualTime
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.cluster import Kind
@@ -245,31 +245,6 @@ async def test_an_outage_is_no_answer_and_no_error() -> None:
     assert not await candidate._attempt()
     cluster.down = None
     assert await candidate._attempt()
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """A loop that moves its clock instead of waiting."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        super().__init__(Skipping(self.clock))
-
-    def time(self) -> float:
-        """Return the virtual time."""
-        return self.clock.now
-
-
-class Skipping(selectors.DefaultSelector):
-    """Moves a clock by the time it is asked to wait."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready now."""
-        self.clock.now += timeout or 0.0
-        return super().select(0)
 
 
 class SlowCluster(MemoryCluster):
