@@ -203,7 +203,7 @@ async def test_a_renewal_that_arrives_late_does_not_keep_the_lease_from_being_gi
         pytest.param({"holderIdentity": "other"}, 30, False, id="silent for twice its time"),
     ],
 )
-async def test_who_does_not_lead_is_ready_while_another_does(
+async def test_a_standby_is_ready_while_another_operator_leads(
     spec: Manifest | None, waited: float, want: bool
 ) -> None:
     meta = {"name": SETTINGS.name, "namespace": SETTINGS.namespace, "resourceVersion": "7"}
@@ -223,11 +223,11 @@ class Refusing(MemoryCluster):
         raise ClusterUnavailable(f"403: {lease['kind']}")
 
 
-async def test_nobody_leads_before_the_first_look() -> None:
+async def test_no_operator_is_known_to_lead_before_the_first_look() -> None:
     assert not elector(MemoryCluster(), "a", Clock()).led
 
 
-async def test_who_leads_is_ready_while_it_renews() -> None:
+async def test_the_leader_is_ready_while_it_renews() -> None:
     clock = Clock()
     leader = elector(MemoryCluster(), "a", clock)
     for _ in range(20):
