@@ -24,6 +24,11 @@ def test_the_lease_is_given_back_after_the_last_write(weir: Installation) -> Non
     services = [Service(weir.target, f"busy-{n}", {"replicas": 0}) for n in range(SERVICES)]
     (pod,) = weir.pods()
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+
+    def leads() -> None:
+        assert weir.holder() == name
+
+    eventually(leads)
     for service in services:
         service.apply()
     kubectl("delete", "pod", name, f"--namespace={namespace}", "--wait=false")
