@@ -246,7 +246,9 @@ HOST_PATH = {"podTemplate": {"spec": {"volumes": [{"name": "etc", "hostPath": {"
             id="a privileged container",
         ),
         pytest.param(
-            {"podTemplate": {"spec": {"containers": "all"}}}, "expected iterable type", id="nonsense"
+            {"podTemplate": {"spec": {"containers": "all"}}},
+            "expected iterable type",
+            id="nonsense",
         ),
     ],
 )
