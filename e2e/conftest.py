@@ -6,8 +6,10 @@ scenarios that need none run meanwhile, against a mock of vLLM where they need a
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Generator, Iterator
+import subprocess
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from e2e import evidence, installation, service
 from e2e.cluster import build
 from e2e.installation import Installation
+from e2e.kube import Manifest
 from e2e.service import MOCK_ENGINE, Service
 from e2e.target import Target, connect, is_ours
 
@@ -85,6 +88,20 @@ def weir(target: Target, engines_load: None) -> Installation:
     return installed
 
 
+@pytest.fixture(scope="session")
+def kstatus() -> Callable[[Manifest], str]:
+    """What the kstatus library, which Flux and Helm go by, makes of an object: one word."""
+    program = build.tool("kstatus")
+
+    def verdict(manifest: Manifest) -> str:
+        said = subprocess.run(
+            [program], input=json.dumps(manifest), capture_output=True, text=True, check=True
+        )
+        return said.stdout.partition(":")[0]
+
+    return verdict
+
+
 @pytest.fixture
 def quickstart(weir: Installation) -> Service:
     """The quickstart's service on real vLLM with one ready replica; the scenarios share it."""
@@ -139,6 +156,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         build.binaries()
+        if any("kstatus" in _fixtures(item) for item in session.items):
+            build.tool("kstatus")
 
 
 @pytest.hookimpl(wrapper=True)

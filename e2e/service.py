@@ -167,8 +167,8 @@ class Service:
             found = self.object()
             seen = found.get("status", {}).get("observedGeneration")
             assert seen == found["metadata"]["generation"], found.get("status")
-            reason = conditions(found)["WorkloadsReady"]["reason"]
-            assert reason not in ("Refused", "WaitingForPredecessor"), found["status"]
+            reasons = {each["reason"] for each in conditions(found).values()}
+            assert not reasons & {"Refused", "WaitingForPredecessor"}, found["status"]
             return found
 
         return eventually(acted)

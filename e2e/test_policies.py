@@ -78,8 +78,8 @@ def refused(tenanted: Service) -> Iterator[Service]:
     tenanted.patch({"podTemplate": {"metadata": {"labels": {POOL: "another"}}}})
 
     def said() -> None:
-        ready = conditions(tenanted.object())["Ready"]
-        assert (ready["status"], ready["reason"]) == ("False", "InvalidSpec"), ready
+        spec = conditions(tenanted.object())["SpecValid"]
+        assert (spec["status"], spec["reason"]) == ("False", "InvalidSpec"), spec
 
     eventually(said)
     yield tenanted
@@ -160,7 +160,7 @@ def test_a_key_is_revoked_although_the_spec_is_refused(refused: Service) -> None
     refused.target.kubectl.apply(keys(second="sk-second"))
     expect(refused, "sk-second", 200)
     expect(refused, "sk-first", 401)
-    assert conditions(refused.object())["Ready"]["reason"] == "InvalidSpec"
+    assert conditions(refused.object())["SpecValid"]["reason"] == "InvalidSpec"
     assert refused.pod()["metadata"]["uid"] == pod
 
 

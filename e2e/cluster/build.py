@@ -23,6 +23,8 @@ from e2e.cluster.errors import ClusterError
 from e2e.cluster.report import say
 
 MODULES = Path(__file__).parent / "build"
+TOOLS = Path(__file__).parents[1] / "tools"
+"""Small programs of ours around a Go library that scenarios ask; each is built by itself."""
 KUBERNETES = "1.35.4"
 PROGRESS_EVERY_S = 20.0
 LOCK_WITHIN_S = 1800.0
@@ -105,11 +107,33 @@ def binaries() -> Path:
     return target
 
 
-def _build_into(target: Path) -> None:
-    """Build every program, then put the finished folder in place in one step."""
+def tool(name: str) -> Path:
+    """Return the program of a folder of `tools`, building it first where it is missing."""
+    digest = hashlib.sha256()
+    for path in sorted((TOOLS / name).iterdir()):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    folder = cache_dir() / "tools" / f"{name}-{digest.hexdigest()[:16]}"
+    if not folder.is_dir():
+        with locked("another process builds the cluster"):
+            if not folder.is_dir():
+                say(f"building {name}, once (a minute or three)")
+                partial = folder.with_suffix(".partial")
+                _build(_go(), TOOLS / name, Program(name, ((name, "."),)), partial)
+                shutil.rmtree(_go_dir())
+                partial.rename(folder)
+    return folder / name
+
+
+def _go() -> str:
     go = shutil.which("go")
     if go is None:
         raise ClusterError("Go 1.26 or newer is needed to build the cluster: see https://go.dev/dl")
+    return go
+
+
+def _build_into(target: Path) -> None:
+    """Build every program, then put the finished folder in place in one step."""
+    go = _go()
     say(f"building Kubernetes {KUBERNETES}, etcd and Helm, once (about ten minutes on two cores)")
     started = time.monotonic()
     for stale in target.parent.iterdir():
@@ -117,16 +141,16 @@ def _build_into(target: Path) -> None:
             shutil.rmtree(stale)
     partial = target.with_suffix(".partial")
     for program in PROGRAMS:
-        _build(go, program, partial / "bin")
+        _build(go, MODULES / program.module, program, partial / "bin")
     shutil.rmtree(_go_dir())
     partial.rename(target)
     say(f"built in {time.monotonic() - started:.0f} s")
 
 
-def _build(go: str, program: Program, out: Path) -> None:
+def _build(go: str, module: Path, program: Program, out: Path) -> None:
     for name, package in program.commands:
         command = [go, "build", "-v", "-trimpath", "-ldflags", program.linker_flags]
-        _run_with_progress([*command, "-o", str(out / name), package], MODULES / program.module)
+        _run_with_progress([*command, "-o", str(out / name), package], module)
 
 
 def _run_with_progress(command: list[str], directory: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,24 +21,22 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_operator import handlers
-from weir_operator.cluster import Kubernetes, connect
+from weir_operator.cluster import Kubernetes, credentials
 from weir_operator.definitions import Definitions
 from weir_operator.engines import Ask, Engines, asking
-from weir_operator.interests import Change
+from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
+from weir_operator.parts import Network, Policies, Scheduling, Workloads
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.settings import Settings, from_environment
-from weir_operator.watches import Watches
+from weir_operator.watches import watch
 from weir_operator.worker import resync, work
 
 log = logging.getLogger("weir_operator")
-
-LEASE_LOST = 1
-"""Exit status."""
 
 
 def main() -> int:
@@ -53,35 +52,38 @@ def main() -> int:
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         logging.getLogger("kopf").setLevel(logging.WARNING)
-        cluster = connect(settings.watching.namespaces)
+        return asyncio.run(run(settings))
     except (WeirError, ValueError) as error:
         sys.stderr.write(f"weir-operator: {error}\n")
         return 2
-    status = asyncio.run(run(settings, cluster))
-    if status == LEASE_LOST:
-        # Another may lead in a moment. Calls under way are in threads, which Python would wait for.
-        logging.shutdown()
-        os._exit(status)
-    return status
 
 
-async def run(settings: Settings, cluster: Kubernetes) -> int:
-    """Stand by, lead, stop; return the exit status."""
+async def run(settings: Settings) -> int:
+    """Stand by, lead, stop; return the exit status.
+
+    Raises:
+        ClusterUnavailable: There are no credentials.
+    """
     stop = asyncio.Event()
     _on_signal(stop)
+    server = await credentials()
     metrics = Metrics(CollectorRegistry())
-    # By a client of its own: a renewal must not wait behind the calls of passes.
-    elector = Elector(Kubernetes(()), settings.leadership, time.monotonic)
-    metrics.leading.set_function(lambda: elector.leading)
-    async with serving(metrics.registry, settings.port, lambda: elector.led), asking() as ask:
-        await _first(stop.wait(), elector.acquire())
-        if not elector.leading:
-            return 0
-        await _first(elector.keep(), _act(settings, cluster, metrics, ask, stop))
-        if not elector.leading:
-            return LEASE_LOST
-        await elector.release()
-    return 0
+    async with asking() as ask, aclosing(Kubernetes((), server)) as election:
+        elector = Elector(election, settings.leadership, time.monotonic)
+        metrics.leading.set_function(lambda: elector.leading)
+        async with (
+            serving(metrics.registry, settings.port, lambda: elector.led),
+            # Apart from `election`: a renewal must not wait behind the calls of passes. Closed
+            # first: with the lease lost, what is under way is left off.
+            aclosing(Kubernetes(settings.watching.namespaces, server)) as cluster,
+        ):
+            await _first(stop.wait(), elector.acquire())
+            if not elector.leading:
+                return 0
+            await _first(elector.keep(), _act(settings, cluster, metrics, ask, stop))
+            lost = not elector.leading
+            await elector.release()
+    return 1 if lost else 0
 
 
 async def _act(
@@ -89,7 +91,7 @@ async def _act(
 ) -> None:
     """Lead until `stop` is set, and until what was being written then is written."""
     await _first(stop.wait(), _lead(settings, cluster, metrics, ask, stop))
-    await cluster.close()
+    await cluster.finish()
 
 
 async def _lead(
@@ -98,10 +100,14 @@ async def _lead(
     """Watch and work until `stop` is set."""
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
-    engines = Engines(ask, time.monotonic)
-    reconciler = Reconciler(
-        cluster, engines, settings.images, _now, lambda: secrets.token_hex(KEY_BYTES)
+    interests: Interests[tuple[str, str]] = Interests()
+    parts = (
+        Policies(interests, lambda: secrets.token_hex(KEY_BYTES)),
+        Network(),
+        Workloads(settings.images),
+        Scheduling(Engines(ask, time.monotonic)),
     )
+    reconciler = Reconciler(cluster, parts, _now)
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
@@ -112,8 +118,8 @@ async def _lead(
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
         running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
-        watches = Watches(cluster, namespaces, lambda change: _ask(change, reconciler, queue))
-        watches.start(asyncio.get_running_loop())
+        watching_all = watch(cluster, namespaces, lambda change: _ask(change, interests, queue))
+        running.append(tasks.create_task(watching_all))
         await kopf.operator(
             registry=handlers.registry(queue.add),
             settings=handlers.settings(),
@@ -124,14 +130,13 @@ async def _lead(
             # kopf would ask for the user's name, and a container's user has none.
             identity=Identity(settings.leadership.identity),
         )
-        watches.stop()
         for task in running:
             task.cancel()
 
 
-def _ask(change: Change, reconciler: Reconciler, queue: WorkQueue[Key]) -> None:
+def _ask(change: Change, interests: Interests[tuple[str, str]], queue: WorkQueue[Key]) -> None:
     """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
-    for service in reconciler.interests.concerned(change):
+    for service in interests.concerned(change):
         queue.add(Key(*service))
 
 

@@ -1,92 +1,71 @@
 """The one client of the API server.
 
-`Cluster` is all the operator asks of it; `Kubernetes` is the real one. Objects are written by
-server-side apply with the field manager `weir-operator`, so that what others add to an object
-stays and what they change of ours comes back.
+`Cluster` is all the operator asks of it; `Kubernetes` is the real one, on the asynchronous half of
+the official client. Objects are written by server-side apply with the field manager
+`weir-operator`, so that what others add to an object stays and what they change of ours comes back.
 
 Of Secrets it reads two kinds, each by its name: the ones it writes itself, and those that an
 InferenceTenant names. They are watched by their metadata alone, so that no other Secret's values
 ever reach this process (`weir_operator.watches`). The right to watch would give it the values, too:
 that is a habit of this client and no bound. Without that right they are read in each pass and no
 sooner. Pods are patched for one thing: an annotation that makes the kubelet look at their Secret
-again at once.
-
-Rights it needs, beside `get list watch` on inferenceservices for kopf:
-
-| group | resources | verbs |
-|---|---|---|
-| serving.weir.dev | inferenceservices/status | patch |
-| apps | deployments | get list watch create patch delete |
-| apps | controllerrevisions | get list create patch delete |
-| (core) | services, serviceaccounts | get list watch create patch delete |
-| policy | poddisruptionbudgets | get list watch create patch delete |
-| networking.k8s.io | networkpolicies | get list watch create patch delete |
-| (core) | pods | list patch |
-| (core) | secrets | get watch create patch |
-| serving.weir.dev | inferencetenants | list watch |
-| serving.weir.dev | inferencepriorityclasses | list watch |
-| (core) | events | create |
-| coordination.k8s.io | leases, in the operator's own namespace | create; get update of one |
+again at once. `weir_operator.rights` lists the rights that all of this needs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
-from kubernetes.dynamic import DynamicClient
-from kubernetes.dynamic.exceptions import ResourceNotFoundError
-from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
 
 from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
+from weir_core.units import Seconds
 from weir_operator.interests import Change
+from weir_operator.kinds import CLASS, EVENT, LEASE, POD, SERVICE, TENANT, Kind, kind_of
 from weir_operator.render import Manifest
-from weir_operator.watches import Resource
+from weir_operator.views import Pod
 
-Kind = tuple[str, str]
-"""(apiVersion, kind)."""
+_CONNECT_S: Final = Seconds(5.0)
+_PATIENCE: Final = Seconds(20.0)
+"""In seconds, between two pieces of an answer."""
+_AT_ONCE: Final = 32
+"""Connections for calls; watches have their own."""
+_WATCH_S: Final = 300
+"""How long the API server keeps a watch, in seconds."""
 
-SERVICE: Kind = (labels.API_VERSION, "InferenceService")
-DEPLOYMENT: Kind = ("apps/v1", "Deployment")
-REVISION: Kind = ("apps/v1", "ControllerRevision")
-CLASS: Kind = (labels.API_VERSION, "InferencePriorityClass")
-TENANT: Kind = (labels.API_VERSION, "InferenceTenant")
-SECRET: Kind = ("v1", "Secret")
-POD: Kind = ("v1", "Pod")
-OWNED: tuple[Kind, ...] = (
-    DEPLOYMENT,
-    REVISION,
-    ("v1", "Service"),
-    ("v1", "ServiceAccount"),
-    ("policy/v1", "PodDisruptionBudget"),
-    ("networking.k8s.io/v1", "NetworkPolicy"),
-)
-"""Every kind an InferenceService can own several of; its one Secret is found by name."""
+_JSON: Final = "application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE_PATCH: Final = "application/merge-patch+json"
+_JSON_PATCH: Final = "application/json-patch+json"
 
-Timeouts = tuple[float, float]
-"""In seconds: to connect, and to read an answer."""
+_DENIALS: Final = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
+"""What the API server's message says where neither it nor the spec is at fault, but something that
+a person installed beside it. Their codes say nothing: a webhook that gives none denies with 400, a
+policy with 422 (Kubernetes 1.35)."""
 
-_TIMEOUTS: Timeouts = (5.0, 20.0)
 
-_RETRIES = Retry(2, respect_retry_after_header=False)
-"""Of reads whose connection broke. A wait that the server asks for would hold a thread: the queue
-repeats the pass instead, later each time."""
+class _Read(NamedTuple):
+    path: str
+    accept: str = _JSON
+    method: str = "GET"
+    type_: str = _JSON
+    body: None = None
 
-_AT_ONCE = 32
-"""Calls of one client that may be under way, each in a thread."""
 
-_WATCH_S = 300
-"""How long the API server keeps a watch."""
-
-_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+class _Write(NamedTuple):
+    method: str
+    path: str
+    body: Any
+    type_: str = _JSON
+    accept: str = _JSON
 
 
 class Cluster(Protocol):
@@ -102,8 +81,8 @@ class Cluster(Protocol):
     async def services(self) -> list[Manifest]:
         """Return every InferenceService of the watched namespaces."""
 
-    async def owned(self, namespace: str, service: str) -> list[Manifest]:
-        """Return the objects labelled as the service's, of all kinds in `OWNED`."""
+    async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
+        """Return the objects of a kind that are labelled as the service's."""
 
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         """Return the service's pods."""
@@ -114,7 +93,7 @@ class Cluster(Protocol):
     async def tenants(self, namespace: str) -> list[Manifest]:
         """Return the namespace's InferenceTenants; raise `ClusterRefuses` without that right."""
 
-    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+    async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         """Set one annotation of a pod; it is well if the pod is gone."""
 
     async def apply(self, manifest: Manifest) -> Manifest:
@@ -133,60 +112,57 @@ class Cluster(Protocol):
         """Create or replace a Lease; return None when someone else was faster."""
 
 
-def connect(namespaces: tuple[str, ...]) -> Kubernetes:
-    """Return a client with the pod's own credentials, or the user's kubeconfig.
+async def credentials() -> client.Configuration:
+    """Return where the API server is and who asks: the pod's account, or the user's kubeconfig.
 
     Raises:
-        ClusterUnavailable: There are no credentials, or the API server does not answer.
+        ClusterUnavailable: There are no credentials.
     """
+    server = client.Configuration()
     try:
-        config.load_incluster_config()
+        config.load_incluster_config(server)
     except config.ConfigException:
         try:
-            config.load_kube_config()
+            await config.load_kube_config(client_configuration=server)
         except config.ConfigException as error:
             raise ClusterUnavailable(f"no credentials for a cluster: {error}") from error
-    return Kubernetes(namespaces)
+    return server
 
 
 class Kubernetes:
-    """The real API server, asked from threads of this client's own: the official one blocks.
+    """The real API server; `aclose` ends its connections.
 
     Args:
         namespaces: Those to list services in; empty for all.
-        server: Where it is and who asks. Default: what `connect` found.
-        timeouts: Of each call.
+        server: Where it is and who asks.
+        patience: Seconds to wait for a connection, and between two pieces of an answer.
     """
 
     def __init__(
         self,
         namespaces: tuple[str, ...],
-        server: client.Configuration | None = None,
-        timeouts: Timeouts = _TIMEOUTS,
+        server: client.Configuration,
+        patience: Seconds = _PATIENCE,
     ) -> None:
         self._namespaces = namespaces
-        self._server = server or client.Configuration.get_default_copy()
-        self._server.retries = _RETRIES
-        self._server.connection_pool_maxsize = _AT_ONCE
-        self._timeouts = timeouts
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="api-server")
-        self._under_way: set[Future[Any]] = set()
-        self._api: DynamicClient | None = None
-        self._discovery = threading.Lock()
+        self._patience = patience
+        self._calls = client.ApiClient(_with_connections(server, _AT_ONCE))
+        self._watches = client.ApiClient(_with_connections(server, 0))
+        self._under_way: set[asyncio.Task[Manifest]] = set()
 
-    async def close(self) -> None:
-        """Begin no more calls; return when those under way have ended.
-
-        A task that is cancelled leaves its call to its thread, so what it writes is written still.
-        """
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    async def finish(self) -> None:
+        """Return when every write under way has ended, though nothing waits for it any more."""
         while self._under_way:
-            calls = map(asyncio.wrap_future, tuple(self._under_way))
-            await asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._calls.close()
+        await self._watches.close()
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return one object, or None."""
-        return await self._ask(lambda: self._resource(kind).get(name=name, namespace=namespace))
+        return await self._ask(kind.path(namespace, name))
 
     async def services(self) -> list[Manifest]:
         """Return every InferenceService of the watched namespaces."""
@@ -195,11 +171,10 @@ class Kubernetes:
             found += await self._list(SERVICE, namespace)
         return found
 
-    async def owned(self, namespace: str, service: str) -> list[Manifest]:
+    async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
         """Return the objects labelled as the service's."""
         selector = f"{labels.SERVICE}={service},{labels.MANAGED_BY}={labels.FIELD_MANAGER}"
-        lists = await asyncio.gather(*(self._list(kind, namespace, selector) for kind in OWNED))
-        return [manifest for listed in lists for manifest in listed]
+        return await self._list(kind, namespace, selector)
 
     async def pods(self, namespace: str, service: str) -> list[Manifest]:
         """Return the service's pods."""
@@ -213,201 +188,201 @@ class Kubernetes:
         """Return the namespace's InferenceTenants."""
         return await self._list(TENANT, namespace)
 
-    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+    async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         """Set one annotation of a pod."""
-        meta = pod["metadata"]
-        await self._ask(
-            lambda: self._resource(POD).patch(
-                body={"metadata": {"uid": meta["uid"], "annotations": {key: value}}},
-                name=meta["name"],
-                namespace=meta["namespace"],
-                content_type="application/merge-patch+json",
-                field_manager=labels.FIELD_MANAGER,
-            ),
-            about=f"an annotation of pod {meta['name']}",
+        meta = pod.metadata
+        body = {"metadata": {"uid": meta.uid, "annotations": {key: value}}}
+        await self._write(
+            _Write("PATCH", POD.path(meta.namespace, meta.name), body, _MERGE_PATCH),
+            about=f"an annotation of pod {meta.name}",
             conflict_is_none=True,
         )
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply one object and return it as it is now."""
-        applied = await self._ask(
-            lambda: self._resource(_kind(manifest)).server_side_apply(
-                body=manifest,
-                namespace=manifest["metadata"]["namespace"],
-                field_manager=labels.FIELD_MANAGER,
-                force_conflicts=True,
-                # A misspelt field of spec.podTemplate is refused, not dropped.
-                query_params=[("fieldValidation", "Strict")],
-            ),
-            about=f"{manifest['kind']} {manifest['metadata']['name']}",
+        meta = manifest["metadata"]
+        # With strict validation a misspelt field of spec.podTemplate is refused, not dropped.
+        path = kind_of(manifest).path(meta["namespace"], meta["name"])
+        applied = await self._write(
+            _Write("PATCH", path, manifest, _APPLY),
+            {"force": "true", "fieldValidation": "Strict"},
+            about=f"{manifest['kind']} {meta['name']}",
         )
         if applied is None:
-            raise ClusterUnavailable(f"the namespace of {manifest['metadata']['name']} is gone")
+            raise ClusterUnavailable(f"the namespace of {meta['name']} is gone")
         return applied
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete one object, and what it owns after it."""
         meta = manifest["metadata"]
-        await self._ask(
-            lambda: self._resource(_kind(manifest)).delete(
-                name=meta["name"],
-                namespace=meta["namespace"],
-                body={"propagationPolicy": "Background", "preconditions": {"uid": meta["uid"]}},
-            )
-        )
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": meta["uid"]}}
+        path = kind_of(manifest).path(meta["namespace"], meta["name"])
+        await self._write(_Write("DELETE", path, body))
 
     async def write_status(self, service: Manifest, status: Manifest) -> None:
         """Replace the status of this very service: one of its name may have followed it."""
         meta = service["metadata"]
-        await self._ask(
-            lambda: self._resource(SERVICE).status.patch(
-                body=[
-                    {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
-                    {"op": "add", "path": "/status", "value": status},
-                ],
-                name=meta["name"],
-                namespace=meta["namespace"],
-                content_type="application/json-patch+json",
-                field_manager=labels.FIELD_MANAGER,
-            )
-        )
+        steps = [
+            {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path = SERVICE.path(meta["namespace"], meta["name"], "status")
+        await self._write(_Write("PATCH", path, steps, _JSON_PATCH))
 
     async def record(self, event: Manifest) -> None:
         """Create an Event."""
-        await self._ask(
-            lambda: self._resource(_kind(event)).create(
-                body=event,
-                namespace=event["metadata"]["namespace"],
-            )
-        )
+        await self._write(_Write("POST", EVENT.path(event["metadata"]["namespace"]), event))
 
     async def write_lease(self, lease: Manifest) -> Manifest | None:
         """Create or replace a Lease; its resourceVersion says which state it replaces."""
         meta = lease["metadata"]
-        verb = "replace" if meta.get("resourceVersion") else "create"
-        return await self._ask(
-            lambda: getattr(self._resource(_kind(lease)), verb)(
-                body=lease, namespace=meta["namespace"]
-            ),
-            conflict_is_none=True,
-        )
+        new = not meta.get("resourceVersion")
+        path = LEASE.path(meta["namespace"], "" if new else meta["name"])
+        write = _Write("POST" if new else "PUT", path, lease)
+        return await self._write(write, conflict_is_none=True)
 
-    def changes(self, resource: Resource, namespace: str | None) -> Iterator[Change]:
-        """Yield every object there is and then each that changes, for a while; blocks."""
-        group = "/api/v1" if resource == "secrets" else f"/apis/{labels.API_VERSION}"
-        where = f"/namespaces/{namespace}" if namespace else ""
-        api = client.ApiClient(self._server)
+    async def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
+        """Yield every object there is and then each that changes, for a while."""
+        query = {"watch": "true", "timeoutSeconds": str(_WATCH_S)}
+        limit = aiohttp.ClientTimeout(
+            sock_connect=_CONNECT_S, sock_read=_WATCH_S + 30, total=_WATCH_S + 60
+        )
         try:
-            request = api.param_serialize(
-                "GET",
-                f"{group}{where}/{resource}",
-                query_params=[("watch", "true"), ("timeoutSeconds", str(_WATCH_S))],
-                header_params={"Accept": _METADATA_ONLY},
-                auth_settings=["BearerToken"],
+            answer = await _sent(
+                self._watches, _Read(kind.path(namespace), _METADATA), query, limit
             )
-            answer = api.call_api(*request, _request_timeout=(self._timeouts[0], _WATCH_S + 30))
-            if answer.status != 200:
-                answer.read()
-                api.response_deserialize(answer, {})
-            for line in _lines(answer.response.stream()):
-                meta = json.loads(line)["object"].get("metadata", {})
-                yield Change(resource, meta.get("namespace", ""), meta.get("name", ""))
+            async with answer:
+                async for line in answer.content:
+                    meta = json.loads(line)["object"].get("metadata", {})
+                    yield Change(kind, meta.get("namespace", ""), meta.get("name", ""))
         except ApiException as error:
-            raise translated(error, f"a watch of {resource}") from error
-        except (HTTPError, OSError, ValueError) as error:
+            raise translated(error, f"a watch of {kind.plural}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"the watch broke: {error}") from error
-        finally:
-            api.close()
 
     async def _list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Manifest]:
-        listed = await self._ask(
-            lambda: self._resource(kind).get(
-                namespace=namespace,
-                label_selector=selector or None,
-            ),
-            about=f"a list of {kind[1]}" if kind in (CLASS, TENANT) else "",
-        )
+        query = {"labelSelector": selector} if selector else {}
+        about = f"a list of {kind.name}" if kind in (CLASS, TENANT) else ""
+        listed = await self._ask(kind.path(namespace), query, about=about)
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
-            raise ClusterUnavailable(f"there is no {kind[1]}: are Weir's CRDs installed?")
+            raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
         items: list[Manifest] = listed.get("items", [])
         for item in items:  # lists leave out what all their items have in common
-            item.setdefault("apiVersion", kind[0])
-            item.setdefault("kind", kind[1])
+            item.setdefault("apiVersion", kind.api_version)
+            item.setdefault("kind", kind.name)
         return items
 
-    def _resource(self, kind: Kind) -> Any:
-        with self._discovery:  # which is not made for threads
-            if self._api is None:
-                self._api = DynamicClient(_Bounded(self._server, self._timeouts))
-            return self._api.resources.get(api_version=kind[0], kind=kind[1])
-
-    async def _ask(
+    async def _write(
         self,
-        call: Callable[[], Any],
+        write: _Write,
+        query: Mapping[str, str] | None = None,
         *,
         about: str = "",
         conflict_is_none: bool = False,
     ) -> Manifest | None:
-        """Make one call in a thread; None is "not found" (or "conflict", where asked for)."""
+        """Write; None is "not found" (or "conflict", where asked for)."""
+        manager = {} if write.method == "DELETE" else {"fieldManager": labels.FIELD_MANAGER}
         try:
-            future = self._threads.submit(call)
-            self._under_way.add(future)
-            future.add_done_callback(self._under_way.discard)
-            answer = await asyncio.wrap_future(future)
+            return await self._kept(self._call(write, {**manager, **(query or {})}))
         except ApiException as error:
             if error.status == 404 or (conflict_is_none and error.status == 409):
                 return None
             raise translated(error, about) from error
-        except ResourceNotFoundError as error:
-            raise ClusterUnavailable(f"are Weir's CRDs installed? {error}") from error
-        except (HTTPError, OSError) as error:
-            raise ClusterUnavailable(f"the API server does not answer: {error}") from error
-        result: Manifest = answer.to_dict() if hasattr(answer, "to_dict") else {}
-        return result
+
+    async def _kept(self, writing: Coroutine[Any, Any, Manifest]) -> Manifest:
+        """Write; a task that is cancelled meanwhile leaves the write to itself.
+
+        What was sent may be written even if its connection is closed: `finish` waits for it.
+        """
+        task = asyncio.create_task(writing)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Manifest]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # nothing else may ask for it
+
+    async def _ask(
+        self, path: str, query: Mapping[str, str] | None = None, *, about: str = ""
+    ) -> Manifest | None:
+        """Read; None is "not found"."""
+        try:
+            return await self._call(_Read(path), query or {})
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise translated(error, about) from error
+
+    async def _call(self, request: _Read | _Write, query: Mapping[str, str]) -> Manifest:
+        # A wait for one of the connections is within the total.
+        limit = aiohttp.ClientTimeout(
+            sock_connect=min(_CONNECT_S, self._patience),
+            sock_read=self._patience,
+            total=3 * self._patience,
+        )
+        try:
+            async with await _sent(self._calls, request, query, limit) as answer:
+                found: Manifest = json.loads(await answer.read())
+                return found
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            said = str(error) or type(error).__name__
+            raise ClusterUnavailable(f"the API server does not answer: {said}") from error
 
 
-class _Bounded(client.ApiClient):  # type: ignore[misc]
-    """The official client with a bound on every call; those that discover kinds have none."""
+async def _sent(
+    api: client.ApiClient,
+    request: _Read | _Write,
+    query: Mapping[str, str],
+    limit: aiohttp.ClientTimeout,
+) -> aiohttp.ClientResponse:
+    """Return an answer whose head is there; raise `ApiException` for a refusal."""
+    serialized = await api.param_serialize(
+        request.method,
+        request.path,
+        query_params=list(query.items()),
+        header_params={"Accept": request.accept, "Content-Type": request.type_},
+        body=request.body,
+        auth_settings=["BearerToken"],
+    )
+    answer = await api.call_api(*serialized, _request_timeout=limit)
+    response: aiohttp.ClientResponse = answer.response
+    if not 200 <= response.status <= 299:
+        said = (await response.read()).decode(errors="replace")
+        raise ApiException(status=response.status, reason=response.reason, body=said)
+    return response
 
-    def __init__(self, server: client.Configuration, timeouts: Timeouts) -> None:
-        super().__init__(server)
-        self._timeouts = timeouts
 
-    def call_api(self, *request: Any, **options: Any) -> Any:
-        """Make a call."""
-        return super().call_api(*request, **{**options, "_request_timeout": self._timeouts})
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a stream that comes in pieces of any length."""
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from filter(None, whole)
-
-
-def _kind(manifest: Manifest) -> Kind:
-    return manifest["apiVersion"], manifest["kind"]
+def _with_connections(server: client.Configuration, limit: int) -> client.Configuration:
+    chosen = copy.copy(server)
+    chosen.connection_pool_maxsize = limit
+    chosen.retries = None
+    return chosen
 
 
 def translated(error: ApiException, about: str) -> Exception:
     """Return our error for the API server's.
 
     What it calls invalid stays invalid until someone edits it. All else may be different in a
-    while: quotas, webhooks and missing rights are for a person to see meanwhile, conflicts and
-    overload are not.
+    while: quotas, admission controllers and missing rights are for a person to see meanwhile,
+    conflicts and overload are not.
     """
     message = _message(error)
+    if error.status == 403 or (about and any(each in message for each in _DENIALS)):
+        return ClusterRefuses(f"the API server refuses {about}: {message}")
     # A field that no schema knows makes server-side apply fail with 500, of all codes.
     unknown_field = error.status == 500 and "field not declared in schema" in message
     if about and (error.status in (400, 422) or unknown_field):
         return InvalidSpec("spec", f"the API server refuses {about}: {message}")
-    if error.status == 403:
-        return ClusterRefuses(f"the API server refuses {about}: {message}")
     return ClusterUnavailable(f"{error.status} {error.reason} {about}: {message}".strip())
 
 
 def _message(error: ApiException) -> str:
-    body = getattr(error, "summary", None)
-    text = body() if callable(body) else str(error.body or "")
-    return text.strip()[:500]
+    """Return what the API server says, in its own words."""
+    text = str(error.body or "")
+    try:
+        said = json.loads(text)["message"]
+    except (ValueError, KeyError, TypeError):  # a proxy's, perhaps
+        said = text
+    return str(said).strip()[:500]

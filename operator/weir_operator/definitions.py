@@ -21,7 +21,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.cluster import Cluster
 from weir_operator.events import event
-from weir_operator.lease import LEASE
+from weir_operator.kinds import DEFINITION, LEASE
 from weir_operator.metrics import Metrics
 from weir_operator.settings import Leadership
 
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = Seconds(60.0)
 """In seconds, between two looks."""
-DEFINITION: Final = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 REMEDY: Final = (
     "apply this version's definitions: kubectl apply --server-side --force-conflicts "
     "--field-manager=helm -f helm/weir/crds"

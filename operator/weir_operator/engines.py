@@ -23,8 +23,8 @@ from weir_core.errors import EngineUnavailable
 from weir_core.units import Seconds
 from weir_core.wire.sidecar_state import SidecarState
 from weir_core.wire.steps import Facts
-from weir_operator.render import Manifest
-from weir_operator.verdicts import Said, is_ready
+from weir_operator.observed import Said
+from weir_operator.views import Pod
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +63,16 @@ class Engines:
         self._clock = clock
         self._heard: dict[tuple[str, str], dict[_Start, _Heard]] = {}
 
-    async def said(self, service: tuple[str, str], pods: Sequence[Manifest]) -> dict[str, Said]:
+    async def said(self, service: tuple[str, str], pods: Sequence[Pod]) -> dict[str, Said]:
         """Return what the engine of each Ready pod is, or why that is not known, by pod."""
-        ready = {_start_of(pod): pod for pod in pods if is_ready(pod)}
+        ready = {_start_of(pod): pod for pod in pods if pod.is_ready}
         before = self._heard.get(service, {})
         known = {start: before[start] for start in ready if self._stands(before.get(start))}
         missing = [start for start in ready if start not in known]
         answers = await asyncio.gather(*(self._one(ready[start]) for start in missing))
         known |= dict(zip(missing, answers, strict=True))
         self._heard[service] = known
-        return {ready[start]["metadata"]["name"]: heard.said for start, heard in known.items()}
+        return {ready[start].name: heard.said for start, heard in known.items()}
 
     def forget(self, service: tuple[str, str]) -> None:
         """Forget a service that is gone."""
@@ -83,8 +83,8 @@ class Engines:
             return False
         return isinstance(heard.said, Facts) or self._clock() < heard.at + ASK_AGAIN
 
-    async def _one(self, pod: Manifest) -> _Heard:
-        name, address = pod["metadata"]["name"], pod["status"].get("podIP", "")
+    async def _one(self, pod: Pod) -> _Heard:
+        name, address = pod.name, pod.status.pod_ip
         said: Said
         try:
             said = await self._ask(address, name)
@@ -94,10 +94,9 @@ class Engines:
         return _Heard(said, self._clock())
 
 
-def _start_of(pod: Manifest) -> _Start:
-    containers = pod["status"].get("containerStatuses", ())
-    ids = (c.get("containerID", "") for c in containers if c["name"] == labels.ENGINE_CONTAINER)
-    return pod["metadata"].get("uid", ""), next(ids, "")
+def _start_of(pod: Pod) -> _Start:
+    engines = (each for each in pod.containers if each.name == labels.ENGINE_CONTAINER)
+    return pod.metadata.uid, next((each.container_id for each in engines), "")
 
 
 @asynccontextmanager

@@ -16,16 +16,13 @@ from typing import Any
 import kopf
 
 from weir_core.api.labels import FIELD_MANAGER, GROUP, MANAGED_BY, SERVICE, VERSION
+from weir_operator.parts import owned
 from weir_operator.reconcile import Key
 
 Ask = Callable[[Key], None]
 
-OWNED_RESOURCES: tuple[tuple[str, ...], ...] = (
-    ("apps", "v1", "deployments"),
-    ("v1", "services"),
-    ("v1", "serviceaccounts"),
-    ("policy", "v1", "poddisruptionbudgets"),
-    ("networking.k8s.io", "v1", "networkpolicies"),
+OWNED_RESOURCES: tuple[tuple[str, str], ...] = tuple(
+    (each.kind.api_version, each.kind.plural) for each in owned() if each.watched
 )
 """Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
 
@@ -68,5 +65,5 @@ def settings() -> kopf.OperatorSettings:
     for resource in OWNED_RESOURCES:
         # The API server filters, so that a cluster's other Services cost nothing here.
         selector = f"{MANAGED_BY}={FIELD_MANAGER},{SERVICE}"
-        chosen.watching.label_selectors[resource] = selector  # type: ignore[index]
+        chosen.watching.label_selectors[resource] = selector
     return chosen

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Set
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from weir_operator.kinds import SECRET, TENANT, Kind
 
 K = TypeVar("K", bound=tuple[str, str])
 """A service: (namespace, name)."""
@@ -17,7 +19,7 @@ K = TypeVar("K", bound=tuple[str, str])
 class Change(NamedTuple):
     """An object that was made, changed or deleted, or was there when the watch began."""
 
-    resource: Literal["inferencepriorityclasses", "inferencetenants", "secrets"]
+    kind: Kind
     namespace: str
     name: str
 
@@ -47,8 +49,8 @@ class Interests(Generic[K]):
 
     def concerned(self, change: Change) -> list[K]:
         """Return the services that deserve a pass after a change."""
-        if change.resource == "secrets":
+        if change.kind == SECRET:
             return list(self._readers.get((change.namespace, change.name), ()))
-        if change.resource == "inferencetenants":
+        if change.kind == TENANT:
             return [each for each in self._secrets if each[0] == change.namespace]
         return list(self._secrets)

@@ -22,12 +22,11 @@ from datetime import UTC, datetime
 
 from weir_core.errors import ClusterUnavailable
 from weir_operator.cluster import Cluster
+from weir_operator.kinds import LEASE
 from weir_operator.render import Manifest
 from weir_operator.settings import Leadership
 
 log = logging.getLogger(__name__)
-
-LEASE = ("coordination.k8s.io/v1", "Lease")
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ class Elector:
         # What others wrote on it stays; the resourceVersion says which state this replaces.
         meta = lease["metadata"] if lease else {}
         meta = {**meta, "name": self._settings.name, "namespace": self._settings.namespace}
-        return {"apiVersion": LEASE[0], "kind": LEASE[1], "metadata": meta, "spec": spec}
+        return {"apiVersion": LEASE.api_version, "kind": LEASE.name, "metadata": meta, "spec": spec}
 
 
 def _microtime() -> str:

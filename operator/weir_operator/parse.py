@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from weir_core.api.base import Model, ObjectMeta
 from weir_core.api.engine import EngineSpec, Scheduling
-from weir_core.api.inferenceservice import Admission, InferenceService, InferenceServiceSpec
+from weir_core.api.inferenceservice import (
+    DEFAULT_POOL,
+    Admission,
+    InferenceService,
+    InferenceServiceSpec,
+)
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import EngineMode, PolicyDocument
 from weir_core.wire.problems import Problem, Reason
@@ -74,6 +79,21 @@ def parse_governed(body: Mapping[str, Any], before: PolicyDocument | None) -> Go
     engine = EngineSpec(scheduling=scheduling)
     told_of = InferenceServiceSpec.model_construct(admission=admission, engine=engine)
     return Governed(owner.model_copy(update={"spec": told_of}), problems)
+
+
+def replicas_in(body: Mapping[str, Any]) -> dict[str, int]:
+    """Return the replicas that a service asks for by pool, whatever is wrong with its spec.
+
+    A number that is not written is left out: what the field means by default is no reason to
+    change what is there while another field is wrong.
+    """
+    spec = body["spec"]
+    found = {}
+    for pool in spec.get("pools") or ({"name": DEFAULT_POOL},):
+        number = pool.get("replicas", spec.get("replicas"))
+        if isinstance(number, int) and number >= 0:
+            found[str(pool.get("name"))] = number
+    return found
 
 
 def _admission_of(document: PolicyDocument) -> Admission:

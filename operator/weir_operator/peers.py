@@ -7,27 +7,20 @@ it is in no log, event, status or metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.wire.policies import PeerEntry, PolicyDocument
+from weir_operator.observed import PeerKeys
 from weir_operator.render import Manifest, document_in
+from weir_operator.views import Pod
 
 KEY_BYTES: Final = 32
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
-
-
-class PeerKeys(NamedTuple):
-    """The keys of a service's sidecars."""
-
-    valid: tuple[str, ...]
-    """The newest first; one more while it takes the place of another."""
-    rotation: str | None
-    """Value of the service's annotation for which the newest was made."""
 
 
 def keys_for(
@@ -56,26 +49,18 @@ def keys_for(
     return PeerKeys((new_key(), held.peer_keys[0]), asked)
 
 
-def with_peers(
-    document: PolicyDocument, pods: Sequence[Manifest], keys: PeerKeys
-) -> PolicyDocument:
+def with_peers(document: PolicyDocument, pods: Sequence[Pod], keys: PeerKeys) -> PolicyDocument:
     """Return the document with the pods whose sidecars can be reached, and the keys."""
     entries = (_entry(pod) for pod in pods if _is_reached(pod))
     peers = tuple(sorted(entries, key=lambda entry: entry.name))
     return msgspec.structs.replace(document, peers=peers, peer_keys=keys.valid)
 
 
-def ip_of(pod: Manifest) -> str:
-    """Return a pod's address; empty where it has none yet."""
-    return str(pod.get("status", {}).get("podIP") or "")
+def _is_reached(pod: Pod) -> bool:
+    return bool(pod.status.pod_ip) and not pod.leaves and pod.status.phase not in _FINISHED
 
 
-def _is_reached(pod: Manifest) -> bool:
-    leaves = "deletionTimestamp" in pod["metadata"]
-    return bool(ip_of(pod)) and not leaves and pod["status"].get("phase") not in _FINISHED
-
-
-def _entry(pod: Manifest) -> PeerEntry:
-    ip = ip_of(pod)
+def _entry(pod: Pod) -> PeerEntry:
+    ip = pod.status.pod_ip
     host = f"[{ip}]" if ":" in ip else ip
-    return PeerEntry(pod["metadata"]["name"], f"{host}:{labels.PEER_PORT}")
+    return PeerEntry(pod.name, f"{host}:{labels.PEER_PORT}")

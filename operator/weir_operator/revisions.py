@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_operator.kinds import REVISION
 from weir_operator.render import Manifest, deployment_name
 from weir_operator.render.naming import metadata, pool_of
 
@@ -70,34 +71,64 @@ def _digest_of(wanted: dict[str, Any], owner: InferenceService, pool: Pool) -> s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Choice(NamedTuple):
+    """What a pool's pods are made from."""
+
+    template: Manifest
+    digest: str
+    """Of the spec that the template was rendered from."""
+    new: Manifest | None
+    """The revision to keep it in, once it is accepted; None where one holds it already."""
+
+
 def choose(
-    owner: InferenceService, rendered: dict[str, Manifest], owned: Sequence[Manifest]
-) -> tuple[dict[str, Manifest], list[Manifest], list[Manifest]]:
-    """Decide which template each pool gets.
+    owner: InferenceService, rendered: Mapping[str, Manifest], owned: Sequence[Manifest]
+) -> dict[str, Choice]:
+    """Return what each pool's pods are made from.
 
-    Returns:
-        The templates by pool; the revisions to apply; the old revisions to delete.
+    Args:
+        owner: The service.
+        rendered: The pod template of each pool, as it is rendered today.
+        owned: The service's objects.
     """
-    revisions = [each for each in owned if each["kind"] == "ControllerRevision"]
-    templates, keep, expired = {}, [], []
+    chosen = {}
     for pool in owner.spec.hardware_pools:
-        digest = spec_digest(owner, pool)
-        of_pool = _newest_first(revisions, pool)
-        current = _kept(of_pool, digest) or _kept(of_pool, _first_digest(owner, pool))
+        of_pool = _newest_first(owned, pool.name)
+        current = _current(owner, pool, of_pool)
         if current is not None:
-            templates[pool.name] = current["data"]
-            older = [each for each in of_pool if each is not current]
-        else:
-            templates[pool.name] = rendered[pool.name]
-            number = 1 + max((each["revision"] for each in of_pool), default=0)
-            keep.append(_revision(owner, pool, digest, number, rendered[pool.name]))
-            older = of_pool
-        expired += older[KEPT - 1 :]
-    return templates, keep, expired
+            chosen[pool.name] = Choice(current["data"], _digest(current), None)
+            continue
+        digest, template = spec_digest(owner, pool), rendered[pool.name]
+        number = 1 + max((each["revision"] for each in of_pool), default=0)
+        new = _revision(owner, pool, digest, number, template)
+        chosen[pool.name] = Choice(template, digest, new)
+    return chosen
 
 
-def _newest_first(revisions: Sequence[Manifest], pool: Pool) -> list[Manifest]:
-    of_pool = [each for each in revisions if pool_of(each) == pool.name]
+def expired(owner: InferenceService, owned: Sequence[Manifest]) -> list[Manifest]:
+    """Return the revisions to delete of pools that the spec names."""
+    found = []
+    for pool in owner.spec.hardware_pools:
+        of_pool = _newest_first(owned, pool.name)
+        current = _current(owner, pool, of_pool)
+        found += [each for each in of_pool if each is not current][KEPT - 1 :]
+    return found
+
+
+def template_of(deployment: Manifest, owned: Sequence[Manifest]) -> Manifest | None:
+    """Return the kept template that a Deployment's pods are made from; None where none is kept."""
+    of_pool = _newest_first(owned, pool_of(deployment))
+    same = _kept(of_pool, _digest(deployment)) or next(iter(of_pool), None)
+    return None if same is None else same["data"]
+
+
+def _current(owner: InferenceService, pool: Pool, of_pool: Sequence[Manifest]) -> Manifest | None:
+    return _kept(of_pool, spec_digest(owner, pool)) or _kept(of_pool, _first_digest(owner, pool))
+
+
+def _newest_first(owned: Sequence[Manifest], pool: str) -> list[Manifest]:
+    revisions = (each for each in owned if each["kind"] == REVISION.name)
+    of_pool = [each for each in revisions if pool_of(each) == pool]
     return sorted(of_pool, key=lambda each: each["revision"], reverse=True)
 
 
@@ -105,8 +136,8 @@ def _kept(of_pool: Sequence[Manifest], digest: str) -> Manifest | None:
     return next((each for each in of_pool if _digest(each) == digest), None)
 
 
-def _digest(revision: Manifest) -> str:
-    return str(revision["metadata"].get("annotations", {}).get(labels.SPEC_HASH, ""))
+def _digest(manifest: Manifest) -> str:
+    return str(manifest["metadata"].get("annotations", {}).get(labels.SPEC_HASH, ""))
 
 
 def _revision(

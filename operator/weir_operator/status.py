@@ -1,101 +1,76 @@
 """What was observed, as the status of the resource. Pure: objects in, status out.
 
+The parts say their conditions; here are those that sum up. SpecValid: the spec can be acted upon.
+Ready: requests to the service's address are answered, or none are asked for. So Ready holds through
+a rollout and through an invalid edit, and WorkloadsReady says when a rollout is complete.
+Reconciling and Stalled are there only while they are true, for tools that read them as kstatus
+does: something is on its way, or only a person can help.
+
 Two statuses that say the same are equal, times included, so a pass over a world that did not
 change writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from weir_core.api.inferenceservice import InferenceService
+from weir_core.api.labels import POOL
 from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
+from weir_operator.conditions import (
+    MODEL,
+    NETWORK,
+    READY,
+    RECONCILING,
+    ROUTER,
+    SPEC,
+    STALLED,
+    WORKLOADS,
+    Verdict,
+)
+from weir_operator.observed import Observed
 from weir_operator.render import Manifest, service_url
 from weir_operator.render.naming import selector
-from weir_operator.verdicts import (
-    POLICIES,
-    READY,
-    UNDER_WAY,
-    WORKLOADS,
-    Observed,
-    Verdict,
-    policies_verdict,
-    verdicts,
-)
+from weir_operator.views import DeploymentStatus
+
+_SUMS = (READY, SPEC, RECONCILING, STALLED)
 
 
-def observed(service: InferenceService, seen: Observed, body: Manifest, now: str) -> Manifest:
-    """Return the status of a service whose spec was applied.
+def observed(seen: Observed, spoken: Mapping[str, Verdict], now: str) -> Manifest:
+    """Return the status of a service.
 
     Args:
-        service: The service.
-        seen: Its Deployments and pods.
-        body: The service as the API server holds it, with the status written last.
+        seen: What a pass has seen of it.
+        spoken: What the parts say; a condition that is not among it stays as it was.
         now: RFC 3339 time for conditions that changed.
     """
-    deployments = {**seen.leaving, **seen.deployments}
-    names = [*(pool.name for pool in service.spec.hardware_pools), *sorted(seen.leaving)]
-    pools = [_pool_status(name, deployments) for name in names]
+    before = _conditions(seen.body.get("status"))
+    unchanged = {
+        type_: Verdict(each["status"], each["reason"], each["message"])
+        for type_, each in before.items()
+        if type_ not in (*spoken, *_SUMS)
+    }
+    conditions = {**_sums(seen, {**unchanged, **spoken}), **spoken}
     return {
-        "observedGeneration": service.metadata.generation,
-        "conditions": _dated(verdicts(service, seen), body, now),
-        "replicas": sum(pool["replicas"] for pool in pools),
-        "readyReplicas": sum(pool["readyReplicas"] for pool in pools),
-        "pools": pools,
-        "selector": _selector(service),
-        "url": service_url(service),
+        "observedGeneration": _generation(seen.body),
+        "conditions": [*_dated(conditions, seen.body, now), *(before[each] for each in unchanged)],
+        **_replicas(seen),
+        "selector": _selector(seen),
+        "url": service_url(seen.owner),
     }
 
 
-def rejected(error: InvalidSpec, told: Observed | None, body: Manifest, now: str) -> Manifest:
-    """Return the status of a service whose spec only its author can repair.
-
-    What runs from an earlier spec goes on running; the numbers stay as they were last seen.
-
-    Args:
-        error: What is wrong.
-        told: What its sidecars were told in this pass; None where that is what failed.
-        body: The service as the API server holds it.
-        now: RFC 3339 time for conditions that changed.
-    """
-    verdict = Verdict("False", "InvalidSpec", str(error))
-    return _acted({READY: verdict, POLICIES: _told(body, told, verdict)}, body, now)
-
-
-def refused(error: ClusterRefuses, told: Observed | None, body: Manifest, now: str) -> Manifest:
-    """Return the status of a service whose objects the API server does not take for now.
-
-    A service that is Ready stays so: what runs goes on answering.
-    """
-    return _unwritten(Verdict("False", "Refused", str(error)), told, body, now)
-
-
-def waiting(error: PredecessorLeaving, told: Observed | None, body: Manifest, now: str) -> Manifest:
-    """Return the status of a service whose objects' names are about to be free."""
-    return _unwritten(Verdict("False", "WaitingForPredecessor", str(error)), told, body, now)
-
-
-def interrupted(told: Observed | None, body: Manifest, now: str) -> Manifest:
-    """Return the status of a service whose pass ended early, for the API server's sake.
-
-    It says no more than what sidecars were told, if they were: the rest was not acted upon.
-    """
-    if told is None:
-        return dict(body.get("status", {}))
-    return _amended({POLICIES: policies_verdict(body["metadata"]["name"], told)}, body, now)
-
-
-def _unwritten(verdict: Verdict, told: Observed | None, body: Manifest, now: str) -> Manifest:
-    ready = _conditions(body.get("status")).get(READY, {})
-    spoken = {WORKLOADS: verdict, POLICIES: _told(body, told, verdict)}
-    if ready.get("status") != "True":
-        spoken[READY] = verdict
-    return _acted(spoken, body, now)
-
-
-def _told(body: Manifest, told: Observed | None, failure: Verdict) -> Verdict:
-    return failure if told is None else policies_verdict(body["metadata"]["name"], told)
+def failure(error: Exception | None) -> Verdict | None:
+    """Return what a part says that something kept from its work; None for what may pass unseen."""
+    match error:
+        case InvalidSpec():
+            return Verdict("False", "InvalidSpec", str(error))
+        case PredecessorLeaving():
+            return Verdict("False", "WaitingForPredecessor", str(error))
+        case ClusterRefuses():
+            return Verdict("False", "Refused", str(error))
+        case _:
+            return None
 
 
 def transitions(before: Manifest | None, after: Manifest) -> list[Mapping[str, str]]:
@@ -111,7 +86,41 @@ def transitions(before: Manifest | None, after: Manifest) -> list[Mapping[str, s
 
 def is_trouble(condition: Mapping[str, Any]) -> bool:
     """Tell whether a condition says that something is wrong, not merely under way."""
-    return condition["status"] == "False" and condition["reason"] not in UNDER_WAY
+    return Verdict(condition["status"], condition["reason"]).is_trouble
+
+
+def _sums(seen: Observed, spoken: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    spec = _spec(seen)
+    ready = _ready(seen, {SPEC: spec, **spoken})
+    summed = {READY: ready, SPEC: spec}
+    workloads = spoken.get(WORKLOADS, Verdict("Unknown", "Waiting"))
+    stuck = [each for each in (spec, spoken.get(NETWORK), workloads) if each and each.is_trouble]
+    if stuck:
+        summed[STALLED] = stuck[0]._replace(status="True")
+    elif not (workloads.holds and ready.holds):
+        cause = ready if workloads.holds else workloads
+        summed[RECONCILING] = Verdict("True", cause.reason, cause.message)
+    return summed
+
+
+def _spec(seen: Observed) -> Verdict:
+    if seen.wrong is not None:
+        return Verdict("False", "InvalidSpec", str(seen.wrong))
+    return Verdict("True", "Valid", "the spec is in force")
+
+
+def _ready(seen: Observed, spoken: Mapping[str, Verdict]) -> Verdict:
+    router = spoken.get(ROUTER, Verdict("Unknown", "Waiting"))
+    if router.holds:
+        return Verdict("True", "Serving", router.message)
+    if seen.scaled_to_zero and spoken[SPEC].holds:
+        return Verdict("True", "ScaledToZero", "no replicas are asked for, and none answer")
+    causes = (spoken.get(each) for each in (SPEC, NETWORK, WORKLOADS, MODEL, ROUTER))
+    failed = [each for each in causes if each is not None and not each.holds]
+    if not failed:
+        return Verdict("Unknown", "Waiting", "nothing is known of its pods yet")
+    cause = next((each for each in failed if each.is_trouble), failed[0])
+    return Verdict("False", cause.reason, cause.message)
 
 
 def _essence(condition: Mapping[str, Any] | None) -> tuple[Any, Any] | None:
@@ -123,34 +132,50 @@ def _conditions(status: Manifest | None) -> dict[str, Manifest]:
     return {each["type"]: each for each in (status or {}).get("conditions", ())}
 
 
-def _amended(spoken: Mapping[str, Verdict], body: Manifest, now: str) -> Manifest:
-    """Return the status as it was, but for these conditions."""
-    before = body.get("status") or {}
-    fresh = {each["type"]: each for each in _dated(spoken, body, now)}
-    return {**before, "conditions": list({**_conditions(before), **fresh}.values())}
+def _replicas(seen: Observed) -> Manifest:
+    """Return the counts; `replicas` is what autoscalers compare with the pods of the selector."""
+    deployments = {**seen.leaving, **seen.deployments}
+    if seen.service is None:
+        names = sorted(deployments)
+    else:
+        of_the_spec = [pool.name for pool in seen.service.spec.hardware_pools]
+        names = [*of_the_spec, *sorted(seen.leaving)]
+    found = {name: deployments[name].status if name in deployments else None for name in names}
+    pools = [_pool_status(name, status or DeploymentStatus()) for name, status in found.items()]
+    scaled = _pool_that_scales(seen)
+    counted = [each for each in pools if scaled in (None, each["name"])]
+    return {
+        "replicas": _sum(counted, "replicas"),
+        "readyReplicas": _sum(pools, "readyReplicas"),
+        "pools": pools,
+    }
 
 
-def _acted(spoken: Mapping[str, Verdict], body: Manifest, now: str) -> Manifest:
-    """Return the same, with the generation that this says was acted upon."""
-    return {**_amended(spoken, body, now), "observedGeneration": _generation(body)}
+def _sum(pools: Iterable[Manifest], count: str) -> int:
+    return sum(int(each[count]) for each in pools)
 
 
-def _selector(service: InferenceService) -> str:
-    """Return the labels of the pods that `kubectl scale` and autoscalers count.
-
-    That is the pool whose replicas are open; a pool with a number of its own does not scale.
-    """
-    pool = next((each for each in service.spec.hardware_pools if each.replicas is None), None)
-    return ",".join(f"{key}={value}" for key, value in selector(service, pool).items())
+def _selector(seen: Observed) -> str:
+    """Return the labels of the pods that `kubectl scale` and autoscalers count."""
+    chosen = selector(seen.owner, _pool_that_scales(seen))
+    return ",".join(f"{key}={value}" for key, value in chosen.items())
 
 
-def _pool_status(name: str, deployments: Mapping[str, Manifest]) -> Manifest:
-    status = deployments.get(name, {}).get("status", {})
+def _pool_that_scales(seen: Observed) -> str | None:
+    """Return the pool whose replicas are open; one with a number of its own does not scale."""
+    if seen.service is None:  # it was written when the spec was last in order
+        before = str(seen.body.get("status", {}).get("selector", ""))
+        return dict(each.split("=") for each in before.split(",") if each).get(POOL)
+    pools = seen.service.spec.hardware_pools
+    return next((each.name for each in pools if each.replicas is None), None)
+
+
+def _pool_status(name: str, status: DeploymentStatus) -> Manifest:
     return {
         "name": name,
-        "replicas": status.get("replicas", 0),
-        "readyReplicas": status.get("readyReplicas", 0),
-        "updatedReplicas": status.get("updatedReplicas", 0),
+        "replicas": status.replicas,
+        "readyReplicas": status.ready_replicas,
+        "updatedReplicas": status.updated_replicas,
     }
 
 

@@ -2,7 +2,7 @@
 
 kopf ends the operator when a watch is forbidden. These are: an operator that is restricted to some
 namespaces may have no right to the cluster's classes, and works without. Only metadata is asked
-for, so the values of Secrets that no tenant names never come here.
+for, which kopf cannot do, so the values of Secrets that no tenant names never come here.
 
 A watch lasts five minutes and then begins anew with everything there is; together with the resync
 nothing stays missed.
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from typing import Final, Literal, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Protocol
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.interests import Change
+from weir_operator.kinds import CLASS, SECRET, TENANT, Kind
 
 log = logging.getLogger(__name__)
 
@@ -27,67 +27,57 @@ AGAIN: Final = Seconds(1.0)
 AGAIN_FORBIDDEN: Final = Seconds(60.0)
 """In seconds; someone has to grant a right first."""
 
-Resource = Literal["inferencepriorityclasses", "inferencetenants", "secrets"]
 Tell = Callable[[Change], None]
 
 
 class Changes(Protocol):
     """What a watch asks of an API server."""
 
-    def changes(self, resource: Resource, namespace: str | None) -> Iterator[Change]:
-        """Yield every object there is and then each that changes, for a while; blocks.
+    def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
+        """Yield every object there is and then each that changes, for a while.
 
         Raises:
             ClusterUnavailable: The API server does not answer, or refuses.
         """
 
 
-class Watches:
-    """Threads, because the client blocks; they end with the process, or soon after `stop`."""
+async def watch(
+    cluster: Changes, namespaces: tuple[str, ...], tell: Tell, again: Seconds = AGAIN
+) -> None:
+    """Tell every change, until cancelled.
 
-    def __init__(self, cluster: Changes, namespaces: tuple[str, ...], tell: Tell) -> None:
-        self._cluster = cluster
-        self._tell = tell
-        self._stop = threading.Event()
-        self._topics: list[tuple[Resource, str | None]] = [("inferencepriorityclasses", None)]
-        for namespace in namespaces or (None,):
-            self._topics += [("inferencetenants", namespace), ("secrets", namespace)]
+    Args:
+        cluster: The API server.
+        namespaces: Those to watch; empty for all.
+        tell: Takes each change.
+        again: Seconds to wait after a watch that ended or broke.
+    """
+    topics: list[tuple[Kind, str | None]] = [(CLASS, None)]
+    for namespace in namespaces or (None,):
+        topics += [(TENANT, namespace), (SECRET, namespace)]
+    async with asyncio.TaskGroup() as tasks:
+        for kind, where in topics:
+            tasks.create_task(_follow(cluster, kind, where, tell, again))
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to watch; changes are told on `loop`."""
-        for resource, namespace in self._topics:
-            threading.Thread(
-                target=self._follow,
-                args=(resource, namespace, loop),
-                name=f"watch-{resource}-{namespace or 'all'}",
-                daemon=True,
-            ).start()
 
-    def stop(self) -> None:
-        """Tell nothing more."""
-        self._stop.set()
+async def _follow(
+    cluster: Changes, kind: Kind, namespace: str | None, tell: Tell, again: Seconds
+) -> None:
+    while True:
+        forbidden = await _follow_once(cluster, kind, namespace, tell)
+        await asyncio.sleep(AGAIN_FORBIDDEN if forbidden else again)
 
-    def _follow(
-        self, resource: Resource, namespace: str | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        pause = Seconds(0.0)
-        while not self._stop.wait(pause):
-            pause = self._follow_once(resource, namespace, loop)
 
-    def _follow_once(
-        self, resource: Resource, namespace: str | None, loop: asyncio.AbstractEventLoop
-    ) -> Seconds:
-        """Tell the changes of one watch; return how long to wait for the next."""
-        try:
-            for change in self._cluster.changes(resource, namespace):
-                if self._stop.is_set() or loop.is_closed():
-                    break
-                loop.call_soon_threadsafe(self._tell, change)
-        except ClusterRefuses as error:
-            log.warning("changes of %s are not seen at once: %s", resource, error)
-            return AGAIN_FORBIDDEN
-        except ClusterUnavailable as error:
-            log.warning("watching %s: %s", resource, error)
-        except Exception:  # whatever it was, nobody would begin this watch anew
-            log.exception("watching %s failed", resource)
-        return AGAIN
+async def _follow_once(cluster: Changes, kind: Kind, namespace: str | None, tell: Tell) -> bool:
+    """Tell the changes of one watch; return whether it is forbidden."""
+    try:
+        async for change in cluster.changes(kind, namespace):
+            tell(change)
+    except ClusterRefuses as error:
+        log.warning("changes of %s are not seen at once: %s", kind.plural, error)
+        return True
+    except ClusterUnavailable as error:
+        log.warning("watching %s: %s", kind.plural, error)
+    except Exception:  # whatever it was, nobody would begin this watch anew
+        log.exception("watching %s failed", kind.plural)
+    return False

@@ -37,11 +37,14 @@ class InferenceServiceStatus(Model):
     observed_generation: int = Field(default=0, description="Generation last acted upon.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
-        description="Ready, WorkloadsReady, RouterReady, ScalingReady, ModelReady, PoliciesReady, "
-        "SchedulingReady.",
+        description="Ready, SpecValid, NetworkReady, WorkloadsReady, RouterReady, ScalingReady, "
+        "ModelReady, PoliciesReady, SchedulingReady; Reconciling and Stalled while they are true.",
         json_schema_extra=keyed_by("type"),
     )
-    replicas: int = Field(default=0, description="Pods that exist, over all pools.")
+    replicas: int = Field(
+        default=0,
+        description="Pods of the pool that scales; of all pools where none leaves replicas out.",
+    )
     ready_replicas: int = Field(default=0, description="Pods that take requests, over all pools.")
     pools: tuple[PoolStatus, ...] = Field(default=(), description="Replicas by pool.")
     selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")

@@ -1,66 +1,72 @@
 {{/*
-What the operator may do in a namespace it watches. Written out verb by verb: no wildcard, no exec,
-and of pods only metadata is patched. weir_operator.cluster says what each is for; a test holds the
-two equal.
+Written by `make generate` from operator/weir_operator/rights.py and the parts. Edit those.
 */}}
 {{- define "weir.namespaceRules" -}}
+# What users ask for.
 - apiGroups: [serving.weir.dev]
   resources: [inferenceservices]
   verbs: [get, list, watch]
+# What became of it.
 - apiGroups: [serving.weir.dev]
   resources: [inferenceservices/status]
   verbs: [patch]
-# Needed to own objects where the OwnerReferencesPermissionEnforcement plugin is on.
+# To own objects where the OwnerReferencesPermissionEnforcement plugin is on.
 - apiGroups: [serving.weir.dev]
   resources: [inferenceservices/finalizers]
   verbs: [update]
-- apiGroups: [apps]
-  resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [apps]
-  resources: [controllerrevisions]
-  verbs: [get, list, create, patch, delete]
-- apiGroups: [""]
-  resources: [services, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
-# Why a replica is not ready is in its pods' state.
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [list, patch]
-# One Secret a service tells its sidecars of classes and tenants; those with the hashes of tenants'
-# API keys are read by name. RBAC cannot say "only these".
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, create, patch]
+# Whose keys and limits sidecars are told of.
 - apiGroups: [serving.weir.dev]
   resources: [inferencetenants]
   verbs: [list, watch]
+# Why a replica is not ready is in its pods' state; an annotation brings a new Secret soon.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, patch]
+# The story that `kubectl describe` tells.
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
+# Sidecars are told of classes, tenants and peers; hashes of tenants' keys are read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch]
+# The pods' identity, without rights.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+# Only the sidecar's ports are open.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+# The address of clients, and the list of replicas.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+# Node drains take one replica at a time.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# The pods of a pool.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+# Pod templates that are kept over upgrades of the operator.
+- apiGroups: [apps]
+  resources: [controllerrevisions]
+  verbs: [get, list, create, patch, delete]
 {{- end -}}
 
-{{/*
-So that an edited Secret counts within seconds. The operator asks for metadata alone, which RBAC
-cannot demand: a watch of whole objects begins with every Secret there is, so with this right whoever
-has the operator's token can read all Secrets of these namespaces without knowing their names.
-*/}}
 {{- define "weir.secretWatchRules" -}}
+# An edited Secret counts within seconds. The operator asks for metadata alone, which RBAC cannot
+# demand: a watch of whole objects begins with every Secret there is, so with this right whoever has
+# the operator's token can read all Secrets of these namespaces without knowing their names.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [watch]
 {{- end -}}
 
-{{/*
-The one thing it reads that is in no namespace.
-*/}}
 {{- define "weir.classRules" -}}
+# The one thing it reads that is in no namespace.
 - apiGroups: [serving.weir.dev]
   resources: [inferencepriorityclasses]
   verbs: [list, watch]

@@ -8,8 +8,6 @@ service, and changes without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.access import network_policy, service_account
 from weir_operator.render.naming import Manifest, deployment_name, service_url
@@ -22,19 +20,22 @@ from weir_operator.render.policies import (
     policies_secret,
 )
 from weir_operator.render.services import disruption_budget, headless_service, service
-from weir_operator.render.workloads import deployment
+from weir_operator.render.workloads import deployment, same_deployment
 
 __all__ = [
     "POLICIES_ANNOTATION",
     "Images",
     "Manifest",
+    "deployment",
     "deployment_name",
     "desired_state",
     "digest_of",
     "document_in",
+    "network",
     "pod_templates",
     "policies_name",
     "policies_secret",
+    "same_deployment",
     "service_url",
 ]
 
@@ -49,34 +50,30 @@ def pod_templates(owner: InferenceService, images: Images | None = None) -> dict
     return {pool.name: pod_template(owner, pool, images) for pool in owner.spec.hardware_pools}
 
 
-def desired_state(
-    owner: InferenceService,
-    images: Images | None = None,
-    templates: Mapping[str, Manifest] | None = None,
-    replicas: Mapping[str, int] | None = None,
-) -> list[Manifest]:
-    """Return every object `owner` owns, in the order they should be applied.
-
-    Args:
-        owner: The service.
-        images: Container images to use where the spec names none.
-        templates: Pod templates by pool to use as they are, such as those an earlier operator
-            rendered from the same spec. Default: rendered now.
-        replicas: Replicas by pool where something else than the spec decides them.
-
-    Raises:
-        InvalidSpec: The spec contradicts itself in a way only rendering shows.
-    """
-    templates = pod_templates(owner, images) if templates is None else templates
-    replicas = replicas or {}
+def network(owner: InferenceService) -> list[Manifest]:
+    """Return what `owner`'s pods need to be found and kept apart, in the order to apply it."""
     return [
         service_account(owner),
         network_policy(owner),
         headless_service(owner),
         service(owner),
         disruption_budget(owner),
-        *(
-            deployment(owner, pool, templates[pool.name], replicas.get(pool.name))
-            for pool in owner.spec.hardware_pools
-        ),
+    ]
+
+
+def desired_state(owner: InferenceService, images: Images | None = None) -> list[Manifest]:
+    """Return every object `owner` owns, in the order they should be applied.
+
+    Args:
+        owner: The service.
+        images: Container images to use where the spec names none.
+
+    Raises:
+        InvalidSpec: The spec contradicts itself in a way only rendering shows.
+    """
+    templates = pod_templates(owner, images)
+    pools = owner.spec.hardware_pools
+    return [
+        *network(owner),
+        *(deployment(owner, pool, templates[pool.name]) for pool in pools),
     ]

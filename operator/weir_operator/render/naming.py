@@ -38,13 +38,13 @@ def service_url(owner: InferenceService) -> str:
     return f"http://{owner.metadata.name}.{owner.metadata.namespace}.svc"
 
 
-def selector(owner: InferenceService, pool: Pool | None = None) -> dict[str, str]:
+def selector(owner: InferenceService, pool: str | None = None) -> dict[str, str]:
     """Return the labels that tell this service's pods (of one pool) from all others.
 
     A Deployment's selector cannot be changed, so these are few and will stay.
     """
     chosen = {labels.SERVICE: owner.metadata.name}
-    return chosen if pool is None else {**chosen, labels.POOL: pool.name}
+    return chosen if pool is None else {**chosen, labels.POOL: pool}
 
 
 def pool_of(manifest: Manifest) -> str:

@@ -120,7 +120,7 @@ def _template(
         spec["nodeSelector"] = dict(pool.node_selector)
     if pool.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
-    meta: Manifest = {"labels": {**common_labels(owner, "replica"), **selector(owner, pool)}}
+    meta: Manifest = {"labels": {**common_labels(owner, "replica"), **selector(owner, pool.name)}}
     restarted = owner.metadata.annotations.get(labels.RESTARTED_AT)
     annotations = {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
     if restarted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
-from weir_operator.render.naming import Manifest, deployment_name, metadata, selector
+from weir_operator.render.naming import Manifest, deployment_name, metadata, pool_of, selector
 
 PROGRESS_DEADLINE_S = 3600
 """A large model takes long to load; the operator's own conditions speak much earlier."""
@@ -34,7 +34,39 @@ def deployment(
                     "maxUnavailable": rollout.max_unavailable,
                 },
             },
-            "selector": {"matchLabels": selector(owner, pool)},
+            "selector": {"matchLabels": selector(owner, pool.name)},
+            "template": template,
+        },
+    }
+
+
+def same_deployment(
+    owner: InferenceService, current: Manifest, template: Manifest, replicas: int
+) -> Manifest:
+    """Return a Deployment as it is, but for its pod template and its replicas.
+
+    Args:
+        owner: The service; its metadata suffices.
+        current: The Deployment as the API server holds it.
+        template: The pod template.
+        replicas: How many.
+    """
+    meta, spec = current["metadata"], current["spec"]
+    fresh = metadata(owner, meta["name"], "replica", **{labels.POOL: pool_of(current)})
+    annotations = {**fresh.get("annotations", {})}
+    if labels.SPEC_HASH in meta.get("annotations", {}):
+        annotations[labels.SPEC_HASH] = meta["annotations"][labels.SPEC_HASH]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {**fresh, "annotations": annotations},
+        "spec": {
+            "replicas": replicas,
+            "paused": False,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
+            "strategy": spec["strategy"],
+            "selector": spec["selector"],
             "template": template,
         },
     }

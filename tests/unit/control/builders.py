@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.wire.steps import Facts
 from weir_operator.engines import Engines
-from weir_operator.parse import parse
+from weir_operator.observed import Observed
+from weir_operator.parse import owner_in, parse
+from weir_operator.views import Deployment, Pod, view
 
 Manifest = dict[str, Any]
 
@@ -96,6 +99,28 @@ def facts(fallback: str = "") -> Facts:
     """Return what an engine is, with Weir's scheduler or with the reason why without."""
     kind: Literal["weir", "priority"] = "priority" if fallback else "weir"
     return Facts(kind, 128, 2048, 8192, "0.32.0", fallback)
+
+
+def observed(
+    deployments: Mapping[str, Manifest],
+    pods: Sequence[Manifest],
+    *,
+    spec: Manifest | None = None,
+    leaving: Mapping[str, Manifest] | None = None,
+    held: Manifest | None = None,
+    **more: Any,
+) -> Observed:
+    """Return a world with these objects; `held` is the service as the API server holds it."""
+    held = held or body(spec)
+    return Observed(
+        held,
+        owner_in(held),
+        parse(held),
+        pods=[view(Pod, each) for each in pods],
+        deployments={name: view(Deployment, each) for name, each in deployments.items()},
+        leaving={name: view(Deployment, each) for name, each in (leaving or {}).items()},
+        **more,
+    )
 
 
 def engines(said: Facts | None = None) -> Engines:

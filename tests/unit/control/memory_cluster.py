@@ -11,7 +11,8 @@ from copy import deepcopy
 from typing import Any
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
-from weir_operator.cluster import OWNED, SERVICE, Kind
+from weir_operator.kinds import SERVICE, Kind, kind_of
+from weir_operator.views import Pod
 
 Manifest = dict[str, Any]
 
@@ -26,9 +27,12 @@ class MemoryCluster:
         """Pods by namespace and service."""
         self.events: list[Manifest] = []
         self.writes = 0
+        self.applied: list[str] = []
+        """Kinds of the objects that were applied, each as often as it was."""
         self.touched: list[str] = []
         """Names of pods, each as often as it was annotated."""
         self.down: ClusterUnavailable | None = None
+        self.calls = 0
         self.calls_left: int | None = None
         """Calls that it still answers before it is down; None for no end."""
         self.no_events = False
@@ -45,24 +49,26 @@ class MemoryCluster:
 
     def of(self, kind: str) -> dict[str, Manifest]:
         """Return all objects of a kind by name."""
-        return {name: one for ((_, k), _, name), one in self.objects.items() if k == kind}
+        return {name: one for (k, _, name), one in self.objects.items() if k.name == kind}
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         self._answer()
-        if kind[1] in self.forbidden:
-            raise ClusterRefuses(f"{kind[1]} is forbidden")
+        if kind.name in self.forbidden:
+            raise ClusterRefuses(f"{kind.name} is forbidden")
         return deepcopy(self.objects.get((kind, namespace, name)))
 
     async def services(self) -> list[Manifest]:
         self._answer()
         return [deepcopy(one) for (kind, _, _), one in self.objects.items() if kind == SERVICE]
 
-    async def owned(self, namespace: str, service: str) -> list[Manifest]:
+    async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
         self._answer()
+        if kind.name in self.forbidden:
+            raise ClusterRefuses(f"{kind.name} is forbidden")
         return [
             deepcopy(one)
-            for (kind, where, _), one in self.objects.items()
-            if kind in OWNED
+            for (has, where, _), one in self.objects.items()
+            if has == kind
             and where == namespace
             and one["metadata"].get("labels", {}).get("serving.weir.dev/service") == service
         ]
@@ -84,18 +90,19 @@ class MemoryCluster:
             raise ClusterRefuses(f"{kind} is forbidden")
         return deepcopy(list(self.of(kind).values()))
 
-    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+    async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         self._answer()
         if "Pod" in self.forbidden:
             raise ClusterRefuses("pods are forbidden")
         self.writes += 1
-        self.touched.append(pod["metadata"]["name"])
+        self.touched.append(pod.name)
         for one in itertools.chain(*self.all_pods.values()):
-            if one["metadata"]["name"] == pod["metadata"]["name"]:
+            if one["metadata"]["name"] == pod.name:
                 one["metadata"].setdefault("annotations", {})[key] = value
 
     async def apply(self, manifest: Manifest) -> Manifest:
         self._answer()
+        self.applied.append(manifest["kind"])
         if manifest["kind"] in self.unwritable:
             raise self.unwritable[manifest["kind"]]
         before = self.objects.get(_place(manifest))
@@ -141,6 +148,7 @@ class MemoryCluster:
         return deepcopy(written)
 
     def _answer(self) -> None:
+        self.calls += 1
         if self.calls_left is not None:
             self.calls_left -= 1
             if self.calls_left < 0:
@@ -151,4 +159,4 @@ class MemoryCluster:
 
 def _place(manifest: Manifest) -> tuple[Kind, str, str]:
     meta = manifest["metadata"]
-    return (manifest["apiVersion"], manifest["kind"]), meta.get("namespace", ""), meta["name"]
+    return kind_of(manifest), meta.get("namespace", ""), meta["name"]

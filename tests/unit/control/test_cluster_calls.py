@@ -5,98 +5,81 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import tempfile
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from kubernetes import client
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client
 
-from weir_core.errors import ClusterUnavailable
-from weir_operator.cluster import SECRET, Kubernetes
+from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_core.units import Seconds
+from weir_operator.cluster import Kubernetes
+from weir_operator.interests import Change
+from weir_operator.kinds import SECRET
 
 HANGING: Final = -1
 """A status for an answer that never comes."""
-RESOURCES: Final = {
-    "/api/v1": [("secrets", "Secret")],
-    "/apis/serving.weir.dev/v1alpha1": [("inferencetenants", "InferenceTenant")],
-}
+HASTY: Final = Seconds(0.1)
 
 
-class ApiServer(ThreadingHTTPServer):
-    """Discovers two kinds, and answers everything else with a status of the test's choice."""
-
-    request_queue_size = 64
+class ApiServer:
+    """Answers with a status and an object of the test's choice."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answers)
         self.statuses: dict[str, int] = {}
         """By the beginning of a path; 200 otherwise."""
         self.objects: dict[str, dict[str, Any]] = {}
         """By path."""
-        self.hanging = threading.Event()
+        self.lines: list[bytes] = []
+        """Pieces of what a watch yields."""
+        self.headers: list[Any] = []
+        self.hanging = asyncio.Event()
         """Set when a call hangs."""
-        self.done = threading.Event()
+        self.done = asyncio.Event()
+        self.url = ""
+        self.clients: list[Kubernetes] = []
 
-    def client(self, patience_s: float = 0.1) -> Kubernetes:
+    def client(self, patience: Seconds = HASTY) -> Kubernetes:
         """Return a client that waits for an answer for so long."""
-        host = f"http://127.0.0.1:{self.server_port}"
-        return Kubernetes((), client.Configuration(host=host), (patience_s, patience_s))
+        self.clients.append(Kubernetes((), client.Configuration(host=self.url), patience))
+        return self.clients[-1]
 
-
-class _Answers(BaseHTTPRequestHandler):
-    server: ApiServer
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        chosen = self.server.statuses.items()
-        status = next((status for start, status in chosen if path.startswith(start)), 200)
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers)
+        chosen = self.statuses.items()
+        status = next((each for start, each in chosen if request.path.startswith(start)), 200)
         if status == HANGING:
-            self.server.hanging.set()
-            self.server.done.wait(30)
-            return
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Retry-After", "3600")
-        self.end_headers()
-        self.wfile.write(json.dumps(self.server.objects.get(path) or _discovered(path)).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent."""
-
-
-def _discovered(path: str) -> dict[str, Any]:
-    if path == "/apis":
-        versions = [{"version": "v1alpha1", "groupVersion": "serving.weir.dev/v1alpha1"}]
-        group = {"name": "serving.weir.dev", "versions": versions, "preferredVersion": versions[0]}
-        return {"kind": "APIGroupList", "groups": [group]}
-    verbs = ["get", "list"]
-    kinds = [
-        {"name": name, "kind": kind, "namespaced": True, "verbs": verbs}
-        for name, kind in RESOURCES.get(path, ())
-    ]
-    return {"kind": "APIResourceList", "resources": kinds}
+            self.hanging.set()
+            await self.done.wait()
+            status = 503
+        if "watch" in request.query and status == 200:
+            watching = web.StreamResponse()
+            await watching.prepare(request)
+            for line in self.lines:
+                await watching.write(line)
+            return watching
+        found = self.objects.get(request.path, {"message": "the reason why"})
+        return web.json_response(found, status=status, headers={"Retry-After": "3600"})
 
 
 @pytest.fixture
-def api_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where discovery keeps its cache
-    with ApiServer() as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+async def api_server() -> AsyncIterator[ApiServer]:
+    server = ApiServer()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.answer)
+    async with TestServer(app) as listening:
+        server.url = str(listening.make_url("")).rstrip("/")
         yield server
         server.done.set()
-        server.shutdown()
+        for each in server.clients:
+            await each.aclose()
 
 
-@pytest.mark.parametrize("path", ["/version", "/apis", "/api/v1", "/api/v1/namespaces/a/secrets"])
-async def test_no_call_waits_for_ever_not_even_one_that_discovers_kinds(
-    path: str, api_server: ApiServer
-) -> None:
-    api_server.statuses[path] = HANGING
-    async with asyncio.timeout(10):
+async def test_no_call_waits_for_ever(api_server: ApiServer) -> None:
+    api_server.statuses["/api/v1"] = HANGING
+    async with asyncio.timeout(30):
         with pytest.raises(ClusterUnavailable, match="does not answer"):
             await api_server.client().find(SECRET, "a", "x")
 
@@ -105,45 +88,47 @@ async def test_overload_is_told_at_once_however_long_the_server_asks_to_wait(
     api_server: ApiServer,
 ) -> None:
     api_server.statuses["/api/v1/namespaces"] = 429
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         with pytest.raises(ClusterUnavailable, match="429"):
-            await api_server.client().find(SECRET, "a", "x")
+            await api_server.client(Seconds(30)).find(SECRET, "a", "x")
 
 
 async def test_a_kind_that_is_missing_is_no_empty_list_of_tenants(api_server: ApiServer) -> None:
     api_server.statuses["/apis/serving.weir.dev/v1alpha1/namespaces"] = 404
     with pytest.raises(ClusterUnavailable, match="no InferenceTenant: are Weir's CRDs installed"):
-        await api_server.client().tenants("a")
+        await api_server.client(Seconds(30)).tenants("a")
 
 
 async def test_one_client_does_not_wait_behind_the_calls_of_another(
     api_server: ApiServer,
 ) -> None:
     api_server.statuses["/api/v1/namespaces/slow"] = HANGING
-    passes, election = api_server.client(30), api_server.client(30)
+    passes, election = api_server.client(Seconds(30)), api_server.client(Seconds(30))
     slow = [asyncio.create_task(passes.find(SECRET, "slow", "x")) for _ in range(40)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await election.find(SECRET, "a", "x") is not None
     assert not any(task.done() for task in slow)
     api_server.done.set()
     await asyncio.gather(*slow, return_exceptions=True)
 
 
-async def test_a_client_is_closed_when_what_it_began_has_ended(api_server: ApiServer) -> None:
+async def test_what_a_cancelled_task_was_writing_can_be_waited_for(api_server: ApiServer) -> None:
     api_server.statuses["/api/v1/namespaces/slow"] = HANGING
-    cluster = api_server.client(30)
-    call = asyncio.create_task(cluster.find(SECRET, "slow", "x"))
-    await asyncio.to_thread(api_server.hanging.wait, 10)
-    call.cancel()
-    closing = asyncio.create_task(cluster.close())
+    cluster = api_server.client(Seconds(30))
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "x", "namespace": "slow"}}
+    writing = asyncio.create_task(cluster.record(event))
+    async with asyncio.timeout(30):
+        await api_server.hanging.wait()
+    writing.cancel()
+    finishing = asyncio.create_task(cluster.finish())
     for _ in range(10):
         await asyncio.sleep(0)
-    assert call.cancelled()
-    assert not closing.done()
+    assert writing.cancelled()
+    assert not finishing.done()
     api_server.done.set()
-    async with asyncio.timeout(10):
-        await closing
+    async with asyncio.timeout(30):
+        await finishing
 
 
 async def test_the_client_logs_no_values_of_secrets(
@@ -152,7 +137,32 @@ async def test_the_client_logs_no_values_of_secrets(
     held = {"apiVersion": "v1", "kind": "Secret", "data": {"policies.json": "c2VjcmV0"}}
     api_server.objects["/api/v1/namespaces/a/secrets/x"] = held
     with caplog.at_level(logging.DEBUG):
-        found = await api_server.client(30).find(SECRET, "a", "x")
-    assert found is not None
-    assert found["data"] == held["data"]
+        found = await api_server.client(Seconds(30)).find(SECRET, "a", "x")
+    assert found == held
     assert "c2VjcmV0" not in caplog.text
+
+
+async def test_a_watch_asks_for_metadata_alone_and_reads_lines_of_any_length(
+    api_server: ApiServer,
+) -> None:
+    events = [
+        {"type": "ADDED", "object": {"metadata": {"namespace": "a", "name": name}}}
+        for name in ("x", "y" * 100_000)
+    ]
+    text = b"".join(json.dumps(each).encode() + b"\n" for each in events)
+    api_server.lines = [text[at : at + 7_001] for at in range(0, len(text), 7_001)]
+    told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a")]
+    assert told == [Change(SECRET, "a", "x"), Change(SECRET, "a", "y" * 100_000)]
+    assert "as=PartialObjectMetadata" in api_server.headers[-1]["Accept"]
+
+
+@pytest.mark.parametrize(
+    ("status", "want"), [(403, ClusterRefuses), (410, ClusterUnavailable)], ids=["no right", "gone"]
+)
+async def test_a_watch_that_is_refused_says_so(
+    status: int, want: type[Exception], api_server: ApiServer
+) -> None:
+    api_server.statuses["/api/v1"] = status
+    with pytest.raises(want):
+        async for _ in api_server.client(Seconds(30)).changes(SECRET, None):
+            pass

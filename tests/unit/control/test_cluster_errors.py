@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from kubernetes.client.exceptions import ApiException
+from kubernetes.aio.client.exceptions import ApiException
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, WeirError
 from weir_operator.cluster import translated
@@ -43,3 +43,32 @@ def test_an_internal_error_may_be_the_specs(message: str, want: type[WeirError])
     error = ApiException(status=500, reason="Internal Server Error")
     error.body = json.dumps({"message": f"failed to create typed patch object: {message}"})
     assert type(translated(error, "Deployment chat-cpu")) is want
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        pytest.param(
+            400, 'admission webhook "v.example.com" denied the request: no', id="a webhook"
+        ),
+        pytest.param(
+            422,
+            "deployments.apps \"chat\" is forbidden: ValidatingAdmissionPolicy 'p' with binding "
+            "'b' denied request: no",
+            id="a policy",
+        ),
+        pytest.param(
+            500,
+            'Internal error occurred: failed calling webhook "v.example.com": context deadline',
+            id="a webhook that is down",
+        ),
+    ],
+)
+def test_what_an_admission_controller_refuses_is_no_fault_of_the_spec(
+    status: int, message: str
+) -> None:
+    error = ApiException(status=status, reason="Because")
+    error.body = json.dumps({"message": message})
+    found = translated(error, "Deployment chat-cpu")
+    assert type(found) is ClusterRefuses
+    assert message in str(found)

@@ -18,6 +18,7 @@ from weir_core.units import Seconds
 from weir_core.wire.steps import Facts
 from weir_operator import engines
 from weir_operator.engines import Engines, asking
+from weir_operator.views import Pod, view
 
 KEY = (NAMESPACE, NAME)
 OTHER = (NAMESPACE, "another")
@@ -38,19 +39,20 @@ class Sidecars:
             raise EngineUnavailable(f"{address} did not answer")
         return facts()
 
-    async def said(self, *pods: Manifest) -> dict[str, Any]:
+    async def said(self, *pods: Pod) -> dict[str, Any]:
         return await self.engines.said(KEY, pods)
 
 
-def pod(name: str, run: str = "1", *, ready: bool = True) -> Manifest:
-    return {
+def pod(name: str, run: str = "1", *, ready: bool = True, ip: str = "10.0.0.1") -> Pod:
+    made: Manifest = {
         "metadata": {"name": name, "uid": f"uid-{name}"},
         "status": {
-            "podIP": "10.0.0.1",
+            "podIP": ip,
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
             "containerStatuses": [{"name": "engine", "containerID": f"containerd://{run}"}],
         },
     }
+    return view(Pod, made)
 
 
 async def test_each_ready_pod_is_asked_once() -> None:
@@ -177,8 +179,6 @@ async def test_sidecars_that_are_slow_cost_a_pass_the_time_of_one(
     # One after the other they would take 50 s.
     async with asking(server[1], within=Seconds(0.25)) as ask, asyncio.timeout(25):
         heard = Engines(ask, lambda: 0.0)
-        pods = [pod(str(number)) for number in range(200)]
-        for each in pods:
-            each["status"]["podIP"] = "127.0.0.1"
+        pods = [pod(str(number), ip="127.0.0.1") for number in range(200)]
         said = await heard.said(KEY, pods)
     assert set(said.values()) == {f"127.0.0.1:{server[1]} did not answer in time"}

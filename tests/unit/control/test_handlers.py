@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 
 from weir_operator import handlers
-from weir_operator.cluster import OWNED
+from weir_operator.parts import owned
 from weir_operator.reconcile import Key
 
 
@@ -39,10 +39,9 @@ async def test_an_event_asks_for_a_pass_over_the_service_it_belongs_to() -> None
     assert asked == [Key("models", "chat")] * 2
 
 
-def test_what_is_owned_is_watched_but_for_the_revisions() -> None:
+def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:
     watched = {resource[-1] for resource in handlers.OWNED_RESOURCES}
-    owned = {f"{kind.lower()}s".replace("policys", "policies") for _, kind in OWNED}
-    assert owned - watched == {"controllerrevisions"}
+    assert {each.kind.plural for each in owned()} - watched == {"controllerrevisions", "secrets"}
 
 
 def test_kopf_writes_nothing_of_its_own() -> None:

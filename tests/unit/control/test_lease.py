@@ -11,7 +11,7 @@ from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.virtual_time import VirtualTime
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
-from weir_operator.cluster import Kind
+from weir_operator.kinds import Kind
 from weir_operator.lease import Elector, Sighting, may_take, sighted
 from weir_operator.settings import Leadership
 

@@ -27,7 +27,9 @@ from tests.unit.control.test_reconcile_pass import (
 from tests.unit.control.test_worker import Bench
 from weir_core.errors import ClusterUnavailable
 from weir_core.wire.policies import PolicyDocument
+from weir_operator.kinds import SECRET
 from weir_operator.render import POLICIES_ANNOTATION, digest_of
+from weir_operator.views import Pod
 
 ROTATE = "serving.weir.dev/rotate-peer-key"
 
@@ -198,9 +200,9 @@ class Kubelets(MemoryCluster):
         self.all_pods = {KEY: []}
         self.mounted: dict[str, set[str]] = {}
 
-    async def annotate_pod(self, pod: Manifest, key: str, value: str) -> None:
+    async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         await super().annotate_pod(pod, key, value)
-        self.mounted[pod["metadata"]["name"]] = set(peers(self))
+        self.mounted[pod.name] = set(peers(self))
 
     def start(self) -> None:
         """Have one more pod, without an address."""
@@ -293,7 +295,7 @@ async def test_a_key_is_in_the_secret_and_nowhere_else(
             bench.now += 60
     keys = document(cluster).peer_keys
     assert len(keys) == 2
-    secret = cluster.objects.pop((("v1", "Secret"), KEY.namespace, f"{NAME}-policies"))
+    secret = cluster.objects.pop((SECRET, KEY.namespace, f"{NAME}-policies"))
     said = [
         caplog.text,
         json.dumps(list(cluster.objects.values())),

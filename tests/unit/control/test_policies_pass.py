@@ -15,9 +15,11 @@ from tests.unit.control.builders import NAME, NAMESPACE, body, serving_pod
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import (
     KEY,
+    NOW,
     conditions,
     edit,
     finish_rollouts,
+    parts,
     reconciler,
     templates,
 )
@@ -25,8 +27,9 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Reason
 from weir_operator.interests import Change, Interests
-from weir_operator.reconcile import Outcome
-from weir_operator.render import POLICIES_ANNOTATION, document_in
+from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT
+from weir_operator.reconcile import Outcome, Reconciler
+from weir_operator.render import POLICIES_ANNOTATION, Images, document_in
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 API = "serving.weir.dev/v1alpha1"
@@ -36,7 +39,7 @@ GOLD: Manifest = {
     "metadata": {"name": "standard", "uid": "c1"},
     "spec": {"rank": 7},
 }
-TENANT: Manifest = {
+APP: Manifest = {
     "apiVersion": API,
     "kind": "InferenceTenant",
     "metadata": {"name": "app", "namespace": NAMESPACE},
@@ -76,7 +79,7 @@ def annotation(cluster: MemoryCluster) -> str | None:
 
 
 async def test_sidecars_are_told_of_classes_tenants_and_the_mode() -> None:
-    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(GOLD, APP, keys(digest("k").encode()))
     edit(cluster, {"engine": {"scheduling": {"mode": "throughput"}}})
     await reconciler(cluster).run(KEY)
     told = document(cluster)
@@ -113,19 +116,19 @@ async def test_a_pod_that_mounts_no_policies_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        pytest.param([{**GOLD, "spec": {"rank": "high"}}, TENANT], "InvalidClass", id="class"),
+        pytest.param([{**GOLD, "spec": {"rank": "high"}}, APP], "InvalidClass", id="class"),
         pytest.param(
-            [GOLD, {**TENANT, "spec": {**TENANT["spec"], "weight": 0}}],
+            [GOLD, {**APP, "spec": {**APP["spec"], "weight": 0}}],
             "InvalidTenant",
             id="tenant",
         ),
-        pytest.param([GOLD, TENANT, keys(b"\xff\xfe")], "InvalidSecret", id="hash"),
+        pytest.param([GOLD, APP, keys(b"\xff\xfe")], "InvalidSecret", id="hash"),
     ],
 )
 async def test_what_is_broken_is_said_and_the_last_good_version_stays(
     broken: list[Manifest], reason: str
 ) -> None:
-    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(GOLD, APP, keys(digest("k").encode()))
     await reconciler(cluster).run(KEY)
     finish_rollouts(cluster)
     before = document(cluster)
@@ -140,23 +143,25 @@ async def test_what_is_broken_is_said_and_the_last_good_version_stays(
 
 
 async def test_a_secret_that_is_gone_leaves_the_tenant_its_keys() -> None:
-    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(APP, keys(digest("k").encode()))
     await reconciler(cluster).run(KEY)
     before = document(cluster)
-    cluster.objects.pop((("v1", "Secret"), NAMESPACE, "app-keys"))
+    cluster.objects.pop((SECRET, NAMESPACE, "app-keys"))
     await reconciler(cluster).run(KEY)
     assert document(cluster) == before
     assert conditions(cluster)["PoliciesReady"]["reason"] == "SecretMissing"
 
 
 async def test_a_key_is_revoked_while_the_spec_is_refused() -> None:
-    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(APP, keys(digest("k").encode()))
     await reconciler(cluster).run(KEY)
     first = annotation(cluster)
     edit(cluster, {"engine": {"args": ["--por=1"]}})
-    operator = reconciler(cluster)  # one that never saw the spec before
+    interests: Interests[tuple[str, str]] = Interests()
+    # One that never saw the spec before.
+    operator = Reconciler(cluster, parts(Images(), interests), lambda: NOW)
     assert await operator.run(KEY) is Outcome.REJECTED
-    assert operator.interests.concerned(Change("secrets", NAMESPACE, "app-keys")) == [KEY]
+    assert interests.concerned(Change(SECRET, NAMESPACE, "app-keys")) == [KEY]
 
     cluster.put({**keys(b""), "data": {}})
     assert await operator.run(KEY) is Outcome.REJECTED
@@ -167,10 +172,10 @@ async def test_a_key_is_revoked_while_the_spec_is_refused() -> None:
 
 
 async def test_a_refused_spec_hides_no_broken_tenant() -> None:
-    cluster = cluster_with(TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(APP, keys(digest("k").encode()))
     await reconciler(cluster).run(KEY)
     edit(cluster, {"engine": {"args": ["--por=1"]}})
-    cluster.put({**TENANT, "spec": {**TENANT["spec"], "weight": 0}})
+    cluster.put({**APP, "spec": {**APP["spec"], "weight": 0}})
     await reconciler(cluster).run(KEY)
     assert conditions(cluster)["PoliciesReady"]["reason"] == "InvalidTenant"
 
@@ -202,7 +207,7 @@ async def test_sidecars_are_told_whatever_becomes_of_the_workloads(error: Except
     await reconciler(cluster).run(KEY)
     first = annotation(cluster)
     cluster.put({**GOLD, "spec": {"rank": 8}})
-    cluster.put({**TENANT, "spec": {"weight": 0}})
+    cluster.put({**APP, "spec": {"weight": 0}})
     cluster.unwritable["Deployment"] = error
     with nullcontext() if isinstance(error, InvalidSpec) else pytest.raises(type(error)):
         await reconciler(cluster).run(KEY)
@@ -222,7 +227,7 @@ async def test_a_document_that_cannot_be_written_is_said() -> None:
 
 
 async def test_without_the_right_to_classes_the_rest_works_and_says_so() -> None:
-    cluster = cluster_with(GOLD, TENANT, keys(digest("k").encode()))
+    cluster = cluster_with(GOLD, APP, keys(digest("k").encode()))
     cluster.forbidden = {"InferencePriorityClass", "Pod"}
     await reconciler(cluster).run(KEY)
     finish_rollouts(cluster)
@@ -255,24 +260,25 @@ async def test_somebody_elses_secret_of_that_name_is_not_taken_over() -> None:
 
 
 async def test_a_pass_notes_what_it_read_and_a_service_that_is_gone_is_forgotten() -> None:
-    cluster = cluster_with(TENANT)
-    passes = reconciler(cluster)
+    cluster = cluster_with(APP)
+    interests: Interests[tuple[str, str]] = Interests()
+    passes = Reconciler(cluster, parts(Images(), interests), lambda: NOW)
     await passes.run(KEY)
-    rotated = Change("secrets", NAMESPACE, "app-keys")
-    assert passes.interests.concerned(rotated) == [KEY]
-    cluster.objects.pop((("serving.weir.dev/v1alpha1", "InferenceService"), NAMESPACE, NAME))
+    rotated = Change(SECRET, NAMESPACE, "app-keys")
+    assert interests.concerned(rotated) == [KEY]
+    cluster.objects.pop((SERVICE, NAMESPACE, NAME))
     await passes.run(KEY)
-    assert passes.interests.concerned(rotated) == []
+    assert interests.concerned(rotated) == []
 
 
 @pytest.mark.parametrize(
     ("change", "want"),
     [
-        (Change("inferencepriorityclasses", "", "gold"), {"here", "there"}),
-        (Change("inferencetenants", "a", "any"), {"here"}),
-        (Change("secrets", "a", "keys"), {"here"}),
-        (Change("secrets", "a", "other"), set()),
-        (Change("secrets", "b", "keys"), set()),
+        (Change(CLASS, "", "gold"), {"here", "there"}),
+        (Change(TENANT, "a", "any"), {"here"}),
+        (Change(SECRET, "a", "keys"), {"here"}),
+        (Change(SECRET, "a", "other"), set()),
+        (Change(SECRET, "b", "keys"), set()),
     ],
 )
 def test_a_change_concerns_the_services_that_read_it(change: Change, want: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 from tests.unit.control.builders import NAME, NAMESPACE, UID, body, engines, serving_pod
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_operator.interests import Interests
+from weir_operator.kinds import API_SERVICE, SECRET, Kind
+from weir_operator.parts import Network, Part, Policies, Scheduling, Workloads
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import Images
 
@@ -27,7 +31,17 @@ OWNED_KINDS = {
 def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     """Return the operator of a Weir version, which shows in its default images."""
     images = Images(sidecar=f"weir:{version}", engine=f"engine:{version}")
-    return Reconciler(cluster, engines(), images, lambda: NOW, lambda: token_hex(32))
+    return Reconciler(cluster, parts(images), lambda: NOW)
+
+
+def parts(images: Images, interests: Interests[tuple[str, str]] | None = None) -> Sequence[Part]:
+    """Return the parts of a service, as the operator makes them."""
+    return (
+        Policies(interests or Interests(), lambda: token_hex(32)),
+        Network(),
+        Workloads(images),
+        Scheduling(engines()),
+    )
 
 
 def owner(api_version: str, name: str = NAME) -> Manifest:
@@ -66,9 +80,9 @@ def finish_rollouts(cluster: MemoryCluster) -> None:
 async def test_makes_everything_a_service_owns() -> None:
     cluster = MemoryCluster(body())
     assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
-    kinds = {kind for (_, kind), _, _ in cluster.objects}
+    kinds = {kind.name for kind, _, _ in cluster.objects}
     assert kinds == OWNED_KINDS | {"InferenceService"}
-    for (_, kind), _, _ in cluster.objects:
+    for kind in kinds:
         for one in cluster.of(kind).values() if kind != "InferenceService" else ():
             (owner,) = one["metadata"]["ownerReferences"]
             assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (
@@ -86,6 +100,8 @@ async def test_publishes_what_it_saw() -> None:
     status = cluster.of("InferenceService")[NAME]["status"]
     assert {type_: each["status"] for type_, each in conditions(cluster).items()} == {
         "Ready": "True",
+        "SpecValid": "True",
+        "NetworkReady": "True",
         "WorkloadsReady": "True",
         "ModelReady": "True",
         "RouterReady": "True",
@@ -115,7 +131,7 @@ async def test_brings_back_what_someone_deleted(kind: str) -> None:
     cluster = MemoryCluster(body())
     await reconciler(cluster).run(KEY)
     before = cluster.of(kind)
-    for place in [place for place in cluster.objects if place[0][1] == kind]:
+    for place in [place for place in cluster.objects if place[0].name == kind]:
         del cluster.objects[place]
     await reconciler(cluster).run(KEY)
     assert {name: one.get("spec") for name, one in cluster.of(kind).items()} == {
@@ -235,35 +251,35 @@ async def test_takes_over_nothing_and_says_what_is_in_the_way(owners: list[Manif
     assert (ready["status"], ready["reason"]) == ("False", "Refused")
     assert "Service chat exists already" in ready["message"]
 
-    cluster.objects.pop((("v1", "Service"), NAMESPACE, NAME))
+    cluster.objects.pop((API_SERVICE, NAMESPACE, NAME))
     await reconciler(cluster).run(KEY)
     assert conditions(cluster)["Ready"]["reason"] != "Refused"
 
 
 @pytest.mark.parametrize(
-    ("api_version", "kind", "name"),
-    [("v1", "Service", NAME), ("v1", "Secret", f"{NAME}-policies")],
+    ("kind", "name", "condition"),
+    [(API_SERVICE, NAME, "NetworkReady"), (SECRET, f"{NAME}-policies", "PoliciesReady")],
+    ids=["Service", "Secret"],
 )
 async def test_waits_calmly_for_the_objects_of_an_earlier_service_of_its_name_to_go(
-    api_version: str, kind: str, name: str
+    kind: Kind, name: str, condition: str
 ) -> None:
     # Its API version may be an older one.
     earlier = [owner("serving.weir.dev/v1alpha0")]
     theirs = {
-        "apiVersion": api_version,
-        "kind": kind,
+        "apiVersion": kind.api_version,
+        "kind": kind.name,
         "metadata": {"name": name, "namespace": NAMESPACE, "ownerReferences": earlier},
     }
     cluster = MemoryCluster(body(), theirs)
     assert await reconciler(cluster).run(KEY) is Outcome.WAITING
-    assert cluster.of(kind) == {name: theirs}
-    for type_ in ("Ready", "WorkloadsReady"):
-        found = conditions(cluster)[type_]
-        assert (found["status"], found["reason"]) == ("False", "WaitingForPredecessor")
-        assert f"{kind} {name}" in found["message"]
+    assert cluster.of(kind.name)[name] == theirs
+    found = conditions(cluster)[condition]
+    assert (found["status"], found["reason"]) == ("False", "WaitingForPredecessor")
+    assert f"{kind.name} {name}" in found["message"]
     assert {each["type"] for each in cluster.events} == {"Normal"}
 
-    cluster.objects.pop(((api_version, kind), NAMESPACE, name))
+    cluster.objects.pop((kind, NAMESPACE, name))
     assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
     assert conditions(cluster)["Ready"]["reason"] == "Progressing"
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.unit.control.builders import body, deployment, service, serving_pod
+from tests.unit.control.builders import body, deployment, observed, serving_pod
+from tests.unit.control.test_conditions import spoken
 from weir_core.errors import ClusterRefuses, InvalidSpec
-from weir_core.wire.problems import Problem
 from weir_operator import status
-from weir_operator.verdicts import Observed
+from weir_operator.conditions import Verdict
+from weir_operator.observed import Observed
 
 Manifest = dict[str, Any]
 
-SERVING = Observed({"cpu": deployment()}, [serving_pod()])
-LOADING = Observed({"cpu": deployment(availableReplicas=0, readyReplicas=0)}, [])
+
+def serving(held: Manifest | None = None) -> Observed:
+    return observed({"cpu": deployment()}, [serving_pod()], held=held)
 
 
-def observed(seen: Observed, before: Manifest | None, now: str, generation: int = 1) -> Manifest:
-    held = {**body(generation=generation), **({"status": before} if before else {})}
-    return status.observed(service(generation=generation), seen, held, now)
+def loading(held: Manifest | None = None) -> Observed:
+    return observed({"cpu": deployment(availableReplicas=0, readyReplicas=0)}, [], held=held)
+
+
+def held(before: Manifest | None = None, generation: int = 1) -> Manifest:
+    return {**body(generation=generation), **({"status": before} if before else {})}
+
+
+def said(seen: Observed, now: str, **more: Verdict) -> Manifest:
+    """Return the status after a pass; `more` is what else is said."""
+    return status.observed(seen, {**spoken(seen), **more}, now)
 
 
 def condition(whole: Manifest, type_: str = "Ready") -> Manifest:
@@ -29,9 +40,9 @@ def condition(whole: Manifest, type_: str = "Ready") -> Manifest:
 
 
 def test_a_transition_time_moves_when_the_status_does() -> None:
-    first = observed(LOADING, None, "t1")
-    second = observed(SERVING, first, "t2")
-    third = observed(SERVING, second, "t3")
+    first = said(loading(), "t1")
+    second = said(serving(held(first)), "t2")
+    third = said(serving(held(second)), "t3")
     assert [condition(each)["lastTransitionTime"] for each in (first, second, third)] == [
         "t1",
         "t2",
@@ -41,8 +52,8 @@ def test_a_transition_time_moves_when_the_status_does() -> None:
 
 
 def test_every_condition_speaks_of_the_generation_it_saw() -> None:
-    before = observed(SERVING, None, "t1")
-    after = observed(SERVING, before, "t2", generation=2)
+    before = said(serving(), "t1")
+    after = said(serving(held(before, 2)), "t2")
     assert {each["observedGeneration"] for each in after["conditions"]} == {2}
     assert after["observedGeneration"] == 2
     assert condition(after)["lastTransitionTime"] == "t1"
@@ -64,66 +75,81 @@ def test_every_condition_speaks_of_the_generation_it_saw() -> None:
     ],
 )
 def test_the_selector_is_of_the_pods_that_scale(spec: Manifest, want: str) -> None:
-    whole = status.observed(service(spec), Observed({}, []), body(spec), "t1")
+    whole = said(observed({}, [], spec=spec), "t1")
     assert whole["selector"] == want
 
 
 def test_counts_add_up_over_pools() -> None:
     spec = {"pools": [{"name": "a", "replicas": 2}, {"name": "b", "replicas": 3}]}
-    seen = Observed({"a": deployment(2), "b": deployment(3, readyReplicas=1)}, [])
-    whole = status.observed(service(spec), seen, body(spec), "t1")
+    seen = observed({"a": deployment(2), "b": deployment(3, readyReplicas=1)}, [], spec=spec)
+    whole = said(seen, "t1")
     assert (whole["replicas"], whole["readyReplicas"]) == (5, 3)
 
 
+def test_an_autoscaler_is_told_of_the_pool_that_scales_and_no_other() -> None:
+    spec = {"pools": [{"name": "a", "replicas": 2}, {"name": "b"}]}
+    whole = said(observed({"a": deployment(2), "b": deployment(3)}, [], spec=spec), "t1")
+    assert (whole["replicas"], whole["readyReplicas"]) == (3, 5)
+    wrong = replace(
+        observed(
+            {"a": deployment(2), "b": deployment(4)}, [], held={**body(spec), "status": whole}
+        ),
+        service=None,
+    )
+    after = said(wrong, "t2")
+    assert (after["replicas"], after["selector"]) == (4, whole["selector"])
+
+
 def test_a_pool_that_left_the_spec_counts_as_long_as_it_serves() -> None:
-    loading = deployment(replicas=1, updatedReplicas=1, readyReplicas=0, availableReplicas=0)
-    seen = Observed({"cpu": loading}, [serving_pod("old")], leaving={"old": deployment()})
-    whole = status.observed(service(), seen, body(), "t1")
-    assert (whole["replicas"], whole["readyReplicas"]) == (2, 1)
+    new = deployment(replicas=1, updatedReplicas=1, readyReplicas=0, availableReplicas=0)
+    whole = said(observed({"cpu": new}, [serving_pod("old")], leaving={"old": deployment()}), "t1")
+    assert (whole["replicas"], whole["readyReplicas"]) == (1, 1)
     assert [(pool["name"], pool["readyReplicas"]) for pool in whole["pools"]] == [
         ("cpu", 0),
         ("old", 1),
     ]
 
 
-def test_a_wrong_spec_keeps_what_was_seen() -> None:
-    before = observed(SERVING, None, "t1")
-    held = {**body(generation=2), "status": before}
-    after = status.rejected(InvalidSpec("spec.pools[0].name", "is wrong"), SERVING, held, "t2")
-    assert condition(after)["reason"] == "InvalidSpec"
-    assert condition(after)["message"] == "spec.pools[0].name: is wrong"
-    assert condition(after, "RouterReady") == condition(before, "RouterReady")
+def test_a_wrong_spec_is_a_condition_of_its_own_and_ready_goes_by_the_pods() -> None:
+    before = said(serving(), "t1")
+    wrong = InvalidSpec("spec.pools[0].name", "is wrong")
+    seen = replace(serving(held(before, 2)), service=None, wrong=wrong)
+    after = said(seen, "t2")
+    spec = condition(after, "SpecValid")
+    assert (spec["status"], spec["reason"]) == ("False", "InvalidSpec")
+    assert spec["message"] == "spec.pools[0].name: is wrong"
+    assert condition(after)["status"] == "True"
+    assert condition(after, "Stalled")["reason"] == "InvalidSpec"
     assert after["url"] == before["url"]
+    assert after["observedGeneration"] == 2
 
 
 @pytest.mark.parametrize(
-    ("before", "ready"),
+    ("seen", "ready"),
     [
-        pytest.param(SERVING, ("True", "Serving"), id="a service that serves stays ready"),
-        pytest.param(LOADING, ("False", "Refused"), id="one that does not says why"),
+        pytest.param(serving(), ("True", "Serving"), id="a service that serves stays ready"),
+        pytest.param(loading(), ("False", "Refused"), id="one that does not says why"),
     ],
 )
-def test_a_refused_write_is_said(before: Observed, ready: tuple[str, str]) -> None:
-    held = {**body(), "status": observed(before, None, "t1")}
-    after = status.refused(ClusterRefuses("exceeded quota"), before, held, "t2")
+def test_a_refused_write_is_said(seen: Observed, ready: tuple[str, str]) -> None:
+    verdict = status.failure(ClusterRefuses("exceeded quota"))
+    assert verdict is not None
+    after = said(seen, "t2", WorkloadsReady=verdict)
     assert (condition(after)["status"], condition(after)["reason"]) == ready
     assert condition(after, "WorkloadsReady")["message"] == "exceeded quota"
 
 
-def test_a_pass_that_broke_off_says_what_was_told_and_nothing_of_the_spec() -> None:
-    before = observed(SERVING, None, "t1")
-    held = {**body(generation=2), "status": before}
-    wrong = Problem("InvalidTenant", "InferenceTenant", "app", "spec.weight", "is wrong")
-    after = status.interrupted(Observed({}, [], problems=[wrong]), held, "t2")
-    assert condition(after, "PoliciesReady")["reason"] == "InvalidTenant"
-    assert condition(after) == condition(before)
-    assert after["observedGeneration"] == 1
-    assert status.interrupted(None, held, "t2") == before
+def test_what_could_not_be_looked_at_stays_as_it_was() -> None:
+    before = said(serving(), "t1")
+    seen = replace(loading(held(before, 2)), deployments={})
+    after = status.observed(seen, {}, "t2")
+    assert condition(after, "WorkloadsReady") == condition(before, "WorkloadsReady")
+    assert condition(after)["status"] == "True"
 
 
 def test_events_tell_when_ready_turns_and_when_something_is_wrong() -> None:
-    first = observed(LOADING, None, "t1")
-    second = observed(SERVING, first, "t2")
+    first = said(loading(), "t1")
+    second = said(serving(held(first)), "t2")
     assert [each["type"] for each in status.transitions(None, first)] == ["Ready"]
     assert [each["reason"] for each in status.transitions(first, second)] == ["Serving"]
     assert status.transitions(second, second) == []

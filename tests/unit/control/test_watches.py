@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
-from weir_operator.cluster import _lines
+from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.watches import Resource, Watches
+from weir_operator.kinds import CLASS, SECRET, TENANT, Kind
+from weir_operator.watches import watch
+
+Answer = Callable[[Kind, str | None, int], AsyncIterator[Change]]
 
 
 class Feed:
     """An API server's watches; each takes what `answer` gives for it."""
 
-    def __init__(self, answer: Callable[[Resource, str | None, int], Iterator[Change]]) -> None:
-        self.asked: list[tuple[str, str | None]] = []
+    def __init__(self, answer: Answer) -> None:
+        self.asked: list[tuple[Kind, str | None]] = []
         self._answer = answer
 
-    def changes(self, resource: Resource, namespace: str | None) -> Iterator[Change]:
-        self.asked.append((resource, namespace))
-        yield from self._answer(resource, namespace, self.asked.count((resource, namespace)))
+    async def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
+        self.asked.append((kind, namespace))
+        async for each in self._answer(kind, namespace, self.asked.count((kind, namespace))):
+            yield each
 
 
 async def told_by(
-    answer: Callable[[Resource, str | None, int], Iterator[Change]],
-    namespaces: tuple[str, ...],
-    count: int,
+    answer: Answer, namespaces: tuple[str, ...], count: int
 ) -> tuple[list[Change], Feed]:
     """Return the first changes that are told, and what was asked."""
     told: list[Change] = []
@@ -41,38 +42,40 @@ async def told_by(
             enough.set()
 
     feed = Feed(answer)
-    watches = Watches(feed, namespaces, tell)
-    watches.start(asyncio.get_running_loop())
+    watching = asyncio.create_task(watch(feed, namespaces, tell, Seconds(0)))
     try:
-        await asyncio.wait_for(enough.wait(), timeout=5)
+        await asyncio.wait_for(enough.wait(), timeout=30)
     finally:
-        watches.stop()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
     return told, feed
 
 
-def each_once(resource: Resource, namespace: str | None, _: int) -> Iterator[Change]:
-    yield Change(resource, namespace or "", "x")
+async def each_once(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
+    if time == 1:
+        yield Change(kind, namespace or "", "x")
 
 
 async def test_tenants_and_secrets_are_watched_in_each_namespace_and_classes_once() -> None:
     told, _ = await told_by(each_once, ("a", "b"), count=5)
-    assert {(change.resource, change.namespace) for change in told} == {
-        ("inferencepriorityclasses", ""),
-        ("inferencetenants", "a"),
-        ("inferencetenants", "b"),
-        ("secrets", "a"),
-        ("secrets", "b"),
+    assert {(change.kind, change.namespace) for change in told} == {
+        (CLASS, ""),
+        (TENANT, "a"),
+        (TENANT, "b"),
+        (SECRET, "a"),
+        (SECRET, "b"),
     }
 
 
 async def test_what_is_forbidden_keeps_nothing_else_from_being_told() -> None:
-    def answer(resource: Resource, namespace: str | None, time: int) -> Iterator[Change]:
-        if resource == "inferencepriorityclasses":
+    async def answer(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
+        if kind == CLASS:
             raise ClusterRefuses("no right")
-        yield from each_once(resource, namespace, time)
+        async for each in each_once(kind, namespace, time):
+            yield each
 
     told, _ = await told_by(answer, (), count=2)
-    assert {change.resource for change in told} == {"inferencetenants", "secrets"}
+    assert {change.kind for change in told} == {TENANT, SECRET}
 
 
 @pytest.mark.parametrize(
@@ -81,17 +84,12 @@ async def test_what_is_forbidden_keeps_nothing_else_from_being_told() -> None:
     ids=["a connection", "an answer that nobody expected"],
 )
 async def test_a_watch_that_broke_begins_anew(failure: Exception) -> None:
-    def answer(resource: Resource, namespace: str | None, time: int) -> Iterator[Change]:
-        if resource == "secrets" and time == 1:
+    async def answer(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
+        if kind == SECRET and time == 1:
             raise failure
-        if resource == "secrets":
-            yield from each_once(resource, namespace, time)
+        if kind == SECRET and time == 2:
+            yield Change(kind, namespace or "", "x")
 
     told, feed = await told_by(answer, (), count=1)
-    assert [change.resource for change in told] == ["secrets"]
-    assert feed.asked.count(("secrets", None)) >= 2
-
-
-def test_lines_are_put_together_from_pieces_of_any_length() -> None:
-    pieces: list[Any] = [b'{"a', b'": 1}\n{"b": 2}\n', b"\n", b'{"c": 3}\n']
-    assert list(_lines(pieces)) == [b'{"a": 1}', b'{"b": 2}', b'{"c": 3}']
+    assert [change.kind for change in told] == [SECRET]
+    assert feed.asked.count((SECRET, None)) >= 2

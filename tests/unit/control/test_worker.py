@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from secrets import token_hex
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.unit.control.builders import NAME, NAMESPACE, body, engines
+from tests.unit.control.builders import NAME, NAMESPACE, body
 from tests.unit.control.memory_cluster import MemoryCluster
+from tests.unit.control.test_reconcile_pass import parts
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
+from weir_operator.kinds import API_SERVICE, SERVICE
 from weir_operator.metrics import Metrics
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
@@ -35,9 +36,7 @@ class Bench:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.reconciler = Reconciler(
-            cluster, engines(), Images(), lambda: now, lambda: token_hex(32)
-        )
+        self.reconciler = Reconciler(cluster, parts(Images()), lambda: now)
 
     async def passes(self, count: int) -> None:
         """Let the worker run so many passes."""
@@ -100,7 +99,7 @@ async def test_a_service_that_waits_for_an_earlier_one_of_its_name_is_tried_agai
     bench = Bench(MemoryCluster(body(), left))
     bench.queue.add(KEY)
     await bench.passes(1)
-    bench.cluster.objects.pop((("v1", "Service"), NAMESPACE, NAME))
+    bench.cluster.objects.pop((API_SERVICE, NAMESPACE, NAME))
     bench.now = 3
     await bench.passes(2)
     assert (bench.count(outcome="waiting"), bench.count(outcome="progressing")) == (1, 1)
@@ -118,7 +117,7 @@ async def test_an_error_nobody_foresaw_ends_one_pass_and_not_the_worker() -> Non
     bench = Bench(MemoryCluster({**body(), "metadata": {"namespace": NAMESPACE, "name": NAME}}))
     broken = bench.cluster.objects.pop(next(iter(bench.cluster.objects)))
     del broken["metadata"]
-    bench.cluster.objects[("serving.weir.dev/v1alpha1", "InferenceService"), *KEY] = broken
+    bench.cluster.objects[SERVICE, *KEY] = broken
     bench.queue.add(KEY)
     bench.queue.add(Key(NAMESPACE, "another"))
     await bench.passes(2)

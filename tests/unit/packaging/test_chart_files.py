@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator
 
 from weir_core.api.crd import custom_resource_definitions
 from weir_core.api.priorityclass import InferencePriorityClassSpec
-from weir_operator import cluster
+from weir_operator.parts import owned
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm/weir"
@@ -145,25 +145,15 @@ def test_chart_carries_the_generated_definitions() -> None:
     assert {file["metadata"]["name"]: file for file in files} == generated
 
 
-def test_rights_are_those_the_client_says_it_needs() -> None:
-    granted: dict[tuple[str, str], set[str]] = {}
-    for rule in rules():
-        for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
-            granted.setdefault((group or "(core)", resource), set()).update(rule["verbs"])
-    for_kopf = {("serving.weir.dev", "inferenceservices"): {"get", "list", "watch"}}
-    for_owning = {("serving.weir.dev", "inferenceservices/finalizers"): {"update"}}
-    assert granted == {**needed_rights(), **for_kopf, **for_owning}
-
-
-def needed_rights() -> dict[tuple[str, str], set[str]]:
-    """Return the table in the client's docstring; the Lease has a Role of its own."""
-    rows = [line.strip("| ").split(" | ") for line in str(cluster.__doc__).splitlines()]
-    return {
-        (group, resource): set(verbs.split())
-        for group, resources, verbs in (row for row in rows if len(row) == 3)
-        if group not in ("group", "coordination.k8s.io")
-        for resource in resources.split(", ")
-    }
+def test_there_is_one_rule_for_each_resource_of_what_the_parts_own() -> None:
+    granted = [
+        (group, resource)
+        for rule in rules()
+        for group, resource in itertools.product(rule["apiGroups"], rule["resources"])
+        if rule["verbs"] != ["watch"]
+    ]
+    assert len(set(granted)) == len(granted)
+    assert {(each.kind.group, each.kind.plural) for each in owned()} <= set(granted)
 
 
 def test_rights_are_written_out() -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from weir_core.api.crd import structural
 from weir_core.api.inferenceservice import InferenceServiceSpec
-from weir_operator.verdicts import UNDER_WAY
+from weir_operator.conditions import UNDER_WAY
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -114,10 +114,9 @@ def is_value(values: dict[str, Any], path: str) -> bool:
 
 def test_operations_explain_every_reason_of_a_condition() -> None:
     text = (ROOT / "docs/operations.md").read_text()
-    sources = [ROOT / f"operator/weir_operator/{name}.py" for name in ("status", "verdicts")]
     reasons = {
         reason
-        for path in sources
+        for path in (ROOT / "operator/weir_operator").rglob("*.py")
         for reason in re.findall(r'Verdict\(\s*"\w+",\s*"(\w+)"', path.read_text())
     }
     assert {reason for reason in reasons | UNDER_WAY if f"`{reason}`" not in text} == set()

@@ -7,24 +7,57 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.unit.control.builders import container, deployment, facts, pod, service, serving_pod
+from tests.unit.control.builders import (
+    container,
+    deployment,
+    facts,
+    observed,
+    pod,
+    serving_pod,
+)
+from tests.unit.control.test_reconcile_pass import parts
 from weir_core.wire.problems import Problem
-from weir_operator.verdicts import Observed, Said, Verdict, is_ready, verdicts
+from weir_operator import status
+from weir_operator.conditions import Verdict
+from weir_operator.observed import Observed, Said, Told
+from weir_operator.render import Images
+from weir_operator.views import Pod, view
 
 Manifest = dict[str, Any]
 
 CRASHED = {"exitCode": 1, "reason": "Error", "message": "CUDA out of memory\n"}
 
 
+SERVICE_OBJECT = {"kind": "Service", "metadata": {"name": "chat"}}
+
+
+def spoken(seen: Observed) -> dict[str, Verdict]:
+    """Return what the parts say of a world."""
+    said: dict[str, Verdict] = {}
+    for part in parts(Images()):
+        said |= part.verdicts(seen)
+    return said
+
+
+def verdicts(seen: Observed) -> dict[str, Verdict]:
+    """Return what the parts and the status say of a world, by condition."""
+    found = status.observed(seen, spoken(seen), "t")["conditions"]
+    return {
+        each["type"]: Verdict(each["status"], each["reason"], each["message"]) for each in found
+    }
+
+
 def told(*pods: Manifest, wanted: int = 1, **status: Any) -> dict[str, Verdict]:
-    engines = {pod["metadata"]["name"]: facts() for pod in pods if is_ready(pod)}
-    seen = Observed({"cpu": deployment(wanted, **status)}, pods, engines=engines)
-    return verdicts(service(), seen)
+    engines = {each["metadata"]["name"]: facts() for each in pods if view(Pod, each).is_ready}
+    one = deployment(wanted, **status)
+    return verdicts(observed({"cpu": one}, pods, engines=engines, owned=[SERVICE_OBJECT]))
 
 
 def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
     assert {type_: (v.status, v.reason) for type_, v in told(serving_pod()).items()} == {
         "Ready": ("True", "Serving"),
+        "SpecValid": ("True", "Valid"),
+        "NetworkReady": ("True", "Applied"),
         "WorkloadsReady": ("True", "Available"),
         "ModelReady": ("True", "Loaded"),
         "RouterReady": ("True", "Serving"),
@@ -37,8 +70,9 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
 def loading_beside_the_old_pool(*pods: Manifest) -> dict[str, Verdict]:
     """Return what is said while the only pool has got another name, and its pods come up."""
     new = deployment(updatedReplicas=1, readyReplicas=0, availableReplicas=0)
-    seen = Observed({"cpu": new}, [serving_pod("old"), *pods], leaving={"old": deployment()})
-    return verdicts(service(), seen)
+    return verdicts(
+        observed({"cpu": new}, [serving_pod("old"), *pods], leaving={"old": deployment()})
+    )
 
 
 def test_a_pool_that_left_the_spec_serves_and_is_counted_apart() -> None:
@@ -78,8 +112,9 @@ def test_pods_of_an_earlier_service_of_this_name_do_not_make_it_ready() -> None:
 
 def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
     seen = told(wanted=0)
-    assert (seen["Ready"].status, seen["Ready"].reason) == ("False", "ScaledToZero")
+    assert (seen["Ready"].status, seen["Ready"].reason) == ("True", "ScaledToZero")
     assert seen["WorkloadsReady"].status == "True"
+    assert not {"Reconciling", "Stalled"} & set(seen)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +240,8 @@ def test_a_pod_on_its_way_out_neither_serves_nor_troubles() -> None:
 
 
 def test_scaling_by_load_is_not_pretended() -> None:
-    scaled = service({"scaling": {"minReplicas": 2, "maxReplicas": 4}})
-    verdict = verdicts(scaled, Observed({"cpu": deployment(2)}, []))["ScalingReady"]
+    scaled = {"scaling": {"minReplicas": 2, "maxReplicas": 4}}
+    verdict = verdicts(observed({"cpu": deployment(2)}, [], spec=scaled))["ScalingReady"]
     assert (verdict.status, verdict.reason) == ("False", "NotSupported")
 
 
@@ -221,8 +256,8 @@ def test_a_broken_class_or_tenant_is_quoted_and_the_service_stays_ready() -> Non
         Problem("SecretMissing", "InferenceTenant", "app", "spec.apiKeySecretRef.name", "is gone"),
         Problem("InvalidClass", "InferencePriorityClass", "gold", "spec.rank", "is a word"),
     )
-    seen = Observed({"cpu": deployment()}, [serving_pod()], problems=problems)
-    found = verdicts(service(), seen)
+    seen = observed({"cpu": deployment()}, [serving_pod()], told=Told(problems=problems))
+    found = verdicts(seen)
     assert found["PoliciesReady"] == Verdict(
         "False",
         "SecretMissing",
@@ -286,8 +321,7 @@ PLAIN = replace(facts(), kind="fcfs")
 def test_how_engines_order_requests_is_told_and_never_in_the_way_of_ready(
     engines: dict[str, Said], want: tuple[str, str, str]
 ) -> None:
-    seen = Observed({"cpu": deployment()}, [serving_pod()], engines=engines)
-    found = verdicts(service(), seen)
+    found = verdicts(observed({"cpu": deployment()}, [serving_pod()], engines=engines))
     said = found["SchedulingReady"]
     assert (said.status, said.reason) == want[:2]
     assert want[2] in said.message
@@ -296,9 +330,27 @@ def test_how_engines_order_requests_is_told_and_never_in_the_way_of_ready(
 
 def test_one_engines_long_reason_does_not_hide_the_others() -> None:
     engines = {"a": facts("x" * 5000), "b": facts("y" * 5000)}
-    message = verdicts(service(), Observed({"cpu": deployment()}, [], engines=engines))[
+    message = verdicts(observed({"cpu": deployment()}, [], engines=engines))[
         "SchedulingReady"
     ].message
     assert len(message) <= 1000
     assert "xxx" in message
     assert "yyy" in message
+
+
+@pytest.mark.parametrize(
+    ("seen", "want"),
+    [
+        pytest.param(told(serving_pod()), set(), id="all is well"),
+        pytest.param(told(pod(), availableReplicas=0), {"Reconciling"}, id="pods are coming"),
+        pytest.param(told(serving_pod(), updatedReplicas=0), {"Reconciling"}, id="a rollout"),
+        pytest.param(
+            told(pod(unschedulable="0/3 nodes"), availableReplicas=0), {"Stalled"}, id="stuck"
+        ),
+    ],
+)
+def test_what_is_under_way_or_stuck_is_a_condition_of_its_own_while_it_is(
+    seen: dict[str, Verdict], want: set[str]
+) -> None:
+    assert {"Reconciling", "Stalled"} & set(seen) == want
+    assert all(seen[each].status == "True" for each in want)

@@ -1,0 +1,38 @@
+"""Who the pods are, who may talk to them, and how clients and peers find them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from weir_operator.conditions import NETWORK, Verdict
+from weir_operator.kinds import API_SERVICE, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_ACCOUNT
+from weir_operator.observed import Observed, identity
+from weir_operator.parts.part import Owned, Part
+from weir_operator.render import Manifest, network, service_url
+
+
+class Network(Part):
+    """ServiceAccount, NetworkPolicy, two Services and a PodDisruptionBudget."""
+
+    condition = NETWORK
+    owns: ClassVar[tuple[Owned, ...]] = (
+        Owned(SERVICE_ACCOUNT, "the pods' identity, without rights"),
+        Owned(NETWORK_POLICY, "only the sidecar's ports are open"),
+        Owned(API_SERVICE, "the address of clients, and the list of replicas"),
+        Owned(DISRUPTION_BUDGET, "node drains take one replica at a time"),
+    )
+
+    def desired(self, seen: Observed) -> Sequence[Manifest]:
+        """Return all of them; those of a spec that is wrong stay as they are."""
+        return network(seen.service) if seen.service is not None else ()
+
+    def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
+        """Return what is there and not desired."""
+        return super().superfluous(seen, desired) if seen.service is not None else ()
+
+    def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
+        """Say where clients find the service."""
+        if ("Service", seen.owner.metadata.name) in map(identity, seen.owned):
+            return {NETWORK: Verdict("True", "Applied", service_url(seen.owner))}
+        return {NETWORK: Verdict("False", "Waiting", "the Service is not there yet")}

@@ -1,0 +1,201 @@
+"""Typed views of the objects that the operator reads: of each, only what it looks at."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from weir_core.api import labels
+from weir_operator.render import Manifest
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Fields are named as Kubernetes names them; the others are left out."""
+
+
+class Meta(_View, frozen=True):
+    """Any object's metadata."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+
+
+class ObjectCondition(_View, frozen=True):
+    """A condition of a pod or a Deployment."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class Waiting(_View, frozen=True):
+    """Why a container does not run yet."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(_View, frozen=True):
+    """How a container ended."""
+
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(_View, frozen=True):
+    """One of three."""
+
+    waiting: Waiting | None = None
+    running: dict[str, Any] | None = None
+    terminated: Terminated | None = None
+
+
+class Container(_View, frozen=True):
+    """A container's status."""
+
+    name: str
+    started: bool | None = None
+    container_id: str = msgspec.field(name="containerID", default="")
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs."""
+        return self.state.running is not None
+
+    @property
+    def ended(self) -> Terminated | None:
+        """How it ended last, if it ever did."""
+        return self.state.terminated or self.last_state.terminated
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its last run, still to be repeated, ended badly."""
+        return not self.is_running and self.ended is not None and self.ended.exit_code != 0
+
+    @property
+    def last_words(self) -> str:
+        """What it wrote before it ended, or why it waits."""
+        waiting = self.state.waiting or Waiting()
+        if self.ended is None:
+            return waiting.message or waiting.reason
+        code = f"{self.ended.reason or 'Error'}, exit code {self.ended.exit_code}"
+        return self.ended.message or code
+
+
+class Volume(_View, frozen=True):
+    """A pod's volume."""
+
+    name: str
+
+
+class PodSpec(_View, frozen=True):
+    """A pod's spec."""
+
+    volumes: tuple[Volume, ...] = ()
+
+
+class PodStatus(_View, frozen=True):
+    """A pod's status."""
+
+    phase: str = ""
+    pod_ip: str = msgspec.field(name="podIP", default="")
+    conditions: tuple[ObjectCondition, ...] = ()
+    init_container_statuses: tuple[Container, ...] = ()
+    container_statuses: tuple[Container, ...] = ()
+
+
+class Pod(_View, frozen=True):
+    """A pod."""
+
+    metadata: Meta
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.metadata.name
+
+    @property
+    def pool(self) -> str:
+        """The pool it belongs to; empty for none."""
+        return self.metadata.labels.get(labels.POOL, "")
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is on its way out."""
+        return self.metadata.deletion_timestamp is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return any(
+            each.type == "Ready" and each.status == "True" for each in self.status.conditions
+        )
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it mounts the document of classes and tenants."""
+        return any(each.name == labels.POLICIES_VOLUME for each in self.spec.volumes)
+
+    @property
+    def containers(self) -> tuple[Container, ...]:
+        """What is known of its containers, those that run first before the others."""
+        return (*self.status.init_container_statuses, *self.status.container_statuses)
+
+
+class DeploymentSpec(_View, frozen=True):
+    """A Deployment's spec."""
+
+    replicas: int = 1
+
+
+class DeploymentStatus(_View, frozen=True):
+    """A Deployment's status."""
+
+    observed_generation: int = 0
+    replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    available_replicas: int = 0
+    conditions: tuple[ObjectCondition, ...] = ()
+
+
+class Deployment(_View, frozen=True):
+    """A pool's Deployment."""
+
+    metadata: Meta
+    spec: DeploymentSpec = DeploymentSpec()
+    status: DeploymentStatus = DeploymentStatus()
+
+    @property
+    def pool(self) -> str:
+        """The pool it is of."""
+        return self.metadata.labels.get(labels.POOL, "")
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is on its way out."""
+        return self.metadata.deletion_timestamp is not None
+
+
+V = TypeVar("V", bound=_View)
+
+
+def view(type_: type[V], manifest: Manifest) -> V:
+    """Return the view of an object.
+
+    Raises:
+        msgspec.ValidationError: It is no object of that kind.
+    """
+    return msgspec.convert(manifest, type_)
