@@ -59,7 +59,7 @@ lock: install ## Resolve requirements/*.lock anew
 	@scripts/lock
 
 .PHONY: images
-images: ## Build the container images with docker or podman
+images: ## Build the container images with docker or podman, with digests and lists of packages
 	@scripts/images
 
 .PHONY: bench-relay

@@ -16,6 +16,8 @@ from weir_core.api.labels import ENGINE_CONTAINER, MODEL_CONTAINER, SIDECAR_CONT
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VLLM_CACHE = "/var/cache/vllm"
+REQUESTS = {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
+"""Of engines and downloads: the replicas of several scenarios share the cores of one machine."""
 
 
 def chart_values() -> dict[str, Any]:
@@ -46,6 +48,8 @@ def service_patch() -> dict[str, Any]:
     kept.chmod(0o777)  # engines are nobody in particular
     volumes = [*_volumes(), _volume("vllm-cache", kept)]
     (engine,) = containers["containers"]
+    for container in (engine, containers["initContainers"][-1]):
+        container["resources"] = {"requests": REQUESTS}
     engine["volumeMounts"].append({"name": "vllm-cache", "mountPath": VLLM_CACHE})
     engine["env"] = [{"name": "VLLM_CACHE_ROOT", "value": VLLM_CACHE}]
     return {"podTemplate": {"spec": {"volumes": volumes, **containers}}}

@@ -183,3 +183,26 @@ def test_ships_the_resource_definitions(run_helm: RunHelm) -> None:
     manifests = template(run_helm, "--include-crds")
     names = {each["metadata"]["name"] for each in of_kind("CustomResourceDefinition", manifests)}
     assert names == {path.stem for path in (CHART / "crds").glob("*.yaml")}
+
+
+OPENSHIFT = "--api-versions=security.openshift.io/v1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "who"),
+    [
+        pytest.param([], "fixed", id="a cluster that says nothing"),
+        pytest.param([OPENSHIFT], "assigned", id="OpenShift"),
+        pytest.param([OPENSHIFT, "--set=userIds=fixed"], "fixed", id="fixed, on OpenShift too"),
+        pytest.param(["--set=userIds=assigned"], "assigned", id="assigned"),
+    ],
+)
+def test_no_user_is_asked_for_where_the_platform_assigns_them(
+    arguments: list[str], who: str, run_helm: RunHelm
+) -> None:
+    (deployment,) = of_kind("Deployment", template(run_helm, *arguments))
+    pod = deployment["spec"]["template"]["spec"]
+    ids = {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
+    assert len(ids) == (3 if who == "fixed" else 0)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert {"name": "WEIR_USER_IDS", "value": who} in pod["containers"][0]["env"]

@@ -9,6 +9,7 @@ that Ctrl-C in the terminal reaches only `weir up`, which then ends the children
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ EXIT_UNUSABLE = 2
 TAIL_LINES = 15
 TAIL_BYTES = 64 * 1024
 STARTUP_POLL_S = 0.5
+OWN_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What a probe that cannot begin fails with; it says nothing of the process."""
 UNHEALTHY_GRACE_S = 10.0
 """How long a process that fails its liveness probe gets between SIGTERM and SIGKILL."""
 
@@ -235,6 +238,8 @@ class Child:
         if liveness is None:
             return
         await self._until_unhealthy(liveness)
+        if self._retired.is_set():  # `end` gives it its time
+            return
         self._around.report(f"{self.name}: does not answer its liveness probe; ending it")
         await self._terminate(UNHEALTHY_GRACE_S)
 
@@ -242,18 +247,37 @@ class Child:
         """Poll the startup probe for as long as the kubelet would; oftener, to look lively."""
         deadline = time.monotonic() + probe.period_s * probe.failure_threshold
         while time.monotonic() < deadline:
-            if await succeeds(self._around.http, self._address, probe):
+            if await self._passes(probe):
                 return True
             await asyncio.sleep(min(probe.period_s, STARTUP_POLL_S))
         return False
 
     async def _until_unhealthy(self, probe: Probe) -> None:
-        failures = 0
+        """Ask once a period, as the kubelet does: what an answer takes is a part of it."""
+        failures, took_s = 0, 0.0
         while failures < probe.failure_threshold:
-            await asyncio.sleep(probe.period_s)
-            failures = (
-                0 if await succeeds(self._around.http, self._address, probe) else failures + 1
-            )
+            await asyncio.sleep(max(0.0, probe.period_s - took_s))
+            asked = time.monotonic()
+            answer = await self._passes(probe)
+            took_s = time.monotonic() - asked
+            if answer is not None:
+                failures = 0 if answer else failures + 1
+
+    async def _passes(self, probe: Probe) -> bool | None:
+        """Tell whether the probe succeeds now; None for one that cannot be made."""
+        if not probe.command:
+            return await ask(self._around.http, self._address, probe)
+        try:
+            asking = await self._spawn(probe.command)
+        except OSError:
+            return None
+        try:
+            return await asyncio.wait_for(asking.wait(), probe.timeout_s) == 0
+        except TimeoutError:
+            return False
+        finally:
+            kill_group(asking.pid)
+            await asking.wait()
 
     def _report_crash(self, code: int, wait_s: float) -> None:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
@@ -279,11 +303,18 @@ def _program(argv: Sequence[str]) -> str:
 
 async def succeeds(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool:
     """Tell whether the probe succeeds now."""
+    return await ask(http, address, probe) is True
+
+
+async def ask(http: aiohttp.ClientSession, address: str, probe: Probe) -> bool | None:
+    """Return whether the probe succeeds now, or None where this process has no room to ask."""
     limit = aiohttp.ClientTimeout(total=probe.timeout_s)
     try:
         async with http.get(f"http://{address}:{probe.port}{probe.path}", timeout=limit) as answer:
             return answer.status < 400
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except OSError as error:
+        return None if error.errno in OWN_SHORTAGE else False
+    except (aiohttp.ClientError, TimeoutError):
         return False
 
 

@@ -96,7 +96,11 @@ class _Unfailing:
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self._file.write(text)
+            try:
+                self._file.write(text)
+            except UnicodeEncodeError as error:  # the terminal's alphabet is smaller than ours
+                shown = text.encode(error.encoding, "backslashreplace")
+                self._file.write(shown.decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -9,16 +9,15 @@ it and the field, as the user wrote them.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from weir_cli.complaints import complaint, yaml_complaint
+from weir_cli.complaints import complaint
+from weir_cli.source import documents_of
 from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.labels import API_VERSION
@@ -52,6 +51,16 @@ class Documents:
         """The files' names."""
         names = dict.fromkeys(each.rpartition(":")[0] for each in self.where.values())
         return ", ".join(names) or "the files"
+
+    def check_serves(self) -> None:
+        """Check that there is something to serve.
+
+        Raises:
+            InvalidSpec: There is no InferenceService.
+        """
+        if not self.services:
+            message = "no InferenceService in it, so there is nothing to serve"
+            raise InvalidSpec(self.origin, message)
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,7 @@ def load(paths: Sequence[Path]) -> Documents:
 
 def _documents(paths: Iterable[Path]) -> Iterator[_Document]:
     for path in paths:
-        try:
-            parsed = list(yaml.load_all(path.read_text(), Loader=_StrictLoader))
-        except OSError as error:
-            raise InvalidSpec(str(path), f"cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InvalidSpec(str(path), f"is not YAML: {yaml_complaint(error)}") from error
-        for number, body in enumerate(parsed, start=1):
+        for number, body in enumerate(documents_of(path), start=1):
             if body is None:  # what a trailing `---` or a file of comments leaves
                 continue
             where = f"{path}: document {number}"
@@ -162,25 +165,8 @@ def _secret_values(document: _Document) -> Mapping[str, str]:
 def _decoded(document: _Document, key: str, value: str) -> str:
     try:
         return base64.b64decode(value, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # whether it is no base64, no ASCII or no UTF-8
         # `from None`: the cause would carry the secret's bytes into a traceback.
         raise InvalidSpec(
             f"{document.where}: data.{key}", "is not base64 text; write it under stringData"
         ) from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, of which YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue  # SafeLoader itself refuses it
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key_node.value!r} is written twice",
-                    problem_mark=key_node.start_mark,
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)

@@ -2,11 +2,13 @@
 
 Classes, tenants, their Secrets, `spec.admission`'s classes and `spec.engine.scheduling` reach
 running sidecars. All else is a property of processes and needs a new `weir up`; it is named, not
-applied. A file that cannot be read leaves everything as it is.
+applied. Files may be anything while they are edited, half saved or gone, so whatever is wrong with
+them leaves everything as it is, and a service that asks for keys goes on asking for them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Final
 
 from weir_cli import policies
 from weir_cli.documents import Documents, Object
+from weir_cli.source import settled_contents
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import PolicyDocument
@@ -25,6 +28,10 @@ _LIVE: Final = (
     "spec.admission.keepAlive",
     "spec.engine.scheduling",
 )
+_STAYS: Final = "all stays as it was"
+
+_Look = tuple[bytes | str, ...]
+"""A digest of each file, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Edit:
         fresh: What the sidecars of a service are to be told from now on.
     """
 
-    notices: tuple[str, ...]
+    notices: tuple[str, ...] = ()
     fresh: Mapping[Object, PolicyDocument] = field(default_factory=dict)
 
 
@@ -62,44 +69,90 @@ class Edits:
         self._files = files
         self._load = load
         self._started = {_id(service): service for service in started.services}
+        self._services = dict(self._started)
         self._told = dict(told)
         self._host = host
-        self._stamps = self._look()
+        self._seen: _Look = ()
+        self._read: _Look = ()
+        self._complained = False
+
+    def told(self, service: Object) -> PolicyDocument:
+        """Return what the sidecars of a service are to be told."""
+        return self._told[service]
+
+    def look(self) -> Edit | None:
+        """Look at the files once more; return what a change comes to, or None.
+
+        A change counts when two looks saw the same, so that a file is read neither while it is
+        written nor between its removal and its return.
+        """
+        before, self._seen = self._seen, self._look()
+        if self._seen != before or self._seen == self._read:
+            return None
+        return self.next()
 
     def next(self) -> Edit | None:
-        """Return what changed since the last call, or None when no file did."""
-        stamps = self._look()
-        if stamps == self._stamps:
+        """Read the files; return what is new in them, or None if they changed meanwhile.
+
+        Raises nothing, whatever they hold.
+        """
+        self._read = self._look()
+        edit = self._edit_or_refusal()
+        if self._look() != self._read:
+            self._read = ()
             return None
-        self._stamps = stamps
+        self._told |= edit.fresh
+        return edit
+
+    def _edit_or_refusal(self) -> Edit:
         try:
-            documents = self._load()
+            edit = self._edit()
         except InvalidSpec as error:
-            return Edit((f"not applied: {error}; all stays as it was",))
+            edit = Edit((f"not applied: {error}; {_STAYS}",))
+        except Exception as error:  # nothing in a file may end what serves
+            # Without its message, which may quote a secret.
+            why = f"{type(error).__name__} while they were read; `weir render` shows where"
+            edit = Edit((f"not applied: {why}; {_STAYS}",))
+        complained, self._complained = self._complained, bool(edit.notices)
+        if complained and edit == Edit():
+            return Edit(("the files hold what is applied",))
+        return edit
+
+    def _edit(self) -> Edit:
+        """Compare the files with what is told.
+
+        Raises:
+            InvalidSpec: They are not what Weir can take.
+        """
+        for path in self._files:
+            settled_contents(path)
+        documents = self._load()
+        documents.check_serves()
         fresh: dict[Object, PolicyDocument] = {}
         notices = [*self._needing_restart(documents), *self._refresh(documents, fresh)]
-        self._told |= fresh
+        self._services |= {_id(service): service for service in documents.services}
         return Edit(tuple(notices), fresh)
 
     def _refresh(self, documents: Documents, fresh: dict[Object, PolicyDocument]) -> Iterator[str]:
-        """Compile every service that runs; add what is new to `fresh` and yield what to say."""
-        for service in documents.services:
-            before = self._told.get(_id(service))
-            if before is None:
-                continue
-            name = service.metadata.name
+        """Compile every service that runs; add what is new to `fresh` and yield what is not.
+
+        One that the files hold no longer serves on, so a tenant's lost key is lost there, too.
+        """
+        now = {_id(service): service for service in documents.services}
+        for each, before in self._told.items():
+            service = now.get(each, self._services[each])
             document, problems = policies.compiled(documents, service, before)
             for problem in problems:
                 where = policies.place(problem, documents, service)
-                yield f"{name}: not applied: {where}: {problem.message}; it stays as it was"
-            try:
-                policies.check_reachable(name, document, self._host)
-            except InvalidSpec as error:
-                yield f"{name}: not applied: {error}"
-                continue
-            if document != before:
-                fresh[_id(service)] = document
-                yield f"{name}: applied what changed; {policies.callers(document)}"
+                yield f"{each[1]}: not applied: {where}: {problem.message}; it stays as it was"
+            if policies.is_open(document) and not policies.is_open(before):
+                yield (
+                    f"{each[1]}: not applied: it has no tenants left, so everybody who reaches "
+                    f"{self._host} could use it; declare an InferenceTenant, set "
+                    f"spec.admission.anonymousClass, or start `weir up` again; {_STAYS}"
+                )
+            elif document != before:
+                fresh[each] = document
 
     def _needing_restart(self, documents: Documents) -> Iterator[str]:
         now = {_id(service): service for service in documents.services}
@@ -114,17 +167,16 @@ class Edits:
             if changed:
                 yield f"{each[1]}: {', '.join(changed)} changed; {how}"
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(path) for path in self._files]
+    def _look(self) -> _Look:
+        return tuple(_digest(path) for path in self._files)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes with a file's content, or None where there is no file."""
+def _digest(path: Path) -> bytes | str:
+    """Return what changes with a file's content, or why it has none."""
     try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        return hashlib.sha256(settled_contents(path)).digest()
+    except InvalidSpec as error:
+        return str(error)
 
 
 def _id(service: InferenceService) -> Object:

@@ -81,10 +81,18 @@ class ServicePlan:
         return f"http://{host}:{self.port}"
 
     @property
-    def policies_files(self) -> list[Path]:
-        """Where its gateway and its sidecars read what they are told."""
-        found = (self.gateway.policies_file, *(each.policies_file for each in self.replicas))
-        return list(filter(None, found))
+    def object(self) -> Object:
+        """The InferenceService it is of."""
+        return self.namespace, self.name
+
+    @property
+    def policies_files(self) -> dict[Path, str]:
+        """Where its gateway and its sidecars read what they are told, and whose file that is."""
+        found = {self.gateway.policies_file: self.gateway.name}
+        for replica in self.replicas:
+            if replica.policies_file is not None:
+                found[replica.policies_file] = replica.name
+        return found
 
 
 @dataclass(frozen=True)
@@ -121,10 +129,7 @@ def plan_services(
         InvalidSpec: There is none, or the renderer refuses one.
         MachineUnfit: This machine cannot run it.
     """
-    if not documents.services:
-        raise InvalidSpec(
-            documents.origin, "no InferenceService in it, so there is nothing to serve"
-        )
+    documents.check_serves()
     told = [policies.compiled_whole(documents, service) for service in documents.services]
     for service, document in zip(documents.services, told, strict=True):
         policies.check_reachable(service.metadata.name, document, ground.host)

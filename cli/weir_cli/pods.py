@@ -42,13 +42,15 @@ SHARED_MEMORY = "/dev/shm"
 
 @dataclass(frozen=True)
 class Probe:
-    """An HTTP check of the kubelet's kind."""
+    """A check of the kubelet's kind: a page, or one of Weir's programs."""
 
     path: str
     port: int
     period_s: float
     timeout_s: float
     failure_threshold: int
+    command: tuple[str, ...] = ()
+    """Run in place of asking for the page; it succeeds with exit code 0."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,8 @@ def _process(
         argv=argv,
         env=env,
         pre_stop=_local_program(container["name"], hook["command"]) if hook else None,
-        startup=_probe(container.get("startupProbe")),
-        liveness=_probe(container.get("livenessProbe")),
+        startup=_probe(container.get("startupProbe", {})),
+        liveness=_probe(container.get("livenessProbe", {})),
     )
 
 
@@ -321,25 +323,33 @@ def _command(
 
 def _local_program(container: str, words: Sequence[str]) -> tuple[str, ...]:
     """Return the command with this Python in front, if it is one of Weir's programs."""
-    module = MODULES.get(Path(words[0]).name) if words else None
-    if module is None:
+    program = _program(words)
+    if program is None:
         raise MachineUnfit(
             f"container {container!r} runs from an image of its own, which `weir up` cannot start; "
             "take it out of spec.podTemplate to run the service here"
         )
-    return (sys.executable, "-m", module, *words[1:])
+    return program
 
 
-def _probe(probe: Mapping[str, Any] | None) -> Probe | None:
-    """Return an HTTP probe; the kubelet's other kinds are not used by Weir's pods."""
-    if probe is None or "httpGet" not in probe:
+def _program(words: Sequence[str]) -> tuple[str, ...] | None:
+    module = MODULES.get(Path(words[0]).name) if words else None
+    return None if module is None else (sys.executable, "-m", module, *words[1:])
+
+
+def _probe(probe: Mapping[str, Any]) -> Probe | None:
+    """Return a probe that can be made here: of a page, or by one of Weir's programs."""
+    asks, words = probe.get("httpGet"), probe.get("exec", {}).get("command", ())
+    command = _program(words)
+    if asks is None and command is None:
         return None
     return Probe(
-        path=probe["httpGet"].get("path", "/"),
-        port=_port(probe["httpGet"]["port"]),
+        path="" if asks is None else asks.get("path", "/"),
+        port=0 if asks is None else _port(asks["port"]),
         period_s=float(probe.get("periodSeconds", 10)),
         timeout_s=float(probe.get("timeoutSeconds", 1)),
         failure_threshold=int(probe.get("failureThreshold", 3)),
+        command=command or (),
     )
 
 

@@ -166,6 +166,7 @@ def fleet(  # noqa: PLR0913, PLR0917 - one per option
     mix: Mix = DEFAULT_MIX,
     turns: Turns = 1,
     trace: FleetTrace = None,
+    columns: ColumnNames = None,
     burstiness: Burstiness = 1.0,
     heartbeat_s: Heartbeat = None,
     age_s: AgeOfLoads = 0.0,
@@ -179,7 +180,7 @@ def fleet(  # noqa: PLR0913, PLR0917 - one per option
     names, pace = routings_named(routings), speeds_of(speeds, replicas)
     messages = Messages(heartbeat_s or usual_heartbeat_s(replicas), age_s, loss)
     slowdowns = [] if slow is None else [Slowdown(0, duration_s / 3, 2 * duration_s / 3, slow)]
-    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace))
+    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace, columns))
     reports: list[FleetReport] = []
     with Console(stderr=True).status("Simulating the fleet"):
         for seed in range(seeds):
@@ -203,6 +204,7 @@ def fleet_capacity_command(  # noqa: PLR0913, PLR0917 - one per option
     mix: Mix = DEFAULT_MIX,
     turns: Turns = 1,
     trace: FleetTrace = None,
+    columns: ColumnNames = None,
     ingress: Ingress = "random",
     as_json: AsJson = False,
 ) -> None:
@@ -213,7 +215,7 @@ def fleet_capacity_command(  # noqa: PLR0913, PLR0917 - one per option
         if len(set(pace)) > 1:
             raise typer.BadParameter("systems have replicas of one speed", param_hint="--systems")
         names += [system.name for system in systems_named(systems)]
-    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace))
+    offered = FleetLoad(engine, pace, duration_s, spec, trace_in(trace, columns))
     messages = Messages(usual_heartbeat_s(replicas))
     table = Table("", "seed", "load", "goodput/s")
     with Console(stderr=True).status("Simulating the fleet"):

@@ -11,7 +11,7 @@ from weir_sim.experiments import ablations
 from weir_sim.fleet import ROUTINGS
 from weir_sim.profiles import PROFILES, EngineProfile
 from weir_sim.run import SYSTEMS, System
-from weir_sim.traces import BadTrace, columns_from, known_columns, read_trace
+from weir_sim.traces import BadTrace, columns_from, known_columns, read
 from weir_sim.workload import (
     ADVERSARIAL_MIX,
     STANDARD_MIX,
@@ -102,8 +102,8 @@ TraceFile = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE",
-        help="Trace to replay: .csv with TIMESTAMP, ContextTokens, GeneratedTokens, or .jsonl "
-        "with timestamp (ms), input_length, output_length; see --columns for others.",
+        help="Trace to replay: CSV with TIMESTAMP, ContextTokens, GeneratedTokens, or JSON lines "
+        "with timestamp, input_length, output_length, also gzipped; see --columns for others.",
     ),
 ]
 ColumnNames = Annotated[
@@ -112,7 +112,8 @@ ColumnNames = Annotated[
         "--columns",
         metavar="NAMES",
         help="What the trace calls things: arrival=NAME,prompt=NAME,output=NAME, and optionally "
-        "unit=s|ms|us, class=NAME, tenant=NAME, hash_ids=NAME.",
+        "unit=s|ms|us|ns, class=NAME, tenant=NAME, hash_ids=NAME, block=TOKENS of a hash id. "
+        "Unit and block are recognised where they are not said.",
     ),
 ]
 RoutingNames = Annotated[
@@ -148,7 +149,7 @@ FleetTrace = Annotated[
     typer.Option(
         "--trace",
         metavar="FILE",
-        help="Requests of a trace (.csv or .jsonl) at the pace that is the load, with the classes "
+        help="Requests of a trace, as for `trace`, at the pace that is the load, with the classes "
         "of --mix; its hash_ids say which prefixes are equal.",
     ),
 ]
@@ -270,18 +271,23 @@ def workload(mix: str, turns: int = 1, burstiness: float = 1.0) -> WorkloadSpec:
     )
 
 
-def trace_in(path: Path | None) -> list[SimRequest]:
-    """Return the requests of a trace file, or none without one.
+def trace_in(path: Path | None, columns: str | None = None) -> list[SimRequest]:
+    """Return the requests of a trace file, or none without one; say what was taken for granted.
 
     Raises:
-        BadParameter: The trace cannot be read.
+        BadParameter: The trace or its columns cannot be read.
     """
     if path is None:
         return []
     try:
-        return read_trace(path)
+        named = columns_from(columns, known_columns(path)) if columns else None
+        trace = read(path, named)
     except (BadTrace, OSError) as error:
         raise typer.BadParameter(str(error), param_hint="--trace") from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--columns") from error
+    typer.echo(f"{path.name}: {trace.words()}", err=True)
+    return trace.requests
 
 
 def replayed(trace: Path, columns: str | None, mix: str, speed: float) -> list[SimRequest]:
@@ -292,13 +298,7 @@ def replayed(trace: Path, columns: str | None, mix: str, speed: float) -> list[S
     Raises:
         BadParameter: The trace or its columns cannot be read.
     """
-    try:
-        named = columns_from(columns, known_columns(trace)) if columns else None
-        requests = read_trace(trace, named)
-    except (BadTrace, OSError) as error:
-        raise typer.BadParameter(str(error), param_hint="--trace") from error
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--columns") from error
+    requests = trace_in(trace, columns)
     if mix != "trace":
         return replay(requests, _streams(mix), seed=0, speed=speed)
     unknown = {request.class_name for request in requests} - _CLASSES

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from weir_cli.show import WIDEST
 from weir_sim.fleet_report import FleetReport
-from weir_sim.report import ClassReport, Report
+from weir_sim.report import ClassReport, Report, legend
 from weir_sim.run import RequestTooLong, SimConfig, SimResult, simulate
 from weir_sim.sweep import Done, Job, run_jobs
 from weir_sim.workload import SimRequest
@@ -73,10 +73,11 @@ def print_reports(
         for found in reports:
             typer.echo(found.to_json())
         return
+    reports = list(reports)
     table = Table(
         "system", "load", "seed", "class", "requests", "refused", "refusals", "on target",
         "goodput/s", "TTFT p50 s", "TTFT p99 s", "TPOT p99 ms", "longest wait s",
-        caption="on target: of all requests, refused ones included",
+        caption=legend(reports),
     )  # fmt: skip
     for index, found in enumerate(reports):
         load = f"{loads[index]:g}" if loads else "-"
@@ -99,7 +100,7 @@ def print_fleet(reports: Sequence[FleetReport], as_json: bool) -> None:
     table = Table(
         "routing", "seed", "TTFT p50 s", "p99 s", "p99 s by class", "on target", "by class",
         "goodput/s", "forwarded", "returned", "moved", "hits", "served by speed",
-        caption="on target: of all requests, refused ones included",
+        caption=legend([found.by_class for found in reports]),
     )  # fmt: skip
     for found in reports:
         classes = found.by_class.classes

@@ -13,7 +13,6 @@ import asyncio
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,16 +21,15 @@ from pathlib import Path
 
 import aiohttp
 
-from weir_cli import logs, machine, policies, records, show
+from weir_cli import gateway, logs, machine, policies, records, show
 from weir_cli.child import Child, Surroundings, succeeds
+from weir_cli.deliveries import Deliveries
 from weir_cli.display import Display, Row
 from weir_cli.documents import Documents
 from weir_cli.edits import Edit, Edits
 from weir_cli.plan import Ground, ServicePlan, plan_services, read
-from weir_cli.pods import MODULES, Probe, ProcessPlan
 from weir_cli.records import Instance, InstanceRecord, ServiceRecord
-from weir_cli.replica import Replica, replace_file
-from weir_core.api import labels
+from weir_cli.replica import Replica
 from weir_core.errors import EngineUnavailable
 
 TICK_S = 0.25
@@ -72,7 +70,7 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
             options.files,
             lambda: read(options.files, options.replicas),
             documents,
-            {(plan.namespace, plan.name): plan.policies for plan in plans},
+            {plan.object: plan.policies for plan in plans},
             options.host,
         )
         with machine.private_dir(scratch):
@@ -135,6 +133,7 @@ class _Session:
     ) -> None:
         self._plans = plans
         self._edits = edits
+        self._deliveries = Deliveries()
         self._instance = instance
         self._scratch = machine.scratch_path(instance.directory)
         self._options = options
@@ -181,11 +180,18 @@ class _Session:
 
     async def _follow_edits(self) -> None:
         """Apply edits of the files, for ever."""
+        for path in self._options.files:
+            if path.exists() and not path.is_file():
+                self._display.notice(f"{path} is no regular file, so no edit can be followed")
+                return
         while True:
             await asyncio.sleep(EDITS_EVERY_S)
-            edit = self._edits.next()
+            # In a thread, for a file may be large and its disk slow.
+            edit = await asyncio.to_thread(self._edits.look)
             if edit is not None:
                 self._apply(edit)
+            for notice in self._deliveries.attempt():
+                self._display.notice(notice)
 
     async def _announce_when_ready(self, http: aiohttp.ClientSession) -> None:
         """Say once that everything serves."""
@@ -202,7 +208,7 @@ class _Session:
         if not all(replica.ready for replica in self._replicas):
             return False
         known = [
-            succeeds(http, served.plan.host, gateway_readiness(served.plan.port))
+            succeeds(http, served.plan.host, gateway.readiness(served.plan.port))
             for served in self._served
         ]
         return all(await asyncio.gather(*known))
@@ -217,18 +223,15 @@ class _Session:
                 self._display.notice(f"  {note}")
 
     def _apply(self, edit: Edit) -> None:
-        """Give every sidecar and gateway what is new for it; say what there is to say."""
-        for plan in self._plans:
-            document = edit.fresh.get((plan.namespace, plan.name))
-            if document is None:
-                continue
-            for path in plan.policies_files:
-                try:
-                    replace_file(path, document.encode().decode())
-                except OSError as error:  # no reason to end what serves
-                    self._display.notice(f"the edit did not reach {path.parent.name}: {error}")
+        """Say what there is to say, and begin to tell every sidecar what is new for it."""
         for notice in edit.notices:
             self._display.notice(notice)
+        for plan in self._plans:
+            document = edit.fresh.get(plan.object)
+            if document is not None:
+                done = f"applied what changed; {policies.callers(document)}"
+                text = document.encode().decode()
+                self._deliveries.add(plan.object, text, plan.policies_files, done)
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
         """Start the replicas of a service; make its gateway."""
@@ -239,11 +242,11 @@ class _Session:
             replica = Replica(replica_plan, directory, around)
             replica.start()
             replicas.append(replica)
-        tell_gateway(plan)
-        gateway = Child(
-            plan.name, gateway_process(plan, self._grace_s), plan.host, self._scratch, around
+        gateway.tell(plan)
+        front = Child(
+            plan.name, gateway.process(plan, self._grace_s), plan.host, self._scratch, around
         )
-        return _Served(plan, gateway, replicas)
+        return _Served(plan, front, replicas)
 
     async def _until_ended(self) -> tuple[str | None, bool]:
         """Watch until something ends the run, and end it in order.
@@ -305,7 +308,7 @@ class _Session:
                 f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
                 f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
             )
-            self._display.notice(f"  {policies.callers(served.plan.policies)}")
+            self._display.notice(f"  {policies.callers(self._edits.told(served.plan.object))}")
             self._display.notice(curl(served.plan))
 
     def _record(self) -> InstanceRecord:
@@ -366,54 +369,6 @@ class _Session:
         if self._stop.is_set():
             self._kill.set()
         self._stop.set()
-
-
-def tell_gateway(plan: ServicePlan) -> None:
-    """Write what the gateway is told; a replica's own files come with its pod."""
-    path = plan.gateway.policies_file
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    replace_file(path, plan.policies.encode().decode())
-
-
-def gateway_process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
-    """Return the process that is a service's one public address."""
-    return ProcessPlan(
-        name="gateway",
-        role="main",
-        argv=(
-            *(sys.executable, "-m", MODULES["weir-sidecar"], "gateway"),
-            *("--listen", f"{plan.host}:{plan.port}"),
-        ),
-        env={
-            **_settings(plan),
-            labels.ENV_SERVICE: plan.name,
-            labels.ENV_POD_NAME: plan.gateway.name,
-            labels.ENV_POD_IP: plan.gateway.address,
-            labels.ENV_HOST: plan.gateway.address,
-            labels.ENV_POLICIES_DIR: str(plan.gateway.policies_file.parent),
-            labels.ENV_GRACE_PERIOD_S: f"{grace_period_s:g}",
-            labels.ENV_LAME_DUCK_S: "0",
-        },
-        startup=Probe("/healthz", plan.port, period_s=0.5, timeout_s=2.0, failure_threshold=60),
-        liveness=Probe("/healthz", plan.port, period_s=10.0, timeout_s=5.0, failure_threshold=6),
-    )
-
-
-def _settings(plan: ServicePlan) -> dict[str, str]:
-    """Return what a sidecar of the service is told: the gateway keeps the same bounds."""
-    return {
-        name: value
-        for replica in plan.replicas[:1]
-        for process in replica.processes
-        if process.role == "sidecar"
-        for name, value in process.env.items()
-        if name.startswith("WEIR_")
-    }
-
-
-def gateway_readiness(port: int) -> Probe:
-    """Return the probe of whether a gateway has a replica to send requests to."""
-    return Probe("/readyz", port, period_s=TICK_S, timeout_s=2.0, failure_threshold=1)
 
 
 def curl(plan: ServicePlan) -> str:

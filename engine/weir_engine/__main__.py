@@ -1,4 +1,4 @@
-"""The engine's three commands; each imports only what it needs, because `drain` may not be late.
+"""The engine's commands; each imports only what it needs, because `drain` may not be late.
 
 Exit codes: 0 done, 1 failed and may work when tried again, 2 the configuration must be changed.
 """
@@ -12,11 +12,12 @@ from weir_core.errors import InvalidSpec, MachineUnfit, WeirError
 from weir_engine.first_process import heed_sigterm
 
 USAGE = """\
-usage: weir-engine {serve,fetch,drain}
+usage: weir-engine {serve,fetch,drain,alive}
 
   serve   run vLLM, listening on the run directory's socket
   fetch   bring the weights into the model directory, if they are not there
   drain   have the sidecar finish all streams, and wait for it (the preStop hook)
+  alive   fail if the sidecar says that the engine makes no progress (the liveness probe)
 
 Configuration comes from the environment: WEIR_ENGINE_CONFIG, WEIR_RUN_DIR, WEIR_MODEL_DIR.
 """
@@ -50,6 +51,10 @@ def _run(command: str) -> int:
             from weir_engine.drain import drain
 
             drain(os.environ)
+        case "alive":
+            from weir_engine.alive import is_alive
+
+            return 0 if is_alive(os.environ) else 1
         case "--help" | "-h" | "help":
             sys.stdout.write(USAGE)
         case _:

@@ -1,175 +1,268 @@
-"""s3:// sources: the objects below a path of a bucket, of AWS or of anything that speaks S3.
+"""s3://, gs:// and az:// sources: the objects below a path of a bucket, by the client obstore.
 
-A client of its own, because three requests are all it takes (list, get, get the rest) and an SDK
-would weigh more than the engine's own code. The environment is the SDK's: AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (from the source's secretRef; without them requests
-are anonymous), AWS_REGION, AWS_ENDPOINT_URL.
+The environment is the client's. Keys come from the source's secretRef (AWS_ACCESS_KEY_ID,
+GOOGLE_SERVICE_ACCOUNT_KEY, AZURE_STORAGE_ACCOUNT_KEY and their like); roles from what a cluster
+puts into the pods of a service account (IRSA and Pod Identity of EKS, Workload Identity of AKS and
+GKE). Where there is neither, requests are anonymous, as for a public bucket.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
+import hashlib
+import os
+import re
 import shutil
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
-from urllib.parse import quote, urlencode
-from xml.etree import ElementTree
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
 
 from weir_core.errors import ModelUnavailable
 from weir_core.wire.engine import Location
-from weir_engine.s3_signature import Credentials, signed_headers
-from weir_engine.transfer import Interrupted, check_room, say
+from weir_engine.transfer import Interrupted, check_room, progress, say
 
-TIMEOUT_S: Final = 60.0
-"""Longest silence of the store."""
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Store
+
+    Store = S3Store | GCSStore | AzureStore
+
+CONNECT_TIMEOUT_S: Final = 10
+PART_TIMEOUT_S: Final = 120
+"""Longest time for one part, or for one page of a listing."""
+PART_BYTES: Final = 16 * 2**20
 PARALLEL_FILES: Final = 8
-CHUNK_BYTES: Final = 1 << 20
+RETRIES: Final = 2
+"""Of one request, within `PART_TIMEOUT_S`; `transfer.retry` comes on top."""
+
+PARTS: Final = ".parts"
+"""Directory with what is not whole yet, named after key and version of each object."""
+
+CREDENTIALS: Final = {
+    "s3": (
+        *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_METADATA_ENDPOINT"),
+        *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+    ),
+    "gs": (
+        *("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_SERVICE_ACCOUNT_KEY"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BEARER_TOKEN", "GCE_METADATA_HOST"),
+    ),
+    "az": (
+        *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY"),
+        *("AZURE_STORAGE_SAS_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_TOKEN"),
+        *("AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE"),
+        *("AZURE_MSI_ENDPOINT", "AZURE_IDENTITY_ENDPOINT", "IDENTITY_ENDPOINT"),
+    ),
+}
+"""Variables of which one tells the client by which credentials to sign."""
+
+ENDPOINTS: Final = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables with the address of a store that is not the cloud's own."""
+
+SECRETS: Final = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "az": "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY",
+}
 
 
-@dataclass(frozen=True)
-class Object:
-    """One object of a bucket."""
-
-    key: str
-    size: int
-    """In bytes."""
+class Refused(ModelUnavailable):
+    """The store does not let these requests read the bucket."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket, reached by path-style addresses, which every store understands."""
+    """A bucket and who asks."""
 
-    name: str
-    endpoint: str
-    region: str
-    credentials: Credentials | None
-
-    def objects(self, prefix: str) -> Iterator[Object]:
-        """Yield the objects whose keys start with `prefix`."""
-        query = {"list-type": "2", "prefix": prefix}
-        while True:
-            with self._open("", query, {}) as response:
-                page = ElementTree.fromstring(response.read())
-            for item in page.iterfind("{*}Contents"):
-                yield Object(item.findtext("{*}Key", ""), int(item.findtext("{*}Size", "0")))
-            token = page.findtext("{*}NextContinuationToken")
-            if not token:
-                return
-            query["continuation-token"] = token
-
-    def download(self, item: Object, path: Path) -> None:
-        """Write the object to `path`, going on where an earlier download stopped."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        have = path.stat().st_size if path.exists() else 0
-        if have > item.size:
-            path.unlink()
-            have = 0
-        if have < item.size or not path.exists():
-            headers = {"range": f"bytes={have}-"} if have else {}
-            with self._open(item.key, {}, headers) as response, path.open("ab") as file:
-                if have and response.status != http.client.PARTIAL_CONTENT:
-                    file.truncate(0)
-                shutil.copyfileobj(response, file, CHUNK_BYTES)
-        if path.stat().st_size != item.size:
-            raise Interrupted(f"{item.key} broke off at {path.stat().st_size} of {item.size} bytes")
-
-    def _open(
-        self, key: str, query: Mapping[str, str], headers: Mapping[str, str]
-    ) -> http.client.HTTPResponse:
-        path = f"/{quote(self.name)}/{quote(key)}" if key else f"/{quote(self.name)}"
-        # Sorted and percent-encoded, as the signature wants it.
-        text = urlencode(sorted(query.items()), quote_via=quote, safe="")
-        url = f"{self.endpoint}{path}{'?' + text if text else ''}"
-        sent = dict(headers)
-        if self.credentials is not None:
-            now = datetime.now(UTC)
-            sent |= signed_headers(url, headers, self.credentials, self.region, now)
-        request = urllib.request.Request(url, headers=sent)
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-        return response
+    uri: str
+    """The uri of the source, for messages."""
+    scheme: str
+    store: Store
+    prefix: str
+    """What the keys of the source begin with, with a slash at its end; empty for all."""
+    signed: bool
 
 
-def bucket_of(name: str, environment: Mapping[str, str]) -> Bucket:
-    """Return the bucket as the environment describes where it is and who asks."""
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
-    endpoint = (
-        environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or f"https://s3.{region}.amazonaws.com"
-    )
-    key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
-    credentials = None
-    if key and secret:
-        credentials = Credentials(key, secret, environment.get("AWS_SESSION_TOKEN") or None)
-    return Bucket(name, endpoint.rstrip("/"), region, credentials)
-
-
-def download(location: Location, directory: Path, environment: Mapping[str, str]) -> None:
+def download(location: Location, directory: Path, environment: Mapping[str, str]) -> Path:
     """Download every object below the path into `directory`.
+
+    Returns:
+        `directory`.
 
     Raises:
         Interrupted: Trying again may help.
         ModelUnavailable: It cannot, and the message says what would.
     """
-    bucket = bucket_of(location.place, environment)
+    bucket = _bucket(location, environment, _signs(location.scheme, environment))
     try:
-        _download(bucket, location, directory)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _explained(location, bucket, error) from error
-    except urllib.error.URLError as error:
-        raise Interrupted(f"{bucket.endpoint} cannot be reached ({error.reason})") from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise Interrupted(f"{bucket.endpoint} broke off ({error!r})") from error
+        objects = _objects(bucket)
+    except Refused:
+        if bucket.signed or bucket.scheme != "gs":
+            raise
+        # Workload Identity of GKE sets no variable: the node answers for the pod, or there is none.
+        say(f"{bucket.uri}: not public; trying the pod's own identity")
+        bucket = _bucket(location, environment, signed=True)
+        objects = _objects(bucket)
+    total = sum(one["size"] for one in objects)
+    check_room(directory, total)
+    with progress(bucket.uri, directory, total):
+        asyncio.run(_all(bucket, objects, directory))
+    _put(bucket, objects, directory)
+    return directory
 
 
-def _download(bucket: Bucket, location: Location, directory: Path) -> None:
+def _signs(scheme: str, environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name) for name in CREDENTIALS[scheme])
+
+
+def _bucket(location: Location, environment: Mapping[str, str], signed: bool) -> Bucket:
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    uri = f"{location.scheme}://{location.place}/{location.path}"
+    options: ClientConfig = {
+        "timeout": timedelta(seconds=PART_TIMEOUT_S),
+        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        # The address is what the user wrote, in the source's Secret or in engine.env.
+        "allow_http": _plain(location.scheme, environment),
+    }
+    retries: RetryConfig = {
+        "max_retries": RETRIES,
+        "retry_timeout": timedelta(seconds=PART_TIMEOUT_S),
+    }
+    stores = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    if location.scheme == "az" and not environment.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        raise ModelUnavailable(
+            f"{uri}: set AZURE_STORAGE_ACCOUNT_NAME in the source's Secret or in spec.engine.env"
+        )
+    store = stores[location.scheme](
+        location.place, skip_signature=not signed, client_options=options, retry_config=retries
+    )
     prefix = f"{location.path}/" if location.path else ""
-    objects = [item for item in bucket.objects(prefix) if not item.key.endswith("/")]
+    return Bucket(uri, location.scheme, store, prefix, signed)
+
+
+def _plain(scheme: str, environment: Mapping[str, str]) -> bool:
+    addresses = (environment.get(name, "") for name in ENDPOINTS[scheme])
+    return any(address.startswith("http://") for address in addresses)
+
+
+def _objects(bucket: Bucket) -> list[ObjectMeta]:
+    """Return the objects of the source."""
+    try:
+        listed = bucket.store.list(bucket.prefix or None).collect()
+    except Exception as error:
+        raise _explained(bucket, error) from error
+    paths = {one["path"] for one in listed}
+    # Some tools store an empty object for each folder.
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    objects = [
+        one
+        for one in listed
+        if one["path"].startswith(bucket.prefix) and one["path"] not in folders
+    ]
     if not objects:
         raise ModelUnavailable(
-            f"{_uri(location)}: nothing is stored below this path; check bucket and path"
+            f"{bucket.uri}: nothing is stored below this path; check bucket and path"
         )
-    check_room(directory, sum(item.size for item in objects))
-
-    def one(item: Object) -> None:
-        name = item.key.removeprefix(prefix)
-        if ".." in name.split("/"):
-            raise ModelUnavailable(f"{_uri(location)}: refusing the key {item.key}")
-        bucket.download(item, directory / name)
-        say(f"{_uri(location)}: {name} ({item.size / 2**20:.1f} MiB)")
-
-    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        for _ in pool.map(one, objects):
-            pass
+    for one in objects:
+        if ".." in one["path"].split("/"):
+            raise ModelUnavailable(f"{bucket.uri}: refusing the key {one['path']}")
+    return objects
 
 
-def _explained(location: Location, bucket: Bucket, error: urllib.error.HTTPError) -> Exception:
-    """Return what an answer of the store means for the user."""
-    uri = _uri(location)
-    match error.code:
-        case 403 | 401:
-            who = "these credentials" if bucket.credentials else "anonymous requests"
-            return ModelUnavailable(
-                f"{uri}: {who} may not list and read it; set secretRef to a Secret with "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY that may"
+async def _all(bucket: Bucket, objects: Sequence[ObjectMeta], directory: Path) -> None:
+    """Download what is missing of the objects, a few at a time."""
+    places = asyncio.Semaphore(PARALLEL_FILES)
+    (directory / PARTS).mkdir(exist_ok=True)
+
+    async def one(item: ObjectMeta) -> None:
+        async with places:
+            await _one(bucket, item, _part(item, directory))
+        name = item["path"].removeprefix(bucket.prefix)
+        say(f"{bucket.uri}: {name} ({item['size'] / 2**20:.1f} MiB)")
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for item in objects:
+                tasks.create_task(one(item))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _one(bucket: Bucket, item: ObjectMeta, path: Path) -> None:
+    """Write the object to `path`, going on where an earlier download stopped."""
+    with path.open("ab") as file:
+        while (have := file.tell()) < item["size"]:
+            end = min(have + PART_BYTES, item["size"])
+            try:
+                answer = await bucket.store.get_async(
+                    item["path"], options={"range": (have, end), "if_match": item["e_tag"]}
+                )
+                part = memoryview(await answer.bytes_async())
+            except Exception as error:
+                raise _explained(bucket, error) from error
+            if len(part) != end - have:
+                raise Interrupted(f"{item['path']} broke off at {have + len(part)} bytes")
+            file.write(part)
+
+
+def _part(item: ObjectMeta, directory: Path) -> Path:
+    """Return where the object is until all are whole; another version of it goes elsewhere."""
+    version = f"{item['path']} {item['e_tag']} {item['size']} {item['last_modified']}"
+    return directory / PARTS / hashlib.sha256(version.encode()).hexdigest()
+
+
+def _put(bucket: Bucket, objects: Sequence[ObjectMeta], directory: Path) -> None:
+    for item in objects:
+        path = directory / item["path"].removeprefix(bucket.prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(_part(item, directory), path)
+    shutil.rmtree(directory / PARTS)
+
+
+def _explained(bucket: Bucket, error: Exception) -> Exception:
+    """Return what a failure of the store means for the user."""
+    match _status(error):
+        case 401 | 403:
+            asks = "these credentials" if bucket.signed else "anonymous requests"
+            return Refused(
+                f"{bucket.uri}: {asks} may not list and read it; set secretRef to a Secret with "
+                f"{SECRETS[bucket.scheme]} that may, or give the pods' service account a role"
             )
         case 404:
-            return ModelUnavailable(f"{uri}: no such bucket at {bucket.endpoint}; check the uri")
-        case 301 | 307 | 400:
+            return ModelUnavailable(f"{bucket.uri}: no such bucket; check the uri and the endpoint")
+        case 412:
+            return Interrupted("an object was replaced meanwhile")
+        case 301 | 307 | 400 if bucket.scheme == "s3":
             return ModelUnavailable(
-                f"{uri}: {bucket.endpoint} answers {error.code}; the bucket is probably in another "
-                f"region than {bucket.region}: set AWS_REGION"
+                f"{bucket.uri}: the store does not take the request; the bucket is probably in "
+                "another region: set AWS_REGION"
             )
         case _:
-            return Interrupted(f"{bucket.endpoint} answered {error.code}")
+            # What stands behind the first paragraph is the client's own; a query may hold a key.
+            text = re.sub(r"\?[^\s\"')]+", "?...", str(error).partition("\n\n")[0].strip())
+            return Interrupted(f"the store cannot be reached or is in trouble ({text})")
 
 
-def _uri(location: Location) -> str:
-    return f"s3://{location.place}/{location.path}"
+def _status(error: Exception) -> int | None:
+    """Return the status that the store answered with."""
+    from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
+
+    match error:
+        case PermissionDeniedError() | UnauthenticatedError():
+            return 403
+        case FileNotFoundError():
+            return 404
+        case PreconditionError():
+            return 412
+    if "incorrectly configured region" in str(error):
+        return 301
+    # Of a listing's failure the client tells the status in words only.
+    found = re.search(r"status(?: code)?:? (\d{3})", str(error))
+    return int(found[1]) if found else None

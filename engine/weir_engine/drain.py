@@ -7,36 +7,21 @@ failed hook would make the kubelet log an event and stop the engine just the sam
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from typing import Final
 
-from weir_core.api.labels import ADMIN_SOCKET, ENV_GRACE_PERIOD_S, ENV_RUN_DIR, RUN_DIR
+from weir_core.api.labels import ENV_GRACE_PERIOD_S
+from weir_engine.sidecar import SidecarConnection
 
 DEFAULT_GRACE_PERIOD_S: Final = 600.0
 """Longest wait where the environment does not say; the kubelet's own limit usually ends sooner."""
 
 
-class _UnixConnection(HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("weir", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket in place of a host."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def drain(environment: Mapping[str, str]) -> None:
     """Have the sidecar finish every stream; return when it has, or when it cannot."""
-    path = f"{environment.get(ENV_RUN_DIR) or RUN_DIR}/{ADMIN_SOCKET}"
-    connection = _UnixConnection(path, _grace_period_s(environment))
+    connection = SidecarConnection(environment, _grace_period_s(environment))
     try:
         connection.request("POST", "/drain")
         answer = connection.getresponse()
@@ -45,7 +30,7 @@ def drain(environment: Mapping[str, str]) -> None:
     except TimeoutError:
         _say("streams were still running when the grace period was over")
     except (OSError, HTTPException) as error:
-        _say(f"no sidecar at {path} ({error}); nothing to wait for")
+        _say(f"no sidecar at {connection.path} ({error}); nothing to wait for")
     finally:
         connection.close()
 

@@ -10,41 +10,56 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from weir_core.api.model import Source
 from weir_core.errors import ModelUnavailable
-from weir_core.wire.engine import Location, local_path, locate
+from weir_core.wire.engine import Location, locate
 from weir_engine import settings
-from weir_engine.transfer import retry, say
+from weir_engine.launch import load_format_of
+from weir_engine.remote_code import cached, code_repositories, code_revision
+from weir_engine.repository_files import CHOICE, NO_WEIGHTS
+from weir_engine.transfer import retry, say, size_of
 
 LOCK_LIMIT_S: Final = 2 * 3600.0
 """Longest wait for another process that fetches the same weights."""
 
-Download = Callable[[Location, Path, Mapping[str, str]], None]
-"""Bring the weights of a location into a directory, which may hold some of them already."""
+CHOICES_FILE: Final = ".weir-fetched.json"
+"""Names the rules by which the files beside it were chosen, each with a load format."""
+
+Download = Callable[[Location, Path, Mapping[str, str]], Path]
+"""Bring what a location holds into a directory, which may have some of it already; return the
+directory of the model itself."""
 
 
 def fetch(environment: Mapping[str, str]) -> None:
     """Bring every source of the configuration into the model directory.
 
     Raises:
+        InvalidSpec: An argument names a model in a way that cannot be fetched.
         ModelUnavailable: A source could not be had; the message says what to do.
     """
     config, paths = settings.read_config(environment), settings.read_paths(environment)
-    for source in config.sources:
+    load_format = load_format_of(config.args)
+    for source, path, weights in config.directories(paths.model_dir):
         try:
-            _fetch_one(source, Path(local_path(source, paths.model_dir)), environment)
+            _fetch_one(source, Path(path), environment, load_format if weights else NO_WEIGHTS)
+            _fetch_code(Path(path), Path(paths.model_dir), config.args, environment)
         except OSError as error:
             raise ModelUnavailable(f"{source.uri}: {_disk_trouble(error)}") from error
 
 
-def _fetch_one(source: Source, directory: Path, environment: Mapping[str, str]) -> None:
+def _fetch_one(
+    source: Source, directory: Path, environment: Mapping[str, str], load_format: str
+) -> None:
     location = locate(source)
     match location.scheme:
         case "tiny":
@@ -53,34 +68,96 @@ def _fetch_one(source: Source, directory: Path, environment: Mapping[str, str]) 
             made = prepare(location.place, directory)
             say(f"{source.uri}: {'made' if made else 'found'} at {directory}")
         case "hf":
-            from weir_engine.hub import download
+            from weir_engine import hub
 
-            _download(source.uri, directory, download, environment)
-        case "s3":
-            from weir_engine.bucket import download
+            download = partial(hub.download, load_format=load_format)
+            _download(source.uri, directory, download, environment, f"{CHOICE}:{load_format}")
+        case "s3" | "gs" | "az":
+            from weir_engine import bucket
 
-            _download(source.uri, directory, download, environment)
+            _download(source.uri, directory, bucket.download, environment, "")
         case _:
             say(f"{source.uri}: mounted at {directory}, nothing to fetch")
 
 
+def _fetch_code(
+    model: Path, models: Path, args: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Bring the code that a model takes from other repositories into the hub's cache."""
+    revision = code_revision(args)
+    for repository in code_repositories(model, args):
+        place = cached(models, repository)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(place):
+            uri = f"hf://{repository}"
+            whole = place.with_name(f"{place.name}.{(revision or 'main').replace('/', '--')}.whole")
+            if whole.exists():
+                say(f"{uri}: code found at {place}")
+                continue
+            from weir_engine.hub import download_code
+
+            retry(uri, partial(download_code, repository, revision, place.parent, environment))
+            whole.touch()
+            say(f"{uri}: code at {place}")
+
+
 def _download(
-    uri: str, directory: Path, download: Download, environment: Mapping[str, str]
+    uri: str, directory: Path, download: Download, environment: Mapping[str, str], choice: str
 ) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _only_one(directory):
-        if directory.is_dir():
+        choices = _choices(directory)
+        if not directory.is_dir():
+            _bring(uri, directory, download, environment, [choice] if choice else [])
+        elif not choice or choice in choices:
             say(f"{uri}: found at {directory}")
-            return
-        partial = directory.with_name(directory.name + ".partial")
-        partial.mkdir(exist_ok=True)
-        started = time.monotonic()
-        location = locate(Source(uri=uri))
-        retry(uri, lambda: download(location, partial, environment))
-        os.rename(partial, directory)
-        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-        took = time.monotonic() - started
-        say(f"{uri}: {size / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+        else:
+            say(f"{uri}: found at {directory}, fetched by another rule; fetching what is missing")
+            try:
+                _bring(uri, directory, download, environment, [*choices, choice])
+            except (ModelUnavailable, OSError) as error:
+                say(f"{error}; going on with what is there")
+
+
+def _bring(
+    uri: str,
+    directory: Path,
+    download: Download,
+    environment: Mapping[str, str],
+    choices: Sequence[str],
+) -> None:
+    """Download beside the directory, beginning with what it holds, and put it in its place."""
+    location = locate(Source(uri=uri))
+    unfinished = directory.with_name(directory.name + ".partial")
+    unfinished.mkdir(exist_ok=True)
+    if directory.is_dir():
+        # A file that changes is a new one, so an engine keeps those that it has open.
+        shutil.rmtree(unfinished)
+        shutil.copytree(directory, unfinished / location.path, copy_function=os.link)
+    started = time.monotonic()
+    model = retry(uri, lambda: download(location, unfinished, environment))
+    if choices:
+        written = model / CHOICES_FILE
+        written.unlink(missing_ok=True)
+        written.write_text(json.dumps(choices))
+    replaced = directory.with_name(directory.name + ".replaced")
+    if directory.is_dir():
+        os.rename(directory, replaced)
+    os.rename(model, directory)
+    shutil.rmtree(replaced, ignore_errors=True)
+    # What lies around a folder of a repository.
+    shutil.rmtree(unfinished, ignore_errors=True)
+    took = time.monotonic() - started
+    say(f"{uri}: {size_of(directory) / 2**20:.1f} MiB at {directory} in {took:.0f} s")
+
+
+def _choices(directory: Path) -> list[str]:
+    """Return by which rules the files of a directory were chosen."""
+    try:
+        found: list[str] = json.loads((directory / CHOICES_FILE).read_text())
+    except FileNotFoundError:
+        return []
+    return found
 
 
 @contextmanager

@@ -9,14 +9,15 @@ Flags that Weir's contract rests on cannot be set by them at all
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from weir_core.api.engine_flags import forbidden_flag
 from weir_core.api.labels import ENGINE_SOCKET, MODEL_DIR, RUN_DIR
 from weir_core.errors import InvalidSpec, MachineUnfit
-from weir_core.wire.engine import EngineConfig, local_path, locate
+from weir_core.wire.engine import EngineConfig, local_path, locate, named_path
+from weir_core.wire.named_models import with_paths
 from weir_engine.machine import Machine
 
 TINY_KV_CACHE_BYTES: Final = 64 * 2**20
@@ -64,7 +65,9 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
     given = {_base(argument) for argument in config.args if argument.startswith("-")}
     kept = [flag for flag in ours if _base(flag[0]) not in given]
     model = local_path(config.source, paths.model_dir)
-    return ["serve", model, *(part for flag in kept for part in flag), *config.args]
+    found = {named: named_path(named, paths.model_dir) for named in config.named}
+    theirs = with_paths(config.args, found)
+    return ["serve", model, *(part for flag in kept for part in flag), *theirs]
 
 
 def environment(
@@ -200,6 +203,21 @@ def _small(config: EngineConfig, machine: Machine) -> bool:
 def _lean(config: EngineConfig, machine: Machine) -> bool:
     """Whether the engine runs its only worker itself, without a process of its own."""
     return config.parallelism.size == 1 and _small(config, machine)
+
+
+def load_format_of(args: Sequence[str]) -> str:
+    """Return the format in which vLLM will look for the weights."""
+    return (value_of(args, "--load-format") or "auto").lower()
+
+
+def value_of(args: Sequence[str], flag: str) -> str | None:
+    """Return the value that the arguments give a flag, or None where they do not."""
+    found = None
+    for index, argument in enumerate(args):
+        if argument.startswith("-") and _base(argument) == flag:
+            _, equals, value = argument.partition("=")
+            found = value if equals else "".join(args[index + 1 : index + 2])
+    return found
 
 
 def _base(argument: str) -> str:

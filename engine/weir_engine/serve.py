@@ -6,6 +6,7 @@ only child is vLLM: signals, exit codes and memory limits of the container are v
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
-from weir_core.errors import MachineUnfit, ModelUnavailable
-from weir_core.wire.engine import EngineConfig, local_path, locate
+from weir_core.errors import InvalidSpec, MachineUnfit, ModelUnavailable
+from weir_core.wire.engine import MOUNTED, EngineConfig, local_path, locate
 from weir_engine import launch, machine, settings
 from weir_engine.first_process import listens
 from weir_engine.launch import Paths
+from weir_engine.remote_code import CACHE, cached, code_repositories
 from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
 MAX_SOCKET_PATH_BYTES: Final = 107
@@ -31,10 +33,15 @@ def serve(environment: Mapping[str, str]) -> None:
     here = machine.detect()
     arguments = launch.serve_arguments(config, here, paths)
     _find_weights(config, paths)
+    _refuse_draft(config, paths)
+    if not {"HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME"} & environment.keys():
+        _find_code(config, paths)
     _prepare(paths)
     engine_environment = with_path(
         # The engine core writes its facts there.
-        launch.environment(config, here, environment) | {ENV_RUN_DIR: paths.run_dir},
+        _code_cache(paths)
+        | launch.environment(config, here, environment)
+        | {ENV_RUN_DIR: paths.run_dir},
         write_vllm_metadata(Path(paths.run_dir)),
     )
     sys.stderr.write(f"weir-engine: {shlex.join(['vllm', *arguments])}\n")
@@ -49,12 +56,57 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
     Raises:
         ModelUnavailable: A directory of weights is not there.
     """
-    for source in config.sources:
-        path = Path(local_path(source, paths.model_dir))
-        if not path.is_dir():
-            mounted = locate(source).scheme in {"pvc", "file", "oci"}
+    for source, path, _ in config.directories(paths.model_dir):
+        if not Path(path).is_dir():
+            mounted = locate(source).scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
+
+
+def _refuse_draft(config: EngineConfig, paths: Paths) -> None:
+    """Refuse a draft model in the place of the model: vLLM would look for that on the hub.
+
+    Raises:
+        InvalidSpec: The source is the draft of another model.
+    """
+    try:
+        path = Path(local_path(config.source, paths.model_dir), "config.json")
+        verifier = json.loads(path.read_text())["speculators_config"]["verifier"]["name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Like most models, it is no draft; a configuration that cannot be read is vLLM's to name.
+        return
+    raise InvalidSpec(
+        "spec.model.source.uri",
+        f"{config.source.uri} is a draft model of {verifier}; write hf://{verifier} here, and "
+        f"--spec-model={config.source.uri} in spec.engine.args",
+    )
+
+
+def _find_code(config: EngineConfig, paths: Paths) -> None:
+    """Say which code is missing, rather than let transformers look for it on the hub.
+
+    Raises:
+        ModelUnavailable: It is in a repository that was not fetched.
+    """
+    for source, path, _ in config.directories(paths.model_dir):
+        for repository in code_repositories(Path(path), config.args):
+            if not cached(Path(paths.model_dir), repository).is_dir():
+                mounted = locate(source).scheme in MOUNTED
+                remedy = (
+                    f"copy its modules beside the model, and take `{repository}--` out of auto_map"
+                    if mounted
+                    else "run `weir-engine fetch` first"
+                )
+                raise ModelUnavailable(
+                    f"{source.uri}: the model's code is in another repository, {repository}, "
+                    f"which is not here; {remedy}"
+                )
+
+
+def _code_cache(paths: Paths) -> dict[str, str]:
+    """Return where the hub's client finds the code of other repositories, if any was fetched."""
+    cache = Path(paths.model_dir, CACHE)
+    return {"HF_HUB_CACHE": str(cache)} if cache.is_dir() else {}
 
 
 def _prepare(paths: Paths) -> None:

@@ -102,7 +102,12 @@ async def _lead(
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
     parts = (
-        Policies(interests, lambda: secrets.token_hex(KEY_BYTES)),
+        Policies(
+            interests,
+            lambda: secrets.token_hex(KEY_BYTES),
+            lambda: datetime.now(UTC),
+            settings.watching.secret_grace,
+        ),
         Network(),
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),

@@ -102,8 +102,8 @@ class Cluster(Protocol):
     async def delete(self, manifest: Manifest) -> None:
         """Delete one object; it is well if it is gone already."""
 
-    async def write_status(self, service: Manifest, status: Manifest) -> None:
-        """Replace the status of this very service; it is well if it is gone."""
+    async def write_status(self, owner: Manifest, status: Manifest) -> None:
+        """Replace the status of this very service or tenant; it is well if it is gone."""
 
     async def record(self, event: Manifest) -> None:
         """Create an Event."""
@@ -219,14 +219,14 @@ class Kubernetes:
         path = kind_of(manifest).path(meta["namespace"], meta["name"])
         await self._write(_Write("DELETE", path, body))
 
-    async def write_status(self, service: Manifest, status: Manifest) -> None:
-        """Replace the status of this very service: one of its name may have followed it."""
-        meta = service["metadata"]
+    async def write_status(self, owner: Manifest, status: Manifest) -> None:
+        """Replace the status of this very object: one of its name may have followed it."""
+        meta = owner["metadata"]
         steps = [
             {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
             {"op": "add", "path": "/status", "value": status},
         ]
-        path = SERVICE.path(meta["namespace"], meta["name"], "status")
+        path = kind_of(owner).path(meta["namespace"], meta["name"], "status")
         await self._write(_Write("PATCH", path, steps, _JSON_PATCH))
 
     async def record(self, event: Manifest) -> None:

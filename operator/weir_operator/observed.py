@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from weir_core.api.inferenceservice import InferenceService
@@ -37,6 +38,10 @@ class Told(NamedTuple):
     """Without peers and their keys."""
     problems: Sequence[Problem] = ()
     keys: PeerKeys = PeerKeys()
+    tenants: Sequence[tuple[Manifest, Manifest]] = ()
+    """InferenceTenants whose status says something else than it should, and what it should."""
+    missing: Mapping[str, str] = MappingProxyType({})
+    """Since when each Secret of a tenant is gone (RFC 3339), by its name."""
 
 
 _NOTHING_TOLD: Final = Told()

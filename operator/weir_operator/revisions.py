@@ -145,7 +145,7 @@ def _revision(
 ) -> Manifest:
     name = f"{deployment_name(owner, pool)}-{digest[:8]}"
     meta = metadata(owner, name, "revision", **{labels.POOL: pool.name})
-    meta["annotations"] = {labels.SPEC_HASH: digest}
+    meta.setdefault("annotations", {})[labels.SPEC_HASH] = digest
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",

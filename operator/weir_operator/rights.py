@@ -38,6 +38,7 @@ _IN_A_NAMESPACE: Final = (
         "finalizers",
     ),
     Right(TENANT, ("list", "watch"), "whose keys and limits sidecars are told of"),
+    Right(TENANT, ("patch",), "what became of them", "status"),
     Right(
         POD,
         ("list", "patch"),

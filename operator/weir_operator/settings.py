@@ -4,9 +4,11 @@
 |---|---|---|
 | WEIR_SIDECAR_IMAGE | weir:latest | image of the sidecar container |
 | WEIR_ENGINE_IMAGE | weir-engine:latest | image of engine and model containers |
+| WEIR_USER_IDS | fixed | `assigned` where the platform gives pods their user ids (OpenShift) |
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
+| WEIR_SECRET_GRACE_S | 300 | seconds for which a tenant's keys are taken once its Secret is gone |
 | WEIR_LEASE_NAME | weir-operator | Lease that only one operator holds |
 | WEIR_LEASE_S | 15 | seconds after which a silent holder is replaced |
 | WEIR_LOG_LEVEL | INFO | least severe level to log |
@@ -38,6 +40,9 @@ class Watching:
 
     resync: Seconds = Seconds(300.0)
     """In seconds. Watches tell of changes at once; this catches what a watch could not see."""
+
+    secret_grace: Seconds = Seconds(300.0)
+    """In seconds, for which a tenant's keys are taken once its Secret is gone."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         images=Images(
             sidecar=env.get("WEIR_SIDECAR_IMAGE") or Images.sidecar,
             engine=env.get("WEIR_ENGINE_IMAGE") or Images.engine,
+            assigned_users=_assigned_users(env),
         ),
         watching=Watching(
             namespaces=tuple(
@@ -88,6 +94,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             ),
             workers=math.ceil(_number(env, "WEIR_WORKERS", defaults.workers)),
             resync=Seconds(_number(env, "WEIR_RESYNC_S", defaults.resync)),
+            secret_grace=Seconds(_number(env, "WEIR_SECRET_GRACE_S", defaults.secret_grace)),
         ),
         leadership=Leadership(
             name=env.get("WEIR_LEASE_NAME") or Leadership.name,
@@ -97,6 +104,13 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         ),
         log_level=(env.get("WEIR_LOG_LEVEL") or "INFO").upper(),
     )
+
+
+def _assigned_users(env: Mapping[str, str]) -> bool:
+    word = env.get("WEIR_USER_IDS") or "fixed"
+    if word not in {"fixed", "assigned"}:
+        raise InvalidSpec("WEIR_USER_IDS", f"{word!r} is neither `fixed` nor `assigned`")
+    return word == "assigned"
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

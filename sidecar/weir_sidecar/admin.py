@@ -74,6 +74,7 @@ class Admin:
         """Return the app of the admin socket, which only the pod can reach."""
         app = web.Application(middlewares=[_reported])
         app.router.add_post("/drain", self.drain)
+        app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state)
         return app
 

@@ -20,6 +20,7 @@ from weir_sidecar.drain import Drain
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH
+from weir_sidecar.listening import site
 from weir_sidecar.parts import Parts
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.request_trace import Tracing
@@ -156,7 +157,7 @@ async def _admin_port(admin: Admin, host: str, port: int) -> AsyncIterator[int]:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await site(runner, host, port).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

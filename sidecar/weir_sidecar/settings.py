@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from weir_core.api import labels
 from weir_core.errors import InvalidSpec
 from weir_core.wire.cors import Cors
+
+ANY_ADDRESS: Final = "::"
+"""Every address of both families (`listening`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class Identity:
 class Addresses:
     """Where the sidecar listens and where it finds its engine."""
 
-    host: str = "0.0.0.0"
+    host: str = ANY_ADDRESS
+    """Every address of both families by default; 0.0.0.0 for those of IPv4 alone."""
     api_port: int = labels.API_PORT
     """0 lets the kernel choose, for tests."""
     admin_port: int = labels.ADMIN_PORT
@@ -48,7 +53,7 @@ class Addresses:
         """
         if self.peer_address:
             return self.peer_address
-        host = self.pod_ip or ("" if self.host in ("0.0.0.0", "::") else self.host)
+        host = self.pod_ip or ("" if self.host in ("0.0.0.0", ANY_ADDRESS) else self.host)
         if not host:
             return ""
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -263,7 +268,7 @@ class Settings:
                 model=env.get(labels.ENV_MODEL_NAME, ""),
             ),
             addresses=Addresses(
-                host=env.get(labels.ENV_HOST, "0.0.0.0"),
+                host=env.get(labels.ENV_HOST, ANY_ADDRESS),
                 api_port=int(read.number("WEIR_API_PORT", labels.API_PORT)),
                 admin_port=int(read.number("WEIR_ADMIN_PORT", labels.ADMIN_PORT)),
                 run_dir=Path(env.get(labels.ENV_RUN_DIR, labels.RUN_DIR)),

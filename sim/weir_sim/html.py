@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from weir_sim.plots import draw
-from weir_sim.report import ClassReport
+from weir_sim.report import ClassReport, legend
 from weir_sim.sweep import Done
 
 _STYLE: Final = """
@@ -39,8 +39,8 @@ def write_report(results: Sequence[Done], directory: Path, command: str) -> Path
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>weir simulate</title><style>{_STYLE}</style>",
         f"<h1>weir simulate</h1><p><code>{escape(command)}</code></p>",
-        f"<p>Engine: {escape(profile.name)} ({escape(profile.source)}). On target: of all "
-        "requests, refused ones included.</p>",
+        f"<p>Engine: {escape(profile.name)} ({escape(profile.source)}); "
+        f"{legend([done.report for done in results])}.</p>",
         "<table><tr>" + "".join(f"<th>{name}</th>" for name in _HEAD) + "</tr>",
         *(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows),
         "</table>",

@@ -31,7 +31,7 @@ from weir_core.route.prefix import (
 )
 from weir_sim.fleet_prefixes import chain_of, number_of
 from weir_sim.kv import SHARED_TOKENS
-from weir_sim.traces import read_trace
+from weir_sim.traces import read
 from weir_sim.workload import SimRequest, WorkloadSpec, generate
 
 _SYSTEM_PROMPTS: Final = 4
@@ -231,7 +231,9 @@ def main() -> None:
     options = parser.parse_args()
     setup = Setup(options.capacity, options.block)
     if options.trace is not None:
-        prompts = prompts_of_trace(read_trace(options.trace), options.block)
+        trace = read(options.trace)
+        sys.stderr.write(f"{options.trace}: {trace.words()}\n")
+        prompts = prompts_of_trace(trace.requests, options.block)
     else:
         spec = WorkloadSpec(options.rate, options.duration, turns=options.turns)
         prompts = prompts_of_conversations(generate(spec, options.seed), options.block)

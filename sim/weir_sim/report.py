@@ -59,6 +59,7 @@ class Report:
         recomputed_ratio: Tokens computed again after a preemption, over all computed.
         busy_ratio: Time in steps, over all time until the last arrival.
         unfinished: Requests without an outcome when the simulation ended.
+        warm_up_requests: Requests that arrived while the system filled up: no figure counts them.
     """
 
     system: str
@@ -71,6 +72,7 @@ class Report:
     recomputed_ratio: float
     busy_ratio: float
     unfinished: int
+    warm_up_requests: int
     steps: int
     classes: tuple[ClassReport, ...]
     tenants: tuple[TenantReport, ...]
@@ -124,9 +126,20 @@ def report(result: SimResult) -> Report:
         ),
         busy_ratio=round(sum(counts.busy_s for counts in engines) / time_s, 4),
         unfinished=sum(1 for trip in result.trips if not trip.outcomes),
+        warm_up_requests=len(result.trips) - len(counted),
         steps=sum(counts.steps for counts in engines),
         classes=classes,
         tenants=_tenant_reports(counted, policies),
+    )
+
+
+def legend(reports: Sequence[Report]) -> str:
+    """Return what the figures of reports are of, at least one, and what they leave out."""
+    warm_ups = sorted({found.warm_up_requests for found in reports})
+    most = f" to {warm_ups[-1]}" if len(warm_ups) > 1 else ""
+    return (
+        "on target: of all requests, refused ones included; not counted: those of the first "
+        f"{WARM_UP_SHARE:.0%} of the time, while the system fills up ({warm_ups[0]}{most})"
     )
 
 

@@ -16,6 +16,7 @@ from weir_core.api.engine import Parallelism
 from weir_core.api.engine_flags import FORBIDDEN, forbidden_flag
 from weir_core.api.model import Adapter, Source
 from weir_core.wire.engine import EngineConfig
+from weir_core.wire.named_models import DRAFT, DRAFT_JSON, LORAS_JSON, REVISIONS, TEXTS
 from weir_engine.launch import Paths, serve_arguments
 from weir_engine.machine import Machine
 from weir_engine.vllm_metadata import with_path, write_vllm_metadata
@@ -54,6 +55,10 @@ CONFIGS = [
         ),
     ),
 ]
+
+
+NAMING = {*TEXTS, *REVISIONS.values(), *DRAFT_JSON, DRAFT, LORAS_JSON}
+"""Flags that name a repository."""
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +111,8 @@ def test_no_harmless_flag_is_refused(vllm: dict[str, Any]) -> None:
     everything = {flag for flags in vllm["flags"] for flag in flags}
     harmless = everything - set().union(*reserved)
     assert {flag for flag in harmless if forbidden_flag([flag])} == set()
+
+
+def test_the_flags_that_name_a_repository_are_vllms(vllm: dict[str, Any]) -> None:
+    known = {flag for flags in vllm["flags"] for flag in flags}
+    assert known >= NAMING

@@ -43,10 +43,12 @@ class Up:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = cache / "output"
+        self.file = cache / "weir.yaml"
+        self.file.write_text(QUICKSTART.read_text())
         self.instance = Instance(cache, self.port)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*self.weir, "up", str(QUICKSTART), "--port", str(self.port), *arguments],
+                [*self.weir, "up", str(self.file), "--port", str(self.port), *arguments],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -239,6 +241,40 @@ def test_replicas_share_the_requests(up: Up, client: openai.OpenAI) -> None:
         assert all(answer.result(timeout=60).choices for answer in answers)
     up.until(lambda: sum(finished()) - sum(before) == 16, "counted")
     assert all(after > first for first, after in zip(before, finished(), strict=True))
+
+
+ONE_CLASS: Final = """\
+---
+apiVersion: serving.weir.dev/v1alpha1
+kind: InferencePriorityClass
+metadata: {name: standard}
+spec: {rank: 9}
+"""
+
+
+def test_an_edit_is_refused_or_reaches_every_sidecar(up: Up, client: openai.OpenAI) -> None:
+    def classes() -> list[list[str]]:
+        states = [json.loads(get(f"http://{each.address}:8001/state")) for each in up.replicas]
+        return [[one["name"] for one in each["scheduling"]["classes"]] for each in states]
+
+    def said(words: str) -> None:
+        up.until(lambda: words in up.output.read_text(), f"said: {words}")
+
+    well, before = up.file.read_text(), classes()
+    up.file.write_text(well + "---\nreviewed: !!int soon\n")
+    said("not applied: ")
+    assert client.completions.create(model="tiny", prompt="A", max_tokens=2).choices
+    assert classes() == before
+    in_the_way = Path(up.record.scratch) / "1" / "policies" / ".policies.json.new"
+    in_the_way.mkdir()  # as a full disk would be
+    up.file.write_text(well + ONE_CLASS)
+    said("not applied everywhere yet: quickstart-")
+    assert "applied what changed" not in up.output.read_text()
+    in_the_way.rmdir()
+    said("applied what changed")
+    up.until(lambda: classes() == [["standard"]] * 2, "told")
+    up.file.write_text(well)
+    up.until(lambda: classes() == before, "told again")
 
 
 def test_status_shows_both_replicas(up: Up) -> None:

@@ -21,7 +21,7 @@ from weir_core.api.inferenceservice import InferenceServiceSpec
 from weir_core.api.labels import GROUP, VERSION
 from weir_core.api.priorityclass import InferencePriorityClassSpec
 from weir_core.api.status import InferenceServiceStatus
-from weir_core.api.tenant import InferenceTenantSpec
+from weir_core.api.tenant import InferenceTenantSpec, InferenceTenantStatus
 
 Schema = dict[str, Any]
 
@@ -110,10 +110,14 @@ KINDS = (
         scope="Namespaced",
         description="A client of the namespace's models: its keys, classes and limits.",
         spec=InferenceTenantSpec,
+        status=InferenceTenantStatus,
         columns=(
             ("Default", "string", ".spec.defaultClass"),
             ("Max", "string", ".spec.maxClass"),
             ("Weight", "number", ".spec.weight"),
+            ("Keys", "integer", ".status.keys"),
+            ("Accepted", "string", '.status.conditions[?(@.type=="Accepted")].status'),
+            ("Reason", "string", '.status.conditions[?(@.type=="Accepted")].reason'),
             _AGE,
         ),
     ),

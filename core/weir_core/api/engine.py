@@ -9,6 +9,16 @@ from pydantic import Field
 from weir_core.api.base import FreeForm, Model, keyed_by, rules
 from weir_core.api.engine_flags import FORBIDDEN
 
+ARGUMENT_RULES = rules(
+    (
+        "self.all(a, !(a.split('=')[0].replace('_', '-') in ["
+        + ", ".join(f"'{flag}'" for flag in FORBIDDEN)
+        + "]))",
+        "an argument is reserved for Weir (such as --port, --uds, --served-model-name, "
+        "--api-key or a parallel size): use the fields of the spec",
+    ),
+)
+
 
 class EnvVar(Model):
     """An environment variable of the engine."""
@@ -75,15 +85,7 @@ class EngineSpec(Model):
         description="Further arguments for `vllm serve`, one per item. Flags that would open a "
         "TCP port or break the sidecar's contract are refused. Default: none.",
         max_length=128,
-        json_schema_extra=rules(
-            (
-                "self.all(a, !(a.split('=')[0].replace('_', '-') in ["
-                + ", ".join(f"'{flag}'" for flag in FORBIDDEN)
-                + "]))",
-                "an argument is reserved for Weir (such as --port, --uds, --served-model-name, "
-                "--api-key or a parallel size): use the fields of the spec",
-            ),
-        ),
+        json_schema_extra=ARGUMENT_RULES,
     )
     env: tuple[EnvVar, ...] = Field(
         default=(),

@@ -14,6 +14,7 @@ FORBIDDEN: Final[dict[str, str]] = {
     "--port": "the engine listens only on its sidecar's socket",
     "--uds": "Weir chooses the engine's socket",
     "--model": "set spec.model.source.uri",
+    "--revision": "write the revision into spec.model.source.uri: hf://ORG/MODEL@REVISION",
     "--config": "flags in a file could not be checked; list them in spec.engine.args",
     "--served-model-name": "set spec.model.name and spec.model.aliases",
     "--api-key": "the sidecar authenticates; only it reaches the engine",

@@ -25,6 +25,7 @@ from weir_core.api.base import (
 from weir_core.api.engine import EngineSpec
 from weir_core.api.engine_flags import forbidden_flag
 from weir_core.api.model import ModelSpec
+from weir_core.api.pool_engine import PoolEngine
 from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
@@ -46,7 +47,11 @@ class Accelerator(Model):
 class Resources(Model):
     """Requests and limits of the engine container."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
+    requests: dict[str, Quantity] = Field(
+        default_factory=dict,
+        description="Default: of what limits does not name, 1 cpu and 4Gi memory for each "
+        "accelerator (500m and 2Gi without one), and 1Gi ephemeral-storage.",
+    )
     limits: dict[str, Quantity] = Field(default_factory=dict, description="Default: none.")
 
 
@@ -63,7 +68,8 @@ class Pool(Model):
         default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
     )
     resources: Resources = Field(
-        default=Resources(), description="Engine container's other resources. Default: none."
+        default=Resources(),
+        description="Engine container's other resources. Default: a few requests.",
     )
     node_selector: dict[str, str] = Field(
         default_factory=dict, description="Labels a node must have. Default: any node."
@@ -75,6 +81,15 @@ class Pool(Model):
         default=None,
         description="Cost of one replica for an hour, in any one currency; cheaper pools are "
         "preferred. Default: all pools cost the same.",
+    )
+    engine: PoolEngine = Field(
+        default=PoolEngine(),
+        description="What differs from spec.engine on this hardware. Default: nothing.",
+    )
+    pod_template: FreeForm | None = Field(
+        default=None,
+        description="Strategic-merge patch over the pool's pod template, after that of "
+        "spec.podTemplate. Default: none.",
     )
 
 
@@ -258,6 +273,15 @@ class InferenceServiceSpec(Model):
     def hardware_pools(self) -> tuple[Pool, ...]:
         """The pools, or the one a spec without pools means."""
         return self.pools or (Pool(name=DEFAULT_POOL),)
+
+    def engine_of(self, pool: Pool) -> EngineSpec:
+        """Return the engine of the replicas of `pool`."""
+        return pool.engine.over(self.engine)
+
+    def place_of(self, pool: Pool) -> str:
+        """Return the path of `pool`, as the user writes it."""
+        names = [each.name for each in self.hardware_pools]
+        return f"spec.pools[{names.index(pool.name)}]"
 
     def replicas_of(self, pool: Pool) -> int:
         """Return how many replicas `pool` should have."""

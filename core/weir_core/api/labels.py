@@ -26,6 +26,8 @@ POOL: Final = f"{GROUP}/pool"
 # Annotations.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
 RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+SECRETS_MISSING: Final = f"{GROUP}/secrets-missing"
+"""On a service's policies: since when each Secret of a tenant is gone, as JSON."""
 ROTATE_PEER_KEY: Final = f"{GROUP}/rotate-peer-key"
 """On a service: another value makes another key. On its Secret: the value of the newest key."""
 

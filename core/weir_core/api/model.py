@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from weir_core.api.base import Model, keyed_by, rules
 
-URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|pvc|oci|file)://[^\s]+)$"
+URI_PATTERN = r"^(tiny://[a-z0-9-]*|(hf|s3|gs|az|pvc|oci|file)://[^\s]+)$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./:]*[A-Za-z0-9])?$"
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=253)]
 Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=1024)]
@@ -26,17 +26,17 @@ class Source(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "!has(self.secretRef) || self.uri.startsWith('hf://') || "
-                "self.uri.startsWith('s3://')",
-                "secretRef is used by hf:// and s3:// sources only",
+                "!has(self.secretRef) || self.uri.matches('^(hf|s3|gs|az)://')",
+                "secretRef is used by hf://, s3://, gs:// and az:// sources only",
             ),
         )
     )
 
     uri: Uri = Field(
-        description="Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
-        "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the node), "
-        "or tiny:// for a small generated model that needs no download."
+        description="Where the weights are: hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, "
+        "gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, oci://IMAGE (mounted as an image "
+        "volume), file:///PATH (on the node), or tiny:// for a small generated model that needs no "
+        "download."
     )
     secret_ref: SecretRef | None = Field(
         default=None,

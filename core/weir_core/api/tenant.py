@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from weir_core.api.base import DnsLabel, Model, ObjectMeta
+from weir_core.api.base import DnsLabel, Model, ObjectMeta, keyed_by
 from weir_core.api.model import SecretRef
+from weir_core.api.status import Condition
 
 
 class TenantLimits(Model):
@@ -47,6 +48,18 @@ class InferenceTenantSpec(Model):
     limits: TenantLimits = Field(default=TenantLimits(), description="Default: no limits.")
 
 
+class InferenceTenantStatus(Model):
+    """What became of a tenant."""
+
+    observed_generation: int = Field(default=0, description="Generation last acted upon.")
+    keys: int = Field(default=0, description="API keys that its Secret holds.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        description="Accepted: the tenant is in force as it is written.",
+        json_schema_extra=keyed_by("type"),
+    )
+
+
 class InferenceTenant(Model):
     """A client of the cluster's models."""
 
@@ -54,3 +67,4 @@ class InferenceTenant(Model):
     kind: Literal["InferenceTenant"] = "InferenceTenant"
     metadata: ObjectMeta
     spec: InferenceTenantSpec
+    status: InferenceTenantStatus | None = None

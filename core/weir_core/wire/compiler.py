@@ -9,7 +9,7 @@ has two tenants, and the minimum shares fit into one engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weir_core.api.inferenceservice import InferenceService
@@ -18,8 +18,10 @@ from weir_core.units import parse_duration
 from weir_core.wire.admission_entries import compile_admission
 from weir_core.wire.class_entries import Classes, compile_classes, effective, retained
 from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry, engine_mode
-from weir_core.wire.problems import Manifest, Problem, listed
-from weir_core.wire.tenant_entries import Secrets, compile_tenants
+from weir_core.wire.problems import Manifest, Problem, listed, name_of
+from weir_core.wire.tenant_entries import Secrets, compile_tenants, secret_of
+
+_NO_KEYS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Declared:
         classes: Every InferencePriorityClass; None when they cannot be read.
         tenants: The InferenceTenants of the service's namespace; None when they cannot be read.
         secrets: The Secrets the tenants name, as far as they exist.
+        revoked: Names of Secrets that are gone for so long that their keys count no more.
     """
 
     service: InferenceService
     classes: Sequence[Manifest] | None = ()
     tenants: Sequence[Manifest] | None = ()
     secrets: Secrets = field(default_factory=dict)
+    revoked: Collection[str] = ()
 
 
 def compile_policies(
@@ -88,9 +92,26 @@ def _tenants(
         message = "the operator may not read them; let it get, list and watch them"
         problems = [Problem("Unreadable", "InferenceTenant", "", "", message)]
     else:
-        tenants, problems = compile_tenants(declared.tenants, declared.secrets, known, last)
+        secrets = {**dict.fromkeys(declared.revoked, _NO_KEYS), **declared.secrets}
+        tenants, problems = compile_tenants(declared.tenants, secrets, known, last)
+        problems += _revoked(declared)
     possible = known.keys() | held.keys()
     return [each for each in tenants if possible >= set(_named(each))], problems
+
+
+def _revoked(declared: Declared) -> list[Problem]:
+    return [
+        Problem(
+            "KeysRevoked",
+            "InferenceTenant",
+            name_of(tenant),
+            "spec.apiKeySecretRef.name",
+            f"Secret {secret} is gone, so the tenant's keys are refused; make the Secret again, or "
+            "delete the tenant",
+        )
+        for tenant in declared.tenants or ()
+        if (secret := secret_of(tenant)) in declared.revoked and secret is not None
+    ]
 
 
 def _keep_alive_s(service: InferenceService) -> float | None:

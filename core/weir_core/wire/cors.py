@@ -7,7 +7,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -51,8 +51,14 @@ class Cors(msgspec.Struct, frozen=True):
         return msgspec.json.decode(text, type=cls)
 
 
-def cors_of(args: Sequence[str]) -> Cors:
+def cors_of(
+    args: Sequence[str], field_of: Callable[[int], str] = "spec.engine.args[{}]".format
+) -> Cors:
     """Return what vLLM makes of its arguments.
+
+    Args:
+        args: The arguments.
+        field_of: Where the user wrote the one with this index.
 
     Raises:
         InvalidSpec: A list is not one in JSON, which vLLM refuses, too.
@@ -65,7 +71,7 @@ def cors_of(args: Sequence[str]) -> Cors:
             said["credentials"] = _SWITCHES[flag]
         elif flag in _LISTS:
             written = value if equals else "".join(args[index + 1 : index + 2])
-            said[_LISTS[flag]] = _names(written, f"spec.engine.args[{index}]", flag)
+            said[_LISTS[flag]] = _names(written, field_of(index), flag)
     return msgspec.convert(said, Cors)
 
 

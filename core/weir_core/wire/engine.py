@@ -21,6 +21,7 @@ from weir_core.api.engine import Parallelism
 from weir_core.api.labels import MODEL_DIR
 from weir_core.api.model import Adapter, Source
 from weir_core.errors import InvalidSpec
+from weir_core.wire.named_models import Named, named_models
 
 MOUNTED: Final = ("pvc", "file", "oci")
 """Schemes whose weights are a volume of the pod; the others are fetched into the model dir."""
@@ -47,8 +48,31 @@ class EngineConfig(Model):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Every source this engine reads: the model's, then the adapters'."""
-        return (self.source, *(adapter.source for adapter in self.adapters))
+        """Every source this engine reads: the model's, the adapters', those of its arguments."""
+        adapters = (adapter.source for adapter in self.adapters)
+        return (self.source, *adapters, *(named.source for named in self.named))
+
+    def directories(self, model_dir: str = MODEL_DIR) -> tuple[Directory, ...]:
+        """Return where each of the sources is found, in their order."""
+        own = (self.source, *(adapter.source for adapter in self.adapters))
+        return (
+            *(Directory(source, local_path(source, model_dir), True) for source in own),
+            *(Directory(one.source, named_path(one, model_dir), one.weights) for one in self.named),
+        )
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        """The models that the engine's arguments name beside the served one."""
+        return named_models(self.args)
+
+
+class Directory(NamedTuple):
+    """Where an engine finds what a source holds."""
+
+    source: Source
+    path: str
+    weights: bool
+    """Whether weights are read there, or only a tokenizer or a configuration."""
 
 
 class ModelMount(NamedTuple):
@@ -78,7 +102,7 @@ class Location(NamedTuple):
     place: str
     """ORG/MODEL, the bucket, the claim, the image, the absolute directory, or the tiny size."""
     path: str
-    """What follows the place: a path in the bucket or claim, without outer slashes."""
+    """What follows the place: a path in the repository, bucket or claim, without outer slashes."""
     revision: str | None
     """The revision after `@` of an hf:// uri."""
 
@@ -99,7 +123,7 @@ def locate(source: Source) -> Location:
             return Location(scheme, "/" + rest.strip("/"), "", None)
         case "hf":
             return _locate_on_hub(source.uri, rest)
-        case "s3" | "pvc":
+        case "s3" | "gs" | "az" | "pvc":
             place, _, path = rest.partition("/")
             if not place:
                 raise InvalidSpec("source.uri", f"{source.uri} names no bucket or claim")
@@ -128,11 +152,19 @@ def local_path(source: Source, model_dir: str = MODEL_DIR) -> str:
     return f"{model_dir}/{_slug(location.scheme, source.uri.partition('://')[2])}"
 
 
+def named_path(named: Named, model_dir: str = MODEL_DIR) -> str:
+    """Return the directory of a model that the engine's arguments name."""
+    path = local_path(named.source, model_dir)
+    # The same repository may be served elsewhere, with its weights, from the same directory.
+    return path if named.weights else f"{path}-texts"
+
+
 def _locate_on_hub(uri: str, rest: str) -> Location:
-    repository, _, revision = rest.partition("@")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
-        raise InvalidSpec("source.uri", f"{uri} is not hf://ORG/MODEL or hf://ORG/MODEL@REVISION")
-    return Location("hf", repository, "", revision or None)
+    place, _, revision = rest.partition("@")
+    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)((?:/[\w. -]+)*)/?", place)
+    if found is None:
+        raise InvalidSpec("source.uri", f"{uri} is not hf://ORG/MODEL[/FOLDER][@REVISION]")
+    return Location("hf", found[1], found[2].strip("/"), revision or None)
 
 
 def _slug(scheme: str, text: str) -> str:

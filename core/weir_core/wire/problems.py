@@ -23,6 +23,7 @@ Reason = Literal[
     "InvalidTenant",
     "InvalidSecret",
     "SecretMissing",
+    "KeysRevoked",
     "InvalidAdmission",
     "InvalidScheduling",
     "Unreadable",

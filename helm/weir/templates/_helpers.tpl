@@ -40,6 +40,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* Who says as which user pods run: fixed or assigned. */}}
+{{- define "weir.userIds" -}}
+{{- if ne .Values.userIds "auto" -}}
+{{- .Values.userIds -}}
+{{- else if .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+assigned
+{{- else -}}
+fixed
+{{- end -}}
+{{- end -}}
+
 {{/* weir.image (list $ .Values.images.weir): one image reference. */}}
 {{- define "weir.image" -}}
 {{- $root := index . 0 -}}

@@ -18,6 +18,10 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [serving.weir.dev]
   resources: [inferencetenants]
   verbs: [list, watch]
+# What became of them.
+- apiGroups: [serving.weir.dev]
+  resources: [inferencetenants/status]
+  verbs: [patch]
 # Why a replica is not ready is in its pods' state; an annotation brings a new Secret soon.
 - apiGroups: [""]
   resources: [pods]

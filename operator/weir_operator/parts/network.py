@@ -9,7 +9,7 @@ from weir_operator.conditions import NETWORK, Verdict
 from weir_operator.kinds import API_SERVICE, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_ACCOUNT
 from weir_operator.observed import Observed, identity
 from weir_operator.parts.part import Owned, Part
-from weir_operator.render import Manifest, network, service_url
+from weir_operator.render import Manifest, names_in, network, service_url
 
 
 class Network(Part):
@@ -25,7 +25,7 @@ class Network(Part):
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
         """Return all of them; those of a spec that is wrong stay as they are."""
-        return network(seen.service) if seen.service is not None else ()
+        return network(seen.service, names_in(seen.owned)) if seen.service is not None else ()
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
         """Return what is there and not desired."""

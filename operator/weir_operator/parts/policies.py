@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from datetime import datetime, timedelta
+from typing import ClassVar, Final
 
 from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, InvalidSpec
+from weir_core.units import Seconds
 from weir_core.wire.compiler import Declared, compile_policies
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.tenant_entries import Secrets, secret_of
-from weir_operator import peers
+from weir_operator import peers, tenants
 from weir_operator.cluster import Cluster
 from weir_operator.conditions import LONGEST_MESSAGE, POLICIES, Verdict
 from weir_operator.interests import Interests
@@ -48,6 +51,9 @@ from weir_operator.views import Pod
 
 log = logging.getLogger(__name__)
 
+SECRET_GRACE: Final = Seconds(300.0)
+"""In seconds, by default."""
+
 
 class Policies(Part):
     """One Secret, and a touch of each pod.
@@ -55,6 +61,9 @@ class Policies(Part):
     Args:
         interests: Where to note which objects a document comes from.
         new_key: Makes a key for the sidecars of a service: 64 random hex digits.
+        clock: The time of day, with its zone.
+        grace: Seconds for which the keys of a Secret that is gone are still taken: one that is
+            deleted and made again, as some tools edit, locks nobody out.
     """
 
     condition = POLICIES
@@ -68,9 +77,17 @@ class Policies(Part):
         ),
     )
 
-    def __init__(self, interests: Interests[tuple[str, str]], new_key: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        interests: Interests[tuple[str, str]],
+        new_key: Callable[[], str],
+        clock: Callable[[], datetime],
+        grace: Seconds = SECRET_GRACE,
+    ) -> None:
         self._interests = interests
         self._new_key = new_key
+        self._clock = clock
+        self._grace = timedelta(seconds=grace)
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
         """Read classes, tenants and keys, and the document in force."""
@@ -82,13 +99,18 @@ class Policies(Part):
         held = document_in(before)
         governed, wrong = parse_governed(seen.body, held)
         classes = await _allowed(cluster.classes)
-        tenants = await _allowed(lambda: cluster.tenants(meta.namespace))
-        named = {each for each in map(secret_of, tenants or ()) if each is not None}
+        listed = await _allowed(lambda: cluster.tenants(meta.namespace))
+        named = {each for each in map(secret_of, listed or ()) if each is not None}
         # Noted before they are read: a change during this pass must ask for another.
         self._interests.note((meta.namespace, meta.name), named | {policies_name(owner)})
-        secrets = await _secrets(cluster, meta.namespace, named)
-        document, problems = compile_policies(Declared(governed, classes, tenants, secrets), held)
-        told = Told(document, [*wrong, *problems], peers.keys_for(owner, before, self._new_key))
+        secrets, gone = await _secrets(cluster, meta.namespace, named)
+        missing = self._missing(before, gone)
+        declared = Declared(governed, classes, listed, secrets, self._revoked(missing))
+        document, problems = compile_policies(declared, held)
+        keys = peers.keys_for(owner, before, self._new_key)
+        now = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+        said = tenants.statuses(declared, now)
+        told = Told(document, [*wrong, *problems], keys, said, missing)
         owned = [*seen.owned, *([] if before is None else [before])]
         return replace(seen, told=told, owned=owned)
 
@@ -96,16 +118,41 @@ class Policies(Part):
         """Return the Secret."""
         # Before the pods are touched: each then mounts a list with itself and all before it. One
         # that is made meanwhile has no address; when it is ready, its Deployment asks for a pass.
-        return [policies_secret(seen.owner, _document(seen), seen.told.keys.rotation)]
+        told, annotations = seen.told, dict[str, str]()
+        if told.keys.rotation is not None:
+            annotations[labels.ROTATE_PEER_KEY] = told.keys.rotation
+        if told.missing:
+            annotations[labels.SECRETS_MISSING] = json.dumps(dict(told.missing), sort_keys=True)
+        return [policies_secret(seen.owner, _document(seen), annotations)]
 
     async def follow_up(self, seen: Observed, cluster: Cluster) -> Observed:
-        """Have the kubelets mount it now."""
+        """Have the kubelets mount it now, and tell tenants what became of them."""
         await _tell(cluster, seen.pods, _document(seen))
+        for tenant, status in seen.told.tenants:
+            try:
+                await cluster.write_status(tenant, status)
+            except ClusterRefuses as error:  # PoliciesReady says the same
+                log.warning("%s: no status: %s", tenant["metadata"]["name"], error)
         return seen
 
     def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
         """Say what is not in force as it was written, and which pods cannot be told."""
         return {POLICIES: _policies(seen)}
+
+    def _missing(self, before: Manifest | None, gone: Collection[str]) -> dict[str, str]:
+        """Return since when each of these Secrets is gone; it is kept with the document."""
+        annotations = ((before or {}).get("metadata") or {}).get("annotations") or {}
+        try:
+            known = dict(json.loads(annotations.get(labels.SECRETS_MISSING, "{}")))
+        except ValueError:  # someone edited it
+            known = {}
+        now = self._clock().isoformat(timespec="seconds")
+        return {name: str(known.get(name, now)) for name in sorted(gone)}
+
+    def _revoked(self, missing: Mapping[str, str]) -> set[str]:
+        """Return those that are gone for longer than keys are kept."""
+        now = self._clock()
+        return {name for name, since in missing.items() if now - _time(since, now) >= self._grace}
 
     def forget(self, service: tuple[str, str]) -> None:
         """Forget what it read."""
@@ -159,18 +206,30 @@ def _knows(pod: Pod, digest: str, address: str) -> bool:
     return last == digest and address in ("", listed_as)
 
 
-async def _secrets(cluster: Cluster, namespace: str, names: set[str]) -> Secrets:
-    """Return the values of those Secrets that are there and may be read."""
+def _time(text: str, otherwise: datetime) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return otherwise
+
+
+async def _secrets(
+    cluster: Cluster, namespace: str, names: set[str]
+) -> tuple[Secrets, Collection[str]]:
+    """Return the values of those Secrets that may be read, and the names of those that are gone."""
     found: dict[str, Mapping[str, str]] = {}
+    gone = []
     for name in sorted(names):
         try:
             secret = await cluster.find(SECRET, namespace, name)
         except ClusterRefuses as error:
             log.warning("%s/%s: %s", namespace, name, error)
             continue
-        if secret is not None:
+        if secret is None:
+            gone.append(name)
+        else:
             found[name] = {key: _text(value) for key, value in (secret.get("data") or {}).items()}
-    return found
+    return found, gone
 
 
 def _text(value: str) -> str:

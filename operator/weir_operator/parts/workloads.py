@@ -21,7 +21,14 @@ from weir_operator.kinds import DEPLOYMENT, REVISION
 from weir_operator.observed import Observed
 from weir_operator.parse import replicas_in
 from weir_operator.parts.part import Owned, Part
-from weir_operator.render import Images, Manifest, deployment, pod_templates, same_deployment
+from weir_operator.render import (
+    Images,
+    Manifest,
+    deployment,
+    names_in,
+    pod_templates,
+    same_deployment,
+)
 from weir_operator.render.naming import pool_of
 from weir_operator.revisions import choose, expired, template_of
 from weir_operator.views import Container, Deployment, Pod, view
@@ -68,10 +75,11 @@ class Workloads(Part):
         service = seen.service
         chosen = choose(service, pod_templates(service, self._images), seen.owned)
         replicas = replicas_within_bounds(service, seen.deployments)
+        names = names_in(seen.owned)
         desired: list[Manifest] = []
         for pool in service.spec.hardware_pools:
             choice = chosen[pool.name]
-            made = deployment(service, pool, choice.template, replicas.get(pool.name))
+            made = deployment(service, pool, choice.template, replicas.get(pool.name), names)
             made["metadata"].setdefault("annotations", {})[labels.SPEC_HASH] = choice.digest
             # A template that the API server refuses must not be kept, so its revision is second.
             desired += [made] if choice.new is None else [made, choice.new]

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.access import network_policy, service_account
-from weir_operator.render.naming import Manifest, deployment_name, service_url
+from weir_operator.render.naming import (
+    Manifest,
+    Names,
+    deployment_name,
+    names_in,
+    service_url,
+)
 from weir_operator.render.pods import Images, pod_template
 from weir_operator.render.policies import (
     POLICIES_ANNOTATION,
@@ -26,11 +32,13 @@ __all__ = [
     "POLICIES_ANNOTATION",
     "Images",
     "Manifest",
+    "Names",
     "deployment",
     "deployment_name",
     "desired_state",
     "digest_of",
     "document_in",
+    "names_in",
     "network",
     "pod_templates",
     "policies_name",
@@ -50,12 +58,17 @@ def pod_templates(owner: InferenceService, images: Images | None = None) -> dict
     return {pool.name: pod_template(owner, pool, images) for pool in owner.spec.hardware_pools}
 
 
-def network(owner: InferenceService) -> list[Manifest]:
-    """Return what `owner`'s pods need to be found and kept apart, in the order to apply it."""
+def network(owner: InferenceService, names: Names | None = None) -> list[Manifest]:
+    """Return what `owner`'s pods need to be found and kept apart, in the order to apply it.
+
+    Args:
+        owner: The service.
+        names: Names that its objects have already (`names_in`). Default: none exists.
+    """
     return [
         service_account(owner),
         network_policy(owner),
-        headless_service(owner),
+        headless_service(owner, names),
         service(owner),
         disruption_budget(owner),
     ]

@@ -31,6 +31,12 @@ RESERVED_ENV = frozenset(
 
 MODEL_LOAD_LIMIT_S = 3600
 """A model that is not loaded by then will not be; the engine is started again."""
+HUNG_GRACE_S = 30
+"""A sidecar that fails its liveness probe has this long to end, in place of the pod's grace
+period: one that hangs does not heed SIGTERM, and keeps the pod from serving until it is killed."""
+PROBE_START_S = 30
+"""The probe is a process: on a node without a free CPU it may take long to start, and that is not
+to end an engine."""
 
 
 def fetches(source: Source) -> bool:
@@ -51,7 +57,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
         _env(labels.ENV_MAX_BODY_BYTES, str(admission.max_body_bytes)),
         _env(labels.ENV_MAX_REQUESTS, str(admission.max_queued)),
-        *_cors(owner),
+        *_cors(owner, pool),
         *_home(),
         *_tracing(owner, "weir-sidecar"),
     ]
@@ -68,8 +74,11 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         ],
         "startupProbe": _probe("/healthz", period=1, failures=60),
         "readinessProbe": _probe("/readyz", period=2, failures=1),
-        "livenessProbe": _probe("/healthz", period=10, failures=6),
-        "resources": {"requests": {"cpu": "250m", "memory": "128Mi"}},
+        "livenessProbe": {
+            **_probe("/healthz", period=5, failures=4),
+            "terminationGracePeriodSeconds": HUNG_GRACE_S,
+        },
+        "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [
@@ -81,7 +90,9 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
     }
 
 
-def model_container(owner: InferenceService, config: EngineConfig, image: str) -> Manifest:
+def model_container(
+    owner: InferenceService, pool: Pool, config: EngineConfig, image: str
+) -> Manifest:
     """Return the init container that downloads or generates the weights.
 
     It gets the engine's variables, too: a proxy or a mirror of the hub is set there.
@@ -91,7 +102,8 @@ def model_container(owner: InferenceService, config: EngineConfig, image: str) -
         "name": labels.MODEL_CONTAINER,
         "image": image,
         "command": ["weir-engine", "fetch"],
-        "env": _with_user_env([_engine_config(config), *_home()], owner.spec.engine.env),
+        "env": _with_user_env([_engine_config(config), *_home()], owner, pool),
+        "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
@@ -114,7 +126,8 @@ def _secrets(config: EngineConfig) -> list[str]:
     fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
     first: dict[str, tuple[str, str]] = {}
     names = []
-    for field, source in zip(fields, config.sources, strict=True):
+    # The sources behind these are named by engine.args, without a Secret of their own.
+    for field, source in zip(fields, config.sources, strict=False):
         if source.secret_ref is None or not fetches(source):
             continue
         scheme, name = locate(source).scheme, source.secret_ref.name
@@ -136,7 +149,11 @@ def engine_container(
     image: str,
     mounts: list[ModelMount],
 ) -> Manifest:
-    """Return the engine; its probes ask the sidecar, its preStop drains through it."""
+    """Return the engine; its probes ask the sidecar, its preStop drains through it.
+
+    The startup probe needs the sidecar's answer. The liveness probe fails by the sidecar's verdict
+    alone: a sidecar that hangs is restarted by its own probe, and must not cost the weights.
+    """
     volume_mounts = [
         _mount("run", labels.RUN_DIR),
         _mount("tmp", "/tmp"),
@@ -155,9 +172,14 @@ def engine_container(
         "name": labels.ENGINE_CONTAINER,
         "image": image,
         "command": ["weir-engine", "serve"],
-        "env": _with_user_env(ours, owner.spec.engine.env),
+        "env": _with_user_env(ours, owner, pool),
         "startupProbe": _probe("/enginez", period=2, failures=MODEL_LOAD_LIMIT_S // 2),
-        "livenessProbe": _probe("/enginez", period=10, failures=6),
+        "livenessProbe": {
+            "exec": {"command": ["weir-engine", "alive"]},
+            "periodSeconds": 10,
+            "timeoutSeconds": PROBE_START_S,
+            "failureThreshold": 6,
+        },
         "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
         "resources": _resources(pool),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -203,9 +225,16 @@ def _tracing(owner: InferenceService, component: str) -> list[Manifest]:
     ]
 
 
-def _cors(owner: InferenceService) -> list[Manifest]:
+def _cors(owner: InferenceService, pool: Pool) -> list[Manifest]:
     """Return what the engine's arguments let browsers do, where they say anything of it."""
-    rules = cors_of(owner.spec.engine.args)
+    shared = len(owner.spec.engine.args)
+
+    def field_of(index: int) -> str:
+        if index < shared:
+            return f"spec.engine.args[{index}]"
+        return f"{owner.spec.place_of(pool)}.engine.args[{index - shared}]"
+
+    rules = cors_of(owner.spec.engine_of(pool).args, field_of)
     return [_env(labels.ENV_CORS, rules.encode())] if rules != Cors() else []
 
 
@@ -219,16 +248,24 @@ def _engine_config(config: EngineConfig) -> Manifest:
     return _env(labels.ENV_ENGINE_CONFIG, text)
 
 
-def _with_user_env(ours: list[Manifest], theirs: Sequence[EnvVar]) -> list[Manifest]:
+def _with_user_env(ours: list[Manifest], owner: InferenceService, pool: Pool) -> list[Manifest]:
     """Return a container's variables: a user's wins, but for what the contract rests on."""
+    spec = owner.spec
+    _require_unreserved("spec.engine", spec.engine.env)
+    if pool.engine.env:
+        _require_unreserved(f"{spec.place_of(pool)}.engine", pool.engine.env)
     env = {variable["name"]: variable for variable in ours}
-    for index, variable in enumerate(theirs):
-        if variable.name in RESERVED_ENV:
-            raise InvalidSpec(
-                f"spec.engine.env[{index}].name", f"{variable.name} is set by Weir; leave it out"
-            )
+    for variable in spec.engine_of(pool).env:
         env[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
     return list(env.values())
+
+
+def _require_unreserved(where: str, variables: Sequence[EnvVar]) -> None:
+    for index, variable in enumerate(variables):
+        if variable.name in RESERVED_ENV:
+            raise InvalidSpec(
+                f"{where}.env[{index}].name", f"{variable.name} is set by Weir; leave it out"
+            )
 
 
 def _env(name: str, value: str) -> Manifest:

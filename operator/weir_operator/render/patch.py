@@ -45,16 +45,21 @@ _TOP: Final = frozenset({"metadata", "spec"})
 Object = dict[str, Any]
 
 
-def patched(template: Object, patch: Object) -> Object:
+def patched(template: Object, patch: Object, root: str = ROOT) -> Object:
     """Return `template` with `patch` merged in; neither is changed.
+
+    Args:
+        template: What was rendered.
+        patch: What the user wrote.
+        root: Where that is in the spec.
 
     Raises:
         InvalidSpec: The patch is not of a pod template's shape.
     """
     unknown = sorted(set(patch) - _TOP)
     if unknown:
-        raise InvalidSpec(f"{ROOT}.{unknown[0]}", "a pod template has only metadata and spec")
-    return _merge_object(_unshared(template), patch, ROOT)
+        raise InvalidSpec(f"{root}.{unknown[0]}", "a pod template has only metadata and spec")
+    return _merge_object(_unshared(template), patch, root)
 
 
 def _unshared(value: Any) -> Any:

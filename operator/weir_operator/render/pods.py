@@ -16,22 +16,34 @@ from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
 from weir_core.errors import InvalidSpec
 from weir_core.wire.engine import EngineConfig, ModelMount, mount_of
 from weir_operator.render.containers import engine_container, fetches, model_container, sidecar
-from weir_operator.render.naming import Manifest, common_labels, selector
-from weir_operator.render.patch import patched
+from weir_operator.render.naming import (
+    Manifest,
+    common_labels,
+    inherited,
+    is_kept_to_the_service,
+    selector,
+)
+from weir_operator.render.patch import ROOT, patched
 from weir_operator.render.policies import policies_volume
+from weir_operator.render.requests import request_by_default
 
 GRACE_PERIOD_S = 120
 """Longest stream a termination waits for, unless spec.podTemplate says otherwise."""
 
 USER_ID = 65532
+"""The images' own. It is asked for all the same: an engine image of the user's may name root or
+another user, and the containers of a pod share sockets and volumes."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Container images where the spec names none."""
+    """Container images where the spec names none, and who runs them."""
 
     sidecar: str = "weir:latest"
     engine: str = "weir-engine:latest"
+    assigned_users: bool = False
+    """Whether the platform gives each namespace its user and group ids, as OpenShift does: it
+    refuses pods that ask for others, and fills in what they leave out."""
 
 
 def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifest:
@@ -42,25 +54,36 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
     """
     config = engine_config(owner, pool)
     mounts = _mounts(config)
-    rendered = _template(owner, pool, images, config, mounts)
-    template = patched(rendered, owner.spec.pod_template or {})
-    _require_parts(template)
-    _require_labels(template, rendered)
+    template = rendered = _template(owner, pool, images, config, mounts)
+    for root, patch in _patches(owner, pool):
+        template = patched(template, patch, root)
+        _require_parts(template, root)
+        _require_labels(template, rendered, root)
+        _require_grace_period(template, root)
+    request_by_default(template, owner, pool)
     _tell_grace_period(template)
     return template
 
 
+def _patches(owner: InferenceService, pool: Pool) -> list[tuple[str, Manifest]]:
+    """Return the patches to merge, one after the other, each with where it is written."""
+    patches = [(ROOT, owner.spec.pod_template or {})]
+    if pool.pod_template:
+        patches.append((f"{owner.spec.place_of(pool)}.podTemplate", pool.pod_template))
+    return patches
+
+
 def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
     """Return what the engine of a pool must know."""
-    spec = owner.spec
+    spec, engine = owner.spec, owner.spec.engine_of(pool)
     _require_enough_accelerators(owner, pool)
     return EngineConfig(
         name=spec.model.name,
         aliases=spec.model.aliases,
         source=spec.model.source,
         adapters=spec.model.adapters,
-        args=spec.engine.args,
-        parallelism=spec.engine.parallelism,
+        args=engine.args,
+        parallelism=engine.parallelism,
         accelerators=pool.accelerator.count,
         traces_endpoint=_traces_endpoint(spec.tracing),
     )
@@ -72,11 +95,10 @@ def _traces_endpoint(tracing: Tracing | None) -> str | None:
 
 
 def _require_enough_accelerators(owner: InferenceService, pool: Pool) -> None:
-    need, have = owner.spec.engine.parallelism.size, pool.accelerator.count
+    need, have = owner.spec.engine_of(pool).parallelism.size, pool.accelerator.count
     if have and need > have:
-        index = [each.name for each in owner.spec.hardware_pools].index(pool.name)
         raise InvalidSpec(
-            f"spec.pools[{index}].accelerator.count",
+            f"{owner.spec.place_of(pool)}.accelerator.count",
             f"{have} cannot hold an engine of tensor x pipeline x data = {need}",
         )
 
@@ -96,9 +118,9 @@ def _template(
 ) -> Manifest:
     to_fetch = [source for source in config.sources if fetches(source)]
     init = [sidecar(owner, pool, images.sidecar)]
-    engine_image = owner.spec.engine.image or images.engine
+    engine_image = owner.spec.engine_of(pool).image or images.engine
     if to_fetch:
-        init.append(model_container(owner, config, engine_image))
+        init.append(model_container(owner, pool, config, engine_image))
     spec: dict[str, Any] = {
         "serviceAccountName": owner.metadata.name,
         "automountServiceAccountToken": False,
@@ -106,9 +128,7 @@ def _template(
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
+            **({} if images.assigned_users else _ids()),
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -120,13 +140,24 @@ def _template(
         spec["nodeSelector"] = dict(pool.node_selector)
     if pool.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in pool.tolerations]
-    meta: Manifest = {"labels": {**common_labels(owner, "replica"), **selector(owner, pool.name)}}
+    meta: Manifest = {
+        "labels": {
+            **inherited(owner.metadata.labels),
+            **common_labels(owner, "replica"),
+            **selector(owner, pool.name),
+        }
+    }
     restarted = owner.metadata.annotations.get(labels.RESTARTED_AT)
-    annotations = {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
+    annotations = inherited(owner.metadata.annotations)
+    annotations |= {"kubectl.kubernetes.io/default-container": labels.ENGINE_CONTAINER}
     if restarted:
         annotations[labels.RESTARTED_AT] = restarted
     meta["annotations"] = annotations
     return {"metadata": meta, "spec": spec}
+
+
+def _ids() -> Manifest:
+    return {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
 
 
 def _volumes(
@@ -156,39 +187,39 @@ def _weights(mount: ModelMount) -> Manifest:
     return {"name": mount.name, **where}
 
 
-def _require_parts(template: Manifest) -> None:
+def _require_parts(template: Manifest, root: str) -> None:
     """Refuse a patch that took away what the contract between the parts rests on."""
-    spec = _object(template.get("spec"), "spec.podTemplate.spec")
+    where = f"{root}.spec"
+    spec = _object(template.get("spec"), where)
     init = _named(spec, "initContainers")
     main = _named(spec, "containers")
     sidecar_container = init.get(labels.SIDECAR_CONTAINER, {})
     engine = main.get(labels.ENGINE_CONTAINER)
     if sidecar_container.get("restartPolicy") != "Always":
-        raise InvalidSpec(
-            "spec.podTemplate.spec.initContainers", "the sidecar must stay, restarting always"
-        )
+        raise InvalidSpec(f"{where}.initContainers", "the sidecar must stay, restarting always")
     if engine is None:
-        raise InvalidSpec("spec.podTemplate.spec.containers", "the engine must stay")
+        raise InvalidSpec(f"{where}.containers", "the engine must stay")
     if "run" not in _named(spec, "volumes"):
-        raise InvalidSpec("spec.podTemplate.spec.volumes", "the volume `run` must stay")
+        raise InvalidSpec(f"{where}.volumes", "the volume `run` must stay")
     for container in (sidecar_container, engine):
         paths = {mount.get("mountPath") for mount in container.get("volumeMounts") or ()}
         if labels.RUN_DIR not in paths:
             raise InvalidSpec(
-                "spec.podTemplate",
+                root,
                 f"container {container['name']} must keep its mount at {labels.RUN_DIR}",
             )
 
 
-def _require_labels(template: Manifest, rendered: Manifest) -> None:
+def _require_labels(template: Manifest, rendered: Manifest, root: str) -> None:
     """Refuse a patch that changes the labels by which the pods are found."""
-    before = rendered["metadata"]["labels"]
-    after = _object(template.get("metadata"), "spec.podTemplate.metadata").get("labels")
-    after = _object(after, "spec.podTemplate.metadata.labels")
+    written = rendered["metadata"]["labels"]
+    before = {key: value for key, value in written.items() if is_kept_to_the_service(key)}
+    after = _object(template.get("metadata"), f"{root}.metadata").get("labels")
+    after = _object(after, f"{root}.metadata.labels")
     for key, value in before.items():
         if after.get(key) != value:
             raise InvalidSpec(
-                f"spec.podTemplate.metadata.labels.{key}", f"must stay {value}; add others beside"
+                f"{root}.metadata.labels.{key}", f"must stay {value}; add others beside"
             )
 
 
@@ -203,14 +234,16 @@ def _named(spec: Manifest, field: str) -> dict[str, Manifest]:
     return {item["name"]: item for item in spec.get(field) or ()}
 
 
+def _require_grace_period(template: Manifest, root: str) -> None:
+    grace = template["spec"].get("terminationGracePeriodSeconds", GRACE_PERIOD_S)
+    if not isinstance(grace, int) or grace < 1:
+        raise InvalidSpec(f"{root}.spec.terminationGracePeriodSeconds", "must be at least 1 second")
+
+
 def _tell_grace_period(template: Manifest) -> None:
-    """Tell sidecar and engine how long a drain may take, now that the patch had its say."""
+    """Tell sidecar and engine how long a drain may take, now that the patches had their say."""
     spec = template["spec"]
     grace = spec.setdefault("terminationGracePeriodSeconds", GRACE_PERIOD_S)
-    if not isinstance(grace, int) or grace < 1:
-        raise InvalidSpec(
-            "spec.podTemplate.spec.terminationGracePeriodSeconds", "must be at least 1 second"
-        )
     told = {labels.SIDECAR_CONTAINER, labels.ENGINE_CONTAINER}
     for container in (*spec["initContainers"], *spec["containers"]):
         if container["name"] in told:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -27,18 +28,18 @@ def policies_name(owner: InferenceService) -> str:
 
 
 def policies_secret(
-    owner: InferenceService, document: PolicyDocument, rotation: str | None = None
+    owner: InferenceService, document: PolicyDocument, annotations: Mapping[str, str] | None = None
 ) -> Manifest:
     """Return the Secret with the document.
 
     Args:
         owner: The service.
         document: What it holds.
-        rotation: Value of the annotation for which the newest key was made; None for none.
+        annotations: What the operator has to remember with it.
     """
     meta = metadata(owner, policies_name(owner), "policies")
-    if rotation is not None:
-        meta["annotations"] = {labels.ROTATE_PEER_KEY: rotation}
+    if annotations:
+        meta["annotations"] = {**meta.get("annotations", {}), **annotations}
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
-from weir_operator.render.naming import Manifest, headless_name, metadata, selector
+from weir_operator.render.naming import (
+    REPLICAS,
+    Manifest,
+    Names,
+    headless_name,
+    metadata,
+    selector,
+)
+
+DUAL_STACK = {"ipFamilyPolicy": "PreferDualStack"}
+"""Both families where the cluster has both, and the one it has elsewhere."""
 
 
 def service(owner: InferenceService) -> Manifest:
@@ -15,6 +25,7 @@ def service(owner: InferenceService) -> Manifest:
         "metadata": metadata(owner, owner.metadata.name, "api"),
         "spec": {
             "type": "ClusterIP",
+            **DUAL_STACK,
             "selector": selector(owner),
             "ports": [
                 _port("http", 80, labels.API_PORT),
@@ -24,15 +35,16 @@ def service(owner: InferenceService) -> Manifest:
     }
 
 
-def headless_service(owner: InferenceService) -> Manifest:
+def headless_service(owner: InferenceService, names: Names | None = None) -> Manifest:
     """Return the Service that lists every replica, ready or not, for sidecars and scrapers."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(owner, headless_name(owner), "replicas"),
+        "metadata": metadata(owner, headless_name(owner, names), REPLICAS),
         "spec": {
             "type": "ClusterIP",
             "clusterIP": "None",
+            **DUAL_STACK,
             "publishNotReadyAddresses": True,
             "selector": selector(owner),
             "ports": [

@@ -216,7 +216,8 @@ class ClientConnection:
             self.transport.abort()
             return
         peer = transport.get_extra_info("peername")
-        self.remote = peer[0] if isinstance(peer, tuple) else None
+        # A socket of both families writes IPv4 addresses as IPv6.
+        self.remote = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else None
         self._since = self._server.clock()
 
     def data_received(self, data: bytes) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 from weir_sidecar.frontend.auth import SECRET_HEADERS
 from weir_sidecar.frontend.protocol import HttpServer
 from weir_sidecar.inflight import Handler
+from weir_sidecar.listening import listener
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
 
@@ -87,15 +88,14 @@ class Server:
     @contextlib.asynccontextmanager
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
         """Listen, and yield the port; at the end close every connection."""
-        loop = asyncio.get_running_loop()
-        listener = await loop.create_server(self._server, host, port, backlog=1024)
+        listens = await listener(self._server, host, port)
         try:
             async with self._supervisor.running("watch", self._watch):
-                yield listener.sockets[0].getsockname()[1]
+                yield listens.sockets[0].getsockname()[1]
         finally:
-            listener.close()
+            listens.close()
             await end_connections(self._server, lambda: len(self._handler.registry) > 0)
-            await listener.wait_closed()
+            await listens.wait_closed()
 
     async def _watch(self) -> None:
         """End exchanges that wait too long, and connections on which a head does."""

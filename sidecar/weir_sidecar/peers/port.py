@@ -13,6 +13,7 @@ from typing import Final
 
 from weir_sidecar.frontend.protocol import HttpRequest, HttpServer
 from weir_sidecar.frontend.server import end_connections
+from weir_sidecar.listening import listener
 from weir_sidecar.peers.peers import Peers
 from weir_sidecar.peers.requests import PeerRequests, refuse_unread
 from weir_sidecar.settings import Settings
@@ -69,8 +70,8 @@ class PeerPort:
     async def listen(self, host: str, port: int) -> AsyncIterator[int]:
         """Take the port, and yield it; at the end close every connection."""
         self._place = host, port
-        listener = await self._take_port()
-        self._place = host, listener.sockets[0].getsockname()[1]
+        taken = await self._take_port()
+        self._place = host, taken.sockets[0].getsockname()[1]
         self._peers.listens_at(self._place[1])
         self._peers.keep_port(self.keep)
         try:
@@ -88,8 +89,8 @@ class PeerPort:
         """Listen where there is a key, and end connections that have no use of it."""
         has_keys = len(self._peers.own.keys) > 0
         if has_keys and not self.listens:
-            listener = self._listener or await self._take_port()
-            await listener.start_serving()
+            taken = self._listener or await self._take_port()
+            await taken.start_serving()
             self.listens = True
         elif not has_keys and self.listens:
             await self._stop()
@@ -98,10 +99,7 @@ class PeerPort:
 
     async def _take_port(self) -> asyncio.Server:
         """Return a listener that does not listen yet: connections are refused."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            self._server, *self._place, backlog=1024, start_serving=False
-        )
+        self._listener = await listener(self._server, *self._place, at_once=False)
         return self._listener
 
     def _end_strangers(self) -> None:
@@ -120,10 +118,10 @@ class PeerPort:
     async def _stop(self) -> None:
         """Listen no more, and end every connection."""
         self.listens = False
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        taken, self._listener = self._listener, None
+        if taken is not None:
+            taken.close()
         self._requests.close()
         await end_connections(self._server, lambda: False)
-        if listener is not None:
-            await listener.wait_closed()
+        if taken is not None:
+            await taken.wait_closed()

@@ -9,7 +9,14 @@ from dataclasses import replace
 
 import aiohttp
 
-from tests.integration.sidecar.harness import PATIENT, House, chat, eventually, request_bytes
+from tests.integration.sidecar.harness import (
+    PATIENT,
+    House,
+    Running,
+    chat,
+    eventually,
+    request_bytes,
+)
 from weir_sidecar.drain import Phase
 from weir_sidecar.settings import Draining
 from weir_sim.mock_engine import Profile
@@ -104,3 +111,54 @@ async def test_an_asker_who_leaves_does_not_stop_the_drain(house: House) -> None
     await eventually(lambda: running.sidecar.drain.phase is Phase.LAME_DUCK)
     asker.cancel()
     await eventually(lambda: running.sidecar.drain.phase is Phase.DRAINED)
+
+
+NEW = request_bytes(json.dumps(chat()).encode())
+
+
+async def answer_to_a_new_connection(running: Running) -> tuple[bytes, bool]:
+    """Send a chat by a connection of its own; return the head, and whether the sidecar closed."""
+    reader, writer = await running.raw()
+    writer.write(NEW)
+    async with asyncio.timeout(20):
+        whole = await reader.read()
+    return whole.partition(b"\r\n\r\n")[0].lower(), reader.at_eof()
+
+
+async def test_new_connections_are_answered_until_the_process_ends(house: House) -> None:
+    """When every endpoint of a Service is terminating, kube-proxy sends new connections to them.
+
+    No readiness probe can stop that, so a replica that leaves has to answer until it is gone.
+    """
+    engine = await house.mock_engine(SLOW)
+    running = await house.sidecar()
+    stream = asyncio.create_task(running.post(json=chat(stream=True)))
+    await eventually(lambda: engine.running == 1)
+    farewell = running.sidecar.drain.begin()
+    await eventually(lambda: running.sidecar.drain.phase is Phase.REFUSING)
+    heads = [await answer_to_a_new_connection(running)]
+    await farewell
+    await stream
+    assert running.sidecar.drain.phase is Phase.DRAINED
+    heads.append(await answer_to_a_new_connection(running))
+    for head, closed in heads:
+        assert head.startswith(b"http/1.1 503 ")
+        assert b"\r\nretry-after: " in head
+        assert b"\r\nconnection: close" in head
+        assert b"\r\nx-llm-d-request-dropped-reason: rejected-shutting-down" in head
+        assert closed
+    assert (await running.get("/health")).status == 503
+    assert running.outcomes == {"ok": 1, "rejected_shutting_down": 2}
+
+
+async def test_a_lame_duck_serves_what_comes_by_a_new_connection(house: House) -> None:
+    await house.mock_engine(Profile())
+    draining = Draining(grace_period_s=60.0, lame_duck_s=50.0)
+    running = await house.sidecar(replace(PATIENT, draining=draining))
+    farewell = running.sidecar.drain.begin()
+    await eventually(lambda: running.sidecar.drain.phase is Phase.LAME_DUCK)
+    head, closed = await answer_to_a_new_connection(running)
+    assert head.startswith(b"http/1.1 200 ")
+    assert b"\r\nconnection: close" in head
+    assert closed
+    farewell.cancel()

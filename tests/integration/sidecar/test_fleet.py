@@ -118,6 +118,17 @@ async def test_what_waits_is_served_where_all_replicas_leave_at_once(fleet: Flee
     await asyncio.gather(*drains)
 
 
+async def test_newcomers_are_refused_at_once_where_all_replicas_have_left(fleet: Fleet) -> None:
+    """As at a scale to 0: each of them is still sent new connections until it is gone."""
+    await asyncio.gather(*(each.sidecar.drain.run() for each in fleet.replicas))
+    for at in range(len(fleet.replicas)):
+        answer = await fleet.ask(at)
+        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.headers["x-llm-d-request-dropped-reason"] == "rejected-shutting-down"
+    assert fleet.served == [0, 0, 0]
+
+
 async def test_without_an_engine_a_replica_forwards(fleet: Fleet) -> None:
     fleet.engines[0].healthy = False
     await eventually(lambda: not fleet.replicas[0].sidecar.monitor.up)

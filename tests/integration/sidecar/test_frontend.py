@@ -253,7 +253,7 @@ async def test_an_options_request_that_is_no_preflight_needs_a_key(house: House)
     ("host", "want"),
     [
         pytest.param("127.0.0.1", 200, id="on the loopback, as under weir up"),
-        pytest.param("0.0.0.0", 401, id="on all addresses, as in a pod"),
+        pytest.param("::", 401, id="on all addresses, as in a pod"),
     ],
 )
 async def test_without_tenants_a_pod_does_not_trust_its_loopback(

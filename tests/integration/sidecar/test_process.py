@@ -92,6 +92,25 @@ async def test_a_signal_drains_and_then_exits_with_zero(house: House, number: in
     assert not (house.run_dir / "admin.sock").exists()
 
 
+async def test_after_its_drain_it_answers_until_it_is_told_to_end(house: House) -> None:
+    """The engine has its own time to end, between the drain and the sidecar's signal."""
+    await house.mock_engine(Profile())
+    admin = aiohttp.UnixConnector(str(house.run_dir / "admin.sock"))
+    async with (
+        process(house.run_dir) as (port, started),
+        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(connector=admin) as pod,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        await until_ready(session, url)
+        async with pod.post("http://admin/drain") as drained:
+            assert (await drained.json())["phase"] == "drained"
+        async with session.post(url + CHAT, json=chat()) as response:
+            assert (response.status, response.headers["Connection"]) == (503, "close")
+        started.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(started.wait(), timeout=10) == 0
+
+
 async def test_a_second_signal_exits_at_once(house: House) -> None:
     engine = await house.mock_engine(Profile(output_tokens=100_000, token_gap_s=0.01))  # type: ignore[arg-type]
     async with process(house.run_dir) as (port, started), aiohttp.ClientSession() as session:
@@ -103,6 +122,36 @@ async def test_a_second_signal_exits_at_once(house: House) -> None:
             started.send_signal(signal.SIGINT)
             assert await asyncio.wait_for(started.wait(), timeout=5) == 1
         await eventually(lambda: engine.running == 0)
+
+
+async def alive(run_dir: Path) -> tuple[int | None, str]:
+    """Run the engine's liveness probe; return how it ended, and its words."""
+    probe = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "weir_engine", "alive"),
+        env={**os.environ, labels.ENV_RUN_DIR: str(run_dir)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, words = await asyncio.wait_for(probe.communicate(), timeout=60)
+    return probe.returncode, words.decode()
+
+
+async def test_a_sidecar_that_hangs_does_not_cost_its_engine(house: House) -> None:
+    run_dir = house.run_dir
+    async with process(run_dir) as (_, started):
+        assert await alive(run_dir) == (1, "weir-engine alive: the sidecar says: engine starting\n")
+        started.send_signal(signal.SIGSTOP)
+        code, words = await alive(run_dir)
+        assert (code, "no word of the sidecar" in words) == (0, True)
+        started.kill()
+        await started.wait()
+        assert (await alive(run_dir))[0] == 0
+
+
+async def test_the_probe_of_an_engine_that_makes_progress_succeeds(house: House) -> None:
+    await house.mock_engine(Profile())
+    async with process(house.run_dir) as (port, _), aiohttp.ClientSession() as session:
+        await until_ready(session, f"http://127.0.0.1:{port}")
+        assert await alive(house.run_dir) == (0, "")
 
 
 async def test_a_wrong_setting_is_named_and_exits_with_two(run_dir: Path) -> None:

@@ -4,7 +4,7 @@
 
 ROLE is fetch, sidecar, engine or drain. The engine is up while FOLDER/engine-up exists, and the
 sidecar's /readyz says so. `fail-ROLE` in FOLDER makes that role exit with 7 at once, `refuse-ROLE`
-with 2.
+with 2; while FOLDER/hang is there, the sidecar accepts connections and answers nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Admin(BaseHTTPRequestHandler):
     """The sidecar's admin port."""
 
     def do_GET(self) -> None:
+        if (FOLDER / "hang").exists():
+            threading.Event().wait()
         fine = self.path == "/healthz" or UP.exists()
         self.send_response(200 if fine else 503)
         self.send_header("Content-Length", "0")

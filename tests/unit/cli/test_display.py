@@ -86,3 +86,11 @@ def test_what_nobody_can_read_any_more_ends_nothing(gone: Callable[[], int], liv
     display.end()
     with suppress(OSError):  # it still holds what it could not write
         out.close()
+
+
+def test_what_the_terminal_has_no_letters_for_ends_nothing() -> None:
+    raw = io.BytesIO()
+    display = Display(Console(file=io.TextIOWrapper(raw, "ascii"), force_terminal=False))
+    display.notice("schlüssel.yaml: \ud800")
+    display.console.file.flush()
+    assert raw.getvalue() == b"schl\\xfcssel.yaml: \\ud800\n"

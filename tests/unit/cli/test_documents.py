@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -87,9 +88,10 @@ def test_the_examples_work_together() -> None:
         pytest.param(
             SERVICE.replace("tiny://", "ftp://x"),
             "weir.yaml: document 1 (InferenceService chat): spec.model.source.uri: 'ftp://x' does "
-            "not fit. Where the weights are: hf://ORG/MODEL[@REVISION], s3://BUCKET/PATH, "
-            "pvc://CLAIM/PATH, oci://IMAGE (mounted as an image volume), file:///PATH (on the "
-            "node), or tiny:// for a small generated model that needs no download",
+            "not fit. Where the weights are: hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, "
+            "gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, oci://IMAGE (mounted as an "
+            "image volume), file:///PATH (on the node), or tiny:// for a small generated model "
+            "that needs no download",
             id="a source that nothing can read",
         ),
         pytest.param(
@@ -166,3 +168,54 @@ def test_decodes_a_secret_and_keeps_its_values_out_of_errors(tmp_path: Path) -> 
 def test_skips_empty_documents(tmp_path: Path) -> None:
     found = load([written(tmp_path, "# only a comment\n---\n" + SERVICE + "---\n")])
     assert [service.metadata.name for service in found.services] == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "want"),
+    [
+        pytest.param("2026-01-13", "2026-01-13", id="a date is text"),
+        pytest.param("2026-13-01", "2026-13-01", id="and what looks like one, too"),
+        pytest.param('"\\uD83D\\uDE00"', "\U0001f600", id="two halves are a character"),
+        pytest.param("schlüssel", "schlüssel", id="letters outside ASCII"),
+    ],
+)
+def test_reads_values_as_kubectl_does(yaml: str, want: str, tmp_path: Path) -> None:
+    annotated = f"name: chat, annotations: {{a: {yaml}, 1: b, true: c}}"
+    (service,) = load([written(tmp_path, SERVICE.replace("name: chat", annotated))]).services
+    assert service.metadata.annotations == {"a": want, "1": "b", "true": "c"}
+
+
+def test_aliases_and_merged_keys_are_values_as_any(tmp_path: Path) -> None:
+    pools = "  pools: [&a {name: a, replicas: 1, accelerator: {count: 0}}, {<<: *a, name: b}]\n"
+    (service,) = load([written(tmp_path, SERVICE + pools)]).services
+    assert [pool.name for pool in service.spec.pools] == ["a", "b"]
+    assert {pool.accelerator.count for pool in service.spec.pools} == {0}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_reads_what_other_editors_save(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "weir.yaml"
+    path.write_text(SERVICE, encoding=encoding)
+    assert len(load([path]).services) == 1
+
+
+def test_reads_a_pipe_to_its_end(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "w") as pipe:
+            pipe.write(SERVICE)
+        assert len(load([Path(f"/dev/fd/{reader}")]).services) == 1
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("tag", ["binary", "set", "omap", "timestamp", "python/name:os.system"])
+def test_refuses_types_that_json_lacks(tag: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match=r"weir\.yaml: line 6, column 12"):
+        load([written(tmp_path, SERVICE + f"  routing: !!{tag} x\n")])
+
+
+def test_what_is_wrong_with_a_value_does_not_quote_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match="does not fit its type, int") as caught:
+        load([written(tmp_path, SECRET + "stringData: {a: !!int sk-secret}")])
+    assert "sk-secret" not in str(caught.value)

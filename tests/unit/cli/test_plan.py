@@ -10,9 +10,10 @@ from typing import Final
 
 import pytest
 
+from weir_cli import gateway
 from weir_cli.documents import Documents, load
 from weir_cli.plan import Ground, ServicePlan, plan_services, with_replicas
-from weir_cli.up import curl, gateway_process, tell_gateway
+from weir_cli.up import curl
 from weir_core.errors import InvalidSpec, MachineUnfit
 from weir_core.wire.policies import PolicyDocument
 
@@ -61,7 +62,7 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
     plans = planned(with_replicas(documents(tmp_path, ("one", CPU), ("two", CPU)), 2))
     for plan in plans:
         sidecars = [replica.processes[0].env for replica in plan.replicas]
-        members = [*sidecars, gateway_process(plan, 60.0).env]
+        members = [*sidecars, gateway.process(plan, 60.0).env]
         found = {each["WEIR_POD_NAME"]: f"{each['WEIR_POD_IP']}:8002" for each in members}
         assert {peer.name: peer.address for peer in plan.policies.peers} == found
         assert [one.name for one in plan.policies.peers if not one.serves] == [plan.gateway.name]
@@ -76,11 +77,11 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
 
 def test_the_front_reads_what_the_sidecars_are_told_and_others_cannot(tmp_path: Path) -> None:
     (plan,) = planned(documents(tmp_path, ("one", CPU)))
-    gateway = replace(plan.gateway, policies_file=tmp_path / "gateway-1" / "policies.json")
-    tell_gateway(replace(plan, gateway=gateway))
-    assert PolicyDocument.decode(gateway.policies_file.read_bytes()) == plan.policies
-    assert gateway.policies_file.stat().st_mode & 0o077 == 0
-    assert gateway.policies_file.parent.stat().st_mode & 0o077 == 0
+    path = tmp_path / "gateway-1" / "policies.json"
+    gateway.tell(replace(plan, gateway=replace(plan.gateway, policies_file=path)))
+    assert PolicyDocument.decode(path.read_bytes()) == plan.policies
+    assert path.stat().st_mode & 0o077 == 0
+    assert path.parent.stat().st_mode & 0o077 == 0
 
 
 def test_the_pods_are_the_operators_own(tmp_path: Path) -> None:
@@ -124,8 +125,16 @@ def test_the_gateway_listens_where_the_curl_asks_for_the_model(
     tmp_path: Path,
 ) -> None:
     (plan,) = planned(with_replicas(documents(tmp_path, ("one", CPU)), 2))
-    gateway = gateway_process(plan, 60.0)
-    assert gateway.argv[3:] == ("gateway", "--listen", "127.0.0.1:8000")
-    assert gateway.env["WEIR_GRACE_PERIOD_S"] == "60"
-    assert gateway.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
+    front = gateway.process(plan, 60.0)
+    assert front.argv[3:] == ("gateway", "--listen", "127.0.0.1:8000")
+    assert front.env["WEIR_GRACE_PERIOD_S"] == "60"
+    assert front.env["WEIR_MAX_REQUESTS"] == "1024"  # its replicas' own bound
     assert '"model": "one-model"' in curl(plan)
+
+
+def test_a_gateway_that_hangs_is_noticed_as_soon_as_a_sidecar_that_does(tmp_path: Path) -> None:
+    (plan,) = planned(documents(tmp_path, ("one", CPU)))
+    sidecar, liveness = plan.replicas[0].processes[0], gateway.process(plan, 60.0).liveness
+    assert liveness is not None
+    assert sidecar.liveness is not None
+    assert liveness == replace(sidecar.liveness, port=plan.port)

@@ -69,9 +69,9 @@ POD: Final[dict[str, Any]] = {
                 "volumeMounts": [RUN, MODELS, TMP, {"name": "shm", "mountPath": "/dev/shm"}],
                 "lifecycle": {"preStop": {"exec": {"command": ["weir-engine", "drain"]}}},
                 "livenessProbe": {
-                    "httpGet": {"path": "/enginez", "port": 8001},
+                    "exec": {"command": ["weir-engine", "alive"]},
                     "periodSeconds": 10,
-                    "timeoutSeconds": 5,
+                    "timeoutSeconds": 30,
                     "failureThreshold": 6,
                 },
             }
@@ -138,10 +138,29 @@ def test_plans_the_whole_pod() -> None:
                     "HOME": "/scratch/1/tmp",
                 },
                 pre_stop=(sys.executable, "-m", "weir_engine", "drain"),
-                liveness=Probe("/enginez", 8001, period_s=10, timeout_s=5, failure_threshold=6),
+                liveness=Probe(
+                    *("", 0),
+                    period_s=10,
+                    timeout_s=30,
+                    failure_threshold=6,
+                    command=(sys.executable, "-m", "weir_engine", "alive"),
+                ),
             ),
         ),
     )
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        pytest.param({"exec": {"command": ["sh", "-c", "true"]}}, id="a program of the image"),
+        pytest.param({"tcpSocket": {"port": 8000}}, id="of another kind"),
+        pytest.param({}, id="nothing"),
+    ],
+)
+def test_a_probe_that_only_a_cluster_can_make_is_left_out(probe: dict[str, Any]) -> None:
+    (engine,) = plan_replica(pod(livenessProbe=probe), PLACE, "chat", "default").processes
+    assert engine.liveness is None
 
 
 def test_links_weights_on_this_machine_into_the_cache() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import resource
 import signal
 import sys
 import time
@@ -15,13 +17,14 @@ import aiohttp
 import pytest
 
 from weir_cli import leash
-from weir_cli.child import Surroundings
+from weir_cli.child import Surroundings, ask
 from weir_cli.pods import Probe, ProcessPlan, ReplicaPlan, Role
 from weir_cli.records import is_alive, started_ticks
 from weir_cli.replica import Phase, Replica
 
 STUB: Final = Path(__file__).with_name("stub_pod.py")
 ADDRESS: Final = "127.0.2.1"
+ALIVE: Final = Probe("/healthz", 8001, period_s=0.1, timeout_s=3, failure_threshold=2)
 
 
 def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
@@ -30,7 +33,7 @@ def process(folder: Path, name: str, role: Role, **more: object) -> ProcessPlan:
     return ProcessPlan(name=name, role=role, argv=argv, env={}, **more)  # type: ignore[arg-type]
 
 
-def pod(folder: Path) -> ReplicaPlan:
+def pod(folder: Path, liveness: Probe | None) -> ReplicaPlan:
     """Return a pod like the operator's: fetch, sidecar, engine with a preStop."""
     up = Probe("/healthz", 8001, period_s=0.1, timeout_s=1, failure_threshold=100)
     drain = (sys.executable, "-S", str(STUB), "drain", str(folder))
@@ -41,7 +44,7 @@ def pod(folder: Path) -> ReplicaPlan:
         address=ADDRESS,
         processes=(
             process(folder, "model", "init"),
-            process(folder, "sidecar", "sidecar", startup=up),
+            process(folder, "sidecar", "sidecar", startup=up, liveness=liveness),
             process(folder, "engine", "main", pre_stop=drain),
         ),
         grace_period_s=5.0,
@@ -76,14 +79,17 @@ class Started:
 
 
 @pytest.fixture
-async def started(tmp_path: Path) -> AsyncIterator[Started]:
-    """Return a replica that is not started yet; whatever it runs is killed at the end."""
+async def started(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Started]:
+    """Return a replica that is not started yet; whatever it runs is killed at the end.
+
+    Its sidecar has the liveness probe that a test gives as the parameter, or none.
+    """
     told: list[str] = []
     logs = tmp_path / "logs"
     logs.mkdir()
     async with aiohttp.ClientSession() as http:
         around = Surroundings(http, logs, os.environ, told.append)
-        replica = Replica(pod(tmp_path), tmp_path, around)
+        replica = Replica(pod(tmp_path, getattr(request, "param", None)), tmp_path, around)
         yield Started(replica, tmp_path, told)
         replica.kill()
         await replica.end(time.monotonic())
@@ -122,6 +128,67 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
     assert record.processes[1] != engine
     assert "chat-1/engine killed by SIGKILL; starting it again in 1 s" in started.told[0]
     await started.end()
+
+
+async def test_an_engine_is_restarted_by_the_verdict_of_its_liveness_probe(
+    tmp_path: Path,
+) -> None:
+    plan = pod(tmp_path)
+    command = (sys.executable, "-S", str(STUB), "alive", str(tmp_path))
+    alive = Probe("", 0, period_s=0.05, timeout_s=20, failure_threshold=2, command=command)
+    *others, engine = plan.processes
+    told: list[str] = []
+    async with aiohttp.ClientSession() as http:
+        around = Surroundings(http, tmp_path / "logs", os.environ, told.append)
+        plan = dataclasses.replace(
+            plan, processes=(*others, dataclasses.replace(engine, liveness=alive))
+        )
+        started = Started(Replica(plan, tmp_path, around), tmp_path, told)
+        try:
+            started.replica.start()
+            await started.until_ready()
+            await started.until(lambda: started.events.count("alive done") >= 3, "probed")
+            assert told == []
+            (tmp_path / "fail-alive").touch()
+            await started.until(lambda: len(told) > 0, "told")
+            assert told[0] == "chat-1/engine: does not answer its liveness probe; ending it"
+            (tmp_path / "fail-alive").unlink()
+            await started.until(lambda: started.replica.record.restarts == 1, "restarted")
+        finally:
+            started.replica.kill()
+            await started.replica.end(time.monotonic())
+
+
+@pytest.mark.parametrize("started", [ALIVE], indirect=True)
+async def test_a_sidecar_that_hangs_is_started_again_while_the_engine_stays(
+    started: Started,
+) -> None:
+    started.replica.start()
+    await started.until_ready()
+    sidecar, engine = started.replica.record.processes
+    (started.folder / "hang").touch()
+    await started.until(lambda: len(started.told) == 1, "noticed")
+    assert started.told == ["chat-1/sidecar: does not answer its liveness probe; ending it"]
+    (started.folder / "hang").unlink()
+    await started.until(lambda: started.replica.record.restarts == 1, "started again")
+    await started.until_ready()
+    assert not is_alive(sidecar)
+    assert is_alive(engine)
+    await started.end()
+
+
+async def test_a_probe_without_a_file_left_to_ask_with_says_nothing_of_the_process(
+    started: Started,
+) -> None:
+    probe = Probe("/healthz", 8001, period_s=1, timeout_s=5, failure_threshold=1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with aiohttp.ClientSession() as http:
+        assert await ask(http, ADDRESS, probe) is False
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            assert await ask(http, ADDRESS, probe) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_shows_the_end_of_the_log_of_an_engine_that_cannot_start(started: Started) -> None:

@@ -46,6 +46,31 @@ def test_a_capacity_question_is_one_command(tmp_path: Path) -> None:
     assert "replicas reach 99%" in done.stdout
 
 
+def test_a_trace_is_said_to_be_what_it_was_taken_for_and_what_is_not_counted(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "mine"
+    trace.write_text(f"{TRACE}9.5,900,0\n")
+    done = weir("trace", "--trace", str(trace))
+    assert done.exit_code == 0, done.output
+    assert "mine: 160 requests in 19.875 s; arrivals are in s (recognised;" in done.stderr
+    assert "left out: 1 rows, GeneratedTokens is not above 0 (first in line 162)" in done.stderr
+    assert "not counted: those of the first 10% of the time" in done.stdout
+    assert "(16)" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["fleet", "fleet-capacity"])
+def test_a_fleets_trace_may_be_told_its_unit(command: str, tmp_path: Path) -> None:
+    trace = tmp_path / "mine"
+    trace.write_text(TRACE)
+    done = weir(
+        command, "--trace", str(trace), "--columns", "unit=s", "--routings", "weir",
+        "--replicas", "2", "--duration", "2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "; arrivals are in s\n" in done.stderr
+
+
 def test_a_calibrated_profile_can_be_simulated(tmp_path: Path) -> None:
     log, facts, profile = tmp_path / "s.jsonl", tmp_path / "engine.json", tmp_path / "mine.json"
     step_s = PROFILES["h100-8b"].step_s

@@ -122,11 +122,11 @@ class MemoryCluster:
         self.writes += 1
         self.objects.pop(_place(manifest), None)
 
-    async def write_status(self, service: Manifest, status: Manifest) -> None:
+    async def write_status(self, owner: Manifest, status: Manifest) -> None:
         self._answer()
         self.writes += 1
-        found = self.objects[_place(service)]
-        if found["metadata"]["uid"] != service["metadata"]["uid"]:
+        found = self.objects[_place(owner)]
+        if found["metadata"]["uid"] != owner["metadata"]["uid"]:
             raise ClusterUnavailable("422: the uid is another")
         found["status"] = deepcopy(status)
 

@@ -1,4 +1,4 @@
-"""What the kubelet and Prometheus are told."""
+"""What the kubelet and Prometheus are told, by IPv4 and by IPv6."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ from weir_operator.metrics import Metrics
 from weir_operator.probes import serving
 
 
+def free_port() -> int:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return int(probe.getsockname()[1])
+
+
+async def status_of(path: str, *, led: bool = True, address: str = "127.0.0.1") -> int:
+    """Return the status of one of the operator's pages."""
+    port = free_port()
+    async with (
+        serving(CollectorRegistry(), port, lambda: led),
+        aiohttp.ClientSession() as http,
+        http.get(f"http://{address}:{port}{path}") as answer,
+    ):
+        return answer.status
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+async def test_the_operator_answers_both_families(address: str) -> None:
+    assert await status_of("/healthz", address=address) == 200
+
+
 @pytest.mark.parametrize(
     ("path", "led", "want"),
     [
@@ -22,13 +44,7 @@ from weir_operator.probes import serving
     ],
 )
 async def test_probes(path: str, led: bool, want: int) -> None:
-    port = _free_port()
-    async with (
-        serving(CollectorRegistry(), port, lambda: led),
-        aiohttp.ClientSession() as client,
-        client.get(f"http://127.0.0.1:{port}{path}") as answer,
-    ):
-        assert answer.status == want
+    assert await status_of(path, led=led) == want
 
 
 def test_the_gauge_says_at_each_moment_whether_this_one_leads() -> None:
@@ -38,9 +54,3 @@ def test_the_gauge_says_at_each_moment_whether_this_one_leads() -> None:
     assert metrics.registry.get_sample_value("weir_operator_leading") == 0
     leading = True
     assert metrics.registry.get_sample_value("weir_operator_leading") == 1
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,11 +28,13 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Reason
 from weir_operator.interests import Change, Interests
-from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT
-from weir_operator.reconcile import Outcome, Reconciler
+from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT, Kind
+from weir_operator.parts.policies import SECRET_GRACE
+from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import POLICIES_ANNOTATION, Images, document_in
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+SECRET_GRACE_BUT_A_SECOND = timedelta(seconds=SECRET_GRACE - 1)
 API = "serving.weir.dev/v1alpha1"
 GOLD: Manifest = {
     "apiVersion": API,
@@ -42,7 +45,7 @@ GOLD: Manifest = {
 APP: Manifest = {
     "apiVersion": API,
     "kind": "InferenceTenant",
-    "metadata": {"name": "app", "namespace": NAMESPACE},
+    "metadata": {"name": "app", "namespace": NAMESPACE, "uid": "t1", "generation": 1},
     "spec": {"apiKeySecretRef": {"name": "app-keys"}},
 }
 
@@ -150,6 +153,87 @@ async def test_a_secret_that_is_gone_leaves_the_tenant_its_keys() -> None:
     await reconciler(cluster).run(KEY)
     assert document(cluster) == before
     assert conditions(cluster)["PoliciesReady"]["reason"] == "SecretMissing"
+
+
+async def test_the_keys_of_a_secret_that_is_gone_are_revoked_after_a_while_and_come_back() -> None:
+    now = NOW
+    cluster = cluster_with(APP, keys(digest("k").encode()))
+    operator = Reconciler(cluster, parts(Images(), clock=lambda: now), lambda: now)
+    await operator.run(KEY)
+    cluster.objects.pop((SECRET, NAMESPACE, "app-keys"))
+    await operator.run(KEY)
+    now += SECRET_GRACE_BUT_A_SECOND
+    # Another operator goes on counting: the time is kept with the document.
+    operator = Reconciler(cluster, parts(Images(), clock=lambda: now), lambda: now)
+    await operator.run(KEY)
+    assert document(cluster).tenants[0].key_hashes == (digest("k"),)
+    now += timedelta(seconds=1)
+    await operator.run(KEY)
+    assert document(cluster).tenants[0].key_hashes == ()
+    assert conditions(cluster)["PoliciesReady"]["reason"] == "KeysRevoked"
+    warnings = [each["reason"] for each in cluster.events if each["type"] == "Warning"]
+    assert warnings == ["SecretMissing", "KeysRevoked"]
+
+    cluster.put(keys(digest("k").encode()))
+    await operator.run(KEY)
+    assert document(cluster).tenants[0].key_hashes == (digest("k"),)
+    cluster.objects.pop((SECRET, NAMESPACE, "app-keys"))
+    await operator.run(KEY)
+    assert document(cluster).tenants[0].key_hashes == (digest("k"),), "it counts from anew"
+
+
+async def test_a_tenant_says_how_many_keys_it_has_and_why_it_is_not_in_force() -> None:
+    def said() -> tuple[int, str, str]:
+        status = cluster.of("InferenceTenant")["app"]["status"]
+        (accepted,) = status["conditions"]
+        return status["keys"], accepted["status"], accepted["reason"]
+
+    cluster = cluster_with(APP, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    assert said() == (1, "True", "InForce")
+    writes = cluster.writes
+    await reconciler(cluster).run(KEY)
+    assert cluster.writes == writes
+    cluster.put(keys(b"no hash"))
+    await reconciler(cluster).run(KEY)
+    assert said() == (0, "False", "InvalidSecret")
+    cluster.put({**APP, "spec": {"weight": 0}})
+    await reconciler(cluster).run(KEY)
+    assert said() == (0, "False", "InvalidTenant")
+
+
+async def test_services_that_hold_different_keys_do_not_write_a_tenants_status_in_turn() -> None:
+    cluster = cluster_with(APP, keys(digest("k").encode()))
+    await reconciler(cluster).run(KEY)
+    cluster.put(keys(b"no hash"))
+    cluster.put({**body(), "metadata": {**body()["metadata"], "name": "newer", "uid": "uid-9"}})
+    newer = Key(NAMESPACE, "newer")
+    for _ in range(2):
+        await reconciler(cluster).run(KEY)
+        await reconciler(cluster).run(newer)
+    before = cluster.writes
+    await reconciler(cluster).run(KEY)
+    await reconciler(cluster).run(newer)
+    assert cluster.writes == before
+
+
+async def test_a_secret_that_may_not_be_read_revokes_nothing() -> None:
+    now = NOW
+    cluster = cluster_with(APP, keys(digest("k").encode()))
+    operator = Reconciler(cluster, parts(Images(), clock=lambda: now), lambda: now)
+    await operator.run(KEY)
+    find = cluster.find
+
+    async def no_right(kind: Kind, namespace: str, name: str) -> Manifest | None:
+        if name == "app-keys":
+            raise ClusterRefuses("Secrets are forbidden")
+        return await find(kind, namespace, name)
+
+    cluster.find = no_right  # type: ignore[method-assign]
+    for _ in range(2):
+        now += timedelta(days=1)
+        await operator.run(KEY)
+    assert document(cluster).tenants[0].key_hashes == (digest("k"),)
 
 
 async def test_a_key_is_revoked_while_the_spec_is_refused() -> None:

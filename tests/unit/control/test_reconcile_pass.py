@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any
@@ -34,10 +34,14 @@ def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     return Reconciler(cluster, parts(images), lambda: NOW)
 
 
-def parts(images: Images, interests: Interests[tuple[str, str]] | None = None) -> Sequence[Part]:
+def parts(
+    images: Images,
+    interests: Interests[tuple[str, str]] | None = None,
+    clock: Callable[[], datetime] = lambda: NOW,
+) -> Sequence[Part]:
     """Return the parts of a service, as the operator makes them."""
     return (
-        Policies(interests or Interests(), lambda: token_hex(32)),
+        Policies(interests or Interests(), lambda: token_hex(32), clock),
         Network(),
         Workloads(images),
         Scheduling(engines()),

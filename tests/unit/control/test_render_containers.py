@@ -100,3 +100,19 @@ def test_two_secrets_that_would_replace_each_others_keys_are_refused() -> None:
         containers(spec)
     assert caught.value.field == "spec.model.adapters[1].source.secretRef"
     assert "c is not a, which spec.model.source.secretRef names" in caught.value.message
+
+
+def test_what_the_engines_arguments_name_is_fetched_beside_a_mounted_model() -> None:
+    spec = sources(("pvc://claim/m", None))
+    assert "model" not in containers(spec)
+    given = containers({**spec, "engine": {"args": ["--tokenizer=org/tokenizer"]}})
+    assert given["model"]["command"] == ["weir-engine", "fetch"]
+    mounted = {each["name"]: each.get("readOnly") for each in given["engine"]["volumeMounts"]}
+    assert mounted["models"] is True
+
+
+def test_what_the_engines_arguments_name_and_nothing_can_fetch_is_refused() -> None:
+    spec = {"engine": {"args": ["--spec-model=oci://registry/draft"]}}
+    with pytest.raises(InvalidSpec) as caught:
+        containers(spec)
+    assert caught.value.field == "spec.engine.args[0]"

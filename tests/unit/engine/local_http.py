@@ -40,10 +40,14 @@ def serving(answer: Callable[[Asked], Answer]) -> Iterator[str]:
             length = len(given.body) if given.length is None else given.length
             self.send_header("content-length", str(length))
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(given.body)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_CONNECT = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from weir_core.errors import ModelUnavailable
-from weir_engine.transfer import RETRY_DELAYS_S, Interrupted, check_room, retry
+from weir_core.wire.engine import EngineConfig
+from weir_engine.transfer import RETRY_DELAYS_S, Interrupted, check_room, progress, retry
 
 TINY = {"name": "tiny", "source": {"uri": "tiny://"}}
 
@@ -70,6 +72,32 @@ def test_serve_says_that_the_weights_are_missing(run_dir: Path) -> None:
     assert done.returncode == 1
     assert "tiny://: nothing at" in done.stderr
     assert "run `weir-engine fetch` first" in done.stderr
+
+
+def test_serve_says_where_the_code_of_a_mounted_model_is_missing(run_dir: Path) -> None:
+    config = {
+        "name": "x",
+        "source": {"uri": "pvc://claim"},
+        "args": ["--trust-remote-code"],
+    }
+    model = Path(EngineConfig.model_validate(config).directories(str(run_dir / "models"))[0].path)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"auto_map": {"AutoConfig": "org/code--module.Config"}}')
+    done = weir_engine("serve", run_dir, config)
+    assert done.returncode == 1
+    assert "code is in another repository, org/code, which is not here; copy its" in done.stderr
+
+
+def test_serve_refuses_a_draft_in_the_place_of_the_model(run_dir: Path) -> None:
+    config = {"name": "x", "source": {"uri": "hf://org/draft"}}
+    model = Path(EngineConfig.model_validate(config).directories(str(run_dir / "models"))[0].path)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(
+        '{"speculators_config": {"verifier": {"name_or_path": "org/big"}}}'
+    )
+    done = weir_engine("serve", run_dir, config)
+    assert done.returncode == 2
+    assert "hf://org/draft is a draft model of org/big; write hf://org/big here" in done.stderr
 
 
 def test_serve_leaves_a_living_engine_alone(run_dir: Path) -> None:
@@ -157,8 +185,9 @@ def test_drain_without_a_sidecar_has_nothing_to_wait_for(run_dir: Path) -> None:
     assert "nothing to wait for" in done.stderr
 
 
-def test_drain_loads_nothing_heavy() -> None:
-    script = "import sys, weir_engine.__main__, weir_engine.drain; print(*sys.modules)"
+@pytest.mark.parametrize("command", ["drain", "alive"])
+def test_what_the_kubelet_runs_in_a_pod_loads_nothing_heavy(command: str) -> None:
+    script = f"import sys, weir_engine.__main__, weir_engine.{command}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
     )
@@ -168,7 +197,7 @@ def test_drain_loads_nothing_heavy() -> None:
 def test_an_interrupted_download_is_tried_a_few_times() -> None:
     pauses: list[float] = []
 
-    def always() -> None:
+    def always() -> Path:
         raise Interrupted("the line is dead")
 
     with pytest.raises(
@@ -178,16 +207,29 @@ def test_an_interrupted_download_is_tried_a_few_times() -> None:
     assert pauses == list(RETRY_DELAYS_S)
 
 
-def test_a_download_that_recovers_is_fine() -> None:
+def test_a_download_that_recovers_is_fine(tmp_path: Path) -> None:
     attempts: list[int] = []
 
-    def once() -> None:
+    def once() -> Path:
         attempts.append(1)
         if len(attempts) == 1:
             raise Interrupted("a hiccup")
+        return tmp_path
 
-    retry("hf://x", once, lambda _: None)
+    assert retry("hf://x", once, lambda _: None) == tmp_path
     assert len(attempts) == 2
+
+
+def test_a_long_download_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "half").write_bytes(b"x" * 2**20)
+    said = ""
+    with progress("hf://x", tmp_path, 2**21, period_s=0.01):
+        deadline = time.monotonic() + 30
+        while "of" not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+    assert "weir-engine: hf://x: 1.0 of 2.0 MiB\n" in said
 
 
 def test_weights_that_cannot_fit_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def lora(name: str, uri: str) -> Adapter:
             id="the user's arguments come last",
         ),
         pytest.param(
+            config(accelerators=1, args=("--tokenizer=org/t", "--spec-model", "hf://org/d@v1")),
+            GPU,
+            f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} "
+            "--tokenizer=/models/hf-org-t-1f0e3962-texts --spec-model /models/hf-org-d-v1-b39a8c65",
+            id="what arguments name is read from where it was fetched",
+        ),
+        pytest.param(
             config("tiny://"),
             SMALL_CPU,
             f"serve /models/tiny --served-model-name chat {CONTRACT} --enforce-eager "

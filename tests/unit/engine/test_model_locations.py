@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from weir_core.api.model import Source
 from weir_core.errors import InvalidSpec
-from weir_core.wire.engine import local_path, mount_of
+from weir_core.wire.engine import local_path, locate, mount_of
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,9 @@ def test_a_volume_is_mounted_whole_below_the_model_directory(
     assert local_path(source) == "/".join(filter(None, (mount.mount_path, sub_path)))
 
 
-@pytest.mark.parametrize("uri", ["hf://org/model", "s3://bucket/path", "tiny://", "tiny://5m"])
+@pytest.mark.parametrize(
+    "uri", ["hf://org/model", "s3://bucket/path", "gs://bucket", "az://container/path", "tiny://5m"]
+)
 def test_what_is_fetched_needs_no_volume(uri: str) -> None:
     assert mount_of(Source(uri=uri)) is None
 
@@ -42,6 +44,21 @@ def test_two_paths_of_one_claim_share_a_mount() -> None:
     assert first is not None
     assert second is not None
     assert first.mount_path == second.mount_path
+
+
+@pytest.mark.parametrize(
+    ("uri", "place", "path", "revision"),
+    [
+        pytest.param("hf://gpt2", "gpt2", "", None, id="without an organization"),
+        pytest.param("hf://a/b@refs/pr/1", "a/b", "", "refs/pr/1", id="revision with slashes"),
+        pytest.param("hf://a/b/c/d", "a/b", "c/d", None, id="folder"),
+        pytest.param("hf://a/b/c/@v1", "a/b", "c", "v1", id="folder and revision"),
+    ],
+)
+def test_a_repository_may_have_a_folder_and_a_revision(
+    uri: str, place: str, path: str, revision: str | None
+) -> None:
+    assert locate(Source(uri=uri)) == ("hf", place, path, revision)
 
 
 def test_the_model_directory_can_be_elsewhere() -> None:
@@ -55,7 +72,8 @@ def test_the_model_directory_can_be_elsewhere() -> None:
         pytest.param("pvc:///path", id="no claim"),
         pytest.param("pvc://claim/../other", id="path that leaves the claim"),
         pytest.param("file:///data/../etc", id="path that leaves its directory"),
-        pytest.param("hf://a/b/c", id="three parts"),
+        pytest.param("hf://a/b/../c", id="folder that leaves the repository"),
+        pytest.param("hf://a//b", id="empty part"),
         pytest.param("hf://a/b?x=1", id="query"),
     ],
 )

@@ -1,0 +1,67 @@
+"""What each container asks for where the user says nothing of it.
+
+A pod without requests is refused where a quota counts them, is put on nodes that have no room for
+it, and is the first to go where a node runs out. The numbers are what a replica needs to start and
+idle, not what it can use: more is `spec.pools[].resources` and `spec.podTemplate`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_core.wire.engine import locate
+from weir_operator.render.naming import Manifest
+
+SIDECAR: Final = {"cpu": "250m", "memory": "128Mi", "ephemeral-storage": "128Mi"}
+CPU_ENGINE: Final = {"cpu": "500m", "memory": "2Gi", "ephemeral-storage": "1Gi"}
+ACCELERATOR_CPU: Final = 1
+"""Processors for one accelerator: its process of vLLM's keeps one busy."""
+ACCELERATOR_MEMORY_GI: Final = 4
+"""Memory of the node, in GiB, for one accelerator: vLLM's process and its libraries."""
+GENERATED_DISK: Final = "128Mi"
+DOWNLOADED_DISK: Final = "8Gi"
+"""Weights of four billion parameters; how large a model is, is not known before it is there."""
+
+
+def request_by_default(template: Manifest, owner: InferenceService, pool: Pool) -> None:
+    """Add what the containers of Weir's ask for; what has a request or a limit keeps it.
+
+    A request above a limit would be refused, and without one the API server takes the limit.
+    """
+    defaults = {
+        labels.SIDECAR_CONTAINER: SIDECAR,
+        labels.MODEL_CONTAINER: _of_download(owner),
+        labels.ENGINE_CONTAINER: _of_engine(pool.accelerator.count),
+    }
+    spec = template["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        asked = container.get("resources") or {}
+        said = (asked.get("requests") or {}) | (asked.get("limits") or {})
+        missing = {
+            name: amount
+            for name, amount in defaults.get(container["name"], {}).items()
+            if name not in said
+        }
+        if missing:
+            requests = (asked.get("requests") or {}) | missing
+            container["resources"] = {**asked, "requests": requests}
+
+
+def _of_download(owner: InferenceService) -> dict[str, str]:
+    model = owner.spec.model
+    sources = [model.source, *(adapter.source for adapter in model.adapters)]
+    generated = all(locate(source).scheme == "tiny" for source in sources)
+    disk = GENERATED_DISK if generated else DOWNLOADED_DISK
+    return {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": disk}
+
+
+def _of_engine(accelerators: int) -> dict[str, str]:
+    if not accelerators:
+        return CPU_ENGINE
+    return {
+        "cpu": str(ACCELERATOR_CPU * accelerators),
+        "memory": f"{ACCELERATOR_MEMORY_GI * accelerators}Gi",
+        "ephemeral-storage": CPU_ENGINE["ephemeral-storage"],
+    }
