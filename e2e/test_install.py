@@ -225,6 +225,11 @@ HOST_PATH = {"podTemplate": {"spec": {"volumes": [{"name": "etc", "hostPath": {"
     [
         pytest.param(HOST_PATH, "names no hostPath volume", id="a volume of the node's"),
         pytest.param(
+            {"pools": [{"name": "gpu", **HOST_PATH}]},
+            "names no hostPath volume",
+            id="a volume of the node's, in a pool",
+        ),
+        pytest.param(
             {"model": {"name": "m", "source": {"uri": "file:///etc"}}},
             "no source is file://",
             id="weights of the node's",

@@ -13,7 +13,7 @@ Pydantic writes JSON Schema; the API server wants a *structural* schema, which d
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weir_core.api.base import Model
@@ -42,8 +42,8 @@ UNSEEN: Schema = {
         }
     ]
 }
-"""Status of an object that nothing has written a status for. Without it `helm --wait` and other
-readers of conditions (kstatus) take a fresh object for one that is ready."""
+"""Status of a service that no operator has written a status for. Without it `helm --wait` and other
+readers of conditions (kstatus) take a fresh service for one that is ready."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Kind:
     description: str
     spec: type[Model]
     status: type[Model] | None = None
+    unseen: Schema = field(default_factory=dict)
+    """What its status' schema has beside the type's."""
     columns: tuple[tuple[str, str, str], ...] = ()
     scalable: bool = False
     name_max_length: int = 63
@@ -78,6 +80,7 @@ KINDS = (
         description="A model, served by pools of engine pods.",
         spec=InferenceServiceSpec,
         status=InferenceServiceStatus,
+        unseen={"default": UNSEEN},
         columns=(
             ("URL", "string", ".status.url"),
             ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
@@ -184,7 +187,7 @@ def _object_schema(kind: Kind) -> Schema:
         "spec": structural(kind.spec),
     }
     if kind.status is not None:
-        properties["status"] = {**structural(kind.status), "default": UNSEEN}
+        properties["status"] = structural(kind.status) | kind.unseen
     limit = kind.name_max_length
     return {
         "type": "object",
