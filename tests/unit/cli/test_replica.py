@@ -133,7 +133,7 @@ async def test_a_killed_engine_comes_back_while_the_sidecar_stays(started: Start
 async def test_an_engine_is_restarted_by_the_verdict_of_its_liveness_probe(
     tmp_path: Path,
 ) -> None:
-    plan = pod(tmp_path)
+    plan = pod(tmp_path, None)
     command = (sys.executable, "-S", str(STUB), "alive", str(tmp_path))
     alive = Probe("", 0, period_s=0.05, timeout_s=20, failure_threshold=2, command=command)
     *others, engine = plan.processes
