@@ -1,10 +1,13 @@
-"""Weir itself on the cluster under test, installed as the README says: by Helm."""
+"""Weir itself on the cluster under test: by Helm, as the README says, or rendered and applied."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from e2e.eventually import eventually
 from e2e.hosted import CHECKOUT
@@ -16,6 +19,7 @@ from e2e.target import Target
 RELEASE = "weir"
 NAMESPACE = "weir-system"
 CHART = CHECKOUT / "helm/weir"
+DEFINITIONS = CHART / "crds"
 OPERATOR = "app.kubernetes.io/name=weir,app.kubernetes.io/component=operator"
 LEASE = "weir-operator"
 
@@ -32,15 +36,31 @@ class Installation:
         if "STATUS: deployed" not in status.out:
             self.upgrade({})
 
-    def upgrade(self, values: dict[str, Any]) -> None:
+    def upgrade(self, values: dict[str, Any], chart: Path = CHART) -> None:
         """Install or upgrade with `values` on top of what the cluster needs; wait for it."""
-        operator = {**self.target.values.get("operator", {}), **values.get("operator", {})}
-        document = {**self.target.values, **values, "operator": operator}
         self.target.helm(
-            "upgrade", RELEASE, str(CHART), "--install", f"--namespace={NAMESPACE}",
+            "upgrade", RELEASE, str(chart), "--install", f"--namespace={NAMESPACE}",
             "--create-namespace", "--wait", "--timeout=120s", "--values=-",
-            stdin=json.dumps(document), timeout_s=180,
+            stdin=self._values(values), timeout_s=180,
         )  # fmt: skip
+
+    def rendered(self, values: dict[str, Any], *arguments: str) -> list[Manifest]:
+        """Return what the chart renders, as tools that only render take it."""
+        out = self.target.helm(
+            "template", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--values=-", *arguments,
+            stdin=self._values(values),
+        )  # fmt: skip
+        return [manifest for manifest in yaml.safe_load_all(out) if manifest]
+
+    def _values(self, values: dict[str, Any]) -> str:
+        operator = {**self.target.values.get("operator", {}), **values.get("operator", {})}
+        return json.dumps({**self.target.values, **values, "operator": operator})
+
+    def define(self, *options: str) -> None:
+        """Apply the resource definitions, as operations.md says for an upgrade."""
+        self.target.kubectl(
+            "apply", "--server-side", "--force-conflicts", f"--filename={DEFINITIONS}", *options
+        )
 
     def uninstall(self) -> None:
         """Uninstall the release; wait for its pods to end."""
@@ -56,8 +76,12 @@ class Installation:
 
     def holder(self) -> str:
         """Return which pod holds the Lease."""
-        lease = self.target.kubectl.get("lease", LEASE, NAMESPACE)
-        return str(lease["spec"].get("holderIdentity", ""))
+        lease = self.lease() or {}
+        return str(lease.get("spec", {}).get("holderIdentity", ""))
+
+    def lease(self) -> Manifest | None:
+        """Return the Lease, if there is one."""
+        return self.target.kubectl.find("lease", LEASE, NAMESPACE)
 
     def ready(self, replicas: int = 1) -> None:
         """Wait until so many operators are ready."""

@@ -94,26 +94,29 @@ def test_a_cluster_without_native_sidecars_is_refused(run_helm: RunHelm) -> None
 
 def test_without_options_only_one_operator_and_its_rights_are_installed(run_helm: RunHelm) -> None:
     manifests = template(
-        run_helm, "--set=priorityClasses.create=false,metrics.service.enabled=false"
+        run_helm,
+        "--set=priorityClasses.create=false,metrics.service.enabled=false,rbac.aggregate=false",
     )
     assert sorted(manifest["kind"] for manifest in manifests) == [
-        "ClusterRole", "ClusterRoleBinding", "Deployment", "Lease", "Role", "RoleBinding",
-        "ServiceAccount",
+        "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
     ]  # fmt: skip
 
 
 SOME = "--set=watchNamespaces={chat,batch}"
+OWN_ROLES_ONLY = "--set=rbac.aggregate=false"
 
 
 def test_watching_some_namespaces_needs_nothing_of_the_whole_cluster_but_its_classes(
     run_helm: RunHelm,
 ) -> None:
-    manifests = template(run_helm, SOME)
+    manifests = template(run_helm, SOME, OWN_ROLES_ONLY)
     (everywhere,) = of_kind("ClusterRole", manifests)
-    assert [rule["resources"] for rule in everywhere["rules"]] == [["inferencepriorityclasses"]]
+    assert [rule["resources"] for rule in everywhere["rules"]] == [
+        ["inferencepriorityclasses"], ["customresourcedefinitions"],
+    ]  # fmt: skip
     namespaces = {role["metadata"]["namespace"] for role in of_kind("Role", manifests)}
     assert namespaces == {"chat", "batch", "weir-system"}
-    without = template(run_helm, SOME, "--set=rbac.readClasses=false")
+    without = template(run_helm, SOME, OWN_ROLES_ONLY, "--set=rbac.readClasses=false")
     assert of_kind("ClusterRole", without) == []
 
 
@@ -132,9 +135,45 @@ def test_without_a_watch_no_secret_can_be_read_but_by_its_name(
     assert granted == {"get", "create", "patch"}
 
 
+def test_the_clusters_own_roles_learn_of_weirs_kinds(run_helm: RunHelm) -> None:
+    added = {
+        label.rpartition("-to-")[2]: {
+            (resource, verb)
+            for rule in role["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        for role in of_kind("ClusterRole", template(run_helm))
+        for label in role["metadata"]["labels"]
+        if "/aggregate-to-" in label
+    }
+    assert added.keys() == {"view", "edit", "admin"}
+    assert {verb for _, verb in added["view"]} == {"get", "list", "watch"}
+    assert {resource for resource, _ in added["edit"]} == {
+        "inferenceservices", "inferenceservices/scale",
+    }  # fmt: skip
+    assert {resource for resource, _ in added["admin"]} == {"inferencetenants"}
+
+
+def test_a_policy_needs_a_cluster_that_knows_policies(run_helm: RunHelm) -> None:
+    wish = "--set=podTemplatePolicy.create=true"
+    done = run_helm("template", "weir", str(CHART), "--kube-version=1.29.0", wish)
+    assert done.returncode != 0
+    assert "Kubernetes 1.30 or newer" in done.stderr
+    assert len(of_kind("ValidatingAdmissionPolicy", template(run_helm, wish))) == 1
+    assert of_kind("ValidatingAdmissionPolicy", template(run_helm)) == []
+
+
+def test_a_policy_counts_where_the_operator_watches(run_helm: RunHelm) -> None:
+    manifests = template(run_helm, SOME, "--set=podTemplatePolicy.create=true")
+    (binding,) = of_kind("ValidatingAdmissionPolicyBinding", manifests)
+    (where,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert where["values"] == ["chat", "batch"]
+
+
 def test_rights_are_the_same_in_a_namespace_and_in_the_cluster(run_helm: RunHelm) -> None:
-    (whole,) = of_kind("ClusterRole", template(run_helm))
-    some = template(run_helm, "--set=watchNamespaces={chat}")
+    (whole,) = of_kind("ClusterRole", template(run_helm, OWN_ROLES_ONLY))
+    some = template(run_helm, "--set=watchNamespaces={chat}", OWN_ROLES_ONLY)
     (classes,) = of_kind("ClusterRole", some)
     chat = next(r for r in of_kind("Role", some) if r["metadata"]["namespace"] == "chat")
     assert whole["rules"] == chat["rules"] + classes["rules"]

@@ -411,8 +411,8 @@ MISTAKES: Final = [
         "spec.model.source.uri",
         (
             "'https://huggingface.co/o/m' is not a source; write "
-            "hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, pvc://CLAIM/PATH, "
-            "oci://IMAGE, file:///PATH or tiny://"
+            "hf://ORG/MODEL[/FOLDER][@REVISION], s3://BUCKET/PATH, gs://BUCKET/PATH, "
+            "az://CONTAINER/PATH, pvc://CLAIM/PATH, oci://IMAGE, file:///PATH or tiny://"
         ),
     ),
     Mistake(

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from weir_core.errors import WeirError
 from weir_operator import handlers
 from weir_operator.cluster import Kubernetes, credentials
+from weir_operator.definitions import Definitions
 from weir_operator.engines import Ask, Engines, asking
 from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
@@ -67,23 +68,30 @@ async def run(settings: Settings) -> int:
     _on_signal(stop)
     server = await credentials()
     metrics = Metrics(CollectorRegistry())
-    async with (
-        serving(metrics.registry, settings.port),
-        asking() as ask,
-        aclosing(Kubernetes(settings.watching.namespaces, server)) as cluster,
-        # A client of its own: a renewal must not wait behind the calls of passes.
-        aclosing(Kubernetes((), server)) as election,
-    ):
+    async with asking() as ask, aclosing(Kubernetes((), server)) as election:
         elector = Elector(election, settings.leadership, time.monotonic)
-        await _first(stop.wait(), elector.acquire())
-        if not elector.leading:
-            return 0
-        metrics.leading.set(1)
-        await _first(stop.wait(), elector.keep(), _lead(settings, cluster, metrics, ask, stop))
-        lost = not elector.leading
-        metrics.leading.set(0)
-        await elector.release()
+        metrics.leading.set_function(lambda: elector.leading)
+        async with (
+            serving(metrics.registry, settings.port, lambda: elector.led),
+            # Apart from `election`: a renewal must not wait behind the calls of passes. Closed
+            # first: with the lease lost, what is under way is left off.
+            aclosing(Kubernetes(settings.watching.namespaces, server)) as cluster,
+        ):
+            await _first(stop.wait(), elector.acquire())
+            if not elector.leading:
+                return 0
+            await _first(elector.keep(), _act(settings, cluster, metrics, ask, stop))
+            lost = not elector.leading
+            await elector.release()
     return 1 if lost else 0
+
+
+async def _act(
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, ask: Ask, stop: asyncio.Event
+) -> None:
+    """Lead until `stop` is set, and until what was being written then is written."""
+    await _first(stop.wait(), _lead(settings, cluster, metrics, ask, stop))
+    await cluster.finish()
 
 
 async def _lead(
@@ -104,7 +112,8 @@ async def _lead(
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),
     )
-    reconciler = Reconciler(cluster, parts, lambda: datetime.now(UTC))
+    reconciler = Reconciler(cluster, parts, _now)
+    definitions = Definitions(cluster, metrics, settings.leadership, _now)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -112,6 +121,7 @@ async def _lead(
             for _ in range(settings.watching.workers)
         ]
         running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
+        running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
         watching_all = watch(cluster, namespaces, lambda change: _ask(change, interests, queue))
         running.append(tasks.create_task(watching_all))
@@ -133,6 +143,10 @@ def _ask(change: Change, interests: Interests[tuple[str, str]], queue: WorkQueue
     """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
     for service in interests.concerned(change):
         queue.add(Key(*service))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _on_signal(stop: asyncio.Event) -> None:

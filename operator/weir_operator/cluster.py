@@ -14,9 +14,10 @@ again at once. `weir_operator.rights` lists the rights that all of this needs.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import aiohttp
@@ -147,6 +148,12 @@ class Kubernetes:
         self._patience = patience
         self._calls = client.ApiClient(_with_connections(server, _AT_ONCE))
         self._watches = client.ApiClient(_with_connections(server, 0))
+        self._under_way: set[asyncio.Task[Manifest]] = set()
+
+    async def finish(self) -> None:
+        """Return when every write under way has ended, though nothing waits for it any more."""
+        while self._under_way:
+            await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -276,11 +283,26 @@ class Kubernetes:
         """Write; None is "not found" (or "conflict", where asked for)."""
         manager = {} if write.method == "DELETE" else {"fieldManager": labels.FIELD_MANAGER}
         try:
-            return await self._call(write, {**manager, **(query or {})})
+            return await self._kept(self._call(write, {**manager, **(query or {})}))
         except ApiException as error:
             if error.status == 404 or (conflict_is_none and error.status == 409):
                 return None
             raise translated(error, about) from error
+
+    async def _kept(self, writing: Coroutine[Any, Any, Manifest]) -> Manifest:
+        """Write; a task that is cancelled meanwhile leaves the write to itself.
+
+        What was sent may be written even if its connection is closed: `finish` waits for it.
+        """
+        task = asyncio.create_task(writing)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Manifest]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # nothing else may ask for it
 
     async def _ask(
         self, path: str, query: Mapping[str, str] | None = None, *, about: str = ""

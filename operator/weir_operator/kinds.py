@@ -40,12 +40,15 @@ SECRET = Kind("v1", "Secret", "secrets")
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+DEFINITION = Kind(
+    "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions"
+)
 
 _BY_NAME = {
     (kind.api_version, kind.name): kind
     for kind in (
         *(SERVICE, CLASS, TENANT, DEPLOYMENT, REVISION, API_SERVICE, SERVICE_ACCOUNT),
-        *(DISRUPTION_BUDGET, NETWORK_POLICY, SECRET, POD, EVENT, LEASE),
+        *(DISRUPTION_BUDGET, NETWORK_POLICY, SECRET, POD, EVENT, LEASE, DEFINITION),
     )
 }
 

@@ -1,16 +1,21 @@
 """One operator at a time: leader election on a Lease.
 
-Every operator watches the Lease. Who holds it renews it; who does not waits until it has seen the
-same record for the whole lease duration, and then takes it. Clocks of machines differ, so the times
-in the record are for people: what counts is how long *this* process has seen it unchanged (as in
-client-go's leaderelection). Writes carry the resourceVersion they replace, so of two that try at
+Every operator reads the Lease. The one that holds it renews it; any other waits until it has seen
+the same record for the whole lease duration, and then takes it. Clocks of machines differ, so the
+times in the record are for people: what counts is how long *this* process has seen it unchanged (as
+in client-go's leaderelection). Writes carry the resourceVersion they replace, so of two that try at
 once only one succeeds.
+
+The Lease is the operators' own: the first one creates it, and its holder creates it again if it is
+deleted. Tools that install the chart leave Leases out (Argo CD excludes them) or delete those that
+they do not know.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,9 +39,12 @@ class Sighting:
 
 
 def sighted(lease: Manifest | None, before: Sighting | None, now: float) -> Sighting | None:
-    """Return what is known of the Lease after reading it once more."""
+    """Return what is known of the Lease after reading it once more.
+
+    One that was deleted says nothing of its holder, who may not have noticed yet.
+    """
     if lease is None:
-        return None
+        return before
     holder = (lease.get("spec") or {}).get("holderIdentity") or ""
     version = lease["metadata"]["resourceVersion"]
     if before is not None and before.version == version:
@@ -65,15 +73,23 @@ class Elector:
         self._settings = settings
         self._clock = clock
         self._sighting: Sighting | None = None
-        self._lease: Manifest | None = None
+        self._renewed = -math.inf
+        """When the last of our writes that succeeded began."""
         self.leading = False
+
+    @property
+    def led(self) -> bool:
+        """Tell whether an operator, this one or another, was seen to hold the Lease of late."""
+        if self._sighting is None or not self._sighting.holder:
+            return False
+        return self._clock() - self._sighting.since < 2 * self._settings.duration
 
     async def acquire(self) -> None:
         """Wait until this process leads."""
         waiting = False
         while not await self._attempt():
             if not waiting:
-                holder = self._sighting.holder if self._sighting else "nobody"
+                holder = self._sighting.holder if self._sighting else "no operator"
                 log.info("standing by; %s leads", holder)
                 waiting = True
             await asyncio.sleep(self._settings.renew_interval)
@@ -83,16 +99,16 @@ class Elector:
     async def keep(self) -> None:
         """Renew until the Lease is lost; return then.
 
-        Returns before anyone else may take over: the last renewal that succeeded is that old.
+        Another operator counts from when it saw a renewal, this one from when it began to write it.
+        So this returns at least one renew interval before another may take over, unless somebody
+        deleted the Lease and another was faster to create it.
         """
-        renewed = self._clock()
-        while self._clock() - renewed < self._settings.duration - self._settings.renew_interval:
-            await asyncio.sleep(self._settings.renew_interval)
+        interval = self._settings.renew_interval
+        while self._left() > 0:
+            await asyncio.sleep(min(interval, self._left()))
             try:
-                async with asyncio.timeout(self._settings.renew_interval):
-                    if await self._attempt():
-                        renewed = self._clock()
-                    elif self._sighting and self._sighting.holder != self._settings.identity:
+                async with asyncio.timeout(min(interval, self._left())):
+                    if not await self._attempt() and self._taken():
                         break
             except TimeoutError:
                 log.warning("renewing the lease takes too long")
@@ -101,31 +117,57 @@ class Elector:
 
     async def release(self) -> None:
         """Give the Lease back, so that a standby need not wait for it to run out."""
-        if not self.leading or self._lease is None:
+        if not self.leading:
             return
         self.leading = False
-        self._lease["spec"]["holderIdentity"] = ""
         try:
             async with asyncio.timeout(self._settings.renew_interval):
-                await self._cluster.write_lease(self._lease)
+                # A renewal that was cut short may be written between the reading and the writing.
+                if not await self._give_back() and not await self._give_back():
+                    log.warning("could not give the lease back: it changes under us")
         except (ClusterUnavailable, TimeoutError) as error:
             log.warning("could not give the lease back: %s", error)
 
+    def _left(self) -> float:
+        """Return the seconds in which this process may still lead, without a further renewal."""
+        until = self._renewed + self._settings.duration - self._settings.renew_interval
+        return until - self._clock()
+
+    def _taken(self) -> bool:
+        return self._sighting is not None and self._sighting.holder != self._settings.identity
+
     async def _attempt(self) -> bool:
         """Read the Lease and write it if it may be ours; tell whether it is."""
-        name, namespace = self._settings.name, self._settings.namespace
+        began = self._clock()
         try:
-            lease = await self._cluster.find(LEASE, namespace, name)
-            self._sighting = sighted(lease, self._sighting, self._clock())
+            lease = await self._find()
             duration = self._settings.duration
             if not may_take(self._sighting, self._settings.identity, duration, self._clock()):
                 return False
-            self._lease = await self._cluster.write_lease(self._claim(lease))
+            written = await self._cluster.write_lease(self._claim(lease))
         except ClusterUnavailable as error:
             log.warning("leader election: %s", error)
             return False
-        self._sighting = sighted(self._lease, None, self._clock())
-        return self._lease is not None
+        if written is None:
+            return False
+        self._sighting = sighted(written, None, self._clock())
+        self._renewed = began
+        return True
+
+    async def _find(self) -> Manifest | None:
+        """Read the Lease, and note what it says."""
+        name, namespace = self._settings.name, self._settings.namespace
+        lease = await self._cluster.find(LEASE, namespace, name)
+        self._sighting = sighted(lease, self._sighting, self._clock())
+        return lease
+
+    async def _give_back(self) -> bool:
+        """Write the Lease without a holder if it is ours; tell whether it is not ours any more."""
+        lease = await self._find()
+        if lease is None or self._taken():
+            return True
+        lease["spec"]["holderIdentity"] = ""
+        return await self._cluster.write_lease(lease) is not None
 
     def _claim(self, lease: Manifest | None) -> Manifest:
         """Return the Lease with us as its holder."""
@@ -139,7 +181,7 @@ class Elector:
             "leaseDurationSeconds": max(int(self._settings.duration), 1),
             "renewTime": now,
         }
-        # What the chart wrote on it stays; the resourceVersion says which state this replaces.
+        # What others wrote on it stays; the resourceVersion says which state this replaces.
         meta = lease["metadata"] if lease else {}
         meta = {**meta, "name": self._settings.name, "namespace": self._settings.namespace}
         return {"apiVersion": LEASE.api_version, "kind": LEASE.name, "metadata": meta, "spec": spec}

@@ -43,6 +43,12 @@ class Metrics:
             "1 while this operator holds the lease, else 0.",
             registry=registry,
         )
+        self.definition_lacks = Gauge(
+            "weir_operator_definition_lacks",
+            "Fields and values that this operator knows and the cluster's definition does not.",
+            ["definition"],
+            registry=registry,
+        )
 
     def ended(self, service: Hashable, outcome: str, *, gone: bool = False) -> None:
         """Count a pass, and its service under what it ended as; forget one that is gone."""

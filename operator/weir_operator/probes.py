@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -10,10 +10,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 
 @asynccontextmanager
-async def serving(registry: CollectorRegistry, port: int) -> AsyncIterator[None]:
+async def serving(
+    registry: CollectorRegistry, port: int, led: Callable[[], bool]
+) -> AsyncIterator[None]:
     """Serve `/metrics`, `/healthz` and `/readyz` while the context lasts.
 
-    A standby is ready, too: it waits for the lease, which is its work.
+    A standby is ready, too, while another operator leads. Where none does, whatever installed Weir
+    must not call it healthy.
+
+    Args:
+        registry: Where the metrics are.
+        port: Where to listen.
+        led: Tells whether an operator leads, this one or another.
     """
 
     async def metrics(_: web.Request) -> web.Response:
@@ -23,10 +31,15 @@ async def serving(registry: CollectorRegistry, port: int) -> AsyncIterator[None]
     async def alive(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
+    async def ready(_: web.Request) -> web.Response:
+        if led():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="no operator holds the lease; the log says why\n")
+
     app = web.Application()
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", alive)
-    app.router.add_get("/readyz", alive)
+    app.router.add_get("/readyz", ready)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -60,7 +60,7 @@ class Leadership:
     @property
     def renew_interval(self) -> Seconds:
         """Seconds between renewals; three may fail before the Lease is lost."""
-        return Seconds(self.duration / 4)
+        return Seconds(self.duration / 5)
 
 
 @dataclass(frozen=True)

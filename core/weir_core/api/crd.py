@@ -3,8 +3,9 @@
 Pydantic writes JSON Schema; the API server wants a *structural* schema, which differs:
 
 - no `$ref`: definitions are inlined;
-- no `title`, no `default` (see `inferenceservice`), no `additionalProperties: false` (unknown
-  fields are refused by field validation, or pruned: kubernetes/kubernetes#94593);
+- no `title`, no `default` (see `inferenceservice`; `UNSEEN` is the one exception), no
+  `additionalProperties: false` (unknown fields are refused by field validation, or pruned:
+  kubernetes/kubernetes#94593);
 - an optional field is one that is not required, not `anyOf [..., null]`;
 - integer-or-string and free-form objects have extensions of their own;
 - what the API server would not keep is left out (an empty `properties`): a second manager that
@@ -16,7 +17,7 @@ Pydantic writes JSON Schema; the API server wants a *structural* schema, which d
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weir_core.api import service_name
@@ -35,6 +36,20 @@ _KEPT = (
     "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
 )  # fmt: skip
 
+UNSEEN: Schema = {
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "Pending",
+            "message": "no operator has looked at it yet",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ]
+}
+"""Status of a service that no operator has written a status for. Without it `helm --wait` and other
+readers of conditions (kstatus) take a fresh service for one that is ready."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -47,6 +62,8 @@ class Kind:
     description: str
     spec: type[Model]
     status: type[Model] | None = None
+    unseen: Schema = field(default_factory=dict)
+    """What its status' schema has beside the type's."""
     columns: tuple[tuple[str, str, str], ...] = ()
     scalable: bool = False
     name_rules: tuple[Rule, ...] = (
@@ -73,6 +90,7 @@ KINDS = (
         description="A model, served by pools of engine pods.",
         spec=InferenceServiceSpec,
         status=InferenceServiceStatus,
+        unseen={"default": UNSEEN},
         columns=(
             ("URL", "string", ".status.url"),
             ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
@@ -178,7 +196,7 @@ def _object_schema(kind: Kind) -> Schema:
         "spec": structural(kind.spec),
     }
     if kind.status is not None:
-        properties["status"] = structural(kind.status)
+        properties["status"] = structural(kind.status) | kind.unseen
     return {
         "type": "object",
         "description": kind.description,

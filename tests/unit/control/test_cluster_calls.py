@@ -35,6 +35,8 @@ class ApiServer:
         self.lines: list[bytes] = []
         """Pieces of what a watch yields."""
         self.headers: list[Any] = []
+        self.hanging = asyncio.Event()
+        """Set when a call hangs."""
         self.done = asyncio.Event()
         self.url = ""
         self.clients: list[Kubernetes] = []
@@ -49,6 +51,7 @@ class ApiServer:
         chosen = self.statuses.items()
         status = next((each for start, each in chosen if request.path.startswith(start)), 200)
         if status == HANGING:
+            self.hanging.set()
             await self.done.wait()
             status = 503
         if "watch" in request.query and status == 200:
@@ -108,6 +111,24 @@ async def test_one_client_does_not_wait_behind_the_calls_of_another(
     assert not any(task.done() for task in slow)
     api_server.done.set()
     await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_what_a_cancelled_task_was_writing_can_be_waited_for(api_server: ApiServer) -> None:
+    api_server.statuses["/api/v1/namespaces/slow"] = HANGING
+    cluster = api_server.client(Seconds(30))
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "x", "namespace": "slow"}}
+    writing = asyncio.create_task(cluster.record(event))
+    async with asyncio.timeout(30):
+        await api_server.hanging.wait()
+    writing.cancel()
+    finishing = asyncio.create_task(cluster.finish())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert writing.cancelled()
+    assert not finishing.done()
+    api_server.done.set()
+    async with asyncio.timeout(30):
+        await finishing
 
 
 async def test_the_client_logs_no_values_of_secrets(

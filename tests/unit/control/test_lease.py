@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from tests.unit.control.virtual_time import VirtualTime
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.kinds import Kind
@@ -76,7 +77,7 @@ async def test_of_two_only_one_leads() -> None:
     assert holder(cluster) == "a"
 
 
-async def test_the_charts_lease_is_free_and_keeps_what_the_chart_wrote() -> None:
+async def test_a_lease_that_is_there_already_keeps_what_others_wrote() -> None:
     labels = {"app.kubernetes.io/managed-by": "Helm"}
     meta = {"name": SETTINGS.name, "namespace": SETTINGS.namespace, "labels": labels}
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta}
@@ -85,6 +86,37 @@ async def test_the_charts_lease_is_free_and_keeps_what_the_chart_wrote() -> None
     assert holder(cluster) == "a"
     (written,) = cluster.of("Lease").values()
     assert written["metadata"]["labels"] == labels
+
+
+async def test_the_first_operator_creates_the_lease() -> None:
+    cluster = MemoryCluster()
+    assert await elector(cluster, "a", Clock())._attempt()
+    (lease,) = cluster.of("Lease").values()
+    assert lease["metadata"]["name"] == SETTINGS.name
+    assert lease["spec"]["leaseTransitions"] == 0
+
+
+async def test_a_lease_that_was_deleted_is_its_holders_for_as_long_as_before() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    first, second = elector(cluster, "a", clock), elector(cluster, "b", clock)
+    assert await first._attempt()
+    assert not await second._attempt()
+    cluster.objects.clear()
+    clock.now = DURATION - 1
+    assert not await second._attempt()
+    assert await first._attempt()
+    assert holder(cluster) == "a"
+
+
+async def test_a_lease_that_was_deleted_and_stays_away_is_free_in_the_end() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    first, second = elector(cluster, "a", clock), elector(cluster, "b", clock)
+    await first._attempt()
+    await second._attempt()
+    cluster.objects.clear()
+    clock.now = DURATION
+    assert await second._attempt()
+    assert holder(cluster) == "b"
 
 
 async def test_a_standby_takes_over_from_a_silent_holder_and_the_holder_notices() -> None:
@@ -138,6 +170,74 @@ async def test_who_was_replaced_gives_nothing_back() -> None:
     assert holder(cluster) == "b"
 
 
+class Racing(MemoryCluster):
+    """A renewal that was cut short is written just before the first write after it."""
+
+    raced = False
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        if lease["spec"]["holderIdentity"] == "" and not self.raced:
+            self.raced = True
+            (late,) = self.of("Lease").values()
+            await super().write_lease(late)
+        return await super().write_lease(lease)
+
+
+async def test_a_renewal_that_arrives_late_does_not_keep_the_lease_from_being_given_back() -> None:
+    cluster = Racing()
+    leader = elector(cluster, "a", Clock())
+    await leader.acquire()
+    await leader.release()
+    assert holder(cluster) == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "waited", "want"),
+    [
+        pytest.param(None, 0, False, id="there is no Lease, and none can be made"),
+        pytest.param({}, 0, False, id="it has no holder, and cannot be taken"),
+        pytest.param({"holderIdentity": "other"}, 0, True, id="another one holds it"),
+        pytest.param(
+            {"holderIdentity": "other"}, 29.9, True, id="silent for nearly twice its time"
+        ),
+        pytest.param({"holderIdentity": "other"}, 30, False, id="silent for twice its time"),
+    ],
+)
+async def test_a_standby_is_ready_while_another_operator_leads(
+    spec: Manifest | None, waited: float, want: bool
+) -> None:
+    meta = {"name": SETTINGS.name, "namespace": SETTINGS.namespace, "resourceVersion": "7"}
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta}
+    cluster, clock = Refusing(*([] if spec is None else [{**lease, "spec": spec}])), Clock()
+    standby = elector(cluster, "a", clock)
+    await standby._attempt()
+    clock.now = waited
+    await standby._attempt()
+    assert standby.led is want
+
+
+class Refusing(MemoryCluster):
+    """Has no right to write a Lease."""
+
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        raise ClusterUnavailable(f"403: {lease['kind']}")
+
+
+async def test_no_operator_is_known_to_lead_before_the_first_look() -> None:
+    assert not elector(MemoryCluster(), "a", Clock()).led
+
+
+async def test_the_leader_is_ready_while_it_renews() -> None:
+    clock = Clock()
+    leader = elector(MemoryCluster(), "a", clock)
+    for _ in range(20):
+        await leader._attempt()
+        assert leader.led
+        clock.now += SETTINGS.renew_interval
+    clock.now += 2 * DURATION
+    assert not leader.led
+
+
 async def test_an_outage_is_no_answer_and_no_error() -> None:
     cluster, clock = MemoryCluster(), Clock()
     candidate = elector(cluster, "a", clock)
@@ -148,26 +248,56 @@ async def test_an_outage_is_no_answer_and_no_error() -> None:
 
 
 class SlowCluster(MemoryCluster):
-    """Every question takes as long as it is until the next one."""
+    """Each answer takes so many seconds; what it is to write is written before that."""
 
-    def __init__(self, clock: Clock, settings: Leadership) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.clock = clock
-        self.settings = settings
+        self.seconds = seconds
+        self.written = 0.0
+        """When the last write was written: others see it then at the earliest."""
 
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        self.clock.now += self.settings.renew_interval
+        await asyncio.sleep(self.seconds)
         return await super().find(kind, namespace, name)
 
+    async def write_lease(self, lease: Manifest) -> Manifest | None:
+        written = await super().write_lease(lease)
+        self.written = asyncio.get_running_loop().time()
+        await asyncio.sleep(self.seconds)
+        return written
 
-async def test_a_holder_that_cannot_renew_stops_before_others_may_start() -> None:
-    clock, settings = Clock(), replace(SETTINGS, identity="a", duration=Seconds(0.4))
-    cluster = SlowCluster(clock, settings)
-    leader = Elector(cluster, settings, clock)
-    await leader.acquire()
-    seen_by_others = Sighting("a", "1", since=clock.now)
-    cluster.down = ClusterUnavailable("connection refused")
-    async with asyncio.timeout(30):
-        await leader.keep()
-    assert not leader.leading
-    assert not may_take(seen_by_others, "b", settings.duration, clock.now)
+
+@pytest.mark.parametrize("renewals", [0, 1, 3], ids=["never", "once", "thrice"])
+@pytest.mark.parametrize("slow", [0.0, 1.0], ids=["an API server that is gone", "a slow one"])
+def test_a_holder_that_cannot_renew_stops_before_others_may_start(
+    renewals: int, slow: float
+) -> None:
+    async def lead() -> None:
+        clock = asyncio.get_running_loop().time
+        cluster = SlowCluster(slow)
+        leader = Elector(cluster, SETTINGS, clock)
+        await leader.acquire()
+        keeping = asyncio.ensure_future(leader.keep())
+        await asyncio.sleep(renewals * (SETTINGS.renew_interval + 2 * slow) + 0.1)
+        cluster.seconds = DURATION if slow else 0.0
+        cluster.down = None if slow else ClusterUnavailable("connection refused")
+        await keeping
+        assert not leader.leading
+        seen_by_others = Sighting("me", "1", since=cluster.written)
+        assert not may_take(seen_by_others, "b", DURATION, clock())
+        assert cluster.written + DURATION - clock() >= SETTINGS.renew_interval
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(lead())
+
+
+def test_a_holder_that_can_renew_leads_on() -> None:
+    async def lead() -> None:
+        leader = Elector(SlowCluster(1.0), SETTINGS, asyncio.get_running_loop().time)
+        await leader.acquire()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(leader.keep(), 100 * DURATION)
+        assert leader.leading
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(lead())

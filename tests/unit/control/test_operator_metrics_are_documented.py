@@ -16,6 +16,7 @@ ROW = re.compile(r"^\| `(weir_operator_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$",
 def test_the_page_lists_what_the_code_exports() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.ended("a service", "settled")
+    metrics.definition_lacks.labels("a definition").set(0)
     exported = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from weir_core.api.crd import KINDS, custom_resource_definitions
+from weir_core.api.status import InferenceServiceStatus
 
 Schema = dict[str, Any]
 
@@ -42,7 +43,15 @@ def test_every_field_has_a_type_or_is_integer_or_string(schema: Schema) -> None:
 def test_keeps_nothing_that_a_structural_schema_forbids(schema: Schema) -> None:
     forbidden = {"$ref", "$defs", "title", "default", "const", "exclusiveMinimum", "nullable"}
     found = [(path, forbidden & set(node)) for path, node in walk("", schema)]
+    found = [(path, keys) for path, keys in found if (path, keys) != (".status", {"default"})]
     assert [(path, keys) for path, keys in found if keys] == []
+
+
+def test_a_service_no_operator_has_seen_is_not_taken_for_ready() -> None:
+    definition = custom_resource_definitions()["inferenceservices.serving.weir.dev"]
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    status = InferenceServiceStatus.model_validate(schema["properties"]["status"]["default"])
+    assert [(each.type, each.status) for each in status.conditions] == [("Ready", "Unknown")]
 
 
 @pytest.mark.parametrize("schema", schemas())

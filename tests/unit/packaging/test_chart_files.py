@@ -26,6 +26,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 FREE_FORM = {
     "global", "operator.affinity", "operator.tolerations[]", "operator.topologySpreadConstraints[]",
     "operator.extraEnv[]", "operator.extraVolumes[]", "operator.extraVolumeMounts[]",
+    "podTemplatePolicy.namespaceSelector",
 }  # fmt: skip
 """Kubernetes' own types: the API server checks them."""
 
