@@ -147,6 +147,7 @@ class Routing:
         """Return the load of this replica, now; None where it has no engine to load."""
         if self._driver.is_gateway:
             return None
+        self._driver.note_silent()
         return load_of(self._driver.scheduler, self._clock(), self._handler.leaving)
 
     def taken(self, sender: str, forwarded: Forwarded) -> None:

@@ -129,6 +129,15 @@ def test_a_silent_replica_gets_nothing_until_it_is_heard_again() -> None:
     assert target(routed(made, own=own, now=5.3)) == "other"
 
 
+def test_an_engine_that_hangs_is_expected_to_go_on_so_and_makes_no_other_look_worse() -> None:
+    made = router(hangs=loaded(overdue_s=2.0), other=loaded(ahead=2000))
+    route = routed(made, own=loaded(wait_s=0.5))
+    assert target(route) == "other"
+    assert judged(route, "hangs").wait_ms == pytest.approx(2e3 + judged(route, "self").wait_ms, 0.3)
+    assert not judged(route, "hangs").feasible
+    assert judged(route, "other").feasible
+
+
 def test_a_refusing_replica_gets_nothing_for_longer_each_time() -> None:
     made, own, now = router(other=IDLE), loaded(wait_s=9.0), 0.0
     pauses = []
