@@ -144,8 +144,14 @@ async def test_a_replica_that_dies_under_requests_costs_one_hop(fleet: Fleet) ->
 async def test_an_engine_that_hangs_gets_nothing_new_though_it_looks_emptier(fleet: Fleet) -> None:
     fleet.engines[0].profile = SILENT
     fleet.engines[1].profile = fleet.engines[2].profile = replace(SLOW, output_tokens=10_000)
-    tasks = [asyncio.create_task(fleet.ask_gateway(stream=True)) for _ in range(3)]
-    await eventually(lambda: fleet.running == [1, 1, 1])
+    tasks: list[asyncio.Task[Answer]] = []
+
+    async def run(count: int) -> None:
+        tasks.extend(asyncio.create_task(fleet.ask_gateway(stream=True)) for _ in range(count))
+        await eventually(lambda: sum(fleet.running) == len(tasks))
+
+    while not fleet.running[0]:
+        await run(1)
     router = fleet.gateway.peers.router
 
     def is_known() -> bool:
@@ -153,8 +159,7 @@ async def test_an_engine_that_hangs_gets_nothing_new_though_it_looks_emptier(fle
         return view is not None and view.load.overdue_s > 0.5
 
     await eventually(is_known)
-    tasks += [asyncio.create_task(fleet.ask_gateway(stream=True)) for _ in range(8)]
-    await eventually(lambda: sum(fleet.running) == 11)
+    await run(8)
     assert fleet.running[0] == 1
     await leave(tasks)
 
