@@ -171,7 +171,7 @@ class Process:
             "unscheduled": unscheduled._running,
             "unscheduled of tenants": len(unscheduled._by_payer),
             "credit for what was sent": len(router._sent),
-            "credit at peers": sum(len(peer.credit) for peer in router._order),
+            "credit at peers": sum(peer.credit for peer in router._order),
         }
 
 

@@ -357,6 +357,12 @@ class Driver:
         self._metrics.engine_step(step)
         self._perform(actions, now)
 
+    def note_silent(self) -> None:
+        """Take the prompts of silent answers to be done that should be by now."""
+        if self._silent:
+            now = self._clock()
+            self._perform(self._note_silent(now), now)
+
     def count_tokens(self) -> None:
         """Tell what streams have brought since the last call; called about once a second."""
         now = self._clock()

@@ -300,8 +300,7 @@ class InFlightRequest:
             return False
         self._body = body_at_hand(http, shared.limits.max_body_bytes, self._hold)
         self._classify()
-        takes_time = self._computes_nothing or shared.driver.prompts.counts(head.path, self._body)
-        if takes_time or not self._is_counted_at_once():
+        if self._computes_nothing or not self._is_counted_at_once() or self._is_to_be_counted():
             return False
         self._ask_for_place(shared.driver, None)
         upstream: Upstream | None = self.away
@@ -502,10 +501,19 @@ class InFlightRequest:
             self._rank_by_head(shared.driver)
         else:
             self._trust(shared.driver, self.forwarded)
-        if not self.counts_elsewhere and (self._computes_nothing or not self.http.whole):
-            assert self.caller is not None
-            shared.driver.reserve(self.caller.tenant)
-            self._reserved = True
+        if self._computes_nothing or not self.http.whole or head.encoding:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Count the request among its payer's while something else takes time; raise the refusal.
+
+        Its body comes, is inflated, or is counted by the engine; or it computes nothing.
+        """
+        if self._reserved or self.places or self.counts_elsewhere:
+            return
+        assert self.caller is not None
+        self.shared.driver.reserve(self.caller.tenant)
+        self._reserved = True
 
     def _check_room(self) -> None:
         """Raise the refusal where this sidecar takes no more requests."""
@@ -625,6 +633,13 @@ class InFlightRequest:
         # In one step: the place that the head took passes on to the whole request.
         self._leave_limits(self.shared.driver)
         return limits.place_at_once(self)
+
+    def _is_to_be_counted(self) -> bool:
+        """Tell whether the engine is to count the prompt first."""
+        if not self.shared.driver.prompts.counts(self.head.path, self._body):
+            return False
+        self._reserve()
+        return True
 
     # ---- WAITING: in the pool, until the scheduler says otherwise
 
@@ -771,7 +786,7 @@ class InFlightRequest:
         if exchange is not None:
             if exchange.begun or exchange.ending not in _NOT_BEGUN:
                 return True
-            if self._is_last_word:  # but the head of a stream went out, with another status
+            if self._is_last_word and self.client.head_sent:  # with another status
                 raise errors.told_in_stream(exchange.status, exchange.tail)
         self.away = self.exchange = None
         self.state = State.KNOWN

@@ -53,6 +53,7 @@ class Routing:
         self._handler = handler
         self._driver = handler.driver
         self._metrics = handler.metrics
+        self._answered = handler.metrics.forwards.labels("answered")
         self._peers = peers
         self._prefixes = prefixes
         self._router = peers.router
@@ -137,7 +138,7 @@ class Routing:
         if asked is None:
             return
         self._router.on_ended(asked.request_id)
-        self._metrics.forwards.labels("answered").inc()
+        self._answered.inc()
         if request.outcome is Outcome.OK and request.usage is not None:
             self._driver.learn(asked, request.usage)
 
@@ -147,6 +148,7 @@ class Routing:
         """Return the load of this replica, now; None where it has no engine to load."""
         if self._driver.is_gateway:
             return None
+        self._driver.note_silent()
         return load_of(self._driver.scheduler, self._clock(), self._handler.leaving)
 
     def taken(self, sender: str, forwarded: Forwarded) -> None:
@@ -208,11 +210,11 @@ class Routing:
     def _ask(self, request: InFlightRequest, asked: Request) -> Ask:
         policy = self._driver.directory.policy(asked.class_name)
         ask = ask_of(asked, policy, self._driver.scheduler.estimator, self._clock())
+        session_replica = request.better_at or self._of_session(request)
+        if not (request.hops or request.tried or session_replica):
+            return ask
         return msgspec.structs.replace(
-            ask,
-            hops=request.hops,
-            tried=request.tried,
-            session_replica=request.better_at or self._of_session(request),
+            ask, hops=request.hops, tried=request.tried, session_replica=session_replica
         )
 
     def _lost(self, name: str) -> None:

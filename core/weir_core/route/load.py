@@ -14,6 +14,8 @@ from weir_core.sched.types import ClassPolicy, Request
 
 _LONGEST_S: Final = 1e6
 """No replica tells of a longer time."""
+_USUAL_STEP_S: Final = 0.01
+"""A light step of an engine that tells of none: times to first tokens say nothing of decodes."""
 
 
 def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVector:
@@ -30,10 +32,10 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         if pool.requests:
             rate = scheduler.forecast.drain_rate or 1.0 / token_s
             wait_s = scheduler.forecast.wait_behind_s(queue.policy, queue.cost, pool, rate, now)
-        ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
-        classes.append(ClassLoad(queue.policy.name, _told_s(wait_s), max(0, ahead_tokens)))
+        ahead_tokens = max(0, engine_load.prefill_ahead(queue.policy.rank))
+        classes.append(ClassLoad(queue.policy.name, _told_s(wait_s), ahead_tokens))
     token_s, step_s = _told_s(token_s), _told_s(estimator.step_s)
-    light_step_s = _told_s(estimator.light_step_s or 0.0) or step_s
+    light_step_s = _told_s(estimator.light_step_s or 0.0) or min(step_s, _USUAL_STEP_S)
     sequences = engine_load.slots + pool.requests
     if engine is None:
         return LoadVector(tuple(classes), token_s, step_s, light_step_s, 1, 0, 0, draining=True)
@@ -49,6 +51,7 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         ),
         draining=draining,
         sequences=sequences,
+        overdue_s=_told_s(scheduler.overdue_s(now)),
     )
 
 

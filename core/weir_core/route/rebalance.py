@@ -142,7 +142,7 @@ def _is_better(ask: Ask, here: View, cached: int, there: View, replica: str) -> 
 def _begins_s(view: View) -> float:
     """Return when a newcomer of the class begins."""
     ahead_s = (view.ahead_tokens + view.sent_tokens) * view.load.token_s
-    return view.wait_s + ahead_s + view.hop_s
+    return view.load.overdue_s + view.wait_s + ahead_s + view.hop_s
 
 
 def _has_room(ask: Ask, view: View) -> bool:

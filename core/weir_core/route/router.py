@@ -117,7 +117,11 @@ class _Peer:
         self.token_s = 0.0
         """Its time per prompt token, as a slow mean: one estimate may be far off."""
         self.speed = 0.0
-        self.credit: dict[str, _Sent] = {}
+        self._credit: dict[str, _Sent] = {}
+        # What it adds up to; of prompt tokens, by rank.
+        self._sent_tokens: dict[int, int] = {}
+        self._sent_sequences = 0
+        self._sent_kv_tokens = 0
         self.refusals = 0
         self.paused_until_s = float("-inf")
 
@@ -130,18 +134,43 @@ class _Peer:
     def hear(self, load: LoadVector, measured_s: float) -> None:
         """Note a vector that is newer than the last one."""
         self.load, self.measured_s = load, measured_s
-        if self.credit:
-            for request_id, sent in list(self.credit.items()):
-                if sent.acknowledged_s <= measured_s:
-                    del self.credit[request_id]
+        for request_id, sent in list(self._credit.items()):
+            if sent.acknowledged_s <= measured_s:
+                self.drop(request_id)
+
+    @property
+    def credit(self) -> int:
+        """Return how many requests it was sent that its vector does not show."""
+        return len(self._credit)
+
+    def take(self, request_id: str, sent: _Sent) -> None:
+        """Count a request that was sent to it."""
+        self.drop(request_id)
+        self._credit[request_id] = sent
+        self._sent_tokens[sent.rank] = self._sent_tokens.get(sent.rank, 0) + sent.tokens
+        self._sent_sequences += sent.sequences
+        self._sent_kv_tokens += sent.kv_tokens
+
+    def drop(self, request_id: str) -> None:
+        """Count a request no longer: it has ended, or the vector shows it."""
+        sent = self._credit.pop(request_id, None)
+        if sent is None:
+            return
+        tokens = self._sent_tokens[sent.rank] - sent.tokens
+        if tokens:
+            self._sent_tokens[sent.rank] = tokens
+        else:
+            del self._sent_tokens[sent.rank]
+        self._sent_sequences -= sent.sequences
+        self._sent_kv_tokens -= sent.kv_tokens
 
     def add_credit(self, view: View, rank: int) -> None:
         """Add what the vector does not show, as a newcomer of `rank` meets it."""
-        for sent in self.credit.values():
-            if sent.rank >= rank:
-                view.sent_tokens += sent.tokens
-            view.sent_sequences += sent.sequences
-            view.sent_kv_tokens += sent.kv_tokens
+        for sent_rank, tokens in self._sent_tokens.items():
+            if sent_rank >= rank:
+                view.sent_tokens += tokens
+        view.sent_sequences += self._sent_sequences
+        view.sent_kv_tokens += self._sent_kv_tokens
 
 
 class Router:
@@ -205,7 +234,8 @@ class Router:
         peer = self._peers.get(replica)
         if peer is not None:
             sent = _Sent(peer, ask, max(1, ask.prompt_tokens - cached))
-            self._sent[ask.request_id] = peer.credit[ask.request_id] = sent
+            self._sent[ask.request_id] = sent
+            peer.take(ask.request_id, sent)
 
     def on_acknowledged(self, request_id: str, now: float) -> None:
         """Note that the replica has the request."""
@@ -228,7 +258,7 @@ class Router:
         """Note that a request was answered, failed, or came back: it is not there any more."""
         sent = self._sent.pop(request_id, None)
         if sent is not None:
-            sent.peer.credit.pop(request_id, None)
+            sent.peer.drop(request_id)
 
     # ---- where a request goes
 
@@ -343,8 +373,9 @@ class Router:
 
         Where nothing was found so, look at all of them: better a slow replica than none.
         """
-        wanted = min(MOST_CANDIDATES, len(found) + _RANDOM)
         count = len(self._order)
+        is_here = self.name in found
+        wanted = min(MOST_CANDIDATES, len(found) + _RANDOM, count + is_here)
         for draw in range(2 * _DRAWS if count else 0):
             if len(found) >= wanted:
                 return

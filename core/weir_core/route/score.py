@@ -79,7 +79,8 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
     ahead = view.ahead_tokens + view.sent_tokens
     tokens = ahead + max(1, ask.prompt_tokens - cached)
     steps = tokens // max(1, load.step_tokens) + 1
-    wait_s = view.wait_s + steps * load.step_s + tokens * load.token_s
+    # What has shown nothing for so long is expected to take as long again.
+    wait_s = load.overdue_s + view.wait_s + steps * load.step_s + tokens * load.token_s
     answer_s = ask.output_tokens / max(1, ask.sequences) * load.step_s
     recompute_s = 0.0
     if missed > 0:

@@ -42,6 +42,7 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
         kv_tokens_left: The same of KV room.
         draining: It takes nothing new, because it leaves or has no engine.
         sequences: Those that run, and the requests that wait.
+        overdue_s: Time for which its engine has shown no progress beyond what its prompts explain.
     """
 
     classes: tuple[ClassLoad, ...]
@@ -53,6 +54,7 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
     kv_tokens_left: _Count
     draining: bool = False
     sequences: _Count = 0
+    overdue_s: _Time = 0.0
 
 
 class DigestUpdate(msgspec.Struct, frozen=True, gc=False, array_like=True):

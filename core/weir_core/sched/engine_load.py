@@ -143,6 +143,16 @@ class EngineLoad:
         tickets = [ticket for load in self.loads for ticket in load.unstarted.values()]
         return sorted(tickets, key=lambda ticket: ticket.seq, reverse=True)
 
+    def oldest_unstarted_s(self) -> float | None:
+        """Return when the first of the requests without a first token was dispatched."""
+        oldest_s = None
+        for load in self.loads:
+            for ticket in load.unstarted.values():
+                if oldest_s is None or ticket.dispatched_s < oldest_s:
+                    oldest_s = ticket.dispatched_s
+                break
+        return oldest_s
+
     def add(self, ticket: Ticket) -> None:
         """Note that `ticket` was dispatched, and set aside what it claims."""
         ticket.state = State.RUNNING

@@ -123,6 +123,17 @@ class Scheduler:
         silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
         return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
+    def overdue_s(self, now: float) -> float:
+        """Return for how long the engine has made no progress beyond what its prompts explain.
+
+        An engine that hangs shows nothing else: its counts stay as they are.
+        """
+        oldest_s = self.engine_load.oldest_unstarted_s()
+        if oldest_s is None:
+            return 0.0
+        silent_s = now - max(oldest_s, self._progress_s)
+        return max(0.0, silent_s - self.estimator.first_token_s(self.engine_load.prefill_of_all()))
+
     # ---- configuration
 
     def configure(

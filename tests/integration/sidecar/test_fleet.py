@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -148,6 +149,29 @@ async def test_a_replica_that_dies_under_requests_costs_one_hop(fleet: Fleet) ->
     await eventually(lambda: sum(task.done() for task in tasks) >= lost)
     answers = [task.result() for task in tasks if task.done()]
     assert {answer.status for answer in answers} == {200}
+    await leave(tasks)
+
+
+async def test_an_engine_that_hangs_gets_nothing_new_though_it_looks_emptier(fleet: Fleet) -> None:
+    fleet.engines[0].profile = SILENT
+    fleet.engines[1].profile = fleet.engines[2].profile = replace(SLOW, output_tokens=10_000)
+    tasks: list[asyncio.Task[Answer]] = []
+
+    async def run(count: int) -> None:
+        tasks.extend(asyncio.create_task(fleet.ask_gateway(stream=True)) for _ in range(count))
+        await eventually(lambda: sum(fleet.running) == len(tasks))
+
+    while not fleet.running[0]:
+        await run(1)
+    router = fleet.gateway.peers.router
+
+    def is_known() -> bool:
+        view = router.view_of("r0", "standard", 1, time.monotonic())
+        return view is not None and view.load.overdue_s > 0.5
+
+    await eventually(is_known)
+    await run(8)
+    assert fleet.running[0] == 1
     await leave(tasks)
 
 

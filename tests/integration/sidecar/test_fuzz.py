@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from bench.fuzz.batch import Batch
 from bench.fuzz.engine import kind_of
 from bench.fuzz.fleet import FleetSubject
 from bench.fuzz.network import Recorder, SimulatedLoop
+from weir_core.route.router import HOP_LIMIT
+from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.outcomes import Outcome
 
 RARE = {Outcome.INTERNAL_ERROR, Outcome.CUT}
@@ -76,3 +80,62 @@ def test_a_look_up_at_a_replica_that_is_cut_off_is_made_at_another(run_dir: Path
         loop = runner.get_loop()
         assert isinstance(loop, SimulatedLoop)
         assert runner.run(look_up(loop)).startswith(b"HTTP/1.1 200 ")
+
+
+class Refusals:
+    """Replicas that refuse the first requests they get, and one that is lost with the last."""
+
+    def __init__(self, subject: FleetSubject) -> None:
+        self.by: list[str] = []
+        """Which replicas have refused."""
+        self._gateway = subject.gateway.process
+        for replica in subject.replicas:
+            replica.engine.calm = True
+            requests = replica.process.parts.peer_port._requests
+            requests._forwarded = self._refusing(replica.name, requests._forwarded)
+        subject.loop.after_turn = self._lose_the_last
+
+    def _refusing(
+        self, replica: str, handle: Callable[[HttpRequest, str], None]
+    ) -> Callable[[HttpRequest, str], None]:
+        def answer(http: HttpRequest, sender: str) -> None:
+            if len(self.by) == HOP_LIMIT:
+                handle(http, sender)
+                return
+            self.by.append(replica)
+            headers = {"x-weir-returned": "refused", "retry-after": "1"}
+            http.answer(Answer(429, b"no", headers=headers))
+
+        return answer
+
+    def _lose_the_last(self) -> None:
+        """Lose the replica after its refusal has come, and before anything was made of it."""
+        if len(self.by) == HOP_LIMIT:
+            for request in self._gateway.parts.registry.away_at(self.by[-1]):
+                if request.exchange is not None and request.exchange.held:
+                    request.reroute()
+
+
+def test_a_refusal_whose_replica_is_lost_before_it_is_judged_is_no_answer(run_dir: Path) -> None:
+    async def ask(loop: SimulatedLoop) -> bytes:
+        subject = FleetSubject(loop, random.Random(1), run_dir)
+        loop.calm = True
+        client, body = Recorder(), b'{"model": "m", "prompt": "x"}'
+        async with subject.running():
+            await asyncio.sleep(1.0)
+            refusals = Refusals(subject)
+            assert subject.gateway.door is not None
+            wire = subject.gateway.door.connect(client)
+            wire.begin()
+            wire.deliver(
+                b"POST /v1/completions HTTP/1.1\r\nHost: weir\r\n"
+                b"Authorization: Bearer sk-ada\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            await asyncio.sleep(5.0)
+        assert len(refusals.by) == HOP_LIMIT
+        return client.received
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, SimulatedLoop)
+        assert runner.run(ask(loop)).startswith(b"HTTP/1.1 200 ")

@@ -516,6 +516,28 @@ async def test_large_prompts_are_counted_by_the_engine(house: House) -> None:
     assert asked == [b"/tokenize", CHAT.encode(), CHAT.encode()]
 
 
+async def test_what_a_tenants_limit_refuses_is_not_counted_by_the_engine(house: House) -> None:
+    house.facts()
+    told = tenant("t", key="sk-t")
+    policy = replace(told.policy, max_requests=1)
+    house.policies(PolicyDocument(tenants=(msgspec.structs.replace(told, policy=policy),)))
+    asked: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        asked.append(wire.request.split(b" ")[1])
+        await wire.closed_by_peer()
+
+    await house.raw_engine(script)
+    running = await house.sidecar(replace(PATIENT, tokenizing=Tokenizing(min_bytes=1000)))
+    key = {"Authorization": "Bearer sk-t"}
+    first = asyncio.create_task(running.post(json={"model": "m"}, headers=key))
+    await eventually(lambda: asked == [CHAT.encode()])
+    long = {"model": "m", "messages": ["x" * 2000]}
+    assert (await running.post(json=long, headers=key)).status == 429
+    assert asked == [CHAT.encode()]
+    first.cancel()
+
+
 async def test_the_state_shows_who_waits_and_where(house: House) -> None:
     running, engine = await crowded(house)
     tasks = [send(running, "first", "interactive")]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from weir_core.route.load import ask_of, load_of
+from weir_core.route.score import suits
 from weir_core.route.types import ClassLoad, LoadVector
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import (
@@ -87,10 +88,34 @@ def test_speeds_are_what_the_steps_showed(step_s: float) -> None:
     assert load.token_s == pytest.approx(40e-6, rel=0.2)
 
 
+def test_late_first_tokens_of_an_engine_without_a_step_log_make_it_unfit_for_no_class() -> None:
+    made = scheduler()
+    for number in range(40):
+        asked = Request(f"q{number}", "t", "interactive", float(number), prompt_tokens=10)
+        made.on_arrival(asked, float(number))
+        made.on_first_token(f"q{number}", number + 0.5)
+        made.on_finish(f"q{number}", number + 0.6)
+    load = load_of(made, 50.0)
+    asked = Request("q", "t", "interactive", 50.0, prompt_tokens=10)
+    assert load.step_s > 0.05
+    assert suits(ask_of(asked, INTERACTIVE, made.estimator, now=50.0), load)
+
+
 def test_a_replica_without_an_engine_takes_nothing() -> None:
     load = load_of(scheduler(request(1), engine=None), 0.0)
     assert load.draining
     assert load.sequences_left == 0
+
+
+def test_an_engine_that_shows_nothing_is_overdue_until_it_moves() -> None:
+    made = trained(scheduler(), 0.01)
+    made.on_arrival(request(1), 1.0)
+    assert load_of(made, 1.02).overdue_s == 0.0  # its prompt takes 0.05 s
+    assert load_of(made, 4.0).overdue_s == pytest.approx(2.95, abs=0.05)
+    made.on_step(StepRecord(0.01, 0, 1), 4.0)
+    assert load_of(made, 4.0).overdue_s == 0.0
+    made.on_first_token("q1", 4.0)
+    assert load_of(made, 9.0).overdue_s == 0.0  # no prompt is left
 
 
 def test_a_replica_that_leaves_says_so() -> None:

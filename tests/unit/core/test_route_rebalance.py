@@ -50,6 +50,7 @@ def moved(
     been: Mapping[str, tuple[int, tuple[str, ...]]] | None = None,
     heard_s: float = 0.0,
     now: float = 0.0,
+    own: LoadVector | None = None,
 ) -> list[Move]:
     router = Router("self")
     router.on_load("peer", peer, 0.0, heard_s)
@@ -59,7 +60,8 @@ def moved(
         hops, tried = (been or {}).get(waiting.request_id, (0, ()))
         return msgspec.structs.replace(ask, hops=hops, tried=tried)
 
-    return moves_to("peer", router, scheduler, load_of(scheduler, now), ask_for, now)
+    own = own or load_of(scheduler, now)
+    return moves_to("peer", router, scheduler, own, ask_for, now)
 
 
 def ids(moves: list[Move]) -> list[str]:
@@ -90,6 +92,14 @@ def test_the_most_important_and_oldest_move_first_and_only_a_few() -> None:
 )
 def test_nothing_moves_to_a_peer_where_it_would_not_begin_sooner(peer: LoadVector) -> None:
     assert moved(backlogged(request(1)), peer) == []
+
+
+def test_what_waits_behind_an_engine_that_hangs_moves() -> None:
+    nothing_before = msgspec.structs.replace(IDLE, sequences_left=0)
+    hangs = msgspec.structs.replace(nothing_before, overdue_s=1.0)
+    scheduler = backlogged(request(1))
+    for own, wanted in ((nothing_before, []), (hangs, ["q1"])):
+        assert ids(moved(scheduler, own=own)) == wanted
 
 
 def test_nothing_moves_to_a_peer_that_is_silent_or_unknown() -> None:

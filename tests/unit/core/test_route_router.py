@@ -107,6 +107,45 @@ def test_of_two_equal_replicas_the_one_with_fewer_sequences_is_better_and_credit
     assert gap_ms == pytest.approx(10 * 0.3 * 9.0)
 
 
+def test_credit_is_counted_by_rank_until_it_ended_or_the_vector_shows_it() -> None:
+    made = router(other=IDLE)
+    asks = [CHAT, NIGHTLY, msgspec.structs.replace(CHAT, request_id="q3", sequences=3)]
+
+    def credit(rank: int, now: float = 0.0) -> tuple[int, int, int]:
+        view = made.view_of("other", "interactive", rank, now)
+        assert view is not None
+        return view.sent_tokens, view.sent_sequences, view.sent_kv_tokens
+
+    for ask in [*asks, asks[0]]:  # sent again it counts once
+        made.on_sent("other", ask, cached=400)
+    assert credit(rank=100) == (1200, 5, 3300)
+    assert credit(rank=-100) == (1800, 5, 3300)
+    made.on_ended("q1")
+    made.on_acknowledged("q2", 1.0)
+    made.on_load("other", IDLE, 0.0, now=1.0)
+    assert credit(rank=-100, now=1.0) == (600, 3, 1100)
+    made.on_ended("q2")
+    made.on_refused("q3", 1.0)
+    made.on_load("other", IDLE, 0.0, now=2.0)
+    assert credit(rank=-100, now=2.0) == (0, 0, 0)
+
+
+class Draws(random.Random):
+    """Counts what is drawn."""
+
+    drawn = 0
+
+    def random(self) -> float:
+        self.drawn += 1
+        return super().random()
+
+
+def test_where_all_replicas_are_found_no_more_are_drawn() -> None:
+    rng = Draws(1)
+    assert router(other=IDLE).candidates(CHAT, {}, 0.0, rng) == ["self", "other"]
+    assert rng.drawn == 2
+
+
 def test_a_sequence_counts_by_the_pace_of_its_replica() -> None:
     made = router(fast=loaded(sequences=40), slow=slowed(loaded(sequences=20), 0.25))
     route = routed(made, msgspec.structs.replace(NIGHTLY, output_tokens=0), own=loaded(wait_s=9.0))
@@ -127,6 +166,15 @@ def test_a_silent_replica_gets_nothing_until_it_is_heard_again() -> None:
     assert target(routed(made, own=own, now=5.1)) == "self"
     made.on_load("other", IDLE, 0.0, now=5.2)
     assert target(routed(made, own=own, now=5.3)) == "other"
+
+
+def test_an_engine_that_hangs_is_expected_to_go_on_so_and_makes_no_other_look_worse() -> None:
+    made = router(hangs=loaded(overdue_s=2.0), other=loaded(ahead=2000))
+    route = routed(made, own=loaded(wait_s=0.5))
+    assert target(route) == "other"
+    assert judged(route, "hangs").wait_ms == pytest.approx(2e3 + judged(route, "self").wait_ms, 0.3)
+    assert not judged(route, "hangs").feasible
+    assert judged(route, "other").feasible
 
 
 def test_a_refusing_replica_gets_nothing_for_longer_each_time() -> None:
