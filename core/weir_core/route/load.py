@@ -25,18 +25,19 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
     token_s = estimator.token_s
     pool, engine_load = scheduler.pool, scheduler.engine_load
     classes: list[ClassLoad] = []
-    waiting_tokens = 0.0
+    waiting, waiting_tokens = 0, 0.0
     for queue in pool.classes:
         wait_s = 0.0
+        waiting += queue.waiting
         waiting_tokens += queue.cost
         if pool.requests:
             rate = scheduler.forecast.drain_rate or 1.0 / token_s
             wait_s = scheduler.forecast.wait_behind_s(queue.policy, queue.cost, pool, rate, now)
-        ahead_tokens = max(0, engine_load.prefill_ahead(queue.policy.rank))
-        classes.append(ClassLoad(queue.policy.name, _told_s(wait_s), ahead_tokens))
+        ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
+        name, ahead = queue.policy.name, max(0, ahead_tokens)
+        classes.append(ClassLoad(name, _told_s(wait_s), ahead, waiting, int(waiting_tokens)))
     token_s, step_s = _told_s(token_s), _told_s(estimator.step_s)
     light_step_s = _told_s(estimator.light_step_s or 0.0) or min(step_s, _USUAL_STEP_S)
-    sequences = engine_load.slots + pool.requests
     if engine is None:
         return LoadVector(tuple(classes), token_s, step_s, light_step_s, 1, 0, 0, draining=True)
     return LoadVector(
@@ -45,12 +46,10 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         step_s=step_s,
         light_step_s=light_step_s,
         step_tokens=engine.max_num_batched_tokens,
-        sequences_left=max(0, engine.max_num_seqs - sequences),
-        kv_tokens_left=max(
-            0, engine.kv_capacity_tokens - engine_load.kv_tokens - int(waiting_tokens)
-        ),
+        sequences_left=max(0, engine.max_num_seqs - engine_load.slots),
+        kv_tokens_left=max(0, engine.kv_capacity_tokens - engine_load.kv_tokens),
         draining=draining,
-        sequences=sequences,
+        sequences=engine_load.slots,
         overdue_s=_told_s(scheduler.overdue_s(now)),
     )
 

@@ -146,10 +146,8 @@ def _begins_s(view: View) -> float:
 
 
 def _has_room(ask: Ask, view: View) -> bool:
-    sequences_left = view.load.sequences_left - view.sent_sequences
-    kv_tokens_left = view.load.kv_tokens_left - view.sent_kv_tokens
     room = ask.prompt_tokens + ask.output_tokens
-    return sequences_left >= max(1, ask.sequences) and kv_tokens_left >= room
+    return view.sequences_left >= max(1, ask.sequences) and view.kv_tokens_left >= room
 
 
 def leaving(scheduler: Scheduler) -> list[str]:

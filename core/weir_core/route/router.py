@@ -14,7 +14,8 @@ replica it is given the exact present. Four rules keep stale knowledge from doin
 - The wait that a vector tells fades with its age into the average of all replicas. By then the
   queue is another one, and others have acted on the same vector.
 - A request that it sent counts on top of a vector until one comes that was measured after the
-  replica had acknowledged it. So a burst spreads inside one heartbeat.
+  replica had acknowledged it. So a burst spreads inside one heartbeat. It counts more the older the
+  vector is: so each sidecar spreads what it sends while it knows nothing new.
 - A replica that drains, is silent, or refused gets nothing.
 
 Vectors come with an age, not an instant: clocks of two machines agree on nothing else. A vector
@@ -49,6 +50,9 @@ _DRAWS: Final = 12
 """Draws for the random ones; the slow and the unusable are drawn again."""
 _FRESH_S: Final = 0.2
 """Age at which a third of what a vector says beyond the usual still counts."""
+_CREDIT_GROWTH: Final = 1.0
+"""What was sent counts so much more for each second of its replica's vector's age: the vector
+lacks what all sidecars sent since, and of that only the own part is known."""
 _SPEED_PART: Final = 0.2
 """How much of a new time per prompt token counts."""
 _FADE: Final = 0.05
@@ -166,11 +170,13 @@ class _Peer:
 
     def add_credit(self, view: View, rank: int) -> None:
         """Add what the vector does not show, as a newcomer of `rank` meets it."""
-        for sent_rank, tokens in self._sent_tokens.items():
-            if sent_rank >= rank:
-                view.sent_tokens += tokens
-        view.sent_sequences += self._sent_sequences
-        view.sent_kv_tokens += self._sent_kv_tokens
+        if not self.credit:
+            return
+        tokens = sum(count for sent, count in self._sent_tokens.items() if sent >= rank)
+        weight = 1.0 + _CREDIT_GROWTH * max(0.0, view.age_s)
+        view.sent_tokens = int(weight * tokens)
+        view.sent_sequences = int(weight * self._sent_sequences)
+        view.sent_kv_tokens = int(weight * self._sent_kv_tokens)
 
 
 class Router:

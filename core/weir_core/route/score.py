@@ -43,6 +43,8 @@ class View:
         age_s: Age of the vector.
         wait_s: Predicted time in the request pool for the class of the request.
         ahead_tokens: Prompt tokens that the engine computes before the request's.
+        waiting: Requests in the request pool that are served before it.
+        waiting_tokens: KV room that they take.
         sent_tokens: Prompt tokens that were sent there, are not in the vector and go first.
         sent_sequences: Slots that what was sent takes.
         sent_kv_tokens: KV room that it takes.
@@ -55,14 +57,30 @@ class View:
         self.hop_s = hop_s
         self.age_s = age_s
         self.wait_s = 0.0
-        self.ahead_tokens = 0
+        self.ahead_tokens = self.waiting = self.waiting_tokens = 0
         for each in load.classes:
             if each.name == class_name:
                 self.wait_s, self.ahead_tokens = each.wait_s, each.ahead_tokens
+                self.waiting, self.waiting_tokens = each.waiting, each.waiting_tokens
                 break
         self.sent_tokens = 0
         self.sent_sequences = 0
         self.sent_kv_tokens = 0
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences that run before it or beside it."""
+        return self.load.sequences + self.waiting + self.sent_sequences
+
+    @property
+    def sequences_left(self) -> int:
+        """Return the slots that are left to it; negative where there are too few."""
+        return self.load.sequences_left - self.waiting - self.sent_sequences
+
+    @property
+    def kv_tokens_left(self) -> int:
+        """Return the KV room that is left to it; negative where there is too little."""
+        return self.load.kv_tokens_left - self.waiting_tokens - self.sent_kv_tokens
 
 
 def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candidate:
@@ -87,7 +105,7 @@ def judge(ask: Ask, replica: str, view: View, cached: int, missed: int) -> Candi
         busy = min(1.0, max(_IDLE_SHARE, ahead / max(1, load.step_tokens)))
         recompute_s = _RECOMPUTE_FACTOR * busy * missed * load.token_s
     decode_s = _DECODE_FACTOR * answer_s * crowding(ask, load.step_s)
-    decode_s += _COUNT_FACTOR * load.light_step_s * (load.sequences + view.sent_sequences)
+    decode_s += _COUNT_FACTOR * load.light_step_s * view.sequences
     room_s = scarcity(ask, view) * answer_s
     return Candidate(
         replica=replica,
@@ -126,7 +144,7 @@ def scarcity(ask: Ask, view: View) -> float:
     """Return 0 where room abounds, and 1 where the request has to wait for an answer to end."""
     slots = max(1, ask.sequences)
     room = ask.prompt_tokens + ask.output_tokens
-    slot_share = slots / max(slots, view.load.sequences_left - view.sent_sequences)
-    room_share = room / max(room, view.load.kv_tokens_left - view.sent_kv_tokens)
+    slot_share = slots / max(slots, view.sequences_left)
+    room_share = room / max(room, view.kv_tokens_left)
     share = max(slot_share, room_share)
     return share * share

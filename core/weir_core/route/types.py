@@ -22,11 +22,15 @@ class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
     Attributes:
         wait_s: Predicted time in the request pool.
         ahead_tokens: Prompt tokens that the engine computes before the newcomer's.
+        waiting: Requests in the request pool of its class and of higher ranks.
+        waiting_tokens: KV room that they will take.
     """
 
     name: str
     wait_s: _Time
     ahead_tokens: _Count
+    waiting: _Count = 0
+    waiting_tokens: _Count = 0
 
 
 class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -38,10 +42,10 @@ class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):
         step_s: Time of a step that computes no prompt, with the present decodes.
         light_step_s: Time of a step with few decodes and no prompt: how fast it is at best.
         step_tokens: Most prompt tokens of a step.
-        sequences_left: Free slots of the running batch, less what the pool will take.
-        kv_tokens_left: The same of KV room.
+        sequences_left: Free slots of the running batch.
+        kv_tokens_left: Free KV room.
         draining: It takes nothing new, because it leaves or has no engine.
-        sequences: Those that run, and the requests that wait.
+        sequences: Those that run.
         overdue_s: Time for which its engine has shown no progress beyond what its prompts explain.
     """
 

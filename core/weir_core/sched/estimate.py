@@ -29,9 +29,10 @@ _SLACK: Final = 2.0
 """Times the expected time to first token that a working engine may take."""
 LONGEST_GUESS_TOKENS: Final = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
-_LIGHT_DECODES: Final = 16
-"""Of a light step. The model of step times knows such steps; none at all it only infers."""
-_LIGHT_CONTEXT: Final = 16 * 1024
+_LIGHT_DECODES: Final = 32
+"""Of a light step. The model of step times knows such steps; fewer decodes it only infers, and
+infers too little time: reading the weights takes as long for a few as for many."""
+_LIGHT_CONTEXT: Final = 32 * 1024
 _LIGHT_STEP_RATE: Final = 0.002
 """Part by which the time of a light step follows the model, in 500 of its updates: replicas are
 compared by it, and equal ones should be equal."""

@@ -74,10 +74,22 @@ def test_what_waits_delays_its_own_class_before_any_drain_rate_was_measured() ->
     assert of_class(load, "interactive").wait_s == 0.0
 
 
-def test_slots_are_counted_by_sequences_and_the_pool_takes_some() -> None:
+def test_slots_are_counted_by_sequences() -> None:
     made = scheduler(Request("q", "t", "standard", 0.0, prompt_tokens=10, sequences=3))
     load = load_of(made, 0.0)
     assert (load.sequences, load.sequences_left) == (3, 5)
+
+
+def test_what_waits_takes_room_from_its_own_class_and_lower_ones_only() -> None:
+    made = scheduler(*(request(number, tokens=2000) for number in range(6)))
+    load = load_of(made, 0.0)
+    assert made.backlog() == 4
+    assert (load.sequences, load.sequences_left) == (2, 6)
+    waiting = {each.name: each.waiting for each in load.classes}
+    assert waiting == {"interactive": 0, "standard": 4, "batch": 4}
+    tokens = {each.name: each.waiting_tokens for each in load.classes}
+    assert tokens["interactive"] == 0
+    assert tokens["standard"] == tokens["batch"] >= 4 * 2000
 
 
 @pytest.mark.parametrize("step_s", [0.01, 0.04], ids=["fast", "a quarter of its speed"])
