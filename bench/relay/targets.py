@@ -250,13 +250,25 @@ def _envoy(upstream: Upstream) -> Launch:
     """Return Envoy with one worker thread, one route and its default settings."""
     (port,) = free_ports(1)
     config = upstream.run_dir / "envoy.json"
-    config.write_text(json.dumps(_envoy_config(port, upstream.engine_port)))
+    config.write_text(json.dumps(envoy_config(port, [upstream.engine_port])))
+    return Launch(ENVOY, port, envoy_command(config))
+
+
+def envoy_command(config: Path) -> list[str]:
+    """Return how Envoy is started with one worker thread."""
     command = [str(routers.installed() / "envoy"), "--config-path", str(config)]
-    command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
-    return Launch(ENVOY, port, command)
+    return [*command, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
 
 
-def _envoy_config(port: int, engine_port: int) -> dict[str, Any]:
+def envoy_config(port: int, engine_ports: Sequence[int], **of_cluster: Any) -> dict[str, Any]:
+    """Return a listener before engines.
+
+    Args:
+        port: Of the listener.
+        engine_ports: Of the engines.
+        of_cluster: Further fields of the cluster that they are.
+    """
+
     def address(number: int) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
 
@@ -275,15 +287,16 @@ def _envoy_config(port: int, engine_port: int) -> dict[str, Any]:
         "filter_chains": [{"filters": [{"name": "http", "typed_config": http}]}],
     }
     bounds = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _PLENTY)
-    endpoint = {"endpoint": {"address": address(engine_port)}}
+    endpoints = [{"endpoint": {"address": address(each)}} for each in engine_ports]
     cluster = {
         "name": "engine",
         "type": "STATIC",
         "circuit_breakers": {"thresholds": [bounds]},
         "load_assignment": {
             "cluster_name": "engine",
-            "endpoints": [{"lb_endpoints": [endpoint]}],
+            "endpoints": [{"lb_endpoints": endpoints}],
         },
+        **of_cluster,
     }
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 

@@ -60,7 +60,7 @@ async def test_the_length_in_the_prompt_is_what_comes_and_usage_says_so(connect:
     assert text.endswith("data: [DONE]\n\n")
     assert sum(bool(e["choices"] and e["choices"][0]["delta"].get("content")) for e in events) == 7
     assert events[-1]["usage"]["completion_tokens"] == 7
-    assert events[-1]["usage"]["prompt_tokens"] == len(json.dumps(body)) // 4
+    assert events[-1]["usage"]["prompt_tokens"] == len("<user>[[7]]") // 4
 
 
 async def test_the_lower_number_goes_first_with_vllms_priority(connect: Connect) -> None:
