@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -202,23 +203,24 @@ def _smg(upstream: Upstream) -> Launch:
     command = [str(routers.installed(routers.SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
     command += ["--policy", "round_robin", "--priority-scheduler-enabled"]
     command += ["--max-concurrent-requests", str(_PLENTY)]
-    return replace(_router(upstream, "smg", command), prepare=_raise_smg_bound)
+    prepare = partial(raise_smg_bound, _PLENTY)
+    return replace(_router(upstream, "smg", command), prepare=prepare)
 
 
-def _raise_smg_bound(port: int) -> None:
-    """Tell SMG how many requests its worker takes: without that its scheduler lets 64 run.
+def raise_smg_bound(most: int, port: int) -> None:
+    """Tell SMG how many requests each worker takes: without that its scheduler lets 64 run.
 
     Raises:
         RuntimeError: It did not take that.
     """
     url = f"http://127.0.0.1:{port}/workers"
-    bound = {"max_num_seqs": str(_PLENTY)}
-    (worker,) = _ask(url)["workers"]
-    _ask(f"{url}/{worker['id']}", {"labels": bound})
+    bound = {"max_num_seqs": str(most)}
+    for worker in _ask(url)["workers"]:
+        _ask(f"{url}/{worker['id']}", {"labels": bound})
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while bound.items() - _ask(url)["workers"][0]["labels"].items():
+    while any(bound.items() - worker["labels"].items() for worker in _ask(url)["workers"]):
         if time.monotonic() > deadline:
-            raise RuntimeError("smg does not take a bound for its worker")
+            raise RuntimeError("smg does not take a bound for its workers")
         time.sleep(_POLL_S)
 
 
