@@ -128,8 +128,8 @@ LOADS: Final = {
         Load("chats 0.7x", "chats", 0.7, 45.0, 12.0, 10.0),
         Load("chats 0.9x", "chats", 0.9, 45.0, 12.0, 10.0),
         Load("mix 2x", "mix", 2.0, 60.0, 0.0, 4.0),
-        Load("answers of 1", "cost", 0.3, 12.0, 0.0, 3.0, output_tokens=1),
-        Load("answers of 64", "cost", 0.3, 12.0, 0.0, 3.0, output_tokens=64),
+        Load("answers of 1", "cost", 2.0, 12.0, 0.0, 3.0, output_tokens=1),
+        Load("answers of 64", "cost", 2.0, 12.0, 0.0, 3.0, output_tokens=64),
     )
 }
 
@@ -174,7 +174,7 @@ def chat(at_s: float, name: str, rng: random.Random) -> Chat:
     """Draw one conversation."""
     turns = [Turn(*_FIRST.draw(rng))]
     turns += [Turn(*_LATER.draw(rng), rng.expovariate(1 / _THINK_S)) for _ in range(TURNS - 1)]
-    return Chat(at_s, "interactive", name, turns, rng.randrange(_SYSTEM_PROMPTS))
+    return Chat(at_s, "standard", name, turns, rng.randrange(_SYSTEM_PROMPTS))
 
 
 def saturated_turns_per_s(profile: EngineProfile) -> float:

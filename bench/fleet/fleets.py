@@ -1,8 +1,9 @@
 """Four engines, and what stands before them: Weir's sidecars, or one router.
 
-Engines are the step model with a prefix cache, all with vLLM's priority order, but for Weir's,
-which have Weir's scheduler as its pods have it. Each router is started as its documents advise for
-conversations; none of Weir's settings is touched.
+Engines are the step model with a prefix cache. Those of `weir` have Weir's scheduler, as its pods
+have it; the routers' and those of `weir-stock` have vLLM's priority order. `weir-alone` is sidecars
+without peers and `weir-gateway` one without an engine before the others: one hop, and two. Each
+router is started as its documents advise for conversations; Weir's settings are its defaults.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.fleet.chats import PROFILE
+from bench.fleet.report import ALONE, GATEWAY, STOCK, WEIR
 from bench.peers.targets import (
     engine_command,
     gateway,
@@ -35,7 +37,6 @@ from bench.relay.targets import Launch, file_name, free_ports
 from weir_core.api import labels
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 
-WEIR: Final = "weir"
 _MEET_S: Final = 30.0
 _POLL_S: Final = 0.1
 _SMG_SLOTS: Final = 128
@@ -160,38 +161,33 @@ def _summed(of_each: Iterable[Mapping[str, float]]) -> dict[str, float]:
 # ---- Weir
 
 
-def _weir(site: Site, kind: str = "weir", *, through_gateway: bool = False) -> Fleet:
-    names = [f"replica-{number}" for number in range(len(site.speeds))]
-    peer_ports = free_ports(len(names) + 1)
-    peers = [
-        PeerEntry(name, f"127.0.0.1:{port}")
-        for name, port in zip([*names, "gateway"], peer_ports, strict=True)
-    ]
-    document = PolicyDocument(
-        peers=tuple(peers if through_gateway else peers[:-1]), peer_keys=(secrets.token_hex(32),)
-    )
+def _weir(site: Site, name: str, kind: str = "weir") -> Fleet:
+    pods = [f"replica-{number}" for number in range(len(site.speeds))]
+    # All in one call: a port that nothing listens on yet may be given out again.
+    of_sidecars = free_ports(3 * len(pods) + 3)
+    peer_ports, apis, admins = (of_sidecars[part::3] for part in range(3))
+    named = zip([*pods, "gateway"], peer_ports, strict=True)
+    peers = [PeerEntry(pod, f"127.0.0.1:{port}") for pod, port in named]
+    known = {GATEWAY: peers, ALONE: []}.get(name, peers[:-1])
+    document = PolicyDocument(peers=tuple(known), peer_keys=(secrets.token_hex(32),))
     (site.run_dir / labels.POLICIES_FILE).write_bytes(document.encode())
-    engines, launches = [], []
-    for name, port, speed in zip(names, peer_ports, site.speeds, strict=False):
-        run_dir = site.run_dir / name
+    engines, roots = [], []
+    for number, (pod, speed) in enumerate(zip(pods, site.speeds, strict=True)):
+        run_dir = site.run_dir / pod
         run_dir.mkdir()
-        _start_engine(site, f"engine of {name}", kind, speed, ["--run-dir", str(run_dir)])
+        _start_engine(site, f"engine of {pod}", kind, speed, ["--run-dir", str(run_dir)])
         engines.append(Engine(run_dir=run_dir))
-        launches.append(sidecar(name, run_dir, _peering(site, name, port)))
-    roots = [
-        site.processes.start(file_name(each.name), each.command, each.env).pid for each in launches
-    ]
-    admin_ports = [int(each.env["WEIR_ADMIN_PORT"]) for each in launches]
-    for port in admin_ports:
-        _await_metric(port, 'weir_peers{state="usable"}', len(names) - 1)
-    name, ports = WEIR, [each.port for each in launches]
-    if through_gateway:
-        launch = _gateway_launch(site, peer_ports[-1])
-        roots.append(_start(site, launch))
-        name, ports = launch.name, [launch.port]
-    for port in ports:
+        more = _peering(site, pod, peer_ports[number])
+        launch = sidecar(pod, run_dir, (apis[number], admins[number]), more)
+        roots.append(site.processes.start(pod, launch.command, launch.env).pid)
+    for port in admins[:-1] if known else ():
+        _await_metric(port, 'weir_peers{state="usable"}', len(pods) - 1)
+    if name == GATEWAY:
+        roots.append(_start_gateway(site, peer_ports[-1], apis[-1], admins[-1]))
+        return Fleet(name, engines, apis[-1:], roots, admins[:-1])
+    for port in apis[:-1]:
         _await_answer(port)
-    return Fleet(name, engines, ports, roots, admin_ports)
+    return Fleet(name, engines, apis[:-1], roots, admins[:-1])
 
 
 def _peering(site: Site, name: str, port: int) -> dict[str, str]:
@@ -202,11 +198,11 @@ def _peering(site: Site, name: str, port: int) -> dict[str, str]:
     }
 
 
-def _gateway_launch(site: Site, peer_port: int) -> Launch:
-    (port,) = free_ports(1)
-    launch = sidecar("weir-gateway", site.run_dir, _peering(site, "gateway", peer_port))
+def _start_gateway(site: Site, peer_port: int, port: int, admin: int) -> int:
+    more = _peering(site, "gateway", peer_port)
+    launch = sidecar("gateway", site.run_dir, (port, admin), more)
     command = [sys.executable, "-m", "weir_sidecar", "gateway", "--listen", f"127.0.0.1:{port}"]
-    return replace(launch, port=port, command=command)
+    return _start(site, replace(launch, command=command))
 
 
 # ---- routers
@@ -252,7 +248,8 @@ def _envoy(site: Site) -> Fleet:
 
 
 FLEETS: Final[Mapping[str, Callable[[Site], Fleet]]] = {
-    WEIR: _weir,
+    "weir": lambda site: _weir(site, WEIR),
+    "weir-stock": lambda site: _weir(site, STOCK, "priority"),
     "sglang-cache": lambda site: _sglang(
         site, "sglang-router cache_aware", *_CACHE_AWARE, *_BALANCED, "1.5"
     ),
@@ -262,7 +259,8 @@ FLEETS: Final[Mapping[str, Callable[[Site], Fleet]]] = {
     "vllm-router": _vllm,
     "smg": _smg,
     "envoy": _envoy,
-    "weir-gateway": lambda site: _weir(site, through_gateway=True),
+    "weir-alone": lambda site: _weir(site, ALONE),
+    "weir-gateway": lambda site: _weir(site, GATEWAY),
 }
 
 

@@ -1,6 +1,6 @@
 """The load generator: clients that come at their instants, and go on when they are answered.
 
-It runs in a process of its own and answers one `Order` on stdin with one `Answers` on stdout.
+It runs in a process of its own, which reads an `Order` from a file and writes `Answers` to another.
 Requests go to the ports in turn, each to the next one: as kube-proxy spreads them over replicas.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -24,11 +25,13 @@ class Order(msgspec.Struct, frozen=True):
 
     Attributes:
         drain_s: After the last client came; what is open then is closed.
+        explain: Weir's sidecars are asked to explain what they do.
     """
 
     ports: list[int]
     drain_s: float
     chats: list[Chat]
+    explain: bool = False
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -36,12 +39,16 @@ class Sent(msgspec.Struct, frozen=True):
 
     Attributes:
         at_s: When it was sent.
+        chat: Whose request it is: the conversation's `text_seed`.
         turn: Of its conversation, from 0.
+        explained: What a sidecar said of it.
     """
 
     at_s: float
+    chat: str
     turn: int
     answer: Answer
+    explained: str = ""
 
 
 class Answers(msgspec.Struct, frozen=True):
@@ -94,7 +101,8 @@ class _Run:
         for number, (turn, message) in enumerate(zip(chat.turns, chat.messages(), strict=True)):
             await asyncio.sleep(turn.think_s)
             said.append(message)
-            exchange = Exchange(chat.class_name, chat_body(chat.class_name, said))
+            body = chat_body(chat.class_name, said)
+            exchange = Exchange(chat.class_name, body, explain=self._order.explain)
             at_s = self.seconds
             closed = True
             try:
@@ -103,7 +111,7 @@ class _Run:
                 closed = False
             finally:
                 answer = exchange.answer(closed=closed)
-                self.sent.append(Sent(at_s, number, answer))
+                self.sent.append(Sent(at_s, chat.text_seed, number, answer, exchange.explained))
             if not answer.complete:
                 return
             said.append(answered(answer.tokens))
@@ -120,11 +128,10 @@ async def measure(order: Order) -> Answers:
 
 
 def main() -> None:
-    """Serve orders until stdin closes."""
-    for line in sys.stdin.buffer:
-        answers = uvloop.run(measure(msgspec.json.decode(line, type=Order)))
-        sys.stdout.buffer.write(msgspec.json.encode(answers) + b"\n")
-        sys.stdout.buffer.flush()
+    """Do what the first argument's file orders, and write to the second's."""
+    order, answers = map(Path, sys.argv[1:])
+    found = uvloop.run(measure(msgspec.json.decode(order.read_bytes(), type=Order)))
+    answers.write_bytes(msgspec.json.encode(found))
 
 
 if __name__ == "__main__":

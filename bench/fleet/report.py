@@ -18,7 +18,11 @@ from bench.fleet.load import Answers, Sent
 from bench.peers.report import CLASSES, kind_of, met_tpot, met_ttft
 from bench.relay.stats import percentile
 
-WEIRS: Final = ("weir", "weir-gateway")
+WEIR: Final = "weir"
+STOCK: Final = "weir, stock engines"
+ALONE: Final = "weir alone"
+GATEWAY: Final = "weir-gateway"
+WEIRS: Final = (WEIR, STOCK, ALONE, GATEWAY)
 LATER_GOAL: Final = 0.8
 GOODPUT_GOAL: Final = 1.6
 
@@ -150,7 +154,8 @@ def _p99(values: Sequence[float]) -> float | None:
 
 CHATS: Final = (
     "speeds", "load", "target", "later turns: mean TTFT s", "x best other", "first turns",
-    "TTFT p99 s", "hit rate", "goodput/s", "refused", "cut", "unfinished", "forwards", "CPU ms",
+    "TTFT p99 s", "hit rate", "goodput/s", "and TPOT", "refused", "cut", "unfinished",
+    "forwards", "CPU ms",
 )  # fmt: skip
 MIX: Final = (
     "speeds", "load", "target", "goodput/s", "x best other", "and TPOT",
@@ -175,9 +180,10 @@ def chats(rows: Sequence[Row]) -> list[tuple[str, ...]]:
                     _spread(later, 3),
                     _ratio(later, best),
                     _spread([each.first_s for each in runs], 2),
-                    _spread([each.ttft_p99_s["interactive"] for each in runs], 2),
+                    _spread([each.ttft_p99_s["standard"] for each in runs], 2),
                     f"{100 * median(each.hit_ratio for each in runs):.0f} %",
                     _spread([each.goodput for each in runs], 1),
+                    _spread([each.tpot_goodput for each in runs], 1),
                     str(sum(each.refused for each in runs)),
                     str(sum(each.cut + each.failed for each in runs)),
                     str(sum(each.unfinished for each in runs)),
@@ -229,7 +235,11 @@ def cost(rows: Sequence[Row]) -> list[tuple[str, ...]]:
                     speeds,
                     _spread([request for request, _ in costs], 0),
                     _spread([chunk for _, chunk in costs], 1),
-                    f"{100 * share:.0f} %" if name in WEIRS else "-",
+                    "100 %"
+                    if name == GATEWAY
+                    else f"{100 * share:.0f} %"
+                    if name in WEIRS
+                    else "-",
                 )
             )
     return lines
@@ -257,7 +267,7 @@ def missed(rows: Sequence[Row]) -> list[str]:
     """Return which goals Weir misses, in words."""
     lines = []
     for here in _groups(rows):
-        runs = [each for each in here if each.target == WEIRS[0]]
+        runs = [each for each in here if each.target == WEIR]
         where = f"{here[0].speeds}, {here[0].load}"
         later = [each.later_s for each in runs if each.later_s is not None]
         best = _best(here, lambda each: each.later_s, min)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,9 @@ from bench.relay.processes import Processes
 
 _IDLE_S: Final = 3.0
 _BEHIND_S: Final = 0.25
+_SLACK_S: Final = 30.0
 _DEFAULT_LOADS: Final = [name for name, load in LOADS.items() if load.kind != "cost"]
-_DEFAULT_TARGETS: Final = [name for name in FLEETS if name != "weir-gateway"]
+_DEFAULT_TARGETS: Final = [name for name in FLEETS if not name.startswith("weir-")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side")
     parser.add_argument("--json", type=Path, help="add every run to this file, one to a line")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument(
+        "--explain", type=Path, help="add to this file what Weir's sidecars say of each request"
+    )
     parser.add_argument("--report", type=Path, help="print the tables of such a file, run nothing")
 
 
@@ -69,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         # A stop from outside unwinds too, so that no engine is left behind.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        rows, failures = _all(options, Console(stderr=True))
+        runner = _Runner(options, Console(stderr=True))
+        runner.run()
+        rows, failures = runner.rows, runner.failures
     text = tables(rows)
     print(text)
     if options.markdown:
@@ -117,36 +124,51 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return found
 
 
-def _all(options: argparse.Namespace, console: Console) -> tuple[list[report.Row], list[str]]:
-    capacity = Capacity()
-    planned = cases(options)
-    seconds = sum(case.load.window_s + case.load.drain_s + 10 for case in planned)
-    console.print(f"{len(planned)} runs, about {seconds / options.at_once / 60:.0f} minutes")
-    rows: list[report.Row] = []
-    failures: list[str] = []
+class _Runner:
+    def __init__(self, options: argparse.Namespace, console: Console) -> None:
+        self._options = options
+        self._console = console
+        self._capacity = Capacity()
+        self._stopped = threading.Event()
+        self.rows: list[report.Row] = []
+        self.failures: list[str] = []
 
-    def measured(case: Case) -> report.Row | str:
-        try:
-            return _one(case, capacity)
-        except (RuntimeError, OSError) as error:
-            return f"{case}: {error}"
+    def run(self) -> None:
+        """Measure all cases; what failed is in `failures`."""
+        planned, at_once = cases(self._options), self._options.at_once
+        seconds = sum(case.load.window_s + case.load.drain_s + 10 for case in planned)
+        self._console.print(f"{len(planned)} runs, about {seconds / at_once / 60:.0f} minutes")
+        with ThreadPoolExecutor(at_once) as pool:
+            try:
+                for case, found in zip(planned, pool.map(self._measured, planned), strict=True):
+                    self._keep(case, found)
+            except BaseException:
+                self._stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
-    with ThreadPoolExecutor(options.at_once) as pool:
-        try:
-            for case, found in zip(planned, pool.map(measured, planned), strict=True):
-                if isinstance(found, str):
-                    console.print(f"[red]{found}[/red]")
-                    failures.append(found)
-                    continue
-                rows.append(found)
-                _tell(case, found, console)
-                if options.json:
-                    with options.json.open("ab") as file:
-                        file.write(msgspec.json.encode(found) + b"\n")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return rows, failures
+    def _measured(self, case: Case) -> report.Row | str:
+        why = ""
+        for more in ("; once more", ""):
+            try:
+                return _one(case, self._capacity, self._options.explain)
+            except (RuntimeError, OSError) as error:
+                # Another process may have taken a port between its choice and its use.
+                why = f"{case}: {error}"
+                self._console.print(f"[red]{why}{more}[/red]")
+            if self._stopped.is_set():
+                break
+        return why
+
+    def _keep(self, case: Case, found: report.Row | str) -> None:
+        if isinstance(found, str):
+            self.failures.append(found)
+            return
+        self.rows.append(found)
+        _tell(case, found, self._console)
+        if self._options.json:
+            with self._options.json.open("ab") as file:
+                file.write(msgspec.json.encode(found) + b"\n")
 
 
 def _tell(case: Case, row: report.Row, console: Console) -> None:
@@ -161,7 +183,7 @@ def _tell(case: Case, row: report.Row, console: Console) -> None:
         console.print(f"[yellow]the machine was {behind_s:.2f} s late[/yellow]")
 
 
-def _one(case: Case, capacity: Capacity) -> report.Row:
+def _one(case: Case, capacity: Capacity, explain: Path | None) -> report.Row:
     """Start a fleet, send it one load, and stop it."""
     speeds = SPEEDS[case.speeds]
     with tempfile.TemporaryDirectory(prefix="weir-fleet-") as directory:
@@ -171,14 +193,14 @@ def _one(case: Case, capacity: Capacity) -> report.Row:
                 fleet = FLEETS[case.target](Site(run_dir, processes, speeds))
             except RuntimeError as error:
                 raise RuntimeError(f"{error}\n{_logs(run_dir)}") from error
-            module = [sys.executable, "-m", "bench.fleet.load"]
-            load = processes.start("load", module, {}, piped=True)
-            order = Order(
-                list(fleet.ports), case.load.drain_s, capacity.clients(case.load, speeds, case.seed)
-            )
+            chats = capacity.clients(case.load, speeds, case.seed)
+            order = Order(list(fleet.ports), case.load.drain_s, chats, explain is not None)
             idle_cpu, before = _idle_cpu(fleet), _counts(fleet)
-            answers = _sent(load, order, run_dir)
+            answers = _sent(order, processes, run_dir, case.load.window_s + case.load.drain_s)
             used = _used(fleet, before, idle_cpu * answers.seconds)
+    if explain is not None:
+        with explain.open("ab") as file:
+            file.writelines(msgspec.json.encode(each) + b"\n" for each in answers.sent)
     return report.row(fleet.name, case.load, case.speeds, case.seed, answers, used)
 
 
@@ -214,15 +236,23 @@ def _used(fleet: Fleet, before: dict[str, float], idle_cpu_s: float) -> report.U
     )
 
 
-def _sent(load: subprocess.Popen[bytes], order: Order, run_dir: Path) -> Answers:
-    assert load.stdin is not None
-    assert load.stdout is not None
-    load.stdin.write(msgspec.json.encode(order) + b"\n")
-    load.stdin.flush()
-    line = load.stdout.readline()
-    if not line:
-        raise RuntimeError(f"the load generator ended\n{_logs(run_dir)}")
-    return msgspec.json.decode(line, type=Answers)
+def _sent(order: Order, processes: Processes, run_dir: Path, seconds: float) -> Answers:
+    """Have a load generator carry out an order.
+
+    Raises:
+        RuntimeError: It failed, or took far longer than it should.
+    """
+    files = run_dir / "order.json", run_dir / "answers.json"
+    files[0].write_bytes(msgspec.json.encode(order))
+    command = [sys.executable, "-m", "bench.fleet.load", *map(str, files)]
+    child = processes.start("load", command, {})
+    try:
+        status = child.wait(seconds + _SLACK_S)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the load generator does not end\n{_logs(run_dir)}") from error
+    if status:
+        raise RuntimeError(f"the load generator failed\n{_logs(run_dir)}")
+    return msgspec.json.decode(files[1].read_bytes(), type=Answers)
 
 
 def _logs(run_dir: Path) -> str:

@@ -112,11 +112,17 @@ class Exchange:
     Args:
         class_name: Of the request.
         body: As `chat_body` makes it.
+        explain: Weir's sidecar is asked to explain what it does.
+
+    Attributes:
+        explained: What it said; empty where it said nothing.
     """
 
-    def __init__(self, class_name: str, body: bytes) -> None:
+    def __init__(self, class_name: str, body: bytes, *, explain: bool = False) -> None:
         self._class_name = class_name
         self._body = body
+        self._explain = explain
+        self.explained = ""
         self._sent_s = time.monotonic()
         self._status = 0
         self._retry_after = False
@@ -132,10 +138,13 @@ class Exchange:
             "x-weir-class": self._class_name,
             "x-smg-priority": _SMG_CLASS[self._class_name],
         }
+        if self._explain:
+            headers["x-weir-explain"] = "1"
         try:
             async with session.post(url, data=self._body, headers=headers) as response:
                 self._status = response.status
                 self._retry_after = "Retry-After" in response.headers
+                self.explained = response.headers.get("x-weir-explain", "")
                 if response.status == 200:
                     await self._read(response)
         except (aiohttp.ClientError, OSError) as error:

@@ -126,12 +126,19 @@ def _sidecar(site: Site, name: str, kind: str) -> Target:
     run_dir.mkdir()
     engine = engine_command(site.profile, kind, ["--run-dir", str(run_dir)])
     site.processes.start(file_name(f"engine of {name}"), engine, {})
-    return start(sidecar(name, run_dir, {}), site.processes)
+    return start(sidecar(name, run_dir, free_ports(2), {}), site.processes)
 
 
-def sidecar(name: str, run_dir: Path, more: Mapping[str, str]) -> Launch:
-    """Return how a sidecar is started before the engine in `run_dir`."""
-    api, admin = free_ports(2)
+def sidecar(name: str, run_dir: Path, ports: Sequence[int], more: Mapping[str, str]) -> Launch:
+    """Return how a sidecar is started before the engine in `run_dir`.
+
+    Args:
+        name: Of the target.
+        run_dir: Its pod's folder.
+        ports: Of its API and of its admin server.
+        more: Further environment.
+    """
+    api, admin = ports
     env = {
         labels.ENV_HOST: "127.0.0.1",
         labels.ENV_MODEL_NAME: "tiny",
