@@ -253,7 +253,7 @@ async def test_the_scheduler_is_told_what_of_a_prompt_is_cached(house: House) ->
     for number in range(2):
         headers = {"x-request-id": f"r{number}"}
         tasks.append(asyncio.create_task(running.post(json=asked, headers=headers)))
-        await eventually(lambda wanted=number + 1: len(engine.requests) == wanted)
+        await eventually(lambda: len(engine.requests) == len(tasks))
         started, told = (headers["x-request-id"],), ((2000, 0),)
         driver.on_step(Step(number + 1, 0.01, prefill_tokens=10, started=started, prompts=told))
     first, second = (request.asked for request in running.sidecar.registry._requests)
