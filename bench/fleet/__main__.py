@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from bench.fleet import heartbeats
+from bench.fleet import heartbeats, routers
 
-_BENCHMARKS: Final = {"heartbeats": heartbeats}
+_BENCHMARKS: Final = {"heartbeats": heartbeats, "routers": routers}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

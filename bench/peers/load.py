@@ -17,9 +17,10 @@ import aiohttp
 import msgspec
 import uvloop
 
+from weir_sim.workload import BYTES_PER_TOKEN
+
 _EVENT: Final = b"data: "
 _DONE: Final = b"data: [DONE]"
-_BYTES_PER_TOKEN: Final = 4
 _MOST_TOKENS: Final = 8192
 _FILLER: Final = "the quick brown fox jumps over the lazy dog "
 _EXTRA_EVENTS: Final = 2
@@ -87,28 +88,42 @@ class Answers(msgspec.Struct, frozen=True):
 
 def body_of(ask: Ask) -> bytes:
     """Return the chat request; its answer's length is known to the engine alone."""
+    size = BYTES_PER_TOKEN * ask.prompt_tokens
+    text = f"[[{ask.output_tokens}]] " + _FILLER * (size // len(_FILLER) + 1)
+    return chat_body(ask.class_name, [{"role": "user", "content": text[:size]}])
+
+
+def chat_body(class_name: str, messages: list[dict[str, str]]) -> bytes:
+    """Return a chat request that streams."""
     fields = {
         "model": "tiny",
-        "messages": [{"role": "user", "content": f"[[{ask.output_tokens}]] "}],
+        "messages": messages,
         "stream": True,
         "max_tokens": _MOST_TOKENS,
         # Stock vLLM's own field, for those who pass it on; Weir sets it itself.
-        "priority": _PRIORITY[ask.class_name],
+        "priority": _PRIORITY[class_name],
     }
-    missing = _BYTES_PER_TOKEN * ask.prompt_tokens - len(json.dumps(fields))
-    text = _FILLER * (max(0, missing) // len(_FILLER) + 1)
-    fields["messages"] = [
-        {"role": "user", "content": f"[[{ask.output_tokens}]] {text[: max(0, missing)]}"}
-    ]
     return json.dumps(fields).encode()
 
 
-class _Exchange:
-    """One request, as it goes."""
+class Exchange:
+    """One request, as it goes.
 
-    def __init__(self, ask: Ask, sent_s: float) -> None:
-        self._ask = ask
-        self._sent_s = sent_s
+    Args:
+        class_name: Of the request.
+        body: As `chat_body` makes it.
+        explain: Weir's sidecar is asked to explain what it does.
+
+    Attributes:
+        explained: What it said; empty where it said nothing.
+    """
+
+    def __init__(self, class_name: str, body: bytes, *, explain: bool = False) -> None:
+        self._class_name = class_name
+        self._body = body
+        self._explain = explain
+        self.explained = ""
+        self._sent_s = time.monotonic()
         self._status = 0
         self._retry_after = False
         self._events = 0
@@ -117,15 +132,19 @@ class _Exchange:
         self._error = ""
 
     async def run(self, session: aiohttp.ClientSession, url: str) -> None:
+        """Send it and read its answer; `answer` says what came."""
         headers = {
             "Content-Type": "application/json",
-            "x-weir-class": self._ask.class_name,
-            "x-smg-priority": _SMG_CLASS[self._ask.class_name],
+            "x-weir-class": self._class_name,
+            "x-smg-priority": _SMG_CLASS[self._class_name],
         }
+        if self._explain:
+            headers["x-weir-explain"] = "1"
         try:
-            async with session.post(url, data=body_of(self._ask), headers=headers) as response:
+            async with session.post(url, data=self._body, headers=headers) as response:
                 self._status = response.status
                 self._retry_after = "Retry-After" in response.headers
+                self.explained = response.headers.get("x-weir-explain", "")
                 if response.status == 200:
                     await self._read(response)
         except (aiohttp.ClientError, OSError) as error:
@@ -142,8 +161,9 @@ class _Exchange:
             tail = joined[-len(_DONE) :]
 
     def answer(self, *, closed: bool) -> Answer:
+        """Return what came of it; `closed` where the load generator gave up on it."""
         return Answer(
-            class_name=self._ask.class_name,
+            class_name=self._class_name,
             status=self._status,
             first_s=self._first_s,
             last_s=time.monotonic() - self._sent_s,
@@ -156,7 +176,7 @@ class _Exchange:
 
 
 async def _one(session: aiohttp.ClientSession, url: str, ask: Ask) -> Answer:
-    exchange = _Exchange(ask, time.monotonic())
+    exchange = Exchange(ask.class_name, body_of(ask))
     try:
         await exchange.run(session, url)
     except asyncio.CancelledError:

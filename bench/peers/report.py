@@ -56,9 +56,9 @@ class Row:
 
 def row(target: str, load: float, seed: int, window_s: float, answers: Sequence[Answer]) -> Row:
     """Return what one run came to."""
-    kinds = [_kind(answer) for answer in answers]
-    met = [_met_ttft(answer) for answer in answers]
-    both = sum(ok and _met_tpot(answer) for ok, answer in zip(met, answers, strict=True))
+    kinds = [kind_of(answer) for answer in answers]
+    met = [met_ttft(answer) for answer in answers]
+    both = sum(ok and met_tpot(answer) for ok, answer in zip(met, answers, strict=True))
     first = sorted(
         answer.first_s
         for answer in answers
@@ -157,7 +157,8 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _kind(answer: Answer) -> str:
+def kind_of(answer: Answer) -> str:
+    """Return the one column that an answer is counted in."""
     if answer.complete:
         return "finished"
     if answer.closed:
@@ -169,14 +170,16 @@ def _kind(answer: Answer) -> str:
     return "failed"
 
 
-def _met_ttft(answer: Answer) -> bool:
+def met_ttft(answer: Answer) -> bool:
+    """Return whether its first token came in time, and its stream did not break."""
     target_s = _policy(answer).ttft_target_s
     if answer.first_s is None or not (answer.complete or answer.closed):
         return False
     return target_s is None or answer.first_s <= target_s
 
 
-def _met_tpot(answer: Answer) -> bool:
+def met_tpot(answer: Answer) -> bool:
+    """Return whether its tokens came in time, so far as they came."""
     target_s = _policy(answer).tpot_target_s
     if target_s is None or answer.tokens < 2 or answer.first_s is None:
         return True

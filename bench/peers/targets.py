@@ -9,7 +9,7 @@ each core of the gateway's machine) never lets its scheduler act.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,31 +49,23 @@ def bare(site: Site) -> Target:
     """Return the engine itself; clients send vLLM's `priority`."""
     name = "bare vLLM priority"
     (port,) = free_ports(1)
-    engine = _engine_command(site, "priority", ["--port", str(port)])
+    engine = engine_command(site.profile, "priority", ["--port", str(port)])
     return start(Launch(name, port, engine), site.processes)
 
 
 def sglang_router(site: Site) -> Target:
     """Return sglang-router with its default policy; it has no priorities."""
-    command = [str(routers.installed() / "sglang-router"), "launch", "--log-level", "warn"]
-    return _gateway(site, "sglang-router", command)
+    return _gateway(site, "sglang-router", sglang_command())
 
 
 def vllm_router(site: Site) -> Target:
     """Return vllm-router with its default policy; it has no priorities."""
-    command = [str(routers.installed() / "vllm-router"), "--log-level", "warning"]
-    return _gateway(site, "vllm-router", command)
+    return _gateway(site, "vllm-router", vllm_command())
 
 
 def smg(site: Site) -> Target:
     """Return SMG with its priority scheduler."""
-    config = site.run_dir / "smg.yaml"
-    config.write_text(_SMG_CLASSES)
-    command = [str(routers.installed(routers.SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
-    command += ["--priority-scheduler-enabled", "--priority-scheduler-config", str(config)]
-    command += ["--priority-scheduler-default-max-class", "interactive"]
-    command += ["--max-concurrent-requests", str(site.slots)]
-    return _gateway(site, "smg", command)
+    return _gateway(site, "smg", smg_command(site.run_dir, site.slots))
 
 
 def weir(site: Site) -> Target:
@@ -96,21 +88,57 @@ TARGETS: Final[Mapping[str, Callable[[Site], Target]]] = {
 }
 
 
-def _gateway(site: Site, name: str, command: list[str]) -> Target:
-    engine = _engine_port(site, name)
+def sglang_command() -> list[str]:
+    """Return how sglang-router is started, without addresses."""
+    return [str(routers.installed() / "sglang-router"), "launch", "--log-level", "warn"]
+
+
+def vllm_command() -> list[str]:
+    """Return how vllm-router is started, without addresses."""
+    return [str(routers.installed() / "vllm-router"), "--log-level", "warning"]
+
+
+def smg_command(run_dir: Path, slots: int) -> list[str]:
+    """Return how SMG is started with its priority scheduler, without addresses."""
+    config = run_dir / "smg.yaml"
+    config.write_text(_SMG_CLASSES)
+    command = [str(routers.installed(routers.SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
+    command += ["--priority-scheduler-enabled", "--priority-scheduler-config", str(config)]
+    command += ["--priority-scheduler-default-max-class", "interactive"]
+    return [*command, "--max-concurrent-requests", str(slots)]
+
+
+def gateway(name: str, command: list[str], engines: Sequence[int]) -> Launch:
+    """Return how a gateway is started before engines at these ports."""
     port, metrics = free_ports(2)
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["--worker-urls", f"http://127.0.0.1:{engine}"]
+    command += ["--worker-urls", *(f"http://127.0.0.1:{engine}" for engine in engines)]
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics)]
-    return start(Launch(name, port, command), site.processes)
+    return Launch(name, port, command)
+
+
+def _gateway(site: Site, name: str, command: list[str]) -> Target:
+    return start(gateway(name, command, [_engine_port(site, name)]), site.processes)
 
 
 def _sidecar(site: Site, name: str, kind: str) -> Target:
     run_dir = site.run_dir / kind
     run_dir.mkdir()
-    engine = _engine_command(site, kind, ["--run-dir", str(run_dir)])
+    engine = engine_command(site.profile, kind, ["--run-dir", str(run_dir)])
     site.processes.start(file_name(f"engine of {name}"), engine, {})
-    api, admin = free_ports(2)
+    return start(sidecar(name, run_dir, free_ports(2), {}), site.processes)
+
+
+def sidecar(name: str, run_dir: Path, ports: Sequence[int], more: Mapping[str, str]) -> Launch:
+    """Return how a sidecar is started before the engine in `run_dir`.
+
+    Args:
+        name: Of the target.
+        run_dir: Its pod's folder.
+        ports: Of its API and of its admin server.
+        more: Further environment.
+    """
+    api, admin = ports
     env = {
         labels.ENV_HOST: "127.0.0.1",
         labels.ENV_MODEL_NAME: "tiny",
@@ -119,18 +147,19 @@ def _sidecar(site: Site, name: str, kind: str) -> Target:
         "WEIR_API_PORT": str(api),
         "WEIR_ADMIN_PORT": str(admin),
         "OTEL_SDK_DISABLED": "true",  # whatever the caller's environment says
+        **more,
     }
-    command = [sys.executable, "-m", "weir_sidecar", "serve"]
-    return start(Launch(name, api, command, env), site.processes)
+    return Launch(name, api, [sys.executable, "-m", "weir_sidecar", "serve"], env)
 
 
 def _engine_port(site: Site, name: str) -> int:
     (port,) = free_ports(1)
-    engine = _engine_command(site, "priority", ["--port", str(port)])
+    engine = engine_command(site.profile, "priority", ["--port", str(port)])
     site.processes.start(file_name(f"engine of {name}"), engine, {})
     return port
 
 
-def _engine_command(site: Site, kind: str, where: list[str]) -> list[str]:
+def engine_command(profile: str, kind: str, where: Sequence[str]) -> list[str]:
+    """Return how an engine model is started."""
     module = [sys.executable, "-m", "weir_sim.step_engine"]
-    return [*module, "--profile", site.profile, "--kind", kind, *where]
+    return [*module, "--profile", profile, "--kind", kind, *where]

@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -202,23 +203,24 @@ def _smg(upstream: Upstream) -> Launch:
     command = [str(routers.installed(routers.SMG_LOCK) / "smg"), "launch", "--log-level", "warn"]
     command += ["--policy", "round_robin", "--priority-scheduler-enabled"]
     command += ["--max-concurrent-requests", str(_PLENTY)]
-    return replace(_router(upstream, "smg", command), prepare=_raise_smg_bound)
+    prepare = partial(raise_smg_bound, _PLENTY)
+    return replace(_router(upstream, "smg", command), prepare=prepare)
 
 
-def _raise_smg_bound(port: int) -> None:
-    """Tell SMG how many requests its worker takes: without that its scheduler lets 64 run.
+def raise_smg_bound(most: int, port: int) -> None:
+    """Tell SMG how many requests each worker takes: without that its scheduler lets 64 run.
 
     Raises:
         RuntimeError: It did not take that.
     """
     url = f"http://127.0.0.1:{port}/workers"
-    bound = {"max_num_seqs": str(_PLENTY)}
-    (worker,) = _ask(url)["workers"]
-    _ask(f"{url}/{worker['id']}", {"labels": bound})
+    bound = {"max_num_seqs": str(most)}
+    for worker in _ask(url)["workers"]:
+        _ask(f"{url}/{worker['id']}", {"labels": bound})
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while bound.items() - _ask(url)["workers"][0]["labels"].items():
+    while any(bound.items() - worker["labels"].items() for worker in _ask(url)["workers"]):
         if time.monotonic() > deadline:
-            raise RuntimeError("smg does not take a bound for its worker")
+            raise RuntimeError("smg does not take a bound for its workers")
         time.sleep(_POLL_S)
 
 
@@ -250,13 +252,25 @@ def _envoy(upstream: Upstream) -> Launch:
     """Return Envoy with one worker thread, one route and its default settings."""
     (port,) = free_ports(1)
     config = upstream.run_dir / "envoy.json"
-    config.write_text(json.dumps(_envoy_config(port, upstream.engine_port)))
+    config.write_text(json.dumps(envoy_config(port, [upstream.engine_port])))
+    return Launch(ENVOY, port, envoy_command(config))
+
+
+def envoy_command(config: Path) -> list[str]:
+    """Return how Envoy is started with one worker thread."""
     command = [str(routers.installed() / "envoy"), "--config-path", str(config)]
-    command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
-    return Launch(ENVOY, port, command)
+    return [*command, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
 
 
-def _envoy_config(port: int, engine_port: int) -> dict[str, Any]:
+def envoy_config(port: int, engine_ports: Sequence[int], **of_cluster: Any) -> dict[str, Any]:
+    """Return a listener before engines.
+
+    Args:
+        port: Of the listener.
+        engine_ports: Of the engines.
+        of_cluster: Further fields of the cluster that they are.
+    """
+
     def address(number: int) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
 
@@ -275,15 +289,16 @@ def _envoy_config(port: int, engine_port: int) -> dict[str, Any]:
         "filter_chains": [{"filters": [{"name": "http", "typed_config": http}]}],
     }
     bounds = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _PLENTY)
-    endpoint = {"endpoint": {"address": address(engine_port)}}
+    endpoints = [{"endpoint": {"address": address(each)}} for each in engine_ports]
     cluster = {
         "name": "engine",
         "type": "STATIC",
         "circuit_breakers": {"thresholds": [bounds]},
         "load_assignment": {
             "cluster_name": "engine",
-            "endpoints": [{"lb_endpoints": [endpoint]}],
+            "endpoints": [{"lb_endpoints": endpoints}],
         },
+        **of_cluster,
     }
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 

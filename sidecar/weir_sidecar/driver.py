@@ -251,6 +251,7 @@ class Driver:
         if not self.has_engine and (never_was or request.may_return):
             raise self.no_engine()
         now = self._clock()
+        asked = self._with_cached(request, asked)
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
         while request.wire_id in self._by_wire_id:
@@ -259,6 +260,14 @@ class Driver:
         self._by_wire_id[request.wire_id] = request
         actions = self._note_silent(now)
         self._perform(actions + self.scheduler.on_arrival(asked, now), now)
+
+    def _with_cached(self, request: InFlightRequest, asked: Request) -> Request:
+        """Return a request with what the own engine is believed to have cached of its prompt."""
+        if self.prefixes is None or request.chain is None:
+            return asked
+        prompt_tokens = self.scheduler.estimator.prompt_tokens(asked)
+        cached_tokens = self.prefixes.own_cached(request.chain, prompt_tokens)
+        return msgspec.structs.replace(asked, cached_tokens=cached_tokens)
 
     def arrive_again(self, request: InFlightRequest) -> None:
         """Let a request wait whose engine died with a part of its answer that nobody was sent."""

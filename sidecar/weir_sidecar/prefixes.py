@@ -129,6 +129,10 @@ class Prefixes:
             found[self._name] = self._index.cached_tokens(chain, prompt_tokens)
         return found
 
+    def own_cached(self, chain: Chain, prompt_tokens: int) -> int:
+        """Return how many tokens of a prompt the own engine is believed to have cached."""
+        return 0 if self._index is None else self._index.cached_tokens(chain, prompt_tokens)
+
     # ---- between sidecars
 
     def update_for(self, seq: int) -> DigestUpdate | None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from weir_core.sched.types import EngineKind, StepRecord
-from weir_sim.kv import KvCache
+from weir_sim.kv import SHARED_TOKENS, KvCache
 from weir_sim.profiles import EngineProfile
 
 
@@ -70,21 +70,36 @@ class StepEnd:
 
 @dataclass(slots=True)
 class EngineCounts:
-    """Totals since the start."""
+    """Totals since the start.
+
+    Attributes:
+        looked_up_tokens: Of prompts that were looked for in the prefix cache; `cached_tokens` of
+            them were found.
+    """
 
     steps: int = 0
     busy_s: float = 0.0
     computed_tokens: int = 0
     recomputed_tokens: int = 0
+    looked_up_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
 
 
 class EngineModel:
-    """One engine; the caller tells it when steps begin and end."""
+    """One engine; the caller tells it when steps begin and end.
 
-    def __init__(self, profile: EngineProfile, kind: EngineKind) -> None:
+    Args:
+        profile: How long steps take.
+        kind: How requests are ordered.
+        shared_tokens: Prompt tokens that one of a job's `hash_ids` stands for.
+    """
+
+    def __init__(
+        self, profile: EngineProfile, kind: EngineKind, shared_tokens: int = SHARED_TOKENS
+    ) -> None:
         self.profile = profile
+        self._shared_tokens = shared_tokens
         self.counts = EngineCounts()
         self.step = 0
         self._kind = kind
@@ -94,7 +109,7 @@ class EngineModel:
     def crash(self) -> None:
         """Lose all requests and the cache; the totals stay."""
         profile = self.profile
-        self.kv = KvCache(profile.kv_blocks, profile.block_tokens)
+        self.kv = KvCache(profile.kv_blocks, profile.block_tokens, self._shared_tokens)
         self._jobs: dict[str, Job] = {}
         self._waiting: list[tuple[tuple[int, float, int], int, Job]] = []
         self._prefilling: list[Job] = []
@@ -238,6 +253,7 @@ class EngineModel:
         job.computed = cached
         if job.cached < 0:
             job.cached = cached
+        self.counts.looked_up_tokens += job.prompt_tokens
         self.counts.cached_tokens += cached
         self._prefilling.append(job)
         return True

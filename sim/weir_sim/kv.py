@@ -1,7 +1,7 @@
 """The KV cache: blocks, and among them those that whole prompt prefixes share.
 
-A prompt may name its content as a chain of hash ids, one per `SHARED_TOKENS` tokens (the format
-of the Mooncake traces). Blocks of one id exist once, are counted by reference, and stay cached
+A prompt may name its content as a chain of hash ids, one per `SHARED_TOKENS` tokens in the format
+of the Mooncake traces. Blocks of one id exist once, are counted by reference, and stay cached
 after their last user until room is needed, the least recently used first, as in vLLM.
 Simplification: a prompt's blocks are all taken when it is admitted, and count as cached from then
 on, while vLLM takes and registers them chunk by chunk.
@@ -13,16 +13,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 SHARED_TOKENS = 512
-"""Prompt tokens that one hash id stands for."""
+"""Prompt tokens that one hash id of a trace stands for."""
 
 
 class KvCache:
-    """Counts blocks; holds nothing."""
+    """Counts blocks; holds nothing.
 
-    def __init__(self, blocks: int, block_tokens: int) -> None:
+    Args:
+        blocks: How many there are.
+        block_tokens: Tokens in a block.
+        shared_tokens: Prompt tokens that one hash id stands for.
+    """
+
+    def __init__(self, blocks: int, block_tokens: int, shared_tokens: int = SHARED_TOKENS) -> None:
         self._blocks = blocks
         self._block_tokens = block_tokens
-        self._per_id = -(-SHARED_TOKENS // block_tokens)
+        self._shared_tokens = shared_tokens
+        self._per_id = -(-shared_tokens // block_tokens)
         self._private = 0
         self._references: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()
@@ -48,11 +55,11 @@ class KvCache:
             if hash_id not in self._references and hash_id not in self._unused:
                 break
             found += 1
-        return min(found * SHARED_TOKENS, prompt_tokens - 1)
+        return min(found * self._shared_tokens, prompt_tokens - 1)
 
     def private_blocks(self, hash_ids: Sequence[int], tokens: int) -> int:
         """Return the blocks beside the shared ones that a request of `tokens` needs."""
-        return -(-(tokens - len(hash_ids) * SHARED_TOKENS) // self._block_tokens)
+        return -(-(tokens - len(hash_ids) * self._shared_tokens) // self._block_tokens)
 
     def needed(self, hash_ids: Sequence[int], private_blocks: int) -> int:
         """Return the blocks that a request would take from the available ones."""

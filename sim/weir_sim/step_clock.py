@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -69,10 +70,18 @@ class StepClock:
         kind: How requests are ordered.
         run_dir: Where the facts are written, the step log's socket is looked for and that of
             modes is bound, as Weir's plug-in for vLLM does it; None tells nobody.
+        prefix_caching: Jobs name the blocks of their prompts.
     """
 
-    def __init__(self, profile: EngineProfile, kind: EngineKind, run_dir: Path | None) -> None:
-        self.model = make_engine_model(profile, kind)
+    def __init__(
+        self,
+        profile: EngineProfile,
+        kind: EngineKind,
+        run_dir: Path | None,
+        *,
+        prefix_caching: bool = False,
+    ) -> None:
+        self.model = make_engine_model(profile, kind, shared_tokens=profile.block_tokens)
         self.behind_s = 0.0
         self._kind = kind
         self._streams: dict[str, Stream] = {}
@@ -87,11 +96,28 @@ class StepClock:
                 max_num_seqs=profile.max_num_seqs,
                 max_num_batched_tokens=profile.max_num_batched_tokens,
                 kv_capacity_tokens=profile.kv_tokens,
+                block_tokens=profile.block_tokens,
+                prefix_caching=prefix_caching,
             )
             (run_dir / labels.FACTS_FILE).write_bytes(facts.encode())
 
-    def submit(self, prompt_tokens: int, output_tokens: int, priority: int, wire_id: str) -> Stream:
-        """Queue a request; `priority` is vLLM's, lower first."""
+    def submit(
+        self,
+        prompt_tokens: int,
+        output_tokens: int,
+        priority: int,
+        wire_id: str,
+        blocks: Sequence[int] = (),
+    ) -> Stream:
+        """Queue a request.
+
+        Args:
+            prompt_tokens: Of its prompt.
+            output_tokens: That it will generate.
+            priority: vLLM's, lower first.
+            wire_id: Its `x-request-id`.
+            blocks: Whole KV blocks of its prompt, equal for equal beginnings.
+        """
         self._serial += 1
         rank, due_s = -priority, math.inf
         if self._kind is EngineKind.WEIR:
@@ -104,6 +130,7 @@ class StepClock:
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
             due_s=due_s,
+            hash_ids=blocks,
         )
         stream = self._streams[job.request_id] = Stream(job, wire_id)
         self.model.add(job)
@@ -137,11 +164,11 @@ class StepClock:
 
     def _deliver(self, end: StepEnd) -> None:
         if self._log is not None:
-            started = tuple(
-                self._streams[job.request_id].wire_id
+            started = [
+                self._streams[job.request_id]
                 for job in end.first_tokens
                 if job.request_id in self._streams
-            )
+            ]
             self._log.send(self.model, end, started)
         for job in self.model.decodes():
             self._streams[job.request_id].give(self.model.generated(job))
@@ -179,7 +206,7 @@ class _StepLog:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def send(self, model: EngineModel, end: StepEnd, started: tuple[str, ...]) -> None:
+    def send(self, model: EngineModel, end: StepEnd, started: Sequence[Stream]) -> None:
         record = end.record
         step = Step(
             seq=model.counts.steps,
@@ -191,7 +218,8 @@ class _StepLog:
             running=model.running,
             waiting=model.waiting,
             kv_free_tokens=model.kv.available * model.profile.block_tokens,
-            started=started,
+            started=tuple(stream.wire_id for stream in started),
+            prompts=tuple((stream.job.prompt_tokens, stream.job.cached) for stream in started),
         )
         with contextlib.suppress(OSError):
             self._socket.sendto(encode_step(step), self._path)

@@ -5,7 +5,11 @@ other, priorities order the queue. Nothing is generated but the word "token".
 
 How long an answer becomes is part of the prompt, `[[137]]` anywhere in the body, because a real
 model knows it no earlier either: nothing in front of this engine reads it there. Without it
-`max_tokens` counts. A prompt has one token for each four bytes of the body.
+`max_tokens` counts; of several in a conversation, the last. A prompt has one token for each four
+bytes of its text.
+
+With `--prefix-caching` the KV blocks of prompts are kept for those that begin alike, by their
+text. What was generated is not kept: as a part of the next prompt it is computed again.
 
     python -m weir_sim.step_engine --profile h100-8b --kind priority --port 9000
     python -m weir_sim.step_engine --profile h100-8b --kind weir --run-dir /tmp/pod
@@ -21,7 +25,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 from aiohttp import web
@@ -36,29 +40,51 @@ from weir_sim.mock_wire import (
     usage_event,
     whole_answer,
 )
-from weir_sim.profiles import PROFILES
+from weir_sim.profiles import PROFILES, slowed
 from weir_sim.run import LATENCY_MODE_BUDGET
 from weir_sim.step_clock import StepClock, Stream
 from weir_sim.workload import BYTES_PER_TOKEN
 
-_LENGTH: Final = re.compile(rb"\[\[(\d{1,6})\]\]")
+_LENGTH: Final = re.compile(r"\[\[(\d{1,6})\]\]")
 _MAX_BODY_BYTES: Final = 64 << 20
 _MAX_MODEL_LEN: Final = 131_072
 _SSE_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8"}
 _CLOCK: Final = web.AppKey("_CLOCK", StepClock)
 _MODEL: Final = web.AppKey("_MODEL", str)
+_BLOCK_TOKENS: Final = web.AppKey("_BLOCK_TOKENS", int)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request asks for."""
+    """What a request asks for.
+
+    Attributes:
+        text: Of the prompt, as it is rendered.
+    """
 
     endpoint: Endpoint
-    prompt_tokens: int
+    text: bytes
     output_tokens: int
     priority: int
     stream: bool
     include_usage: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Return the length of the prompt."""
+        return max(1, len(self.text) // BYTES_PER_TOKEN)
+
+    def blocks(self, block_tokens: int) -> list[int]:
+        """Return what stands for each whole block of the prompt: equal for equal beginnings.
+
+        The last token is in none of them, because an engine always computes it.
+        """
+        size = block_tokens * BYTES_PER_TOKEN
+        known, found = 0, []
+        for start in range(0, (self.prompt_tokens - 1) // block_tokens * size, size):
+            known = hash((known, self.text[start : start + size]))
+            found.append(known)
+        return found
 
 
 def parse(endpoint: Endpoint, body: bytes) -> Wanted:
@@ -71,22 +97,40 @@ def parse(endpoint: Endpoint, body: bytes) -> Wanted:
     if not isinstance(fields, dict):
         raise ValueError("the body is not an object")
     limit = fields.get("max_completion_tokens") or fields.get("max_tokens") or 16
-    length = _LENGTH.search(body)
+    text = _rendered(fields)
+    lengths = _LENGTH.findall(text)
     return Wanted(
         endpoint=endpoint,
-        prompt_tokens=max(1, len(body) // BYTES_PER_TOKEN),
-        output_tokens=min(int(limit), int(length[1])) if length else int(limit),
+        text=text.encode(),
+        output_tokens=min(int(limit), int(lengths[-1])) if lengths else int(limit),
         priority=int(fields.get("priority") or 0),
         stream=bool(fields.get("stream")),
         include_usage=bool((fields.get("stream_options") or {}).get("include_usage")),
     )
 
 
-def build_app(clock: StepClock, model: str) -> web.Application:
-    """Return the API server before `clock`, which runs while the server does."""
+def _rendered(fields: dict[str, Any]) -> str:
+    """Return the text of a prompt; of a conversation, message by message."""
+    messages = fields.get("messages")
+    if messages is None:
+        return str(fields.get("prompt") or "")
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise ValueError("messages are not a list of objects")
+    return "".join(f"<{one.get('role')}>{one.get('content')}" for one in messages)
+
+
+def build_app(clock: StepClock, model: str, block_tokens: int = 0) -> web.Application:
+    """Return the API server before `clock`, which runs while the server does.
+
+    Args:
+        clock: The engine.
+        model: Its name.
+        block_tokens: Of the blocks that prompts share; 0 has them share none.
+    """
     app = web.Application(client_max_size=_MAX_BODY_BYTES)
     app[_CLOCK] = clock
     app[_MODEL] = model
+    app[_BLOCK_TOKENS] = block_tokens
     app.cleanup_ctx.append(_stepping)
     app.router.add_get("/health", _health)
     app.router.add_get("/v1/models", _models)
@@ -121,13 +165,19 @@ async def _metrics(request: web.Request) -> web.Response:
         f"vllm:num_requests_waiting{labelled} {clock.model.waiting}",
         f"vllm:generation_tokens_total{labelled} {clock.model.counts.computed_tokens}",
         f"vllm:kv_cache_usage_perc{labelled} {clock.model.kv.usage_ratio()}",
+        f"vllm:prefix_cache_queries_total{labelled} {clock.model.counts.looked_up_tokens}",
+        f"vllm:prefix_cache_hits_total{labelled} {clock.model.counts.cached_tokens}",
+        f"mock:busy_seconds_total{labelled} {clock.model.counts.busy_s}",
         f"mock:behind_seconds{labelled} {clock.behind_s}",
     ]
     return web.Response(text="\n".join(lines) + "\n")
 
 
 async def _tokenize(request: web.Request) -> web.Response:
-    count = len(await request.read()) // BYTES_PER_TOKEN
+    try:
+        count = parse("completion", await request.read()).prompt_tokens
+    except ValueError as error:
+        return _bad_request(error)
     return _json(json.dumps({"count": count, "max_model_len": _MAX_MODEL_LEN}).encode())
 
 
@@ -143,13 +193,15 @@ async def _generate(request: web.Request, endpoint: Endpoint) -> web.StreamRespo
     try:
         wanted = parse(endpoint, await request.read())
     except ValueError as error:
-        return web.json_response({"error": {"message": str(error), "code": 400}}, status=400)
+        return _bad_request(error)
     clock = request.app[_CLOCK]
+    block_tokens = request.app[_BLOCK_TOKENS]
     stream = clock.submit(
         wanted.prompt_tokens,
         wanted.output_tokens,
         int(request.headers.get("x-vllm-priority", wanted.priority)),  # the body's is overridden
         request.headers.get("x-request-id", ""),
+        wanted.blocks(block_tokens) if block_tokens else (),
     )
     try:
         if wanted.stream:
@@ -185,17 +237,23 @@ async def _stream(request: web.Request, wanted: Wanted, stream: Stream) -> web.S
     return response
 
 
+def _bad_request(error: ValueError) -> web.Response:
+    return web.json_response({"error": {"message": str(error), "code": 400}}, status=400)
+
+
 def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
 async def _serve(chosen: argparse.Namespace) -> None:
     kind = EngineKind(chosen.kind)
-    profile = PROFILES[chosen.profile]
+    profile = slowed(PROFILES[chosen.profile], chosen.speed)
     if kind is EngineKind.WEIR:
         profile = replace(profile, max_num_batched_tokens=LATENCY_MODE_BUDGET)
     run_dir: Path | None = chosen.run_dir
-    app = build_app(StepClock(profile, kind, run_dir), chosen.model)
+    clock = StepClock(profile, kind, run_dir, prefix_caching=chosen.prefix_caching)
+    block_tokens = profile.block_tokens if chosen.prefix_caching else 0
+    app = build_app(clock, chosen.model, block_tokens)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -216,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     where.add_argument("--port", type=int, help="TCP port on 127.0.0.1")
     parser.add_argument("--profile", default="h100-8b", choices=PROFILES)
     parser.add_argument("--kind", default="priority", choices=[kind.value for kind in EngineKind])
+    parser.add_argument("--speed", type=float, default=1.0, help="relative to the profile")
+    parser.add_argument("--prefix-caching", action="store_true")
     parser.add_argument("--model", default="tiny")
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_serve(parser.parse_args(arguments)))

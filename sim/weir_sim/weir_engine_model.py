@@ -18,6 +18,7 @@ from weir_core.step.plan import Plan, Planner
 from weir_core.step.victim import Holder, Need, Preemptions
 from weir_core.wire.priority import engine_priority
 from weir_sim.engine_model import EngineModel, Job, StepEnd
+from weir_sim.kv import SHARED_TOKENS
 from weir_sim.profiles import EngineProfile
 
 _LOOKED_AT = 4
@@ -25,20 +26,28 @@ _LOOKED_AT = 4
 
 
 def make_engine_model(
-    profile: EngineProfile, kind: EngineKind, mode: Mode | None = None
+    profile: EngineProfile,
+    kind: EngineKind,
+    mode: Mode | None = None,
+    shared_tokens: int = SHARED_TOKENS,
 ) -> EngineModel:
     """Return the model of an engine of this kind; only Weir's has a mode."""
     if kind is EngineKind.WEIR:
-        return WeirEngineModel(profile, mode)
-    return EngineModel(profile, kind)
+        return WeirEngineModel(profile, mode, shared_tokens)
+    return EngineModel(profile, kind, shared_tokens)
 
 
 class WeirEngineModel(EngineModel):
     """One engine with Weir's scheduler."""
 
-    def __init__(self, profile: EngineProfile, mode: Mode | None = None) -> None:
+    def __init__(
+        self,
+        profile: EngineProfile,
+        mode: Mode | None = None,
+        shared_tokens: int = SHARED_TOKENS,
+    ) -> None:
         self._started_with = mode
-        super().__init__(profile, EngineKind.WEIR)
+        super().__init__(profile, EngineKind.WEIR, shared_tokens)
 
     def crash(self) -> None:
         """Lose all requests, the cache, and what was learned."""

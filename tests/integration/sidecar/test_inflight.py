@@ -243,6 +243,28 @@ async def test_what_a_step_tells_of_a_prompt_teaches_what_is_cached(
     assert sidecar.parts.prefixes.cached(request.chain, 2000) == {}
 
 
+async def test_the_scheduler_is_told_what_of_a_prompt_is_cached(house: House) -> None:
+    house.facts()
+    engine = await house.raw_engine(hang)
+    running = await house.sidecar(FOLLOWING)
+    driver = running.sidecar.driver
+    asked = chat(messages=[{"role": "user", "content": "y" * 8000}], stream=True)
+    tasks = []
+    for number in range(2):
+        headers = {"x-request-id": f"r{number}"}
+        tasks.append(asyncio.create_task(running.post(json=asked, headers=headers)))
+        await eventually(lambda: len(engine.requests) == len(tasks))
+        started, told = (headers["x-request-id"],), ((2000, 0),)
+        driver.on_step(Step(number + 1, 0.01, prefill_tokens=10, started=started, prompts=told))
+    first, second = (request.asked for request in running.sidecar.registry._requests)
+    assert first is not None
+    assert second is not None
+    assert (first.cached_tokens, second.cached_tokens > 1900) == (0, True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_without_peers_no_prompt_is_hashed(house: House) -> None:
     house.facts()
     engine = await house.raw_engine(hang)

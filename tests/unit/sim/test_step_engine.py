@@ -35,9 +35,11 @@ Connect = Callable[..., Awaitable[tuple[Client, StepClock]]]
 async def connect() -> AsyncIterator[Connect]:
     clients: list[Client] = []
 
-    async def start(kind: EngineKind, run_dir: Path | None = None) -> tuple[Client, StepClock]:
-        clock = StepClock(FAST, kind, run_dir)
-        client: Client = TestClient(TestServer(build_app(clock, "tiny")))
+    async def start(
+        kind: EngineKind, run_dir: Path | None = None, block_tokens: int = 0
+    ) -> tuple[Client, StepClock]:
+        clock = StepClock(FAST, kind, run_dir, prefix_caching=block_tokens > 0)
+        client: Client = TestClient(TestServer(build_app(clock, "tiny", block_tokens)))
         clients.append(client)
         await client.start_server()
         return client, clock
@@ -60,7 +62,7 @@ async def test_the_length_in_the_prompt_is_what_comes_and_usage_says_so(connect:
     assert text.endswith("data: [DONE]\n\n")
     assert sum(bool(e["choices"] and e["choices"][0]["delta"].get("content")) for e in events) == 7
     assert events[-1]["usage"]["completion_tokens"] == 7
-    assert events[-1]["usage"]["prompt_tokens"] == len(json.dumps(body)) // 4
+    assert events[-1]["usage"]["prompt_tokens"] == len("<user>[[7]]") // 4
 
 
 async def test_the_lower_number_goes_first_with_vllms_priority(connect: Connect) -> None:
@@ -107,6 +109,37 @@ async def test_tells_a_sidecar_what_it_is_and_what_each_step_did(
     assert [record.seq for record in records] == [1, 2, 3]
     assert records[0].started == ("r1",)
     assert [record.decodes for record in records] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "block_tokens", "cached"),
+    [
+        pytest.param(EngineKind.WEIR, 16, [0, 256], id="Weir's scheduler"),
+        pytest.param(EngineKind.PRIORITY, 16, [0, 256], id="vLLM's priority order"),
+        pytest.param(EngineKind.PRIORITY, 0, [0, 0], id="without a prefix cache"),
+    ],
+)
+async def test_whole_blocks_of_an_equal_beginning_are_cached_and_told(
+    connect: Connect, tmp_path: Path, kind: EngineKind, block_tokens: int, cached: list[int]
+) -> None:
+    said = [{"role": "user", "content": "[[2]]" + "x" * (4 * 260)}]
+    told: list[tuple[int, int]] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as steps:
+        steps.bind(str(tmp_path / labels.STEPS_SOCKET))
+        steps.settimeout(5)
+        client, clock = await connect(kind, tmp_path, block_tokens)
+        for _ in range(2):
+            async with client.post(CHAT, json={"messages": said, "max_tokens": 9}) as response:
+                await response.read()
+            while not (prompts := decode_step(steps.recv(65536)).prompts):
+                pass
+            told += prompts
+            said += [{"role": "assistant", "content": "ok"}, {"role": "user", "content": "[[3]]"}]
+    assert Facts.decode((tmp_path / labels.FACTS_FILE).read_bytes()).prefix_caching is bool(
+        block_tokens
+    )
+    assert [found for _, found in told] == cached
+    assert clock.model.counts.looked_up_tokens == sum(tokens for tokens, _ in told)
 
 
 async def test_what_is_not_json_is_a_400(connect: Connect) -> None:
