@@ -30,8 +30,7 @@ _SLACK: Final = 2.0
 LONGEST_GUESS_TOKENS: Final = 32_768
 """128 KiB of text, twice the size from which the sidecar has the engine count."""
 _LIGHT_DECODES: Final = 32
-"""Of a light step. The model of step times knows such steps; fewer decodes it only infers, and
-infers too little time: reading the weights takes as long for a few as for many."""
+"""Of a light step, at most."""
 _LIGHT_CONTEXT: Final = 32 * 1024
 _LIGHT_STEP_RATE: Final = 0.002
 """Part by which the time of a light step follows the model, in 500 of its updates: replicas are
@@ -71,6 +70,7 @@ class Estimator:
         self._last_step = StepRecord(0.0, 0, 0)
         self._steps_seen = 0
         self._light_steps = 0
+        self._light_steps_seen = 0
         self.light_step_s: float | None = None
         """Time of a step with few decodes and no prefill; None before the model knows one."""
         self.steps = StepTimeModel()
@@ -132,6 +132,8 @@ class Estimator:
         if not self.steps.trained or self._steps_seen % 4 == 0:
             self.steps.update(record)
             self._follow_light_step()
+        if _is_light(record):
+            self._note_light_step(record.duration_s)
         self._last_step = record
         self._shape_is_known = False
 
@@ -144,7 +146,19 @@ class Estimator:
             return None
         return self.steps.likely_decodes_s(decodes, context)
 
+    def _note_light_step(self, took_s: float) -> None:
+        """Follow a light step that was seen: what the model infers of none is far off at first.
+
+        A replica that seems too slow for a class by it would get no request to learn from.
+        """
+        self._light_steps_seen += 1
+        known_s = took_s if self.light_step_s is None else self.light_step_s
+        part = max(_LIGHT_STEP_RATE, 1.0 / self._light_steps_seen)
+        self.light_step_s = known_s + part * (took_s - known_s)
+
     def _follow_light_step(self) -> None:
+        if self._light_steps_seen:
+            return
         likely_s = self.decode_step_s(_LIGHT_DECODES, _LIGHT_CONTEXT)
         if likely_s is None:
             return
@@ -166,8 +180,15 @@ class Estimator:
 
     @property
     def step_s(self) -> float:
-        """Return the time of a step without prefill, beside the present decodes."""
-        return self.first_token_s(0)
+        """Return the likely time of a step without prefill, beside the present decodes.
+
+        The correction of times to the first token is left out: how long prompts wait for each
+        other inside the engine says nothing of how long a step takes.
+        """
+        if not self.steps.trained:
+            return self.first_token_s(0)
+        last = self._last_step
+        return max(0.0, self.steps.likely_decodes_s(last.decodes, last.decode_context))
 
     @property
     def token_s(self) -> float:
@@ -206,6 +227,13 @@ def _follow(means: dict[str, float], tenant: str, seen: float) -> None:
         means[tenant] = known * 0.9 + seen * 0.1
     elif len(means) < _MAX_TENANTS:
         means[tenant] = seen
+
+
+def _is_light(record: StepRecord) -> bool:
+    """Return whether a step had few decodes, little for them to attend to, and no prefill."""
+    if record.prefill_tokens or record.decode_context > _LIGHT_CONTEXT:
+        return False
+    return 0 < record.decodes <= _LIGHT_DECODES
 
 
 def _sane(tokens: float) -> int:

@@ -170,6 +170,30 @@ def test_a_first_token_that_comes_late_raises_the_next_expectation_quickly() -> 
     assert estimator.first_token_s(1000) > before
 
 
+def test_a_light_step_that_was_seen_counts_and_not_what_the_model_infers_of_full_ones() -> None:
+    """A cold model infers anything; a replica that seems too slow gets nothing to learn from."""
+    estimator = Estimator(2048)
+    for number in range(40):
+        estimator.learn_step(StepRecord(0.2 + 0.01 * (number % 2), 2000, 16, 10**7, 16_000))
+    estimator.learn_step(StepRecord(0.012, 0, 3, 0, 5000))
+    assert estimator.light_step_s == 0.012
+    for _ in range(99):
+        estimator.learn_step(StepRecord(0.014, 0, 3, 0, 5000))
+        estimator.learn_step(StepRecord(0.2, 2000, 16, 10**7, 16_000))
+    assert estimator.light_step_s == pytest.approx(0.014, rel=0.01)
+
+
+def test_prompts_that_wait_for_each_other_say_nothing_of_a_step() -> None:
+    estimator = Estimator(2048)
+    for record in steps(500):
+        estimator.learn_step(record)
+    before = estimator.step_s
+    for _ in range(50):
+        estimator.learn_first_token(expected_s=0.1, took_s=0.4)
+    assert estimator.step_s == before
+    assert estimator.first_token_s(0) > 2 * before
+
+
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9, 0.99])
 def test_a_quantile_is_right_within_a_tenth(quantile: float) -> None:
     rng = random.Random(4)
