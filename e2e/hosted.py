@@ -16,7 +16,7 @@ from weir_core.api.labels import ENGINE_CONTAINER, MODEL_CONTAINER, SIDECAR_CONT
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VLLM_CACHE = "/var/cache/vllm"
-REQUESTS = {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
+REQUESTS = {"cpu": "1m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
 """Of engines and downloads: the replicas of several scenarios share the cores of one machine."""
 
 

@@ -45,7 +45,7 @@ def _is_acted_upon(weir: Installation, namespace: str, name: str) -> None:
         found = weir.target.kubectl.get("infs", name, namespace)
         states = conditions(found)
         assert states.get("Ready"), found.get("status")
-        assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
-        assert found["status"]["replicas"] > 0, found["status"]
+        assert found["status"].get("observedGeneration") == found["metadata"]["generation"]
+        assert found["status"].get("replicas", 0) > 0, found["status"]
 
     eventually(acted)

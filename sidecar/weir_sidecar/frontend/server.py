@@ -122,10 +122,12 @@ class Server:
         close_idle(self._server)
 
     async def flush(self) -> None:
-        """Wait until every client has its bytes; the caller bounds the time."""
+        """Wait until every client and every peer has its bytes; the caller bounds the time."""
         while self._unsent_bytes():  # noqa: ASYNC110 - a transport tells nobody when it is empty
             await asyncio.sleep(_FLUSH_POLL_S)
 
     def _unsent_bytes(self) -> int:
-        transports = (connection.transport for connection in self._server.connections)
+        servers = (each for each in (self._server, self._server.beside) if each is not None)
+        connections = (connection for each in servers for connection in each.connections)
+        transports = (connection.transport for connection in connections)
         return sum(transport.get_write_buffer_size() for transport in transports if transport)
