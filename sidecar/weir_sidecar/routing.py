@@ -209,7 +209,9 @@ class Routing:
 
     def _ask(self, request: InFlightRequest, asked: Request) -> Ask:
         policy = self._driver.directory.policy(asked.class_name)
-        ask = ask_of(asked, policy, self._driver.scheduler.estimator, self._clock())
+        now = self._clock()
+        is_lowest = self._router.is_lowest(policy.rank, now)
+        ask = ask_of(asked, policy, self._driver.scheduler.estimator, now, is_lowest)
         session_replica = request.better_at or self._of_session(request)
         if not (request.hops or request.tried or session_replica):
             return ask

@@ -138,7 +138,9 @@ class Peers:
 
     def _ask(self, replica: int, trip: FleetTrip, request: Request) -> Ask:
         estimator = self._fleet.schedulers[replica].estimator
-        ask = ask_of(request, self._fleet.policy_of(request), estimator, self._loop.now)
+        policy, now = self._fleet.policy_of(request), self._loop.now
+        is_lowest = self.routers[replica].is_lowest(policy.rank, now)
+        ask = ask_of(request, policy, estimator, now, is_lowest)
         return msgspec.structs.replace(
             ask, session_replica=trip.hint, hops=trip.hops, tried=trip.tried
         )

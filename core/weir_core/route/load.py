@@ -59,8 +59,22 @@ def _told_s(seconds: float) -> float:
     return min(_LONGEST_S, seconds) if seconds > 0.0 else 0.0
 
 
-def ask_of(request: Request, policy: ClassPolicy, estimator: Estimator, now: float) -> Ask:
-    """Return what a request that arrived here asks of any replica."""
+def ask_of(
+    request: Request,
+    policy: ClassPolicy,
+    estimator: Estimator,
+    now: float,
+    is_lowest: bool = False,
+) -> Ask:
+    """Return what a request that arrived here asks of any replica.
+
+    Args:
+        request: The request.
+        policy: Of its class.
+        estimator: Says how many tokens to expect.
+        now: The present.
+        is_lowest: Whether no request of a lower rank came by of late (`Router.is_lowest`).
+    """
     target_s = request.ttft_target_s
     if target_s is None:
         target_s = policy.ttft_target_s
@@ -75,4 +89,5 @@ def ask_of(request: Request, policy: ClassPolicy, estimator: Estimator, now: flo
         left_s=None if target_s is None else request.arrival_s + target_s - now,
         ttft_target_s=target_s,
         tpot_target_s=policy.tpot_target_s,
+        is_lowest=is_lowest,
     )

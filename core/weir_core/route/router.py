@@ -50,6 +50,8 @@ _DRAWS: Final = 12
 """Draws for the random ones; the slow and the unusable are drawn again."""
 _FRESH_S: Final = 0.2
 """Age at which a third of what a vector says beyond the usual still counts."""
+_LATELY_S: Final = 60.0
+"""For so long a request of a rank means that there are more of it."""
 _CREDIT_GROWTH: Final = 1.0
 """What was sent counts so much more for each second of its replica's vector's age: the vector
 lacks what all sidecars sent since, and of that only the own part is known."""
@@ -195,6 +197,8 @@ class Router:
         self._fastest = 0.0
         # Class name -> what is expected where a vector is old.
         self._usual: dict[str, _Usual] = {}
+        # Rank -> when the last request of it came.
+        self._came: dict[int, float] = {}
         # Request id -> what was sent and has not ended.
         self._sent: dict[str, _Sent] = {}
 
@@ -267,6 +271,14 @@ class Router:
             sent.peer.drop(request_id)
 
     # ---- where a request goes
+
+    def is_lowest(self, rank: int, now: float) -> bool:
+        """Return whether no request of a lower rank came by of late, and note this one."""
+        self._came[rank] = now
+        for other, came_s in self._came.items():
+            if other < rank and now - came_s < _LATELY_S:
+                return False
+        return True
 
     def candidates(self, ask: Ask, cached: Mapping[str, int], now: float, rng: Rng) -> list[str]:
         """Return the few replicas to compare: this one, and others that may get requests.

@@ -32,6 +32,8 @@ predict differently; counts are exact, and keep equal replicas equally full."""
 _TPOT_SHARE: Final = 0.28
 """Most of a TPOT target that a light step may take. The gate of a slower replica lets nothing
 of a lower rank in while such a request is there, so it would have the replica for itself."""
+_LOWEST_TPOT_SHARE: Final = 0.8
+"""The same for a class below which nothing comes: then the replica may be its own."""
 
 
 class View:
@@ -130,7 +132,10 @@ def is_better(one: Candidate, other: Candidate) -> bool:
 
 def suits(ask: Ask, load: LoadVector) -> bool:
     """Return whether the replica is fast enough for the request's class beside other classes."""
-    return ask.tpot_target_s is None or load.light_step_s <= _TPOT_SHARE * ask.tpot_target_s
+    if ask.tpot_target_s is None:
+        return True
+    share = _LOWEST_TPOT_SHARE if ask.is_lowest else _TPOT_SHARE
+    return load.light_step_s <= share * ask.tpot_target_s
 
 
 def crowding(ask: Ask, step_s: float) -> float:

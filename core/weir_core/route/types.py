@@ -94,6 +94,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
         session_replica: The replica that served the session's earlier turns, where it is known.
         hops: How often it was forwarded already.
         tried: Replicas that returned it.
+        is_lowest: Whether no request of a lower rank came by of late.
     """
 
     request_id: str
@@ -108,6 +109,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     session_replica: str = ""
     hops: int = 0
     tried: tuple[str, ...] = ()
+    is_lowest: bool = False
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from weir_core.route.load import ask_of, load_of
+from weir_core.route.router import Router
 from weir_core.route.score import suits
-from weir_core.route.types import ClassLoad, LoadVector
+from weir_core.route.types import Ask, ClassLoad, LoadVector
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
@@ -46,6 +47,18 @@ def trained(made: Scheduler, step_s: float) -> Scheduler:
             StepRecord(step_s + 40e-6 * prompt, prompt, number % 8, 0, 1000 * (number % 8)), 0.0
         )
     return made
+
+
+def test_a_class_with_nothing_below_it_may_have_a_slow_replica_for_itself() -> None:
+    router = Router("a")
+    slow = LoadVector((), 0.0001, 0.04, 0.034, 2048, 100, 100_000)
+    asked = Ask("1", "interactive", 100, 500, 100, tpot_target_s=0.1)
+    assert router.is_lowest(100, now=0.0)
+    assert suits(msgspec.structs.replace(asked, is_lowest=True), slow)
+    assert not suits(asked, slow)
+    assert router.is_lowest(0, now=1.0)
+    assert not router.is_lowest(100, now=2.0)
+    assert router.is_lowest(100, now=62.0)
 
 
 def test_an_idle_replica_has_all_its_room_and_nothing_to_wait_for() -> None:
