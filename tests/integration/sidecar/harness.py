@@ -44,7 +44,7 @@ def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], **fields}
 
 
-async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait until something becomes true."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what a test observes has no event
