@@ -1,8 +1,7 @@
 """What the sidecars of a service count, pod by pod, while pods come and go.
 
-The counters of a pod end with it, so all pods are read again and again. A pod that leaves by itself
-stands still between its last request and its end, for as long as its containers take to stop, so
-the last page that was read of it is complete.
+The counters of a pod end with it, so all pods are read again and again. The last page that was read
+of a pod that has gone may lack its last requests.
 """
 
 from __future__ import annotations
