@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from weir_core.api.labels import METRICS_PORT
 from weir_core.errors import InvalidSpec
 from weir_core.units import Seconds
+from weir_operator.parts.policies import SECRET_GRACE
 from weir_operator.render import Images
 
 
@@ -41,7 +42,7 @@ class Watching:
     resync: Seconds = Seconds(300.0)
     """In seconds. Watches tell of changes at once; this catches what a watch could not see."""
 
-    secret_grace: Seconds = Seconds(300.0)
+    secret_grace: Seconds = SECRET_GRACE
     """In seconds, for which a tenant's keys are taken once its Secret is gone."""
 
 

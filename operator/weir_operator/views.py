@@ -26,6 +26,22 @@ class Meta(_View, frozen=True):
     deletion_timestamp: str | None = None
 
 
+class _OfAPool(_View, frozen=True):
+    """An object of a service's pool."""
+
+    metadata: Meta
+
+    @property
+    def pool(self) -> str:
+        """The pool it belongs to; empty for none."""
+        return self.metadata.labels.get(labels.POOL, "")
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it is on its way out."""
+        return self.metadata.deletion_timestamp is not None
+
+
 class ObjectCondition(_View, frozen=True):
     """A condition of a pod or a Deployment."""
 
@@ -114,10 +130,9 @@ class PodStatus(_View, frozen=True):
     container_statuses: tuple[Container, ...] = ()
 
 
-class Pod(_View, frozen=True):
+class Pod(_OfAPool, frozen=True):
     """A pod."""
 
-    metadata: Meta
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
@@ -125,16 +140,6 @@ class Pod(_View, frozen=True):
     def name(self) -> str:
         """Its name."""
         return self.metadata.name
-
-    @property
-    def pool(self) -> str:
-        """The pool it belongs to; empty for none."""
-        return self.metadata.labels.get(labels.POOL, "")
-
-    @property
-    def leaves(self) -> bool:
-        """Whether it is on its way out."""
-        return self.metadata.deletion_timestamp is not None
 
     @property
     def is_ready(self) -> bool:
@@ -171,22 +176,11 @@ class DeploymentStatus(_View, frozen=True):
     conditions: tuple[ObjectCondition, ...] = ()
 
 
-class Deployment(_View, frozen=True):
+class Deployment(_OfAPool, frozen=True):
     """A pool's Deployment."""
 
-    metadata: Meta
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
-
-    @property
-    def pool(self) -> str:
-        """The pool it is of."""
-        return self.metadata.labels.get(labels.POOL, "")
-
-    @property
-    def leaves(self) -> bool:
-        """Whether it is on its way out."""
-        return self.metadata.deletion_timestamp is not None
 
 
 V = TypeVar("V", bound=_View)

@@ -26,29 +26,23 @@ def deployment(
 ) -> Manifest:
     """Return a pool's Deployment around its pod template, with the spec's replicas by default."""
     rollout = owner.spec.rollout
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": metadata(
-            owner, deployment_name(owner, pool, names), "replica", **{labels.POOL: pool.name}
-        ),
-        "spec": {
+    name = deployment_name(owner, pool, names)
+    strategy = {
+        "type": "RollingUpdate",
+        "rollingUpdate": {
+            "maxSurge": rollout.max_surge,
+            "maxUnavailable": rollout.max_unavailable,
+        },
+    }
+    return _deployment(
+        metadata(owner, name, "replica", **{labels.POOL: pool.name}),
+        {
             "replicas": owner.spec.replicas_of(pool) if replicas is None else replicas,
-            # Said, so that a Deployment which someone paused is resumed.
-            "paused": False,
-            "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {
-                    "maxSurge": rollout.max_surge,
-                    "maxUnavailable": rollout.max_unavailable,
-                },
-            },
+            "strategy": strategy,
             "selector": {"matchLabels": selector(owner, pool.name)},
             "template": template,
         },
-    }
+    )
 
 
 def same_deployment(
@@ -67,17 +61,28 @@ def same_deployment(
     annotations = {**fresh.get("annotations", {})}
     if labels.SPEC_HASH in meta.get("annotations", {}):
         annotations[labels.SPEC_HASH] = meta["annotations"][labels.SPEC_HASH]
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {**fresh, "annotations": annotations},
-        "spec": {
+    return _deployment(
+        {**fresh, "annotations": annotations},
+        {
             "replicas": replicas,
-            "paused": False,
-            "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
             "strategy": spec["strategy"],
             "selector": spec["selector"],
             "template": template,
         },
+    )
+
+
+def _deployment(meta: Manifest, spec: Manifest) -> Manifest:
+    """Return a Deployment with what all of ours have."""
+    ours = {
+        # Said, so that a Deployment which someone paused is resumed.
+        "paused": False,
+        "revisionHistoryLimit": 3,
+        "progressDeadlineSeconds": PROGRESS_DEADLINE_S,
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {**ours, **spec},
     }
