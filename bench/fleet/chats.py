@@ -1,4 +1,4 @@
-"""What a fleet is sent: conversations of several turns, or single requests of three classes.
+"""The load of a fleet: conversations of several turns, or single requests of three classes.
 
 Each turn sends the conversation so far, as a client does. A conversation begins with one of a few
 system prompts and a long first message. All of it is drawn by the seed, so it is equal for all

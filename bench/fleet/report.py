@@ -1,4 +1,4 @@
-"""What the answers are worth, per target and load, and as ratios to the best of the others.
+"""Tables of the answers, per target and load, with ratios to the best of the others.
 
 Requests, goodput and ends are counted as in bench/peers. A time to first token is from sending to
 the first event with a token; a request without one when the run ended counts with the time that it
@@ -28,7 +28,7 @@ GOODPUT_GOAL: Final = 1.6
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What was used in a run, beside the answers.
+    """The resources that a run used, beside the answers.
 
     Attributes:
         cpu_s: Before the engines, from the first request to the last.
