@@ -17,7 +17,7 @@ def main() -> int:
     options = _options()
     began = time.monotonic()
     inputs, outcomes, failed = 0, Counter[str](), 0
-    number = options.batch or 0
+    number = begun = options.first if options.batch is None else options.batch
     with tempfile.TemporaryDirectory(prefix="weir-fuzz-") as folder:
         scratch = Path(folder)
         while failed < options.failures:
@@ -35,7 +35,7 @@ def main() -> int:
             if options.minutes and passed_s > 60 * options.minutes:
                 break
     per_s = inputs / (time.monotonic() - began)
-    print(f"seed {options.seed}: {inputs} inputs in {number} batches, {per_s:.0f} a second")
+    print(f"seed {options.seed}: {inputs} inputs in {number - begun} batches, {per_s:.0f} a second")
     print(f"outcomes: {dict(outcomes.most_common())}")
     print(f"batches with faults: {failed}")
     return 1 if failed else 0
@@ -47,6 +47,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0.0, help="end after so many, 0 does not")
     parser.add_argument("--batch", type=int, help="run only this batch of the seed")
+    parser.add_argument("--first", type=int, default=0, help="begin with this batch of the seed")
     parser.add_argument("--only", type=_numbers, help="run only these clients and disturbances")
     parser.add_argument("--kind", choices=SUBJECTS, default="", help="fuzz only this")
     parser.add_argument("--failures", type=int, default=1, help="end after so many bad batches")
@@ -60,7 +61,7 @@ def _numbers(text: str) -> list[int]:
 def _report(batch: Batch, scratch: Path, *, shrink: bool) -> None:
     """Print what a batch found, and the fewest clients and disturbances that still find some."""
     for fault in list(dict.fromkeys(batch.faults))[:10]:
-        print(fault)
+        print(f"batch {batch.number}: {fault}", flush=True)
     few = _fewest(batch, scratch) if shrink else list(batch.only or ())
     only = f" --only {','.join(map(str, few))}" if few else ""
     which = f"--seed {batch.seed} --batch {batch.number} --kind {batch.kind}"

@@ -242,9 +242,11 @@ class FleetSubject(Subject):
         for replica in self._replicas:
             counts.update(replica.engine.executed)
         again = [each for each, count in counts.items() if count > 1 and kind_of(each) in WHOLE]
-        # A replica that ends may have answered: what is not there when it is lost is asked again.
-        if len(again) > forwards["lost"]:
-            yield f"requests {again} were executed twice, {forwards['lost']} were lost"
+        # A replica or an engine that ends may have answered: what is lost before its first byte
+        # is asked again, elsewhere or on a fresh connection.
+        if len(again) > forwards["lost"] + retries:
+            lost = f"{forwards['lost']} were lost, {retries} sent again on a fresh connection"
+            yield f"requests {again} were executed twice, {lost}"
 
 
 _GONE: Final = frozenset({"client_gone", "client_slow", "cut_by_shutdown"})
