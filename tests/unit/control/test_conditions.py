@@ -164,7 +164,7 @@ FULL = f"0/1 nodes are available: 1 Insufficient {GPU}."
 
 
 def rolling(
-    *, wanted: int = 2, mark: str = "", **rollout: object
+    *, wanted: int = 2, mark: str = "", **rollout: Any
 ) -> tuple[dict[str, Verdict], set[str]]:
     """Return what is said, and what of it of trouble, while one more pod has no node."""
     one = deployment(wanted, replicas=wanted + 1, updatedReplicas=1)
@@ -212,7 +212,7 @@ def test_a_rollout_one_by_one_says_why_and_what_would_help() -> None:
     ],
 )
 def test_a_rollout_that_waits_for_ever_is_stuck_and_says_what_to_do(
-    wanted: int, rollout: dict[str, object], said: str
+    wanted: int, rollout: dict[str, Any], said: str
 ) -> None:
     seen, sums = rolling(wanted=wanted, **rollout)
     found = seen["WorkloadsReady"]
