@@ -21,6 +21,7 @@ UNDER_WAY: Final = frozenset(
         "Fetching",
         "Loading",
         "NoReadyReplica",
+        "OneByOne",
         "Progressing",
         "ScaledToZero",
         "Waiting",

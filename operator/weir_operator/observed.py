@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -57,6 +58,8 @@ class Observed:
     """Its metadata alone, which is all it takes to own objects."""
     service: InferenceService | None
     """None where the spec is wrong: then what is there goes on as it is."""
+    now: datetime
+    """When the pass began."""
     wrong: InvalidSpec | None = None
     """Why it is."""
     unknown: Sequence[str] = ()
@@ -90,7 +93,7 @@ class Observed:
     @property
     def wanted(self) -> int:
         """Replicas asked for, over all pools."""
-        return sum(each.spec.replicas for each in self.deployments.values())
+        return sum(each.wanted for each in self.deployments.values())
 
     @property
     def scaled_to_zero(self) -> bool:

@@ -101,7 +101,7 @@ class Reconciler:
         owner = owner_in(body)
         meta = owner.metadata
         pods = await self._cluster.pods(meta.namespace, meta.name)
-        seen = Observed(body, owner, None, pods=[view(Pod, each) for each in pods])
+        seen = Observed(body, owner, None, self._clock(), pods=[view(Pod, each) for each in pods])
         try:
             return replace(seen, service=parse(body), unknown=unknown_fields(body))
         except InvalidSpec as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,6 +50,7 @@ class ObjectCondition(_View, frozen=True):
     status: str
     reason: str = ""
     message: str = ""
+    last_transition_time: datetime | None = None
 
 
 class Waiting(_View, frozen=True):
@@ -114,10 +116,48 @@ class Volume(_View, frozen=True):
     name: str
 
 
+class Resources(_View, frozen=True):
+    """What a container asks for."""
+
+    requests: dict[str, str] = {}
+
+
+class ContainerSpec(_View, frozen=True):
+    """A container of a pod's spec."""
+
+    name: str
+    resources: Resources = Resources()
+
+
 class PodSpec(_View, frozen=True):
     """A pod's spec."""
 
     volumes: tuple[Volume, ...] = ()
+    node_name: str = ""
+    node_selector: dict[str, str] = {}
+    affinity: dict[str, Any] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+    topology_spread_constraints: tuple[dict[str, Any], ...] = ()
+    init_containers: tuple[ContainerSpec, ...] = ()
+    containers: tuple[ContainerSpec, ...] = ()
+
+    @property
+    def placement(self) -> tuple[Any, ...]:
+        """Which nodes it may run on, resources aside."""
+        return (
+            self.node_selector,
+            self.affinity,
+            self.tolerations,
+            self.topology_spread_constraints,
+        )
+
+    def requests(self, resource: str) -> dict[str, str]:
+        """Return how much of a resource each container asks for, of those that do."""
+        return {
+            each.name: each.resources.requests[resource]
+            for each in (*self.init_containers, *self.containers)
+            if resource in each.resources.requests
+        }
 
 
 class PodStatus(_View, frozen=True):
@@ -147,6 +187,29 @@ class Pod(_OfAPool, frozen=True):
         return any(
             each.type == "Ready" and each.status == "True" for each in self.status.conditions
         )
+
+    @property
+    def template_hash(self) -> str:
+        """Which template of its Deployment it was made from."""
+        return self.metadata.labels.get("pod-template-hash", "")
+
+    @property
+    def unschedulable(self) -> str:
+        """Why no node takes it, in the Kubernetes scheduler's words; empty where one does."""
+        found = self._unschedulable
+        return "" if found is None else found.message or found.reason
+
+    @property
+    def unschedulable_since(self) -> datetime | None:
+        """When it was first found so."""
+        found = self._unschedulable
+        return None if found is None else found.last_transition_time
+
+    @property
+    def _unschedulable(self) -> ObjectCondition | None:
+        what = ("PodScheduled", "False", "Unschedulable")
+        conditions = self.status.conditions
+        return next((c for c in conditions if (c.type, c.status, c.reason) == what), None)
 
     @property
     def is_told(self) -> bool:
@@ -181,6 +244,12 @@ class Deployment(_OfAPool, frozen=True):
 
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+    @property
+    def wanted(self) -> int:
+        """Its replicas once it has taken over from the pools that left the spec."""
+        noted = self.metadata.annotations.get(labels.REPLICAS_TO_COME, "")
+        return int(noted) if noted.isdigit() else self.spec.replicas
 
 
 V = TypeVar("V", bound=_View)

@@ -264,6 +264,13 @@ class Rollout(Model):
         description="Pods that may be missing during a rollout, a count or a percentage. "
         "Default: 0.",
     )
+    surge_timeout: Duration = Field(
+        default="5m",
+        description="How long a pod above the wanted number may find no node with room, where "
+        "maxUnavailable is 0. Then replicas are replaced one by one for the rest of the rollout, "
+        "each leaving before its successor has its place; the only one that serves never leaves "
+        "so. 0s waits for ever. Default: 5m.",
+    )
 
     @model_validator(mode="after")
     def _replaces_pods(self) -> Rollout:

@@ -25,6 +25,10 @@ POOL: Final = f"{GROUP}/pool"
 
 # Annotations.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
+ONE_BY_ONE: Final = f"{GROUP}/one-by-one"
+"""On a Deployment: the spec hash for whose rollout old pods leave before new ones have a node."""
+REPLICAS_TO_COME: Final = f"{GROUP}/replicas"
+"""On a Deployment that takes over from another pool: its replicas once it has done so."""
 RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 SECRETS_MISSING: Final = f"{GROUP}/secrets-missing"
 """On a service's policies: since when each Secret of a tenant is gone, as JSON."""

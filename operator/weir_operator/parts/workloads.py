@@ -15,8 +15,17 @@ from typing import ClassVar, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.units import parse_duration
 from weir_operator.cluster import Cluster
-from weir_operator.conditions import MODEL, ROUTER, SCALING, WORKLOADS, Verdict, wrong
+from weir_operator.conditions import (
+    LONGEST_MESSAGE,
+    MODEL,
+    ROUTER,
+    SCALING,
+    WORKLOADS,
+    Verdict,
+    wrong,
+)
 from weir_operator.kinds import DEPLOYMENT, REVISION
 from weir_operator.observed import Observed
 from weir_operator.parse import replicas_in
@@ -31,6 +40,16 @@ from weir_operator.render import (
 )
 from weir_operator.render.naming import pool_of
 from weir_operator.revisions import choose, expired, template_of
+from weir_operator.rollouts import (
+    Outlook,
+    Situation,
+    goes_one_by_one,
+    handed_over,
+    leaving,
+    one_by_one,
+    others_serve,
+    outlook,
+)
 from weir_operator.views import Container, Deployment, Pod, view
 
 _STUCK: Final = frozenset(
@@ -46,6 +65,19 @@ _STUCK: Final = frozenset(
     }
 )
 """Reasons for which a container waits that time alone will not cure."""
+
+
+_LONGEST_WORDS: Final = 500
+"""Of the Kubernetes scheduler, so that what to do about it is still said."""
+_AT_ONCE: Final = "or write spec.rollout: {maxSurge: 0, maxUnavailable: 1}"
+_ONLY_REPLICA: Final = (
+    "the only replica serves on, because no request is answered while its successor loads in its "
+    f"place; free room for one more, {_AT_ONCE} to accept that"
+)
+_FOR_EVER: Final = (
+    "with spec.rollout.surgeTimeout: 0s the replicas serve on until it has one; free room for one "
+    f"more, {_AT_ONCE} to replace them one by one"
+)
 
 
 class Workloads(Part):
@@ -74,22 +106,39 @@ class Workloads(Part):
             return _as_kept(seen)
         service = seen.service
         chosen = choose(service, pod_templates(service, self._images), seen.owned)
-        replicas = replicas_within_bounds(service, seen.deployments)
+        mine = {pool: each for pool, each in seen.deployments.items() if not each.leaves}
+        wanted = wanted_replicas(service, mine)
+        leave = leaving(mine, wanted)
+        situation = Situation(service.spec.rollout, wanted, mine, leave, seen.pods, seen.now)
+        slow = one_by_one(situation, {pool: each.digest for pool, each in chosen.items()})
+        replicas = handed_over(situation, slow)
         names = names_in(seen.owned)
         desired: list[Manifest] = []
         for pool in service.spec.hardware_pools:
-            choice = chosen[pool.name]
-            made = deployment(service, pool, choice.template, replicas.get(pool.name), names)
-            made["metadata"].setdefault("annotations", {})[labels.SPEC_HASH] = choice.digest
+            choice, number = chosen[pool.name], replicas[pool.name]
+            goes_slowly = pool.name in slow
+            made = deployment(service, pool, choice.template, number, names, one_by_one=goes_slowly)
+            notes = made["metadata"].setdefault("annotations", {})
+            notes[labels.SPEC_HASH] = choice.digest
+            if goes_slowly:
+                notes[labels.ONE_BY_ONE] = choice.digest
+            if number < wanted[pool.name]:
+                notes[labels.REPLICAS_TO_COME] = str(wanted[pool.name])
             # A template that the API server refuses must not be kept, so its revision is second.
             desired += [made] if choice.new is None else [made, choice.new]
-        return desired
+        return [*desired, *_lowered(seen, {pool: replicas.get(pool, 0) for pool in leave})]
 
     def applied(self, seen: Observed, desired: Sequence[Manifest]) -> Observed:
         """Return the pools of the spec, and those that have to serve until these do."""
-        wanted = _deployments(desired)
-        leaving = {} if seen.service is None else still_needed(_deployments(seen.owned), wanted)
-        return replace(seen, deployments=wanted, leaving=leaving)
+        there = _deployments(desired)
+        if seen.service is None:
+            return replace(seen, deployments=there, leaving={})
+        named = {pool.name for pool in seen.service.spec.hardware_pools}
+        return replace(
+            seen,
+            deployments={pool: each for pool, each in there.items() if pool in named},
+            leaving={pool: each for pool, each in there.items() if pool not in named},
+        )
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
         """Return the pools that left the spec, unless they are still needed, and old revisions.
@@ -103,7 +152,7 @@ class Workloads(Part):
         gone = [
             each
             for each in super().superfluous(seen, desired)
-            if pool_of(each) not in (known if each["kind"] == REVISION.name else seen.leaving)
+            if each["kind"] != REVISION.name or pool_of(each) not in known
         ]
         return [*gone, *expired(seen.service, seen.owned)]
 
@@ -117,7 +166,7 @@ class Workloads(Part):
         pods = [view(Pod, each) for each in await cluster.pods(meta.namespace, meta.name)]
         # Those of a Deployment that was just deleted may not know yet, and no event will tell when.
         known = {"", *seen.deployments, *seen.leaving}
-        return replace(seen, pods=[pod for pod in pods if pod.pool in known])
+        return replace(seen, pods=[pod for pod in pods if pod.leaves or pod.pool in known])
 
     def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
         """Say what the Deployments and the pods show."""
@@ -129,51 +178,40 @@ class Workloads(Part):
         }
 
 
-def replicas_within_bounds(
+def wanted_replicas(
     service: InferenceService, deployments: Mapping[str, Deployment]
 ) -> dict[str, int]:
-    """Return how many replicas the pool that scales has, held within the spec's bounds.
+    """Return how many replicas each pool shall have once all is in its place.
 
-    With `spec.scaling` the number is not the spec's to say: writing a fixed one at each pass would
-    fight whatever scales the Deployment. A pool that has none yet begins with as many as those have
-    that left the spec: it may be one of them by another name, and replaces their capacity.
+    With `spec.scaling` the number of one pool is not the spec's to say: writing a fixed one at each
+    pass would fight whatever scales the Deployment, so it is only held within the bounds. If that
+    pool is new it begins with as many as those have that left the spec: it may be one of them by
+    another name, and replaces their capacity.
     """
-    scaling = service.spec.scaling
-    if scaling is None:
-        return {}
-    now = {pool: each.spec.replicas for pool, each in deployments.items()}
-    pools = service.spec.hardware_pools
-    left = sum(now[pool] for pool in now.keys() - {pool.name for pool in pools})
-    return {
-        pool.name: min(max(now.get(pool.name, left), scaling.min_replicas, 1), scaling.max_replicas)
-        for pool in pools
-        if pool.replicas is None
-    }
+    pools, scaling = service.spec.hardware_pools, service.spec.scaling
+    named = {pool.name for pool in pools}
+    left = sum(each.spec.replicas for pool, each in deployments.items() if pool not in named)
+    wanted = {}
+    for pool in pools:
+        wanted[pool.name] = service.spec.replicas_of(pool)
+        if scaling is not None and pool.replicas is None:
+            now = deployments[pool.name].wanted if pool.name in deployments else left
+            wanted[pool.name] = min(max(now, scaling.min_replicas, 1), scaling.max_replicas)
+    return wanted
 
 
-def still_needed(
-    mine: Mapping[str, Deployment], wanted: Mapping[str, Deployment]
-) -> dict[str, Deployment]:
-    """Return the Deployments of pools that left the spec but have to serve on for now.
-
-    A pool that gets another name is another pool. Were the one deleted when the other is made,
-    nobody would serve until its weights are loaded. So it stays until every pool of the spec has
-    its replicas, unless it serves nobody itself.
-
-    Args:
-        mine: The service's Deployments by pool.
-        wanted: Those of them that the spec asks for, as they are now.
-    """
-    if all(each.status.available_replicas >= each.spec.replicas for each in wanted.values()):
-        return {}
-    return {
-        pool: each
-        for pool, each in mine.items()
-        if pool not in wanted
-        and not each.leaves
-        and each.spec.replicas
-        and each.status.ready_replicas
-    }
+def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
+    """Return the Deployments of pools that left the spec, with as many replicas as they keep."""
+    return [
+        same_deployment(
+            seen.owner,
+            each,
+            template_of(each, seen.owned) or each["spec"]["template"],
+            replicas[pool_of(each)],
+        )
+        for each in seen.owned
+        if each["kind"] == DEPLOYMENT.name and replicas.get(pool_of(each), 0)
+    ]
 
 
 def _as_kept(seen: Observed) -> list[Manifest]:
@@ -185,7 +223,7 @@ def _as_kept(seen: Observed) -> list[Manifest]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
-            now = view(Deployment, manifest).spec.replicas
+            now = view(Deployment, manifest).wanted
             number = asked.get(pool_of(manifest), now)
             found.append(same_deployment(seen.owner, manifest, template, number))
     return found
@@ -202,42 +240,84 @@ def _workloads(seen: Observed) -> Verdict:
     if not seen.leaving:
         return found
     names = ", ".join(sorted(seen.leaving))
-    what = f"no longer in the spec, but serving until all of its pools are available: {names}"
+    what = f"no longer in the spec, and serving until its successors do: {names}"
     return found._replace(message=f"{found.message}; {what}")
 
 
 def _rollout(seen: Observed) -> Verdict:
-    found = _stuck_pod(seen.of_the_spec) or _stuck_deployment(seen.deployments)
+    waiting = [(pod, _without_a_node(seen, pod)) for pod in seen.of_the_spec if pod.unschedulable]
+    found = (
+        _stuck_container(seen.of_the_spec)
+        or next((each for _, each in waiting if each.is_trouble), None)
+        or _stuck_deployment(seen.deployments)
+    )
     if found is not None:
         return found
     if not seen.deployments:
         return Verdict("False", "Waiting", "no pool has a Deployment yet")
-    for pool, each in seen.deployments.items():
-        status, wanted = each.status, each.spec.replicas
+    # One that has gone over to another way is news; that others progress is not.
+    in_order = sorted(seen.deployments.items(), key=lambda each: not goes_one_by_one(each[1]))
+    for pool, each in in_order:
+        status, wanted = each.status, each.wanted
         if status.observed_generation < each.metadata.generation:
             return Verdict("False", "Progressing", f"pool {pool}: the rollout has begun")
         updated, available = status.updated_replicas, status.available_replicas
         if min(updated, available) < wanted or status.replicas > wanted:
-            return Verdict(
-                "False",
-                "Progressing",
+            counts = (
                 f"pool {pool}: {available} of {wanted} replicas available, {updated} of the "
-                "newest template",
+                "newest template"
             )
+            waits = [verdict.message for pod, verdict in waiting if pod.pool == pool]
+            slow = goes_one_by_one(each)
+            said = "; ".join([counts, *([_why_one_by_one(seen)] if slow else []), *waits])
+            reason = "OneByOne" if slow else "Progressing"
+            return Verdict("False", reason, said[:LONGEST_MESSAGE])
     return Verdict("True", "Available", "every pool has its replicas")
 
 
-def _stuck_pod(pods: Iterable[Pod]) -> Verdict | None:
-    """Return what keeps a pod from running, if something does."""
+def _why_one_by_one(seen: Observed) -> str:
+    written = "" if seen.service is None else f" for {seen.service.spec.rollout.surge_timeout}"
+    return (
+        f"one by one, because one more replica had no node with room{written} "
+        f"(spec.rollout.surgeTimeout); free room for one more and all would serve on, {_AT_ONCE} "
+        "to begin so at once"
+    )
+
+
+def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
+    """Return what is with a pod that no node has room for."""
+    where, words = f"pod {pod.name}", pod.unschedulable[:_LONGEST_WORDS].strip()
+    stuck = wrong("Unschedulable", where, words)
+    if seen.service is None or pod.pool not in seen.deployments:
+        return stuck
+    rollout = seen.service.spec.rollout
+    wanted = {pool: each.wanted for pool, each in seen.deployments.items()}
+    there = {**seen.deployments, **seen.leaving}
+    situation = Situation(rollout, wanted, there, seen.leaving, seen.pods, seen.now)
+    found = outlook(situation, pod)
+    if goes_one_by_one(seen.deployments[pod.pool]) or found is Outlook.COMING:
+        return Verdict("False", "Progressing", f"{where} waits for a replica to leave: {words}")
+    if found is Outlook.STUCK:
+        return stuck
+    if not others_serve(situation, pod.pool):
+        return wrong("Unschedulable", where, f"{words}; {_ONLY_REPLICA}")
+    if not parse_duration(rollout.surge_timeout):
+        return wrong("Unschedulable", where, f"{words}; {_FOR_EVER}")
+    later = (
+        f"if it has no node after {rollout.surge_timeout} (spec.rollout.surgeTimeout), replicas "
+        "are replaced one by one"
+    )
+    return Verdict("False", "Progressing", f"{where}: {words}; {later}")
+
+
+def _stuck_container(pods: Iterable[Pod]) -> Verdict | None:
+    """Return what keeps a container from running, if something does."""
     for pod in pods:
         for container in pod.containers:
             waiting = container.state.waiting
             if waiting is not None and waiting.reason in _STUCK:
                 where = f"pod {pod.name}, container {container.name}"
                 return wrong(waiting.reason, where, container.last_words)
-        for condition in pod.status.conditions:
-            if condition.type == "PodScheduled" and condition.reason == "Unschedulable":
-                return wrong("Unschedulable", f"pod {pod.name}", condition.message)
     return None
 
 

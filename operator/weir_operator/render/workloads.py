@@ -23,15 +23,27 @@ def deployment(
     template: Manifest,
     replicas: int | None = None,
     names: Names | None = None,
+    *,
+    one_by_one: bool = False,
 ) -> Manifest:
-    """Return a pool's Deployment around its pod template, with the spec's replicas by default."""
+    """Return a pool's Deployment around its pod template.
+
+    Args:
+        owner: The service.
+        pool: The pool.
+        template: The pod template.
+        replicas: How many. Default: those of the spec.
+        names: Names that the service's objects have already (`names_in`). Default: none exists.
+        one_by_one: Whether an old pod leaves before the new one has a place, whatever the spec
+            says.
+    """
     rollout = owner.spec.rollout
     name = deployment_name(owner, pool, names)
     strategy = {
         "type": "RollingUpdate",
         "rollingUpdate": {
-            "maxSurge": rollout.max_surge,
-            "maxUnavailable": rollout.max_unavailable,
+            "maxSurge": 0 if one_by_one else rollout.max_surge,
+            "maxUnavailable": 1 if one_by_one else rollout.max_unavailable,
         },
     }
     return _deployment(
@@ -59,8 +71,9 @@ def same_deployment(
     meta, spec = current["metadata"], current["spec"]
     fresh = metadata(owner, meta["name"], "replica", **{labels.POOL: pool_of(current)})
     annotations = {**fresh.get("annotations", {})}
-    if labels.SPEC_HASH in meta.get("annotations", {}):
-        annotations[labels.SPEC_HASH] = meta["annotations"][labels.SPEC_HASH]
+    noted = meta.get("annotations", {})
+    kept = (labels.SPEC_HASH, labels.ONE_BY_ONE)
+    annotations |= {key: noted[key] for key in kept if key in noted}
     return _deployment(
         {**fresh, "annotations": annotations},
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from weir_core.api.inferenceservice import InferenceService
@@ -15,6 +16,8 @@ from weir_operator.views import Deployment, Pod, view
 Manifest = dict[str, Any]
 
 NAMESPACE, NAME, UID = "models", "chat", "uid-1"
+GPU = "example.com/gpu"
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def body(spec: Manifest | None = None, **meta: Any) -> Manifest:
@@ -66,6 +69,7 @@ def pod(
     ready: bool = False,
     leaving: bool = False,
     unschedulable: str = "",
+    since: datetime = NOW,
     volumes: tuple[str, ...] = ("run", "policies"),
     pool: str = "cpu",
     ip: str = "10.0.0.1",
@@ -74,7 +78,8 @@ def pod(
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
     if unschedulable:
         scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-        conditions.append({**scheduled, "message": unschedulable})
+        moment = since.strftime("%Y-%m-%dT%H:%M:%SZ")
+        conditions.append({**scheduled, "message": unschedulable, "lastTransitionTime": moment})
     meta: Manifest = {"name": f"chat-{pool}-1", "labels": {"serving.weir.dev/pool": pool}}
     if leaving:
         meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -88,6 +93,14 @@ def pod(
             "containerStatuses": list(containers),
         },
     }
+
+
+def asking(one: Manifest, template: str, count: str = "1", **spec: Any) -> Manifest:
+    """Return a pod as made from a template, with what its engine asks for."""
+    requests = {GPU: count, "cpu": "500m"}
+    one["metadata"]["labels"]["pod-template-hash"] = template
+    one["spec"] |= {"containers": [{"name": "engine", "resources": {"requests": requests}}], **spec}
+    return one
 
 
 def serving_pod(pool: str = "cpu") -> Manifest:
@@ -116,6 +129,7 @@ def observed(
         held,
         owner_in(held),
         parse(held),
+        NOW,
         pods=[view(Pod, each) for each in pods],
         deployments={name: view(Deployment, each) for name, each in deployments.items()},
         leaving={name: view(Deployment, each) for name, each in (leaving or {}).items()},

@@ -8,6 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.control.builders import (
+    GPU,
+    asking,
     container,
     deployment,
     facts,
@@ -83,8 +85,8 @@ def test_a_pool_that_left_the_spec_serves_and_is_counted_apart() -> None:
     assert seen["WorkloadsReady"] == Verdict(
         "False",
         "Progressing",
-        "pool cpu: 0 of 1 replicas available, 1 of the newest template; no longer in the spec, but "
-        "serving until all of its pools are available: old",
+        "pool cpu: 0 of 1 replicas available, 1 of the newest template; no longer in the spec, and "
+        "serving until its successors do: old",
     )
 
 
@@ -156,6 +158,80 @@ def test_a_stuck_pod_is_quoted(pods: list[Manifest], reason: str, said: str) -> 
     for type_ in ("WorkloadsReady", "Ready"):
         assert (seen[type_].status, seen[type_].reason) == ("False", reason)
         assert said in seen[type_].message
+
+
+FULL = f"0/1 nodes are available: 1 Insufficient {GPU}."
+
+
+def rolling(
+    *, wanted: int = 2, mark: str = "", **rollout: Any
+) -> tuple[dict[str, Verdict], set[str]]:
+    """Return what is said, and what of it of trouble, while one more pod has no node."""
+    one = deployment(wanted, replicas=wanted + 1, updatedReplicas=1)
+    if mark:
+        one["metadata"]["annotations"] = {"serving.weir.dev/one-by-one": mark}
+    old = asking(serving_pod(), "old", nodeName="node")
+    new = asking(pod(unschedulable=FULL), "new")
+    new["metadata"]["name"] = "chat-cpu-2"
+    seen = verdicts(observed({"cpu": one}, [old, new], spec={"rollout": rollout}))
+    return seen, {"Reconciling", "Stalled"} & set(seen)
+
+
+def test_a_rollout_that_waits_for_room_is_under_way_and_says_what_follows() -> None:
+    seen, sums = rolling(surgeTimeout="90s")
+    assert seen["WorkloadsReady"] == Verdict(
+        "False",
+        "Progressing",
+        "pool cpu: 2 of 2 replicas available, 1 of the newest template; pod chat-cpu-2: "
+        f"{FULL}; if it has no node after 90s (spec.rollout.surgeTimeout), replicas are replaced "
+        "one by one",
+    )
+    assert (sums, seen["Ready"].status) == ({"Reconciling"}, "True")
+
+
+def test_a_rollout_one_by_one_says_why_and_what_would_help() -> None:
+    seen, sums = rolling(mark="digest")
+    said = seen["WorkloadsReady"]
+    assert (said.status, said.reason) == ("False", "OneByOne")
+    for part in (
+        "one by one, because one more replica had no node with room for 5m "
+        "(spec.rollout.surgeTimeout)",
+        "free room for one more",
+        "{maxSurge: 0, maxUnavailable: 1}",
+        f"pod chat-cpu-2 waits for a replica to leave: {FULL}",
+    ):
+        assert part in said.message
+    assert sums == {"Reconciling"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rollout", "said"),
+    [
+        pytest.param(1, {}, "the only replica serves on", id="it would be an outage"),
+        pytest.param(2, {"surgeTimeout": "0s"}, "serve on until it has one", id="it is refused"),
+    ],
+)
+def test_a_rollout_that_waits_for_ever_is_stuck_and_says_what_to_do(
+    wanted: int, rollout: dict[str, Any], said: str
+) -> None:
+    seen, sums = rolling(wanted=wanted, **rollout)
+    found = seen["WorkloadsReady"]
+    assert (found.status, found.reason) == ("False", "Unschedulable")
+    for part in (FULL, said, "free room for one more", "{maxSurge: 0, maxUnavailable: 1}"):
+        assert part in found.message
+    assert (sums, seen["Ready"].status) == ({"Stalled"}, "True")
+
+
+def test_a_pod_that_waits_for_the_place_of_one_that_drains_is_no_trouble() -> None:
+    one = deployment(1, updatedReplicas=1, readyReplicas=0, availableReplicas=0)
+    old = asking(pod(leaving=True), "old", nodeName="node")
+    new = asking(pod(unschedulable=FULL), "new")
+    seen = verdicts(
+        observed({"cpu": one}, [old, new], spec={"rollout": {"maxSurge": 0, "maxUnavailable": 1}})
+    )
+    found = seen["WorkloadsReady"]
+    assert (found.reason, "Stalled" in seen) == ("Progressing", False)
+    assert f"pod chat-cpu-1 waits for a replica to leave: {FULL}" in found.message
 
 
 @pytest.mark.parametrize(

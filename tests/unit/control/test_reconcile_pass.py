@@ -449,11 +449,38 @@ async def test_a_new_pool_that_scales_begins_with_what_the_spec_no_longer_names(
     finish_rollouts(cluster)
     scaling = {"minReplicas": 2, "maxReplicas": 4}
     edit(cluster, {"pools": [fixed, {"name": "b"}], "scaling": scaling})
-    for _ in range(2):
-        await reconciler(cluster).run(KEY)
-        assert cluster.of("Deployment")["chat-b"]["spec"]["replicas"] == want
-    assert cluster.of("Deployment")["chat-fixed"]["spec"]["replicas"] == 1
-    assert cluster.of("Deployment").keys() == {f"chat-{pool}" for pool in (*before, "fixed", "b")}
+    passes = 0
+    while await reconciler(cluster).run(KEY) is not Outcome.SETTLED:
+        finish_rollouts(cluster)
+        passes += 1
+        assert passes < 10
+    replicas = {name: one["spec"]["replicas"] for name, one in cluster.of("Deployment").items()}
+    assert replicas == {"chat-fixed": 1, "chat-b": want}
+
+
+async def test_a_renamed_pool_hands_over_replica_by_replica() -> None:
+    cluster = MemoryCluster(body({"replicas": 3, "pools": [{"name": "a"}]}))
+    await reconciler(cluster).run(KEY)
+    finish_rollouts(cluster)
+    before = templates(cluster)["chat-a"]
+    edit(cluster, {"replicas": 3, "pools": [{"name": "b"}]})
+    numbers = []
+    for _ in range(5):
+        outcome = await reconciler(cluster).run(KEY)
+        there = cluster.of("Deployment")
+        numbers.append({name: one["spec"]["replicas"] for name, one in there.items()})
+        if "chat-a" in there:
+            assert there["chat-a"]["spec"]["template"] == before
+            assert conditions(cluster)["Ready"]["status"] == "True"
+        finish_rollouts(cluster)
+    assert numbers == [
+        {"chat-a": 3, "chat-b": 1},
+        {"chat-a": 2, "chat-b": 2},
+        {"chat-a": 1, "chat-b": 3},
+        {"chat-b": 3},
+        {"chat-b": 3},
+    ]
+    assert outcome is Outcome.SETTLED
 
 
 async def test_a_number_in_the_spec_is_restored() -> None:
