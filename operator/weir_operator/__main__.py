@@ -108,7 +108,7 @@ async def _lead(
             lambda: datetime.now(UTC),
             settings.watching.secret_grace,
         ),
-        Network(),
+        Network(settings.access),
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),
     )
