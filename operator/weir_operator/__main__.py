@@ -112,8 +112,8 @@ async def _lead(
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),
     )
-    reconciler = Reconciler(cluster, parts, _now)
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
+    reconciler = Reconciler(cluster, parts, _now, definitions.remark)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [
