@@ -52,6 +52,29 @@ def test_an_owned_object_that_someone_deletes_comes_back(empty_service: Service,
     eventually(back)
 
 
+def test_the_api_server_takes_a_policy_with_every_kind_of_source(empty_service: Service) -> None:
+    """What a network plugin makes of it is the plugin's: this cluster has none that enforces it."""
+    callers: list[Manifest] = [
+        {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "front"}}},
+        {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}},
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+        {"ipBlock": {"cidr": "fd00::/8"}},
+    ]
+    pods = empty_service.templates()
+    empty_service.patch({"network": {"allowFrom": callers, "scrapeFrom": callers[:1]}})
+
+    def narrowed() -> None:
+        (policy,) = _owned(empty_service, "networkpolicy")
+        sources = {each["ports"][0]["port"]: each["from"] for each in policy["spec"]["ingress"]}
+        assert sources[8000] == callers
+        assert sources[8001][:-1] == callers[:1]
+
+    eventually(narrowed)
+    empty_service.says("NetworkReady", "True", "Applied")
+    assert empty_service.templates() == pods
+    empty_service.patch({"network": None})
+
+
 def test_a_service_applied_again_at_once_follows_the_one_before_it_calmly(
     weir: Installation, empty_service: Service
 ) -> None:

@@ -516,6 +516,66 @@ MISTAKES: Final = [
         server=CONDITION,
     ),
     Mistake(
+        "callers that are none",
+        {"network": {"allowFrom": []}},
+        "spec.network.allowFrom",
+        (
+            "is empty, which some would read as any source and some as none; write at least one, "
+            "or leave it out"
+        ),
+    ),
+    Mistake(
+        "a caller's labels outside of a selector",
+        {"network": {"allowFrom": [{"podSelector": {"app": "chat"}}]}},
+        "spec.network.allowFrom[0].podSelector.app",
+        "unknown field; leave it out",
+        server="unknown field",
+    ),
+    Mistake(
+        "a caller that nothing selects",
+        {"network": {"allowFrom": [{}]}},
+        "spec.network.allowFrom[0]",
+        "selects nothing; write a namespaceSelector, a podSelector or an ipBlock",
+    ),
+    Mistake(
+        "a scraper by labels and by address",
+        {"network": {"scrapeFrom": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}},
+        "spec.network.scrapeFrom[0]",
+        "ipBlock stands alone; put the selectors into an item of their own",
+    ),
+    Mistake(
+        "an address without the size of its block",
+        {"network": {"allowFrom": [{"ipBlock": {"cidr": "10.0.0.1"}}]}},
+        "spec.network.allowFrom[0].ipBlock.cidr",
+        "'10.0.0.1' is not a block of addresses; write it like 10.0.0.0/8 or fd00::/8",
+    ),
+    Mistake(
+        "a block outside of the one it is taken from",
+        {
+            "network": {
+                "allowFrom": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]
+            }
+        },
+        "spec.network.allowFrom[0].ipBlock.except[0]",
+        "'11.0.0.0/16' is no part of 10.0.0.0/8; write a smaller block inside it",
+        server=CONDITION,
+    ),
+    Mistake(
+        "an expression without values",
+        {
+            "network": {
+                "scrapeFrom": [
+                    {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In"}]}}
+                ]
+            }
+        },
+        "spec.network.scrapeFrom[0].podSelector.matchExpressions[0]",
+        (
+            "operators In and NotIn need values, Exists and DoesNotExist have none; write values "
+            "to match"
+        ),
+    ),
+    Mistake(
         "a class's wait without a unit",
         {"maxQueueWait": 60},
         "spec.maxQueueWait",

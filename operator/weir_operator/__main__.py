@@ -108,12 +108,12 @@ async def _lead(
             lambda: datetime.now(UTC),
             settings.watching.secret_grace,
         ),
-        Network(),
+        Network(settings.access),
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),
     )
-    reconciler = Reconciler(cluster, parts, _now)
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
+    reconciler = Reconciler(cluster, parts, _now, definitions.remark)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.cluster import Cluster
 from weir_operator.events import event
-from weir_operator.kinds import DEFINITION, LEASE
+from weir_operator.kinds import DEFINITION, LEASE, SERVICE
 from weir_operator.metrics import Metrics
 from weir_operator.settings import Leadership
 
@@ -33,6 +33,7 @@ REMEDY: Final = (
     "apply this version's definitions: kubectl apply --server-side --force-conflicts "
     "--field-manager=helm -f helm/weir/crds"
 )
+_SERVICES: Final = f"{SERVICE.plural}.{SERVICE.group}"
 _NAMED: Final = 5
 """Fields that a message names."""
 
@@ -83,6 +84,11 @@ class Definitions:
         self.lacks: dict[str, tuple[str, ...]] = {}
         """What is missing, by the definition's name; only of those that were read."""
 
+    def remark(self) -> str:
+        """Return what the API server cannot hold of a service's spec; empty where it holds all."""
+        lacks = [each for each in self.lacks.get(_SERVICES, ()) if each.startswith(".spec")]
+        return _older(_SERVICES, lacks) if lacks else ""
+
     async def follow(self) -> None:
         """Look for ever, or until it is clear that this operator may not."""
         try:
@@ -111,11 +117,7 @@ class Definitions:
         if not lacks:
             log.info("the definition %s is as new as this operator", name)
             return
-        more = f" and {len(lacks) - _NAMED} more" if len(lacks) > _NAMED else ""
-        message = (
-            f"the definition {name} is older than this operator and does not know "
-            f"{', '.join(lacks[:_NAMED])}{more}: {REMEDY}"
-        )
+        message = _older(name, lacks)
         log.warning(message)
         try:
             await self._record(message)
@@ -129,6 +131,14 @@ class Definitions:
             return
         condition = {"type": "DefinitionsKnown", "status": "False", "reason": "DefinitionsOutdated"}
         await self._cluster.record(event(lease, {**condition, "message": message}, self._clock()))
+
+
+def _older(name: str, lacks: Sequence[str]) -> str:
+    more = f" and {len(lacks) - _NAMED} more" if len(lacks) > _NAMED else ""
+    return (
+        f"the definition {name} is older than this operator and does not know "
+        f"{', '.join(lacks[:_NAMED])}{more}: {REMEDY}"
+    )
 
 
 def _schema(definition: Schema) -> Schema:

@@ -64,6 +64,8 @@ class Observed:
     """Why it is."""
     unknown: Sequence[str] = ()
     """Paths of fields that a later Weir knows and this one does not."""
+    remark: str = ""
+    """What the API server cannot hold of a spec, and so may have dropped."""
     pods: Sequence[Pod] = ()
     owned: Sequence[Manifest] = ()
     """Its objects, of the kinds of all parts that have had their turn."""

@@ -66,11 +66,17 @@ class Reconciler:
         cluster: The API server.
         parts: What a service is made of, in the order of a pass.
         clock: The time of day, with its zone.
+        remark: Returns what there is to say of every spec, if anything.
     """
 
     def __init__(
-        self, cluster: Cluster, parts: Sequence[Part], clock: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        parts: Sequence[Part],
+        clock: Callable[[], datetime],
+        remark: Callable[[], str] = str,
     ) -> None:
+        self._remark = remark
         self._cluster = cluster
         self._parts = parts
         self._applier = Applier(cluster)
@@ -101,7 +107,8 @@ class Reconciler:
         owner = owner_in(body)
         meta = owner.metadata
         pods = await self._cluster.pods(meta.namespace, meta.name)
-        seen = Observed(body, owner, None, self._clock(), pods=[view(Pod, each) for each in pods])
+        mine = [view(Pod, each) for each in pods]
+        seen = Observed(body, owner, None, self._clock(), remark=self._remark(), pods=mine)
         try:
             return replace(seen, service=parse(body), unknown=unknown_fields(body))
         except InvalidSpec as error:

@@ -24,7 +24,7 @@ KEPT = 3
 """Revisions that stay per pool, the newest first: to look at what a pod ran before."""
 
 _NO_POD: dict[str, Any] = {
-    **dict.fromkeys(("replicas", "scaling", "routing", "rollout", "pools"), True),
+    **dict.fromkeys(("replicas", "scaling", "routing", "network", "rollout", "pools"), True),
     "admission": {"default_class", "classes", "anonymous_class", "keep_alive"},
     "engine": {"scheduling"},
 }

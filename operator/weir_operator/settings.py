@@ -5,6 +5,7 @@
 | WEIR_SIDECAR_IMAGE | weir:latest | image of the sidecar container |
 | WEIR_ENGINE_IMAGE | weir-engine:latest | image of engine and model containers |
 | WEIR_USER_IDS | fixed | `assigned` where the platform gives pods their user ids (OpenShift) |
+| WEIR_ALLOW_FROM, WEIR_SCRAPE_FROM | (any) | where spec.network leaves them out, as JSON |
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
@@ -17,16 +18,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from weir_core.api.labels import METRICS_PORT
+from weir_core.api.network import NetworkSpec
+from weir_core.api.reading import read
 from weir_core.errors import InvalidSpec
 from weir_core.units import Seconds
 from weir_operator.parts.policies import SECRET_GRACE
-from weir_operator.render import Images
+from weir_operator.render import Access, Images
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Settings:
     """All of it."""
 
     images: Images
+    access: Access
     watching: Watching
     leadership: Leadership
     log_level: str = "INFO"
@@ -89,6 +94,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             engine=env.get("WEIR_ENGINE_IMAGE") or Images.engine,
             assigned_users=_assigned_users(env),
         ),
+        access=_access(env),
         watching=Watching(
             namespaces=tuple(
                 name.strip() for name in env.get("WEIR_NAMESPACES", "").split(",") if name.strip()
@@ -112,6 +118,18 @@ def _assigned_users(env: Mapping[str, str]) -> bool:
     if word not in {"fixed", "assigned"}:
         raise InvalidSpec("WEIR_USER_IDS", f"{word!r} is neither `fixed` nor `assigned`")
     return word == "assigned"
+
+
+def _access(env: Mapping[str, str]) -> Access:
+    written = {}
+    for field, name in (("allowFrom", "WEIR_ALLOW_FROM"), ("scrapeFrom", "WEIR_SCRAPE_FROM")):
+        if env.get(name):
+            try:
+                written[field] = json.loads(env[name])
+            except ValueError as error:
+                raise InvalidSpec(name, f"is not JSON: {error}") from error
+    default = read(NetworkSpec, written, "networkPolicy")
+    return Access(default, env.get("POD_NAMESPACE") or Leadership.namespace)
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

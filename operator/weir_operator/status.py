@@ -106,6 +106,13 @@ def _sums(seen: Observed, spoken: Mapping[str, Verdict]) -> dict[str, Verdict]:
 
 
 def _spec(seen: Observed) -> Verdict:
+    found = _spec_alone(seen)
+    if not seen.remark:
+        return found
+    return found._replace(message=f"{found.message}; {seen.remark}"[:LONGEST_MESSAGE])
+
+
+def _spec_alone(seen: Observed) -> Verdict:
     if seen.wrong is not None:
         return Verdict("False", "InvalidSpec", str(seen.wrong))
     if seen.unknown:

@@ -36,6 +36,7 @@ from weir_core.api.base import (
 )
 from weir_core.api.engine import EngineSpec
 from weir_core.api.model import ModelSpec
+from weir_core.api.network import NetworkSpec
 from weir_core.api.pod_patch import asked_for, wrong_pod_template
 from weir_core.api.pool_engine import PoolEngine
 from weir_core.api.status import InferenceServiceStatus
@@ -322,6 +323,10 @@ class InferenceServiceSpec(Model):
     )
     routing: Routing = Field(
         default=Routing(), description="How replicas are chosen. Default: least loaded."
+    )
+    network: NetworkSpec = Field(
+        default=NetworkSpec(),
+        description="Sources that its NetworkPolicy admits, on a cluster. Default: the chart's.",
     )
     tracing: Tracing | None = Field(default=None, description="Tracing. Default: none.")
     rollout: Rollout = Field(

@@ -13,6 +13,8 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 FIELD_MANAGER: Final = "weir-operator"
 PART_OF: Final = "weir"
+OPERATOR: Final = "operator"
+"""Component of the operator's pods (helm/weir/templates/_helpers.tpl)."""
 
 # Label keys (recommended by Kubernetes) and our own.
 NAME: Final = "app.kubernetes.io/name"

@@ -9,11 +9,15 @@ from weir_operator.conditions import NETWORK, Verdict
 from weir_operator.kinds import API_SERVICE, DISRUPTION_BUDGET, NETWORK_POLICY, SERVICE_ACCOUNT
 from weir_operator.observed import Observed, identity
 from weir_operator.parts.part import Owned, Part
-from weir_operator.render import Manifest, names_in, network, service_url
+from weir_operator.render import Access, Manifest, names_in, network, service_url
 
 
 class Network(Part):
-    """ServiceAccount, NetworkPolicy, two Services and a PodDisruptionBudget."""
+    """ServiceAccount, NetworkPolicy, two Services and a PodDisruptionBudget.
+
+    Args:
+        access: What NetworkPolicies admit beside what a service says.
+    """
 
     condition = NETWORK
     owns: ClassVar[tuple[Owned, ...]] = (
@@ -23,9 +27,14 @@ class Network(Part):
         Owned(DISRUPTION_BUDGET, "node drains take one replica at a time"),
     )
 
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
     def desired(self, seen: Observed) -> Sequence[Manifest]:
         """Return all of them; those of a spec that is wrong stay as they are."""
-        return network(seen.service, names_in(seen.owned)) if seen.service is not None else ()
+        if seen.service is None:
+            return ()
+        return network(seen.service, names_in(seen.owned), self._access)
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
         """Return what is there and not desired."""

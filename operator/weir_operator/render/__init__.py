@@ -9,7 +9,7 @@ service, and changes without it.
 from __future__ import annotations
 
 from weir_core.api.inferenceservice import InferenceService
-from weir_operator.render.access import network_policy, service_account
+from weir_operator.render.access import Access, network_policy, service_account
 from weir_operator.render.naming import (
     Manifest,
     Names,
@@ -30,6 +30,7 @@ from weir_operator.render.workloads import deployment, same_deployment
 
 __all__ = [
     "POLICIES_ANNOTATION",
+    "Access",
     "Images",
     "Manifest",
     "Names",
@@ -58,16 +59,19 @@ def pod_templates(owner: InferenceService, images: Images | None = None) -> dict
     return {pool.name: pod_template(owner, pool, images) for pool in owner.spec.hardware_pools}
 
 
-def network(owner: InferenceService, names: Names | None = None) -> list[Manifest]:
+def network(
+    owner: InferenceService, names: Names | None = None, access: Access | None = None
+) -> list[Manifest]:
     """Return what `owner`'s pods need to be found and kept apart, in the order to apply it.
 
     Args:
         owner: The service.
         names: Names that its objects have already (`names_in`). Default: none exists.
+        access: What its NetworkPolicy admits beside what it says. Default: any source.
     """
     return [
         service_account(owner),
-        network_policy(owner),
+        network_policy(owner, access),
         headless_service(owner, names),
         service(owner),
         disruption_budget(owner),

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from tests.unit.control.builders import body
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from tests.unit.control.test_reconcile_pass import KEY, NOW, conditions, parts
 from tests.unit.control.virtual_time import VirtualTime
 from weir_core.api.crd import custom_resource_definitions
 from weir_core.errors import ClusterUnavailable
 from weir_operator.definitions import EVERY, REMEDY, Definitions, lacking
 from weir_operator.metrics import Metrics
+from weir_operator.reconcile import Reconciler
+from weir_operator.render import Images
 from weir_operator.settings import Leadership
 
 SETTINGS = Leadership(namespace="weir-system")
@@ -141,13 +145,30 @@ def test_an_older_definition_that_comes_later_is_noticed() -> None:
         runner.run(watch())
 
 
+async def test_services_are_told_that_their_spec_may_lack_something() -> None:
+    bench = Bench()
+    bench.cluster.put(body())
+    one = Reconciler(bench.cluster, parts(Images()), lambda: NOW, bench.definitions.remark)
+    for older in (False, True):
+        if older:
+            bench.replace()
+        await bench.look()
+        await one.run(KEY)
+        said = conditions(bench.cluster)["SpecValid"]
+        assert (said["status"], said["reason"]) == ("True", "Valid")
+        assert (".spec.model.aliases" in said["message"]) is older
+        assert (REMEDY in said["message"]) is older
+
+
 async def test_what_is_repaired_is_forgotten() -> None:
     bench = Bench()
     bench.replace()
     await bench.look()
+    assert bench.definitions.remark()
     bench.cluster.put(custom_resource_definitions()[SERVICES])
     await bench.look()
     assert bench.lacks() == 0
+    assert not bench.definitions.remark()
 
 
 async def test_what_cannot_be_read_now_is_looked_at_again() -> None:

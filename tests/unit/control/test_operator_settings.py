@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from weir_core.api.network import LabelSelector, NetworkSpec, Source
 from weir_core.errors import InvalidSpec
 from weir_operator.render import Images
 from weir_operator.settings import from_environment
@@ -32,6 +33,27 @@ def test_what_the_chart_sets_is_read() -> None:
         "operator-0",
         "weir-system",
     )
+
+
+def test_the_sources_of_network_policies_are_read() -> None:
+    access = from_environment(
+        {"WEIR_ALLOW_FROM": '[{"podSelector":{}}]', "POD_NAMESPACE": "weir-system"}
+    ).access
+    assert access.default == NetworkSpec(allow_from=(Source(pod_selector=LabelSelector()),))
+    assert access.operator_namespace == "weir-system"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        pytest.param("[{", "WEIR_SCRAPE_FROM", id="no JSON"),
+        pytest.param('[{"pods": {}}]', "networkPolicy.scrapeFrom[0].pods", id="no source"),
+    ],
+)
+def test_sources_that_are_none_are_refused_by_name(text: str, field: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        from_environment({"WEIR_SCRAPE_FROM": text})
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "0", "nan", "inf"])

@@ -16,7 +16,7 @@ from weir_operator.interests import Interests
 from weir_operator.kinds import API_SERVICE, SECRET, Kind
 from weir_operator.parts import Network, Part, Policies, Scheduling, Workloads
 from weir_operator.reconcile import Key, Outcome, Reconciler
-from weir_operator.render import Images
+from weir_operator.render import Access, Images
 
 KEY = Key(NAMESPACE, NAME)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -42,7 +42,7 @@ def parts(
     """Return the parts of a service, as the operator makes them."""
     return (
         Policies(interests or Interests(), lambda: token_hex(32), clock),
-        Network(),
+        Network(Access()),
         Workloads(images),
         Scheduling(engines()),
     )

@@ -87,6 +87,15 @@ def test_every_object_is_strict_unless_it_is_kubernetes_own() -> None:
     assert set(lax) == FREE_FORM
 
 
+def source() -> dict[str, Any]:
+    """Return an item of a NetworkPolicy's `from` with all that it may have."""
+    found: dict[str, Any] = {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    for name in ("namespaceSelector", "podSelector"):
+        expressions = [{"key": "app", "operator": "Exists"}]
+        found[name] = {"matchLabels": {}, "matchExpressions": expressions}
+    return found
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path, schema in schemas(SCHEMA) if schema.get("additionalProperties") is False],
@@ -94,6 +103,7 @@ def test_every_object_is_strict_unless_it_is_kubernetes_own() -> None:
 def test_refuses_unknown_keys_in(path: str) -> None:
     values = copy.deepcopy(VALUES)
     values["imagePullSecrets"] = [{"name": "pull"}]
+    values["networkPolicy"] = {"allowFrom": [source()], "scrapeFrom": [source()]}
     target = values
     for step in re.sub(r"\.\*", ".batch", path.replace("[]", ".0")).split("."):
         if step:
