@@ -25,7 +25,7 @@ def chart_values() -> dict[str, Any]:
     repository, tag = images.HOST.split(":")
     image = {"repository": repository, "tag": tag}
     return {
-        "images": {"weir": image, "engine": image},
+        "images": {"weir": image, "engine": image, "engineCpu": image},
         "operator": {"extraVolumes": _volumes(), "extraVolumeMounts": _mounts()},
     }
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | WEIR_SIDECAR_IMAGE | weir:latest | image of the sidecar container |
 | WEIR_ENGINE_IMAGE | weir-engine:latest | image of engine and model containers |
+| WEIR_ENGINE_CPU_IMAGE | weir-engine-cpu:latest | the same in pools without accelerators |
 | WEIR_USER_IDS | fixed | `assigned` where the platform gives pods their user ids (OpenShift) |
 | WEIR_ALLOW_FROM, WEIR_SCRAPE_FROM | (any) | where spec.network leaves them out, as JSON |
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
@@ -92,6 +93,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         images=Images(
             sidecar=env.get("WEIR_SIDECAR_IMAGE") or Images.sidecar,
             engine=env.get("WEIR_ENGINE_IMAGE") or Images.engine,
+            engine_cpu=env.get("WEIR_ENGINE_CPU_IMAGE") or Images.engine_cpu,
             assigned_users=_assigned_users(env),
         ),
         access=_access(env),

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-SUPPORTED: Final = ((0, 32), (0, 33))
+SUPPORTED: Final = ((0, 32), (0, 34))
 """From this version of vLLM on, and below that one."""
 
 LOG_METHODS: Final[Mapping[str, tuple[str, ...]]] = {

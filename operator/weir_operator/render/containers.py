@@ -162,6 +162,7 @@ def engine_container(
         _engine_config(config),
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
         *_home(),
+        *_without_gpus(pool),
         *_tracing(owner, "vllm"),
     ]
     return {
@@ -182,6 +183,15 @@ def engine_container(
         "securityContext": LOCKED_DOWN,
         "volumeMounts": volume_mounts,
     }
+
+
+def _without_gpus(pool: Pool) -> list[Manifest]:
+    """Return what hides GPUs from a pool that asks for none.
+
+    Where NVIDIA's container runtime is the node's default, it would show all of them to an image
+    that says so of itself, as vLLM's does: GPUs that belong to other pods.
+    """
+    return [] if pool.accelerator.count else [_env("NVIDIA_VISIBLE_DEVICES", "void")]
 
 
 def _resources(pool: Pool) -> Manifest:

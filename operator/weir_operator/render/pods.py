@@ -51,9 +51,16 @@ class Images:
 
     sidecar: str = "weir:latest"
     engine: str = "weir-engine:latest"
+    engine_cpu: str = "weir-engine-cpu:latest"
+    """Of pools without accelerators."""
     assigned_users: bool = False
     """Whether the platform gives each namespace its user and group ids, as OpenShift does: it
     refuses pods that ask for others, and fills in what they leave out."""
+
+    def engine_of(self, owner: InferenceService, pool: Pool) -> str:
+        """Return the image of a pool's engine: what the spec names, or the build for its device."""
+        built = self.engine if pool.accelerator.count else self.engine_cpu
+        return owner.spec.engine_of(pool).image or built
 
 
 def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifest:
@@ -138,7 +145,7 @@ def _template(
 ) -> Manifest:
     to_fetch = [source for source in config.sources if fetches(source)]
     init = [sidecar(owner, pool, images.sidecar)]
-    engine_image = owner.spec.engine_of(pool).image or images.engine
+    engine_image = images.engine_of(owner, pool)
     if to_fetch:
         init.append(model_container(owner, pool, config, engine_image))
     spec: dict[str, Any] = {

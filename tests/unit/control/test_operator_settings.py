@@ -22,12 +22,13 @@ def test_what_the_chart_sets_is_read() -> None:
         {
             "WEIR_SIDECAR_IMAGE": "weir:1",
             "WEIR_ENGINE_IMAGE": "engine:1",
+            "WEIR_ENGINE_CPU_IMAGE": "engine-cpu:1",
             "WEIR_NAMESPACES": "a, b,",
             "POD_NAME": "operator-0",
             "POD_NAMESPACE": "weir-system",
         }
     )
-    assert settings.images == Images(sidecar="weir:1", engine="engine:1")
+    assert settings.images == Images("weir:1", "engine:1", "engine-cpu:1")
     assert settings.watching.namespaces == ("a", "b")
     assert (settings.leadership.identity, settings.leadership.namespace) == (
         "operator-0",

@@ -30,7 +30,7 @@ OWNED_KINDS = {
 
 def reconciler(cluster: MemoryCluster, version: str = "1") -> Reconciler:
     """Return the operator of a Weir version, which shows in its default images."""
-    images = Images(sidecar=f"weir:{version}", engine=f"engine:{version}")
+    images = Images(f"weir:{version}", f"engine:{version}", f"engine-cpu:{version}")
     return Reconciler(cluster, parts(images), lambda: NOW)
 
 
@@ -390,7 +390,7 @@ async def test_an_edit_or_a_restart_gets_the_new_operators_pods() -> None:
     edit(cluster, annotations={"serving.weir.dev/restarted-at": "2026-01-02"})
     await reconciler(cluster, "2").run(KEY)
     (template,) = templates(cluster).values()
-    assert template["spec"]["containers"][0]["image"] == "engine:2"
+    assert template["spec"]["containers"][0]["image"] == "engine-cpu:2"
 
 
 async def test_going_back_to_an_earlier_spec_gets_the_very_pods_of_then() -> None:

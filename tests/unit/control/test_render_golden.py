@@ -18,7 +18,11 @@ from weir_operator.render import Images, desired_state
 
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests/golden/services"
-IMAGES = Images(sidecar="registry.example/weir:1", engine="registry.example/weir-engine:1")
+IMAGES = Images(
+    sidecar="registry.example/weir:1",
+    engine="registry.example/weir-engine:1",
+    engine_cpu="registry.example/weir-engine-cpu:1",
+)
 
 CASES = sorted(path.name.removesuffix(".spec.yaml") for path in GOLDEN.glob("*.spec.yaml"))
 EXAMPLES = ("quickstart", "gpu", "two-pools")

@@ -34,6 +34,26 @@ def config(spec: Manifest, pool: str) -> EngineConfig:
     return EngineConfig.model_validate_json(env["WEIR_ENGINE_CONFIG"])
 
 
+def test_a_pool_without_accelerators_runs_the_build_for_cpus() -> None:
+    spec = two({"accelerator": {"count": 0}})
+    assert engine(spec, "nvidia")["image"] == "weir-engine:latest"
+    assert engine(spec, "amd")["image"] == "weir-engine-cpu:latest"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "void"), (1, None)])
+def test_an_engine_sees_no_gpu_unless_its_pool_asks_for_one(count: int, shown: str | None) -> None:
+    """The image says `all`, which counts where NVIDIA's runtime is the node's default."""
+    variables = engine(two({"accelerator": {"count": count}}), "amd")["env"]
+    env = {each["name"]: each.get("value") for each in variables}
+    assert env.get("NVIDIA_VISIBLE_DEVICES") == shown
+
+
+def test_the_users_own_word_on_visible_gpus_counts() -> None:
+    own = {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "0"}]}
+    variables = engine(two({"accelerator": {"count": 0}, "engine": own}), "amd")["env"]
+    assert [each.get("value") for each in variables if each["name"].startswith("NVIDIA")] == ["0"]
+
+
 def test_a_pools_image_is_that_of_its_engines_and_downloads() -> None:
     spec = two({"engine": {"image": "vllm:rocm"}}, {"engine": {"image": "vllm:cuda"}})
     templates = pod_templates(service(spec))
