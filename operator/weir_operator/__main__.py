@@ -112,7 +112,7 @@ async def _lead(
         Workloads(settings.images),
         Scheduling(Engines(ask, time.monotonic)),
     )
-    reconciler = Reconciler(cluster, parts, _now)
+    reconciler = Reconciler(cluster, parts, _now, metrics)
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
