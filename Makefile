@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 FILE ?= examples/quickstart.yaml
 export WEIR_CACHE
 
-PYTHON_SOURCES := core operator sidecar engine sim cli tests e2e bench
+PYTHON_SOURCES := core operator sidecar engine sim cli tests e2e bench monitoring
 
 .PHONY: help
 help: ## List the targets
@@ -46,7 +46,7 @@ e2e: install ## Scenarios on a real cluster (built once and cached, or your KUBE
 test: check integration e2e ## Everything
 
 .PHONY: generate
-generate: install ## Write crds/ and the chart's copies from the types
+generate: install ## Write crds/, the chart's copies and its dashboards
 	@$(BIN)/python scripts/generate
 
 .PHONY: format

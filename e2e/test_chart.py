@@ -63,10 +63,24 @@ def test_lint_finds_nothing(run_helm: RunHelm) -> None:
 def test_renders(name: str, run_helm: RunHelm) -> None:
     values = GOLDEN / f"chart-{name}.values.yaml"
     manifests = template(run_helm, *([f"--values={values}"] if values.exists() else []))
+    for each in of_kind("ConfigMap", manifests):
+        ((file, text),) = each["data"].items()
+        # Each dashboard is in the chart as it is; a second copy of it would tell nothing.
+        assert text == (CHART / "dashboards" / file.removeprefix("weir-")).read_text().rstrip()
+        each["data"] = {file: "..."}
     golden = GOLDEN / f"chart-{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(yaml.safe_dump_all(manifests, sort_keys=False, width=100))
     assert manifests == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_alerts_are_what_their_tests_run(run_helm: RunHelm) -> None:
+    """tests/integration/test_alerts.py has no Helm, and takes the rules from this file."""
+    (rules,) = of_kind("PrometheusRule", template(run_helm, "--set=alerts.enabled=true"))
+    golden = GOLDEN / "chart-alerts.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(yaml.safe_dump(rules, sort_keys=False, width=100))
+    assert rules == yaml.safe_load(golden.read_text())
 
 
 @pytest.mark.parametrize(

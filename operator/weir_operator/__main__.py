@@ -113,7 +113,7 @@ async def _lead(
         Scheduling(Engines(ask, time.monotonic)),
     )
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
-    reconciler = Reconciler(cluster, parts, _now, definitions.remark)
+    reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks:
         running = [

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Series = dict[tuple[Gauge, tuple[str, ...]], int]
+"""Values of gauges by their labels' values."""
 
 PASS_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -33,6 +37,19 @@ class Metrics:
             registry=registry,
         )
         self._last: dict[Hashable, str] = {}
+        self.conditions = Gauge(
+            "weir_service_condition",
+            "1, with a condition of an InferenceService as labels.",
+            ["namespace", "service", "type", "status", "reason"],
+            registry=registry,
+        )
+        self.replicas = Gauge(
+            "weir_service_replicas",
+            "Replicas of an InferenceService's pool, by state.",
+            ["namespace", "service", "pool", "state"],
+            registry=registry,
+        )
+        self._shown: dict[tuple[str, str], Series] = {}
         self.queue_depth = Gauge(
             "weir_operator_queue_depth",
             "InferenceServices that wait for a pass.",
@@ -59,3 +76,38 @@ class Metrics:
         if not gone:
             self._last[service] = outcome
             self.services.labels(outcome).inc()
+
+    def show(
+        self, service: tuple[str, str], status: Mapping[str, Any] | None, wanted: Mapping[str, int]
+    ) -> None:
+        """Show what is known of a service in the place of what was.
+
+        Args:
+            service: Its namespace and name.
+            status: As it was observed; None for one that is gone.
+            wanted: Replicas that each pool is to have.
+        """
+        now = dict(self._series(service, status, wanted)) if status is not None else {}
+        for gauge, labels in self._shown.pop(service, {}).keys() - now.keys():
+            gauge.remove(*labels)
+        for (gauge, labels), value in now.items():
+            gauge.labels(*labels).set(value)
+        if now:
+            self._shown[service] = now
+
+    def _series(
+        self, service: tuple[str, str], status: Mapping[str, Any], wanted: Mapping[str, int]
+    ) -> Iterator[tuple[tuple[Gauge, tuple[str, ...]], int]]:
+        for each in status["conditions"]:
+            condition = (each["type"], each["status"], each["reason"])
+            yield (self.conditions, (*service, *condition)), 1
+        for pool in status["pools"]:
+            name = pool["name"]
+            counts = {
+                "wanted": wanted.get(name, 0),
+                "existing": pool["replicas"],
+                "updated": pool["updatedReplicas"],
+                "ready": pool["readyReplicas"],
+            }
+            for state, count in counts.items():
+                yield (self.replicas, (*service, name, state)), count

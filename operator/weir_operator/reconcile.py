@@ -10,7 +10,7 @@ world ends up the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
@@ -28,6 +28,7 @@ from weir_operator.cluster import Cluster
 from weir_operator.conditions import WORKLOADS, Verdict
 from weir_operator.events import event
 from weir_operator.kinds import SERVICE, kind_of
+from weir_operator.metrics import Metrics
 from weir_operator.observed import Observed, belongs_to, identity, in_the_way
 from weir_operator.parse import owner_in, parse, unknown_fields
 from weir_operator.parts.part import Part
@@ -66,6 +67,7 @@ class Reconciler:
         cluster: The API server.
         parts: What a service is made of, in the order of a pass.
         clock: The time of day, with its zone.
+        metrics: Where each service's conditions and replicas are shown, if anywhere.
         remark: Returns what there is to say of every spec, if anything.
     """
 
@@ -74,13 +76,15 @@ class Reconciler:
         cluster: Cluster,
         parts: Sequence[Part],
         clock: Callable[[], datetime],
+        metrics: Metrics | None = None,
         remark: Callable[[], str] = str,
     ) -> None:
-        self._remark = remark
         self._cluster = cluster
         self._parts = parts
         self._applier = Applier(cluster)
         self._clock = clock
+        self._metrics = metrics
+        self._remark = remark
 
     async def run(self, key: Key) -> Outcome:
         """Bring one service closer to its spec and publish what was observed.
@@ -93,6 +97,7 @@ class Reconciler:
             self._applier.forget(key)
             for part in self._parts:
                 part.forget(key)
+            self._show(key, None, {})
             return Outcome.GONE
         one = _Pass(self._cluster, self._applier, await self._first_look(body))
         for part in self._parts:
@@ -100,6 +105,8 @@ class Reconciler:
         after = status.observed(one.seen, self._spoken(one), self._now())
         if one.broke_off:
             after["observedGeneration"] = body.get("status", {}).get("observedGeneration", 0)
+        deployments = {**one.seen.leaving, **one.seen.deployments}
+        self._show(key, after, {name: each.spec.replicas for name, each in deployments.items()})
         await self._publish(body, after)
         return _outcome(one, after)
 
@@ -136,6 +143,10 @@ class Reconciler:
                 await self._cluster.record(event(body, condition, self._clock()))
             except ClusterUnavailable as error:  # the status says the same; an Event is a courtesy
                 log.warning("%s/%s: no Event: %s", meta["namespace"], meta["name"], error)
+
+    def _show(self, key: Key, status: Manifest | None, wanted: Mapping[str, int]) -> None:
+        if self._metrics is not None:
+            self._metrics.show(key, status, wanted)
 
     def _now(self) -> str:
         return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -467,12 +467,23 @@ class InFlightRequest:
             self.shared.metrics.ended(
                 self.class_name, outcome, now - self.arrival, ttft_s, received_bytes, self.usage
             )
+            target_s = self._target_s()
+            if target_s is not None:
+                self.shared.metrics.judge(self.class_name, outcome, ttft_s, target_s)
         else:  # its client's sidecar counts it; here it would count twice
             self.shared.metrics.forwarded_ended(outcome)
         if self.trace is not None:
             self.trace.finish(
                 outcome, self.status, now, first_byte_at=first_token_at, usage=self.usage
             )
+
+    def _target_s(self) -> float | None:
+        """Return the time to the first token that the request was promised."""
+        if self._computes_nothing:
+            return None
+        if self.asked is not None and self.asked.ttft_target_s is not None:
+            return self.asked.ttft_target_s
+        return self.shared.driver.directory.ttft_target_s(self.class_name)
 
     # ---- KNOWN: the head, then the body
 

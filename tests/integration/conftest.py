@@ -113,6 +113,15 @@ class RunEngine(Protocol):
 
 
 @pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """Where the programs prometheus and promtool are."""
+    done = subprocess.run(
+        [ROOT / "scripts/prometheus"], stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    )
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
 def model_dir() -> Path:
     """Where weights are kept between runs of the tests."""
     return CACHE / "models"

@@ -38,6 +38,15 @@ NO_CLASS: Final = "none"
 OTHER_TENANTS: Final = "other"
 """The `tenant` of all beyond the first `MAX_TENANTS`."""
 MAX_TENANTS: Final = 64
+_CLIENTS_DOING: Final = frozenset(
+    {
+        Outcome.CLIENT_ERROR,
+        Outcome.CLIENT_GONE,
+        Outcome.CLIENT_SLOW,
+        Outcome.REJECTED_TENANT_LIMIT,
+    }
+)
+"""Outcomes that say nothing about a target, unless a first token came before them."""
 _MAX_NOTED: Final = 256
 
 
@@ -124,6 +133,12 @@ class Metrics:
             "not streamed, where no step log tells the token.",
             label="class",
             buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self._attainment = FastCounter(
+            "weir_attainment_requests_total",
+            "Requests that were promised a time to first token, by whether they got it.",
+            ["class", "result"],
             registry=registry,
         )
         self.duration = FastHistogram(
@@ -370,6 +385,25 @@ class Metrics:
         self._ended.append((class_name, outcome, duration_s, ttft_s, received_bytes, usage))
         if len(self._ended) >= _MAX_NOTED:
             self._count_ended()
+
+    def judge(
+        self, class_name: str, outcome: Outcome, ttft_s: float | None, target_s: float
+    ) -> None:
+        """Count whether a request that was promised a time to its first token got it.
+
+        Args:
+            class_name: Its priority class.
+            outcome: How it ended; a failure and a rejection miss the target.
+            ttft_s: From its arrival to its first token; None where none came.
+            target_s: What was promised.
+        """
+        if ttft_s is None and outcome in _CLIENTS_DOING:
+            return
+        whole = outcome is Outcome.OK or outcome in _CLIENTS_DOING
+        met = whole and ttft_s is not None and ttft_s <= target_s
+        # Both are there from the class's first request on: the first miss is a rise from 0.
+        self._attainment.labels(class_name, "met").inc(met)
+        self._attainment.labels(class_name, "missed").inc(not met)
 
     def _count_ended(self) -> None:
         for class_name, outcome, duration_s, ttft_s, received_bytes, usage in self._ended:

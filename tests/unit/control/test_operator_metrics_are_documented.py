@@ -10,13 +10,18 @@ from prometheus_client import CollectorRegistry
 from weir_operator.metrics import Metrics
 
 PAGE = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-ROW = re.compile(r"^\| `(weir_operator_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(weir_(?:operator|service)_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE
+)
 
 
 def test_the_page_lists_what_the_code_exports() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.ended("a service", "settled")
     metrics.definition_lacks.labels("a definition").set(0)
+    condition = {"type": "Ready", "status": "True", "reason": "Serving"}
+    pool = {"name": "a", "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+    metrics.show(("a", "b"), {"conditions": [condition], "pools": [pool]}, {"a": 1})
     exported = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")

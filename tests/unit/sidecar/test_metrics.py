@@ -62,3 +62,30 @@ def test_outcomes_and_a_page_have_what_has_just_ended(requests: int) -> None:
     metrics.ended("batch", Outcome.CUT, 1.0, None, 0, None)
     line = b'weir_requests_total{class="batch",outcome="cut_by_shutdown"} 1.0\n'
     assert line in metrics.render()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ttft_s", "met", "missed"),
+    [
+        pytest.param(Outcome.OK, 1.0, 1, 0, id="at the target"),
+        pytest.param(Outcome.OK, 1.1, 0, 1, id="late"),
+        pytest.param(Outcome.CLIENT_GONE, 0.5, 1, 0, id="the client left after its first token"),
+        pytest.param(Outcome.CLIENT_GONE, 1.1, 0, 1, id="the client left after a late one"),
+        pytest.param(Outcome.CLIENT_GONE, None, None, None, id="the client left before it"),
+        pytest.param(Outcome.CLIENT_ERROR, None, None, None, id="a wrong request"),
+        pytest.param(Outcome.REJECTED_TENANT_LIMIT, None, None, None, id="the tenant's limit"),
+        pytest.param(Outcome.REJECTED_SATURATED, None, 0, 1, id="shed"),
+        pytest.param(Outcome.ENGINE_ERROR, 0.5, 0, 1, id="broken after its first token"),
+    ],
+)
+def test_a_request_is_judged_by_its_target(
+    outcome: Outcome, ttft_s: float | None, met: int | None, missed: int | None
+) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.judge("interactive", outcome, ttft_s, 1.0)
+    value = metrics.registry.get_sample_value
+    results = [
+        value("weir_attainment_requests_total", {"class": "interactive", "result": result})
+        for result in ("met", "missed")
+    ]
+    assert results == [met, missed]
