@@ -106,7 +106,7 @@ class Reconciler:
         if one.broke_off:
             after["observedGeneration"] = body.get("status", {}).get("observedGeneration", 0)
         deployments = {**one.seen.leaving, **one.seen.deployments}
-        self._show(key, after, {name: each.spec.replicas for name, each in deployments.items()})
+        self._show(key, after, {name: each.wanted for name, each in deployments.items()})
         await self._publish(body, after)
         return _outcome(one, after)
 

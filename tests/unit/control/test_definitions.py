@@ -148,7 +148,7 @@ def test_an_older_definition_that_comes_later_is_noticed() -> None:
 async def test_services_are_told_that_their_spec_may_lack_something() -> None:
     bench = Bench()
     bench.cluster.put(body())
-    one = Reconciler(bench.cluster, parts(Images()), lambda: NOW, bench.definitions.remark)
+    one = Reconciler(bench.cluster, parts(Images()), lambda: NOW, remark=bench.definitions.remark)
     for older in (False, True):
         if older:
             bench.replace()
