@@ -300,7 +300,7 @@ def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
     situation = Situation(rollout, wanted, there, seen.leaving, seen.pods, seen.now)
     found = outlook(situation, pod)
     if goes_one_by_one(seen.deployments[pod.pool]) or found is Outlook.COMING:
-        return Verdict("False", "Progressing", f"{where} waits for a replica to leave: {words}")
+        return Verdict("False", "Progressing", f"{where} has no node yet: {words}")
     if found is Outlook.STUCK:
         return stuck
     if not others_serve(situation, pod.pool):
