@@ -109,6 +109,7 @@ def one_by_one(seen: Situation, digests: Mapping[str, str]) -> frozenset[str]:
         for pool in pools
         if _mark(seen.deployments[pool]) == digests[pool]
         and not _complete(seen, pool)
+        and not _bounds_of(seen, pool).missing
         and others_serve(seen, pool)
     )
     if under_way:
@@ -164,9 +165,12 @@ def outlook(seen: Situation, pod: Pod) -> Outlook:
         return Outlook.COMING
     if not fitting or len(fitting) < len(before):
         return Outlook.STUCK
-    between_pools = any(each.pool in seen.leaving for each in before)
-    wanted = seen.total if between_pools else seen.wanted[pod.pool]
-    return Outlook.COMING if bounds(seen.rollout, wanted).missing else Outlook.HELD
+    return Outlook.COMING if _bounds_of(seen, pod.pool).missing else Outlook.HELD
+
+
+def _bounds_of(seen: Situation, pool: str) -> Bounds:
+    """Return the bounds in force for a pool, which are the whole service's while one leaves."""
+    return bounds(seen.rollout, seen.total if seen.leaving else seen.wanted[pool])
 
 
 def _predecessors(seen: Situation, pod: Pod) -> list[Pod]:
@@ -175,6 +179,7 @@ def _predecessors(seen: Situation, pod: Pod) -> list[Pod]:
         each
         for each in seen.pods
         if each.spec.node_name
+        and each.status.phase not in ("Succeeded", "Failed")
         and (
             each.leaves
             or each.pool in seen.leaving

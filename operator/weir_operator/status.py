@@ -32,6 +32,7 @@ from weir_operator.conditions import (
 from weir_operator.observed import Observed
 from weir_operator.render import Manifest, service_url
 from weir_operator.render.naming import selector
+from weir_operator.starts import Start, newest
 from weir_operator.views import DeploymentStatus
 
 _OLDER = "upgrade the operator, or take them out"
@@ -155,7 +156,10 @@ def _replicas(seen: Observed) -> Manifest:
         of_the_spec = [pool.name for pool in seen.service.spec.hardware_pools]
         names = [*of_the_spec, *sorted(seen.leaving)]
     found = {name: deployments[name].status if name in deployments else None for name in names}
-    pools = [_pool_status(name, status or DeploymentStatus()) for name, status in found.items()]
+    pools = [
+        _pool_status(name, status or DeploymentStatus(), newest(seen, name))
+        for name, status in found.items()
+    ]
     scaled = _pool_that_scales(seen)
     counted = [each for each in pools if scaled in (None, each["name"])]
     return {
@@ -184,12 +188,18 @@ def _pool_that_scales(seen: Observed) -> str | None:
     return next((each.name for each in pools if each.replicas is None), None)
 
 
-def _pool_status(name: str, status: DeploymentStatus) -> Manifest:
-    return {
+def _pool_status(name: str, status: DeploymentStatus, start: Start | None) -> Manifest:
+    counts = {
         "name": name,
         "replicas": status.replicas,
         "readyReplicas": status.ready_replicas,
         "updatedReplicas": status.updated_replicas,
+    }
+    if start is None:
+        return counts
+    return counts | {
+        "startSeconds": start.took_s,
+        "startedAt": start.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 

@@ -60,6 +60,12 @@ class Waiting(_View, frozen=True):
     message: str = ""
 
 
+class Running(_View, frozen=True):
+    """Since when a container runs."""
+
+    started_at: datetime | None = None
+
+
 class Terminated(_View, frozen=True):
     """How a container ended."""
 
@@ -72,7 +78,7 @@ class ContainerState(_View, frozen=True):
     """One of three."""
 
     waiting: Waiting | None = None
-    running: dict[str, Any] | None = None
+    running: Running | None = None
     terminated: Terminated | None = None
 
 
@@ -89,6 +95,11 @@ class Container(_View, frozen=True):
     def is_running(self) -> bool:
         """Whether its process runs."""
         return self.state.running is not None
+
+    @property
+    def running_since(self) -> datetime | None:
+        """When its process was started; None where it does not run."""
+        return None if self.state.running is None else self.state.running.started_at
 
     @property
     def ended(self) -> Terminated | None:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from weir_core.api.base import Model, keyed_by
 
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
 
 class Condition(Model):
     """One aspect of the service's state, as Kubernetes writes conditions."""
@@ -17,9 +19,7 @@ class Condition(Model):
     reason: str = Field(description="Why, as one CamelCase word.")
     message: str = Field(default="", description="Why, for a person.")
     observed_generation: int = Field(default=0, description="Generation this speaks of.")
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] = Field(
-        description="When the status last changed."
-    )
+    last_transition_time: Time = Field(description="When the status last changed.")
 
 
 class PoolStatus(Model):
@@ -29,6 +29,12 @@ class PoolStatus(Model):
     replicas: int = Field(default=0, description="Pods that exist.")
     ready_replicas: int = Field(default=0, description="Pods that take requests.")
     updated_replicas: int = Field(default=0, description="Pods of the newest template.")
+    start_seconds: int | None = Field(
+        default=None,
+        description="Seconds from the start of an engine until its replica took requests, of the "
+        "newest start that was measured.",
+    )
+    started_at: Time | None = Field(default=None, description="When that engine started.")
 
 
 class InferenceServiceStatus(Model):

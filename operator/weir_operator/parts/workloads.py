@@ -50,6 +50,7 @@ from weir_operator.rollouts import (
     others_serve,
     outlook,
 )
+from weir_operator.starts import left
 from weir_operator.views import Container, Deployment, Pod, view
 
 _STUCK: Final = frozenset(
@@ -269,6 +270,9 @@ def _rollout(seen: Observed) -> Verdict:
             )
             waits = [verdict.message for pod, verdict in waiting if pod.pool == pool]
             slow = goes_one_by_one(each)
+            rest = left(seen, [pool])
+            if rest:
+                waits.insert(0, f"the next one is loading: {rest}")
             said = "; ".join([counts, *([_why_one_by_one(seen)] if slow else []), *waits])
             reason = "OneByOne" if slow else "Progressing"
             return Verdict("False", reason, said[:LONGEST_MESSAGE])
@@ -296,7 +300,7 @@ def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
     situation = Situation(rollout, wanted, there, seen.leaving, seen.pods, seen.now)
     found = outlook(situation, pod)
     if goes_one_by_one(seen.deployments[pod.pool]) or found is Outlook.COMING:
-        return Verdict("False", "Progressing", f"{where} waits for a replica to leave: {words}")
+        return Verdict("False", "Progressing", f"{where} has no node yet: {words}")
     if found is Outlook.STUCK:
         return stuck
     if not others_serve(situation, pod.pool):
@@ -344,7 +348,9 @@ def _model(seen: Observed) -> Verdict:
             if container.has_failed:
                 return wrong(reason, f"pod {pod}", container.last_words)
     if any(engine.is_running for _, engine in engines):
-        return Verdict("False", "Loading", "the engine is loading the model")
+        rest = left(seen, {pod.pool for pod in seen.staying})
+        said = "the engine is loading the model"
+        return Verdict("False", "Loading", f"{said}: {rest}" if rest else said)
     if any(fetcher.is_running for _, fetcher in fetchers):
         what = "the model" if seen.service is None else seen.service.spec.model.source.uri
         return Verdict("False", "Fetching", f"fetching {what}")

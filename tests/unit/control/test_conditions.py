@@ -198,7 +198,7 @@ def test_a_rollout_one_by_one_says_why_and_what_would_help() -> None:
         "(spec.rollout.surgeTimeout)",
         "free room for one more",
         "{maxSurge: 0, maxUnavailable: 1}",
-        f"pod chat-cpu-2 waits for a replica to leave: {FULL}",
+        f"pod chat-cpu-2 has no node yet: {FULL}",
     ):
         assert part in said.message
     assert sums == {"Reconciling"}
@@ -231,7 +231,7 @@ def test_a_pod_that_waits_for_the_place_of_one_that_drains_is_no_trouble() -> No
     )
     found = seen["WorkloadsReady"]
     assert (found.reason, "Stalled" in seen) == ("Progressing", False)
-    assert f"pod chat-cpu-1 waits for a replica to leave: {FULL}" in found.message
+    assert f"pod chat-cpu-1 has no node yet: {FULL}" in found.message
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ def draining(template: str = "old", pool: str = "cpu") -> Pod:
     return view(Pod, asking(pod(leaving=True, pool=pool), template, nodeName="node"))
 
 
+def evicted() -> Pod:
+    one = asking(pod(), "old", nodeName="node")
+    one["status"]["phase"] = "Failed"
+    return view(Pod, one)
+
+
 def without_a_node(
     said: str = FULL, *, for_s: float = 300, pool: str = "cpu", count: str = "1", **spec: Any
 ) -> Pod:
@@ -101,6 +107,7 @@ def test_bounds_are_the_deployment_controllers(
         pytest.param(
             without_a_node(), [on_a_node(pool="b")], Outlook.STUCK, id="a pod of another pool"
         ),
+        pytest.param(without_a_node(), [evicted()], Outlook.STUCK, id="one that was evicted"),
         pytest.param(without_a_node(), [draining()], Outlook.COMING, id="one that drains"),
         pytest.param(
             without_a_node(), [draining("new")], Outlook.COMING, id="one that drains, of its own"
@@ -233,6 +240,11 @@ OTHER = {"cpu": pool(1), "b": pool(1)}
             situation(deployments={"cpu": pool(2, mark="now")}, rollout={"surgeTimeout": "0s"}),
             set(),
             id="it may no longer",
+        ),
+        pytest.param(
+            situation(deployments={"cpu": pool(2, mark="now")}, rollout={"maxUnavailable": 2}),
+            set(),
+            id="the spec now lets replicas be missing",
         ),
         pytest.param(
             situation(
