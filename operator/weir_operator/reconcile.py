@@ -81,6 +81,14 @@ class Reconciler:
         self._parts = parts
         self._applier = Applier(cluster)
         self._clock = clock
+        self._idle: set[Key] = set()
+
+    def is_idle(self, key: Key) -> bool:
+        """Tell whether the last pass over a service was one of which a repetition does nothing.
+
+        That is so for as long as each object stays what it was.
+        """
+        return key in self._idle
 
     async def run(self, key: Key) -> Outcome:
         """Bring one service closer to its spec and publish what was observed.
@@ -88,6 +96,7 @@ class Reconciler:
         Raises:
             ClusterUnavailable: The API server cannot serve now; the pass is worth repeating.
         """
+        self._idle.discard(key)
         body = await self._cluster.find(SERVICE, *key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._applier.forget(key)
@@ -101,7 +110,10 @@ class Reconciler:
         if one.broke_off:
             after["observedGeneration"] = body.get("status", {}).get("observedGeneration", 0)
         await self._publish(body, after)
-        return _outcome(one, after)
+        outcome = _outcome(one, after)
+        if outcome is Outcome.SETTLED and all(each.is_settled(one.seen) for each in self._parts):
+            self._idle.add(key)
+        return outcome
 
     async def _first_look(self, body: Manifest) -> Observed:
         owner = owner_in(body)
