@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +18,8 @@ from bench.fuzz.network import SimulatedLoop
 from bench.fuzz.process import Process
 from bench.fuzz.replica import Host, Replica
 from weir_core.sched import audit
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.state_access import authorization
 
 _LONGEST_PROBE_S: Final = 8.0
 """5 s to connect and 2 s to answer, and a little more."""
@@ -188,7 +191,18 @@ def look(loop: SimulatedLoop, rng: random.Random, host: Host) -> None:
     if admin is not None:
         wire = admin.connect(_Look())
         wire.begin()
-        wire.deliver(b"GET %b HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n" % page)
+        wire.deliver(
+            b"GET %b HTTP/1.1\r\nHost: weir\r\nAuthorization: %b\r\nConnection: close\r\n\r\n"
+            % (page, _shown_to(host).encode())
+        )
+
+
+def _shown_to(host: Host) -> str:
+    """Return what the operator would show; a broken document has no key."""
+    keys: tuple[str, ...] = ()
+    with contextlib.suppress(OSError, ValueError):
+        keys = PolicyDocument.decode(host.settings.policies.file.read_bytes()).peer_keys
+    return authorization(keys, host.settings.identity.pod, time.time())
 
 
 class _Look:

@@ -32,9 +32,10 @@ from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
+from weir_operator.resync import Resync
 from weir_operator.settings import Settings, from_environment
-from weir_operator.watches import watch
-from weir_operator.worker import resync, work
+from weir_operator.watches import Topic, watch
+from weir_operator.worker import work
 
 log = logging.getLogger("weir_operator")
 
@@ -101,6 +102,7 @@ async def _lead(
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
+    blind: set[Topic] = set()
     parts = (
         Policies(
             interests,
@@ -120,10 +122,13 @@ async def _lead(
             tasks.create_task(work(queue, reconciler, metrics))
             for _ in range(settings.watching.workers)
         ]
-        running.append(tasks.create_task(resync(queue, cluster, settings.watching.resync)))
+        resync = Resync(queue, cluster, interests, blind, reconciler.is_idle, definitions.remark)
+        running.append(tasks.create_task(resync.follow(settings.watching.resync)))
         running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
-        watching_all = watch(cluster, namespaces, lambda change: _ask(change, interests, queue))
+        watching_all = watch(
+            cluster, namespaces, lambda change: _ask(change, interests, queue), blind
+        )
         running.append(tasks.create_task(watching_all))
         await kopf.operator(
             registry=handlers.registry(queue.add),

@@ -28,9 +28,9 @@ from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, EVENT, LEASE, POD, SERVICE, TENANT, Kind, kind_of
+from weir_operator.kinds import CLASS, EVENT, LEASE, POD, TENANT, Kind, kind_of
 from weir_operator.render import Manifest
-from weir_operator.views import Pod
+from weir_operator.views import Meta, Pod, view
 
 _CONNECT_S: Final = Seconds(5.0)
 _PATIENCE: Final = Seconds(20.0)
@@ -42,6 +42,7 @@ _WATCH_S: Final = 300
 
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
@@ -78,8 +79,8 @@ class Cluster(Protocol):
     async def find(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return one object, or None."""
 
-    async def services(self) -> list[Manifest]:
-        """Return every InferenceService of the watched namespaces."""
+    async def metadata(self, kind: Kind, selector: str = "") -> list[Meta]:
+        """Return the metadata of a kind's objects in the watched namespaces."""
 
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
         """Return the objects of a kind that are labelled as the service's."""
@@ -164,11 +165,12 @@ class Kubernetes:
         """Return one object, or None."""
         return await self._ask(kind.path(namespace, name))
 
-    async def services(self) -> list[Manifest]:
-        """Return every InferenceService of the watched namespaces."""
-        found: list[Manifest] = []
-        for namespace in self._namespaces or (None,):
-            found += await self._list(SERVICE, namespace)
+    async def metadata(self, kind: Kind, selector: str = "") -> list[Meta]:
+        """Return the metadata of a kind's objects in the watched namespaces, in a call for each."""
+        found: list[Meta] = []
+        for namespace in (None,) if kind == CLASS else self._namespaces or (None,):
+            listed = await self._list(kind, namespace, selector, _METADATA_LIST)
+            found += [view(Meta, each["metadata"]) for each in listed]
         return found
 
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
@@ -241,9 +243,14 @@ class Kubernetes:
         write = _Write("POST" if new else "PUT", path, lease)
         return await self._write(write, conflict_is_none=True)
 
-    async def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
-        """Yield every object there is and then each that changes, for a while."""
-        query = {"watch": "true", "timeoutSeconds": str(_WATCH_S)}
+    async def changes(
+        self, kind: Kind, namespace: str | None, since: str = ""
+    ) -> AsyncIterator[Change]:
+        """Yield each object that changes, for a while; without `since` all there are before."""
+        query = {
+            "watch": "true", "timeoutSeconds": str(_WATCH_S), "allowWatchBookmarks": "true",
+            **({"resourceVersion": since} if since else {}),
+        }  # fmt: skip
         limit = aiohttp.ClientTimeout(
             sock_connect=_CONNECT_S, sock_read=_WATCH_S + 30, total=_WATCH_S + 60
         )
@@ -253,17 +260,18 @@ class Kubernetes:
             )
             async with answer:
                 async for line in answer.content:
-                    meta = json.loads(line)["object"].get("metadata", {})
-                    yield Change(kind, meta.get("namespace", ""), meta.get("name", ""))
+                    yield _change(kind, json.loads(line))
         except ApiException as error:
             raise translated(error, f"a watch of {kind.plural}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"the watch broke: {error}") from error
 
-    async def _list(self, kind: Kind, namespace: str | None, selector: str = "") -> list[Manifest]:
+    async def _list(
+        self, kind: Kind, namespace: str | None, selector: str = "", accept: str = _JSON
+    ) -> list[Manifest]:
         query = {"labelSelector": selector} if selector else {}
         about = f"a list of {kind.name}" if kind in (CLASS, TENANT) else ""
-        listed = await self._ask(kind.path(namespace), query, about=about)
+        listed = await self._ask(kind.path(namespace), query, about=about, accept=accept)
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
             raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
         items: list[Manifest] = listed.get("items", [])
@@ -305,11 +313,16 @@ class Kubernetes:
             task.exception()  # nothing else may ask for it
 
     async def _ask(
-        self, path: str, query: Mapping[str, str] | None = None, *, about: str = ""
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        about: str = "",
+        accept: str = _JSON,
     ) -> Manifest | None:
         """Read; None is "not found"."""
         try:
-            return await self._call(_Read(path), query or {})
+            return await self._call(_Read(path, accept), query or {})
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -352,6 +365,20 @@ async def _sent(
         said = (await response.read()).decode(errors="replace")
         raise ApiException(status=response.status, reason=response.reason, body=said)
     return response
+
+
+def _change(kind: Kind, event: Manifest) -> Change:
+    """Return what an event of a watch tells; one without a name only tells how far it is.
+
+    Raises:
+        ClusterUnavailable: The watch cannot go on, most often because it began too long ago.
+    """
+    found = event["object"]
+    if event["type"] == "ERROR":
+        raise ClusterUnavailable(f"the watch ended: {found.get('message', '')}")
+    meta = found.get("metadata", {})
+    name = "" if event["type"] == "BOOKMARK" else meta.get("name", "")
+    return Change(kind, meta.get("namespace", ""), name, meta.get("resourceVersion", ""))
 
 
 def _with_connections(server: client.Configuration, limit: int) -> client.Configuration:

@@ -4,6 +4,9 @@ Only `on.event` is used. kopf's other handlers keep their own notes in annotatio
 of the objects they handle; those would show up in users' objects and, once Weir is uninstalled,
 keep them from being deleted. A watch that tells the names is all a level-triggered queue needs.
 
+When a watch has to begin anew, kopf tells of every object there is once more. One that is as it was
+told before is no news.
+
 The handlers are coroutines so that they run on the event loop, as the queue must be used: kopf
 runs plain functions in threads.
 """
@@ -30,17 +33,22 @@ OWNED_RESOURCES: tuple[tuple[str, str], ...] = tuple(
 def registry(ask: Ask) -> kopf.OperatorRegistry:
     """Return the handlers of this operator; `ask` is told each service worth a look."""
     handlers = kopf.OperatorRegistry()
+    known = _Known()
 
     @kopf.on.login(registry=handlers)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_via_client(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, "inferenceservices", id="service", registry=handlers)
-    async def on_service(namespace: str | None, name: str, **_: Any) -> None:
-        ask(Key(namespace or "default", name))
+    async def on_service(event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
+        if known.is_news(event):
+            ask(Key(namespace or "default", name))
 
-    async def on_owned(namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
-        ask(Key(namespace or "default", labels[SERVICE]))
+    async def on_owned(
+        event: kopf.RawEvent, namespace: str | None, labels: kopf.Labels, **_: Any
+    ) -> None:
+        if known.is_news(event):
+            ask(Key(namespace or "default", labels[SERVICE]))
 
     for resource in OWNED_RESOURCES:
         kopf.on.event(
@@ -50,6 +58,23 @@ def registry(ask: Ask) -> kopf.OperatorRegistry:
             registry=handlers,
         )(on_owned)
     return handlers
+
+
+class _Known:
+    """Which objects were told of, and in which version."""
+
+    def __init__(self) -> None:
+        self._versions: dict[str, str] = {}
+
+    def is_news(self, event: kopf.RawEvent) -> bool:
+        """Tell whether an object is gone, or another than when it was last told of."""
+        meta = event["object"]["metadata"]
+        uid, version = meta["uid"], meta["resourceVersion"]
+        if event["type"] == "DELETED":
+            self._versions.pop(uid, None)
+            return True
+        before, self._versions[uid] = self._versions.get(uid), version
+        return version != before
 
 
 def settings() -> kopf.OperatorSettings:

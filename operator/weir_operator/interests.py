@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Set
 from typing import Generic, NamedTuple, TypeVar
 
-from weir_operator.kinds import SECRET, TENANT, Kind
+from weir_operator.kinds import SECRET, Kind
 
 K = TypeVar("K", bound=tuple[str, str])
 """A service: (namespace, name)."""
@@ -21,7 +21,11 @@ class Change(NamedTuple):
 
     kind: Kind
     namespace: str
+    """Empty for the cluster."""
     name: str
+    """Empty where it may be any object of the kind."""
+    version: str = ""
+    """Of the kind's objects, from which a watch can go on."""
 
 
 class Interests(Generic[K]):
@@ -39,6 +43,10 @@ class Interests(Generic[K]):
         for secret in secrets:
             self._readers[service[0], secret].add(service)
 
+    def secrets(self, service: K) -> Set[str]:
+        """Return the Secrets that a service depends on."""
+        return self._secrets.get(service, frozenset())
+
     def forget(self, service: K) -> None:
         """Forget a service that is gone."""
         for secret in self._secrets.pop(service, ()):
@@ -49,8 +57,8 @@ class Interests(Generic[K]):
 
     def concerned(self, change: Change) -> list[K]:
         """Return the services that deserve a pass after a change."""
-        if change.kind == SECRET:
+        if change.kind == SECRET and change.name:
             return list(self._readers.get((change.namespace, change.name), ()))
-        if change.kind == TENANT:
+        if change.namespace:
             return [each for each in self._secrets if each[0] == change.namespace]
         return list(self._secrets)

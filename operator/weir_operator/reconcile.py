@@ -85,6 +85,14 @@ class Reconciler:
         self._clock = clock
         self._metrics = metrics
         self._remark = remark
+        self._idle: set[Key] = set()
+
+    def is_idle(self, key: Key) -> bool:
+        """Tell whether the last pass over a service was one of which a repetition does nothing.
+
+        That is so for as long as each object stays what it was.
+        """
+        return key in self._idle
 
     async def run(self, key: Key) -> Outcome:
         """Bring one service closer to its spec and publish what was observed.
@@ -92,6 +100,7 @@ class Reconciler:
         Raises:
             ClusterUnavailable: The API server cannot serve now; the pass is worth repeating.
         """
+        self._idle.discard(key)
         body = await self._cluster.find(SERVICE, *key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._applier.forget(key)
@@ -108,7 +117,10 @@ class Reconciler:
         deployments = {**one.seen.leaving, **one.seen.deployments}
         self._show(key, after, {name: each.wanted for name, each in deployments.items()})
         await self._publish(body, after)
-        return _outcome(one, after)
+        outcome = _outcome(one, after)
+        if outcome is Outcome.SETTLED and all(each.is_settled(one.seen) for each in self._parts):
+            self._idle.add(key)
+        return outcome
 
     async def _first_look(self, body: Manifest) -> Observed:
         owner = owner_in(body)

@@ -4,8 +4,9 @@ kopf ends the operator when a watch is forbidden. These are: an operator that is
 namespaces may have no right to the cluster's classes, and works without. Only metadata is asked
 for, which kopf cannot do, so the values of Secrets that no tenant names never come here.
 
-A watch lasts five minutes and then begins anew with everything there is; together with the resync
-nothing stays missed.
+A watch lasts five minutes, and the next one goes on where it ended. Only one that broke begins
+anew, with everything there is: what was deleted meanwhile is in no event, so it is told that
+anything may have changed.
 """
 
 from __future__ import annotations
@@ -33,16 +34,26 @@ Tell = Callable[[Change], None]
 class Changes(Protocol):
     """What a watch asks of an API server."""
 
-    def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
-        """Yield every object there is and then each that changes, for a while.
+    def changes(self, kind: Kind, namespace: str | None, since: str) -> AsyncIterator[Change]:
+        """Yield each object that changes, for a while; without `since` all there are before.
+
+        A change without a name only tells how far the watch is.
 
         Raises:
             ClusterUnavailable: The API server does not answer, or refuses.
         """
 
 
+Topic = tuple[Kind, str | None]
+"""A kind, and the namespace in which it is watched; None for the cluster."""
+
+
 async def watch(
-    cluster: Changes, namespaces: tuple[str, ...], tell: Tell, again: Seconds = AGAIN
+    cluster: Changes,
+    namespaces: tuple[str, ...],
+    tell: Tell,
+    blind: set[Topic],
+    again: Seconds = AGAIN,
 ) -> None:
     """Tell every change, until cancelled.
 
@@ -50,34 +61,60 @@ async def watch(
         cluster: The API server.
         namespaces: Those to watch; empty for all.
         tell: Takes each change.
+        blind: Where to keep what is not watched now.
         again: Seconds to wait after a watch that ended or broke.
     """
-    topics: list[tuple[Kind, str | None]] = [(CLASS, None)]
+    topics: list[Topic] = [(CLASS, None)]
     for namespace in namespaces or (None,):
         topics += [(TENANT, namespace), (SECRET, namespace)]
+    blind.update(topics)
     async with asyncio.TaskGroup() as tasks:
-        for kind, where in topics:
-            tasks.create_task(_follow(cluster, kind, where, tell, again))
+        for topic in topics:
+            tasks.create_task(_Follower(cluster, topic, tell, blind).follow(again))
 
 
-async def _follow(
-    cluster: Changes, kind: Kind, namespace: str | None, tell: Tell, again: Seconds
-) -> None:
-    while True:
-        forbidden = await _follow_once(cluster, kind, namespace, tell)
-        await asyncio.sleep(AGAIN_FORBIDDEN if forbidden else again)
+class _Follower:
+    """Watches one topic."""
 
+    def __init__(self, cluster: Changes, topic: Topic, tell: Tell, blind: set[Topic]) -> None:
+        self._cluster = cluster
+        self._topic = topic
+        self._tell = tell
+        self._blind = blind
+        self._since = ""
 
-async def _follow_once(cluster: Changes, kind: Kind, namespace: str | None, tell: Tell) -> bool:
-    """Tell the changes of one watch; return whether it is forbidden."""
-    try:
-        async for change in cluster.changes(kind, namespace):
-            tell(change)
-    except ClusterRefuses as error:
-        log.warning("changes of %s are not seen at once: %s", kind.plural, error)
-        return True
-    except ClusterUnavailable as error:
-        log.warning("watching %s: %s", kind.plural, error)
-    except Exception:  # whatever it was, nobody would begin this watch anew
-        log.exception("watching %s failed", kind.plural)
-    return False
+    async def follow(self, again: Seconds) -> None:
+        """Watch for ever."""
+        while True:
+            pause = again
+            try:
+                await self._once()
+            except ClusterUnavailable as error:
+                pause = self._lost(error, again)
+            except Exception:  # whatever it was, nobody would begin this watch anew
+                log.exception("watching %s failed", self._topic[0].plural)
+                self._begin_anew()
+            await asyncio.sleep(pause)
+
+    async def _once(self) -> None:
+        kind, namespace = self._topic
+        async for change in self._cluster.changes(kind, namespace, self._since):
+            if self._topic in self._blind:
+                self._blind.discard(self._topic)
+                self._tell(Change(kind, namespace or "", ""))
+            self._since = change.version
+            if change.name:
+                self._tell(change)
+
+    def _lost(self, error: ClusterUnavailable, again: Seconds) -> Seconds:
+        """Say why a watch ended; return after how many seconds it begins anew."""
+        self._begin_anew()
+        if isinstance(error, ClusterRefuses):
+            log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
+            return AGAIN_FORBIDDEN
+        log.warning("watching %s: %s", self._topic[0].plural, error)
+        return again
+
+    def _begin_anew(self) -> None:
+        self._since = ""
+        self._blind.add(self._topic)

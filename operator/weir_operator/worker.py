@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
 from weir_core.errors import ClusterUnavailable
 from weir_core.units import Seconds
-from weir_operator.cluster import Cluster
 from weir_operator.metrics import Metrics
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Outcome, Reconciler
@@ -46,14 +44,3 @@ async def _one(key: Key, queue: WorkQueue[Key], reconciler: Reconciler) -> str:
     if outcome is Outcome.PROGRESSING:
         queue.add(key, RECHECK)
     return outcome
-
-
-async def resync(queue: WorkQueue[Key], cluster: Cluster, interval: Seconds) -> None:
-    """Ask for a pass over every service from time to time, for ever."""
-    while True:
-        await asyncio.sleep(interval)
-        try:
-            for body in await cluster.services():
-                queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
-        except ClusterUnavailable as error:
-            log.warning("resync: %s", error)

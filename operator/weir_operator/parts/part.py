@@ -84,5 +84,9 @@ class Part:
         """Return what it says, its own condition among it. Pure."""
         raise NotImplementedError
 
+    def is_settled(self, seen: Observed) -> bool:
+        """Tell whether only a change of an object can make it say or do something else. Pure."""
+        return True
+
     def forget(self, service: tuple[str, str]) -> None:
         """Forget a service (namespace, name) that is gone."""

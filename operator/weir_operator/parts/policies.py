@@ -139,6 +139,10 @@ class Policies(Part):
         """Say what is not in force as it was written, and which pods cannot be told."""
         return {POLICIES: _policies(seen)}
 
+    def is_settled(self, seen: Observed) -> bool:
+        """Tell whether no key is about to be revoked because its Secret is gone."""
+        return not seen.told.missing
+
     def _missing(self, before: Manifest | None, gone: Collection[str]) -> dict[str, str]:
         """Return since when each of these Secrets is gone; it is kept with the document."""
         annotations = ((before or {}).get("metadata") or {}).get("annotations") or {}

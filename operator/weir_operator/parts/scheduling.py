@@ -42,6 +42,10 @@ class Scheduling(Part):
         """Say which engines run without Weir's scheduler; silence is no fallback."""
         return {SCHEDULING: _scheduling(seen)}
 
+    def is_settled(self, seen: Observed) -> bool:
+        """Tell whether every sidecar has answered: one that was silent is asked again."""
+        return not any(isinstance(said, str) for said in seen.engines.values())
+
     def forget(self, service: tuple[str, str]) -> None:
         """Forget what its engines said."""
         self._engines.forget(service)

@@ -6,13 +6,16 @@ told to be down. It checks nothing: that is for the tests on a real API server.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from copy import deepcopy
 from typing import Any
 
+from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
-from weir_operator.kinds import SERVICE, Kind, kind_of
-from weir_operator.views import Pod
+from weir_operator.kinds import POD, SECRET, Kind, kind_of
+from weir_operator.views import Meta, Pod, view
 
 Manifest = dict[str, Any]
 
@@ -55,11 +58,23 @@ class MemoryCluster:
         self._answer()
         if kind.name in self.forbidden:
             raise ClusterRefuses(f"{kind.name} is forbidden")
-        return deepcopy(self.objects.get((kind, namespace, name)))
+        found = deepcopy(self.objects.get((kind, namespace, name)))
+        if found is not None and kind == SECRET:
+            found["metadata"]["resourceVersion"] = _version(found)
+        return found
 
-    async def services(self) -> list[Manifest]:
+    async def metadata(self, kind: Kind, selector: str = "") -> list[Meta]:
         self._answer()
-        return [deepcopy(one) for (kind, _, _), one in self.objects.items() if kind == SERVICE]
+        if kind.name in self.forbidden:
+            raise ClusterRefuses(f"{kind.name} is forbidden")
+        found = [one for (has, _, _), one in self.objects.items() if has == kind]
+        if kind == POD:
+            found = [_labelled(one, *at) for at, pods in self.all_pods.items() for one in pods]
+        return [
+            view(Meta, {**one["metadata"], "resourceVersion": _version(one)})
+            for one in found
+            if not selector or selector in one["metadata"].get("labels", {})
+        ]
 
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
         self._answer()
@@ -155,6 +170,17 @@ class MemoryCluster:
                 raise ClusterUnavailable("connection refused")
         if self.down is not None:
             raise self.down
+
+
+def _labelled(pod: Manifest, namespace: str, service: str) -> Manifest:
+    meta = pod["metadata"]
+    marked = {**meta.get("labels", {}), labels.SERVICE: service}
+    return {**pod, "metadata": {**meta, "namespace": namespace, "labels": marked}}
+
+
+def _version(manifest: Manifest) -> str:
+    """Return another text for each content, as a resourceVersion is."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _place(manifest: Manifest) -> tuple[Kind, str, str]:

@@ -17,8 +17,9 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.cluster import Kubernetes
 from weir_operator.interests import Change
-from weir_operator.kinds import SECRET
+from weir_operator.kinds import DEPLOYMENT, SECRET
 
+VERSION: Final = {"resourceVersion": "7"}
 HANGING: Final = -1
 """A status for an answer that never comes."""
 HASTY: Final = Seconds(0.1)
@@ -35,6 +36,7 @@ class ApiServer:
         self.lines: list[bytes] = []
         """Pieces of what a watch yields."""
         self.headers: list[Any] = []
+        self.queries: list[Any] = []
         self.hanging = asyncio.Event()
         """Set when a call hangs."""
         self.done = asyncio.Event()
@@ -48,6 +50,7 @@ class ApiServer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
+        self.queries.append(request.query)
         chosen = self.statuses.items()
         status = next((each for start, each in chosen if request.path.startswith(start)), 200)
         if status == HANGING:
@@ -146,14 +149,33 @@ async def test_a_watch_asks_for_metadata_alone_and_reads_lines_of_any_length(
     api_server: ApiServer,
 ) -> None:
     events = [
-        {"type": "ADDED", "object": {"metadata": {"namespace": "a", "name": name}}}
-        for name in ("x", "y" * 100_000)
+        {"type": kind, "object": {"metadata": {"namespace": "a", "name": name, **VERSION}}}
+        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 100_000), ("BOOKMARK", ""))
     ]
     text = b"".join(json.dumps(each).encode() + b"\n" for each in events)
     api_server.lines = [text[at : at + 7_001] for at in range(0, len(text), 7_001)]
-    told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a")]
-    assert told == [Change(SECRET, "a", "x"), Change(SECRET, "a", "y" * 100_000)]
-    assert "as=PartialObjectMetadata" in api_server.headers[-1]["Accept"]
+    told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a", "6")]
+    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 100_000, "")]
+    assert "as=PartialObjectMetadata;" in api_server.headers[-1]["Accept"]
+    assert api_server.queries[-1]["resourceVersion"] == "6"
+
+
+async def test_a_watch_that_began_too_long_ago_says_so(api_server: ApiServer) -> None:
+    error = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}
+    api_server.lines = [json.dumps(error).encode() + b"\n"]
+    with pytest.raises(ClusterUnavailable, match="too old"):
+        async for _ in api_server.client(Seconds(30)).changes(SECRET, "a", "6"):
+            pass
+
+
+async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) -> None:
+    meta = {"name": "x", "namespace": "a", "uid": "u", **VERSION}
+    api_server.objects["/apis/apps/v1/deployments"] = {"items": [{"metadata": meta}]}
+    found = await api_server.client().metadata(DEPLOYMENT, "serving.weir.dev/service")
+    assert [(each.uid, each.resource_version) for each in found] == [("u", "7")]
+    assert "as=PartialObjectMetadataList;" in api_server.headers[-1]["Accept"]
+    assert api_server.queries[-1]["labelSelector"] == "serving.weir.dev/service"
+    assert len(api_server.queries) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ def watching(ask: handlers.Ask = lambda _: None) -> kopf.OperatorRegistry:
     return handlers.registry(ask)
 
 
+def event(type_: str | None, uid: str, version: str = "1") -> dict[str, Any]:
+    """Return an event as kopf has it: without a type where it was only listed."""
+    return {"type": type_, "object": {"metadata": {"uid": uid, "resourceVersion": version}}}
+
+
 def test_only_plain_events_are_handled() -> None:
     registry = watching()
     assert registry._watching.get_all_handlers() != []
@@ -33,10 +38,27 @@ async def test_an_event_asks_for_a_pass_over_the_service_it_belongs_to() -> None
     by_id: dict[str, Any] = {
         each.id: each.fn for each in watching(asked.append)._watching.get_all_handlers()
     }
-    await by_id["service"](namespace="models", name="chat")
+    await by_id["service"](event=event("ADDED", "a"), namespace="models", name="chat")
     labels = {"serving.weir.dev/service": "chat"}
-    await by_id["owned-deployments"](namespace="models", name="chat-cpu", labels=labels)
+    deployment = {"namespace": "models", "name": "chat-cpu", "labels": labels}
+    await by_id["owned-deployments"](event=event("MODIFIED", "b"), **deployment)
     assert asked == [Key("models", "chat")] * 2
+
+
+async def test_an_object_that_is_told_again_as_it_was_is_no_news() -> None:
+    asked: list[Key] = []
+    by_id: dict[str, Any] = {
+        each.id: each.fn for each in watching(asked.append)._watching.get_all_handlers()
+    }
+    counts = []
+    for type_, version in (
+        *((None, "1"), (None, "1"), ("MODIFIED", "2"), (None, "2")),
+        *(("DELETED", "2"), ("ADDED", "2")),
+    ):
+        one = event(type_, "a", version)
+        await by_id["service"](event=one, namespace="models", name="chat")
+        counts.append(len(asked))
+    assert counts == [1, 1, 2, 2, 3, 4]
 
 
 def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:

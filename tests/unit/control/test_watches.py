@@ -11,7 +11,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_core.units import Seconds
 from weir_operator.interests import Change
 from weir_operator.kinds import CLASS, SECRET, TENANT, Kind
-from weir_operator.watches import watch
+from weir_operator.watches import Topic, watch
 
 Answer = Callable[[Kind, str | None, int], AsyncIterator[Change]]
 
@@ -20,11 +20,16 @@ class Feed:
     """An API server's watches; each takes what `answer` gives for it."""
 
     def __init__(self, answer: Answer) -> None:
-        self.asked: list[tuple[Kind, str | None]] = []
+        self.asked: list[Topic] = []
+        self.since: list[str] = []
+        """From where each watch of Secrets was to go on."""
+        self.blind: set[Topic] = set()
         self._answer = answer
 
-    async def changes(self, kind: Kind, namespace: str | None) -> AsyncIterator[Change]:
+    async def changes(self, kind: Kind, namespace: str | None, since: str) -> AsyncIterator[Change]:
         self.asked.append((kind, namespace))
+        if kind == SECRET:
+            self.since.append(since)
         async for each in self._answer(kind, namespace, self.asked.count((kind, namespace))):
             yield each
 
@@ -32,17 +37,17 @@ class Feed:
 async def told_by(
     answer: Answer, namespaces: tuple[str, ...], count: int
 ) -> tuple[list[Change], Feed]:
-    """Return the first changes that are told, and what was asked."""
+    """Return the first changes that are told of objects, and what was asked."""
     told: list[Change] = []
     enough = asyncio.Event()
 
     def tell(change: Change) -> None:
         told.append(change)
-        if len(told) >= count:
+        if sum(1 for each in told if each.name) >= count:
             enough.set()
 
     feed = Feed(answer)
-    watching = asyncio.create_task(watch(feed, namespaces, tell, Seconds(0)))
+    watching = asyncio.create_task(watch(feed, namespaces, tell, feed.blind, Seconds(0)))
     try:
         await asyncio.wait_for(enough.wait(), timeout=30)
     finally:
@@ -91,5 +96,31 @@ async def test_a_watch_that_broke_begins_anew(failure: Exception) -> None:
             yield Change(kind, namespace or "", "x")
 
     told, feed = await told_by(answer, (), count=1)
-    assert [change.kind for change in told] == [SECRET]
+    assert told == [Change(SECRET, "", ""), Change(SECRET, "", "x")]
     assert feed.asked.count((SECRET, None)) >= 2
+
+
+async def test_a_watch_goes_on_where_the_one_before_it_ended() -> None:
+    async def answer(kind: Kind, _namespace: str | None, time: int) -> AsyncIterator[Change]:
+        if kind == SECRET and time == 1:
+            yield Change(SECRET, "a", "x", "5")
+            yield Change(SECRET, "", "", "9")
+        if kind == SECRET and time == 2:
+            yield Change(SECRET, "a", "y", "12")
+
+    told, feed = await told_by(answer, (), count=2)
+    assert feed.since[:2] == ["", "9"]
+    assert [each.name for each in told] == ["", "x", "y"]
+    assert feed.blind == {(CLASS, None), (TENANT, None)}
+
+
+async def test_after_a_watch_that_broke_anything_may_have_changed() -> None:
+    async def answer(kind: Kind, _namespace: str | None, time: int) -> AsyncIterator[Change]:
+        if kind == SECRET and time == 2:
+            raise ClusterUnavailable("too old")
+        if kind == SECRET:
+            yield Change(SECRET, "a", f"x{time}", str(time))
+
+    told, feed = await told_by(answer, (), count=2)
+    assert feed.since[:3] == ["", "1", ""]
+    assert [each.name for each in told[:4]] == ["", "x1", "", "x3"]

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.control.builders import NAME, NAMESPACE, body
@@ -20,7 +19,7 @@ from weir_operator.metrics import Metrics
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.render import Images
-from weir_operator.worker import RECHECK, resync, work
+from weir_operator.worker import RECHECK, work
 
 KEY = Key(NAMESPACE, NAME)
 AT_ONCE = Seconds(0)
@@ -137,16 +136,3 @@ async def test_services_are_counted_by_how_their_last_pass_ended() -> None:
     bench.queue.add(KEY)
     await bench.passes(3)
     assert bench.services("progressing") == 0
-
-
-@pytest.mark.parametrize(
-    "down", [False, True], ids=["the cluster answers", "it does not, at first"]
-)
-async def test_a_resync_asks_for_every_service(down: bool) -> None:
-    bench = Bench(MemoryCluster(body()))
-    bench.cluster.down = ClusterUnavailable("connection refused") if down else None
-    job = asyncio.ensure_future(resync(bench.queue, bench.cluster, AT_ONCE))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    bench.cluster.down = None
-    await until(lambda: len(bench.queue) == 1, job)
