@@ -8,7 +8,7 @@ WeirError
 │   ├── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
 │   └── PredecessorLeaving   an earlier service of this name is still being deleted
 ├── ModelUnavailable         weights could not be had now; retrying may help
-└── MachineUnfit             `weir up` cannot run this here: a port is taken, a GPU is missing
+└── MachineUnfit             this machine, or pod, cannot run it: a port is taken, a GPU is missing
 """
 
 from __future__ import annotations

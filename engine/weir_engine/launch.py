@@ -112,6 +112,16 @@ def _check(config: EngineConfig, machine: Machine) -> None:
             f"{config.accelerators} accelerators are asked for, but this is vLLM's CPU build; "
             "use an image with the GPU build, or set the pool's accelerator count to 0"
         )
+    if machine.no_gpu:
+        asked = config.accelerators
+        remedy = (
+            f"the pool asks for {asked}: its resource must be NVIDIA's, and the container must run "
+            "by NVIDIA's runtime (spec.podTemplate.spec.runtimeClassName)"
+            if asked
+            else "the pool asks for none: use an image with vLLM's CPU build, as Weir's own is "
+            "where engine.image says nothing"
+        )
+        raise MachineUnfit(f"vLLM's build for GPUs sees no GPU: {machine.no_gpu}; {remedy}")
     if machine.device == "gpu" and 0 < config.accelerators < config.parallelism.size:
         raise InvalidSpec(
             "engine.parallelism",

@@ -23,10 +23,17 @@ from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
 SCRIPT = """
 import json, sys
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+try:
+    from vllm.entrypoints.common.cli_args import make_arg_parser
+except ImportError:  # before 0.33
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
-flags = [list(action.option_strings) for action in parser._actions if action.option_strings]
+# Those that vLLM hides from its help, too.
+spellings = {}
+for spelling, action in parser._option_string_actions.items():
+    spellings.setdefault(id(action), []).append(spelling)
+flags = list(spellings.values())
 parsed = [vars(parser.parse_args(argv)) for argv in json.load(sys.stdin)]
 print(json.dumps({"flags": flags, "parsed": parsed}, default=str))
 """

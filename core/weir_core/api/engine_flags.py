@@ -148,8 +148,10 @@ def argument_rules() -> tuple[Rule, ...]:
 
 def _expanded(flag: str) -> str | None:
     """Return the reserved flag that `flag` abbreviates or negates, or None."""
-    if flag.startswith("--no-") and f"--{flag.removeprefix('--no-')}" in FORBIDDEN:
-        return f"--{flag.removeprefix('--no-')}"
+    # From vLLM 0.33 on, `--disable-x` is the negation of `--enable-x`.
+    for negation, switch in (("--no-", "--"), ("--disable-", "--enable-")):
+        if flag.startswith(negation) and switch + flag.removeprefix(negation) in FORBIDDEN:
+            return switch + flag.removeprefix(negation)
     if not flag.startswith("--"):
         glued = flag[:2] if flag[:2] in FORBIDDEN else None
         return glued or next((known for known in FORBIDDEN if known.startswith(flag)), None)

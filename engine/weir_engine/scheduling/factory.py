@@ -135,11 +135,13 @@ def _unfit(config: Any) -> str:
 
 
 def _unfit_model(scheduler: Any) -> str:
-    """Return why this model's prompts cannot be cut freely, or an empty text."""
+    """Return why this engine's prompts cannot be cut freely, or an empty text."""
     if scheduler.is_encoder_decoder:
         return "an encoder-decoder model takes its prompt whole"
     if scheduler.need_mamba_block_aligned_split:
         return "this model's state is cached at fixed places, where its prompts must be cut"
+    if getattr(scheduler, "local_prefill_interval", 1) > 1:  # from vLLM 0.33 on
+        return "--prefill-schedule-interval holds all prompts back for some steps"
     return ""
 
 

@@ -61,6 +61,8 @@ class StepOrder(StepLog):
         self._plan: Plan | None = None
         # What the plan gave to waiting requests that vLLM is about to admit.
         self._admitted: dict[str, int] = {}
+        # A waiting request got nothing: nor does any behind it.
+        self._is_full = False
         self._not_reckoned = 0
         # Begun prompts that vLLM could not go on with, and until which step they come last.
         self._stuck: dict[str, int] = {}
@@ -87,6 +89,7 @@ class StepOrder(StepLog):
         finally:
             self._plan = None
             self._admitted.clear()
+            self._is_full = False
         self._not_reckoned = self._disappointment(output, candidates, plan)
         if not throttle_prefills:
             self._note_stuck(output, begun, plan)
@@ -159,7 +162,7 @@ class StepOrder(StepLog):
     ) -> int:
         if not self.orders:
             return super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        if num_new_tokens == 1 and self._reserves_nothing:
+        if num_new_tokens == 1 and self._reserves_nothing and not self._is_full:
             return 1  # a decode, mostly: hundreds in each step
         wanted = self._cut(request, num_computed_tokens, num_new_tokens)
         return super()._reserve_prefill_lookahead(request, num_computed_tokens, wanted)
@@ -183,10 +186,21 @@ class StepOrder(StepLog):
         )  # fmt: skip
 
     def _cut(self, request: Any, done: int, wanted: int) -> int:
-        """Return what the plan leaves of the tokens that vLLM wants to give a request."""
+        """Return what the plan leaves of the tokens that vLLM wants to give a request.
+
+        vLLM 0.32 admits none behind a waiting request that gets nothing; later ones pass it over,
+        and would admit a lower class in its place.
+        """
         plan = self._plan
-        if plan is None:
+        if plan is None or not wanted:
             return wanted
+        if request.status.name == "RUNNING":
+            return self._given(plan, request, done, wanted)
+        given = 0 if self._is_full else self._given(plan, request, done, wanted)
+        self._is_full = not given
+        return given
+
+    def _given(self, plan: Plan, request: Any, done: int, wanted: int) -> int:
         if self.lora_config is not None and not self._take_place(request):
             return 0
         if wanted <= self._most_decode_tokens:
@@ -307,7 +321,7 @@ class StepOrder(StepLog):
                 # vLLM admits these before all others, whatever their class.
                 hidden.enter_context(self._hiding(self.kv_holding_waiting, is_passed_over))
             if plan.grants is not None:
-                # vLLM stops at the first waiting request that gets nothing, but by shares a lower
+                # None is admitted behind a waiting request that gets nothing, but by shares a lower
                 # class may have its part while a higher one has had its own.
                 hidden.enter_context(self._hiding(self.waiting, is_passed_over))
             elif self._rank_without_place is not None:

@@ -24,7 +24,10 @@ class Renamed(Known):
 
 @pytest.mark.parametrize(
     ("version", "objects"),
-    [("0.32.0", False), ("0.32.4+cpu", False), ("0.31.9", True), ("0.33.0", True), ("dev", True)],
+    [
+        ("0.32.0", False), ("0.32.4+cpu", False), ("0.33.0", False),
+        ("0.31.9", True), ("0.34.0", True), ("dev", True),
+    ],
 )
 def test_knows_its_versions(version: str, objects: bool) -> None:
     assert bool(contract.version_objection(version)) is objects
@@ -43,9 +46,9 @@ def test_finds_an_attribute_that_is_gone_however_deep() -> None:
 
 def test_a_refusal_names_what_is_missing_and_which_versions_have_it() -> None:
     assert contract.objection("0.32.7", ["running"]) == (
-        "vLLM 0.32.7 has no running as Weir's scheduler needs; install vLLM >=0.32,<0.33"
+        "vLLM 0.32.7 has no running as Weir's scheduler needs; install vLLM >=0.32,<0.34"
     )
-    assert contract.objection("0.33.0", []).startswith("Weir's scheduler is for vLLM >=0.32,<0.33")
+    assert contract.objection("0.34.0", []).startswith("Weir's scheduler is for vLLM >=0.32,<0.34")
     assert contract.objection("0.32.0", []) == ""
 
 

@@ -36,6 +36,12 @@ class Aligned(Known):
         self.need_mamba_block_aligned_split = True
 
 
+class HoldsBack(Known):
+    """vLLM 0.33 with `--prefill-schedule-interval 4`."""
+
+    local_prefill_interval = 4
+
+
 class WithoutHook(Known):
     _preempt_request = None  # type: ignore[assignment]
 
@@ -122,7 +128,8 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     [
         pytest.param(Known, config(), "0.32.0", "weir", "", id="a known vLLM"),
         pytest.param(Known, config("fcfs"), "0.32.0", "fcfs", "", id="first come by wish"),
-        pytest.param(Known, config(), "0.33.0", "priority", "0.33.0", id="a newer vLLM"),
+        pytest.param(Known, config(), "0.33.0", "weir", "", id="the vLLM of the GPU image"),
+        pytest.param(Known, config(), "0.34.0", "priority", "0.34.0", id="a newer vLLM"),
         pytest.param(WithoutHook, config(), "0.32.9", "priority", "_preempt_request", id="a hook"),
         pytest.param(
             WithoutAttribute, config(), "0.32.9", "priority", "requires_kv_delivery", id="no value"
@@ -131,6 +138,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
             WithoutPrefills, config(), "0.32.9", "priority", "_inflight_prefills", id="no prefills"
         ),
         pytest.param(WithoutLogHooks, config(), "0.32.9", "priority", "update_from", id="no log"),
+        pytest.param(HoldsBack, config(), "0.33.0", "priority", "-interval", id="held back"),
         pytest.param(Aligned, config(), "0.32.0", "priority", "fixed places", id="aligned"),
         pytest.param(
             Known, config(runner="pooling"), "0.32.0", "priority", "", id="embeddings pass through"
@@ -171,7 +179,7 @@ def test_a_request_without_what_is_read_of_it_is_left_to_vllm(
     assert f"has no {gone} as Weir" in facts.fallback
 
 
-@pytest.mark.parametrize("version", ["0.32.9", "0.33.0"])
+@pytest.mark.parametrize("version", ["0.32.9", "0.34.0"])
 def test_an_engine_without_what_the_log_reads_serves_by_vllm_alone(
     make: Make, tmp_path: Path, version: str
 ) -> None:
@@ -189,7 +197,7 @@ def test_an_engine_without_what_the_log_reads_serves_by_vllm_alone(
 
 def test_an_engine_of_which_nothing_can_be_told_does_not_start(make: Make) -> None:
     with pytest.raises(
-        RuntimeError, match=r"has no .*group_block_sizes.* install vLLM >=0.32,<0.33"
+        RuntimeError, match=r"has no .*group_block_sizes.* install vLLM >=0.32,<0.34"
     ):
         make(WithoutBlocks, config(), "0.32.9")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from weir_engine.launch import Paths, environment, serve_arguments
 from weir_engine.machine import Machine
 
 GIB = 2**30
-GPU = Machine(device="gpu", vllm_version="0.32.0", cores=32, memory_bytes=256 * GIB)
+GPU = Machine(device="gpu", vllm_version="0.33.0", cores=32, memory_bytes=256 * GIB)
+NO_GPU = replace(GPU, no_gpu="NVIDIA's driver finds no device")
 SMALL_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=2, memory_bytes=24 * GIB)
 BIG_CPU = Machine(device="cpu", vllm_version="0.32.0", cores=64, memory_bytes=256 * GIB)
 PATHS = Paths(run_dir="/run/weir", model_dir="/models")
@@ -196,6 +198,20 @@ def test_every_kind_of_source_is_served_from_the_model_directory(uri: str, want:
             MachineUnfit,
             "this is vLLM's CPU build",
             id="accelerators that are not there",
+        ),
+        pytest.param(
+            config(accelerators=2),
+            NO_GPU,
+            MachineUnfit,
+            "sees no GPU: NVIDIA's driver finds no device; the pool asks for 2: .*runtimeClassName",
+            id="the build for GPUs without the device that was asked for",
+        ),
+        pytest.param(
+            config(accelerators=0),
+            NO_GPU,
+            MachineUnfit,
+            "sees no GPU: .*; the pool asks for none: use an image with vLLM's CPU build",
+            id="the build for GPUs where none was asked for",
         ),
         pytest.param(
             config(accelerators=2, parallelism=Parallelism(tensor=4)),

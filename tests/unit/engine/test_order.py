@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.engine.vllm_outline import Request, Status, WeirScheduler, request
+from tests.unit.engine.vllm_outline import Request, Scheduler, Status, WeirScheduler, request
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import NOT_LOOKED_UP, Step, decode_step
@@ -18,6 +18,12 @@ from weir_engine.scheduling.ordered import NOT_RECKONED_STEPS
 from weir_engine.scheduling.telling import ModeReader, StepSender
 
 INTERACTIVE, STANDARD, BATCH = 100, 0, -100
+
+
+@pytest.fixture(params=[False, True], ids=["vllm-0.32", "vllm-0.33"], autouse=True)
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is the same over each vLLM that is supported."""
+    monkeypatch.setattr(Scheduler, "passes_over", request.param)
 
 
 class Ordered(WeirScheduler):
@@ -50,6 +56,20 @@ def test_a_high_request_gets_the_slot_of_the_lower_one_that_loses_least() -> Non
     for _ in range(60):
         engine.step()
     assert not engine.requests
+
+
+def test_no_lower_class_is_admitted_where_a_higher_one_gets_nothing() -> None:
+    engine = Ordered(tokens=1000)
+    engine.add("begun", INTERACTIVE, 5000)
+    engine.step()
+    engine.add("decoding", INTERACTIVE + 1, 1)
+    engine.step()
+    engine.planner.change(Mode("latency", tpot_s={INTERACTIVE + 1: 0.001}))
+    engine.add("high", STANDARD, 5000)
+    engine.add("low", BATCH, 5000)
+    engine.add("cached", BATCH, 100)
+    engine.requests["cached"].cached = 99
+    assert engine.step().keys() == {"begun", "decoding"}
 
 
 def test_equals_and_lower_classes_wait_for_a_slot() -> None:

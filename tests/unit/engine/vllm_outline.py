@@ -127,7 +127,13 @@ class Scheduler:
         stages: Of the pipeline: steps that are formed before the first of them has ended.
         drafts: Most drafts of a decode.
         adapters: Places for adapters.
+
+    Attributes:
+        passes_over: Admits those behind a waiting request that gets nothing, as vLLM 0.33 does;
+            0.32 stops there.
     """
+
+    passes_over = False
 
     def __init__(
         self, tokens: int = 1000, slots: int = 8, blocks: int = 10_000, stages: int = 1,
@@ -215,7 +221,10 @@ class Scheduler:
             done = self._find_cached(request)
             wanted = self._with_images(request, done, min(request.num_tokens - done, budget))
             if not (chunk := self._reserve_prefill_lookahead(request, done, wanted)):
-                break
+                if not self.passes_over:
+                    break
+                skipped.append((queue, queue.pop_request()))
+                continue
             self.running.append(queue.pop_request())
             if request.status is Status.PREEMPTED:
                 resumed.add(request.request_id)

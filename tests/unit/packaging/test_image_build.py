@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGEST = f"sha256:{'a' * 64}"
+NAMES = ("weir", "weir-engine", "weir-engine-cpu")
 BUILDER = f"""\
 #!{sys.executable}
 import subprocess, sys
@@ -51,20 +52,20 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def images(checkout: Path, **environment: str) -> str:
+def images(checkout: Path, status: int = 0, **environment: str) -> str:
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         [str(checkout / "scripts/images")],
         env=os.environ | {"PATH": path, "WEIR_IMAGE_PREFIX": "reg.example/me"} | environment,
         cwd=checkout, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stderr
 
 
 def test_each_image_comes_with_the_list_of_its_packages(checkout: Path) -> None:
     images(checkout)
-    for name in ("weir", "weir-engine"):
+    for name in NAMES:
         listed = json.loads((checkout / f".weir/images/{name}.cdx.json").read_text())
         assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
         assert listed["metadata"]["component"]["name"] == name
@@ -76,7 +77,7 @@ def test_the_list_is_read_inside_the_image_without_a_network(checkout: Path) -> 
     images(checkout)
     calls = (checkout / "calls").read_text().splitlines()
     runs = [call for call in calls if call.startswith("run ")]
-    assert len(runs) == 2
+    assert len(runs) == len(NAMES)
     assert all("--network none --entrypoint python3 reg.example/me/weir" in run for run in runs)
     assert not any(call.startswith("push") for call in calls)
 
@@ -88,8 +89,27 @@ def test_pushed_images_are_named_by_their_digests_for_the_chart(checkout: Path) 
         in said
     )
     assert f"--set images.engine.digest={DIGEST}" in said
+    assert f"--set images.engineCpu.digest={DIGEST}" in said
     digests = (checkout / ".weir/images/digests").read_text()
-    assert digests.count(f" digest {DIGEST}") == 2
+    assert digests.count(f" digest {DIGEST}") == len(NAMES)
+
+
+def test_only_the_image_for_cpus_is_built_on_vllms_cpu_build(checkout: Path) -> None:
+    images(checkout)
+    calls = (checkout / "calls").read_text().splitlines()
+    (build,) = (call for call in calls if "DEVICE=cpu" in call)
+    assert "--tag reg.example/me/weir-engine-cpu:" in build
+
+
+def test_builds_those_that_are_asked_for(checkout: Path) -> None:
+    images(checkout, WEIR_IMAGES="weir weir-engine-cpu")
+    calls = (checkout / "calls").read_text().splitlines()
+    built = [call.split(" --tag ")[1].split()[0] for call in calls if call.startswith("build ")]
+    assert [tag.split("/")[-1].split(":")[0] for tag in built] == ["weir", "weir-engine-cpu"]
+
+
+def test_a_name_that_is_no_image_is_refused(checkout: Path) -> None:
+    assert "there are" in images(checkout, status=1, WEIR_IMAGES="weir-engin")
 
 
 @pytest.fixture(scope="module")
