@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 from weir_operator.metrics import Metrics
 
 PAGE = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-ROW = re.compile(r"^\| `(weir_(?:operator|service)_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(weir_(?:operator|service)_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE
+)
 
 
 def test_the_page_lists_what_the_code_exports() -> None:
