@@ -1,7 +1,7 @@
 """The chart's alerts, run by promtool on series that are written down.
 
 The rules are those of `tests/golden/chart-alerts.yaml`, which e2e/test_chart.py holds equal to what
-Helm renders. One promtool runs all cases, because each start of it takes about a second.
+Helm renders. One promtool runs all cases.
 """
 
 from __future__ import annotations

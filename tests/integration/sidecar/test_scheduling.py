@@ -279,6 +279,36 @@ async def test_a_target_of_a_requests_own_is_no_less_than_its_classs(house: Hous
     assert due_s[1] >= due_s[0]
 
 
+async def test_each_request_is_judged_by_what_it_was_promised(house: House) -> None:
+    never_late, never_in_time = 1000.0, 1e-9
+    house.facts()
+    house.policies(
+        PolicyDocument(
+            classes=(
+                ClassPolicy("patient", rank=3, max_queue_wait_s=20.0, ttft_target_s=never_late),
+                ClassPolicy("hurried", rank=2, max_queue_wait_s=20.0, ttft_target_s=never_in_time),
+                ClassPolicy("standard", rank=1, max_queue_wait_s=20.0),
+            )
+        )
+    )
+    await house.mock_engine(Profile())
+    running = await house.sidecar()
+    for name, status in (("patient", 200), ("hurried", 429), ("standard", 200)):
+        answer = await running.post(json=chat(stream=True), headers=asking(name))
+        assert answer.status == status
+    patience = {**asking("hurried"), "x-slo-ttft-ms": "1000000"}
+    assert (await running.post(json=chat(stream=True), headers=patience)).status == 200
+    assert (await running.get("/v1/models", headers=asking("patient"))).status == 200
+    await running.ended(5)
+    page = (await running.probe("/metrics")).body.decode()
+    assert set(re.findall(r"^weir_attainment_requests_total{(.*)} (\S+)$", page, re.MULTILINE)) == {
+        ('class="patient",result="met"', "1.0"),
+        ('class="patient",result="missed"', "0.0"),
+        ('class="hurried",result="met"', "1.0"),
+        ('class="hurried",result="missed"', "1.0"),
+    }
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 async def test_a_body_that_only_the_engine_could_read_raises_no_priority(
     house: House, encoding: str
