@@ -29,6 +29,8 @@ from weir_core.scale.types import (
     Verdict,
 )
 
+_SETTLE_S: Final = 600.0
+_FULL_LOAD: Final = 0.95
 _LONGEST_GAP_S: Final = 60.0
 _STARTS: Final = 8
 """Starts that are remembered of a pool."""
@@ -39,11 +41,16 @@ class Autoscaler:
 
     def __init__(self) -> None:
         self._trends: dict[str, Trend] = {}
-        # Pool -> its wishes of the window, as (when, replicas).
-        self._wishes: dict[str, deque[tuple[float, int]]] = {}
+        # Pool -> its wishes of the window, as (when, replicas, replicas to keep).
+        self._wishes: dict[str, deque[tuple[float, int, int]]] = {}
         # Pool -> what it was changed to, as (when, replicas before, replicas after).
         self._changes: dict[str, deque[tuple[float, int, int]]] = {}
-        self._starts: dict[str, deque[tuple[str, float]]] = {}
+        self._starts: dict[str, deque[float]] = {}
+        # Replicas whose start is among these.
+        self._timed: set[str] = set()
+        # Whether it last grew (1) or shrank (-1), and when that began.
+        self._way = 0
+        self._turned_s = 0.0
         # When the present window of data began, and when there was data last.
         self._since_s = 0.0
         self._seen_s: float | None = None
@@ -61,13 +68,16 @@ class Autoscaler:
         self._note_seen(now)
         finding = self._find(load, policy, now)
         counts = {
-            pool.name: self._follow(pool, finding.wished[pool.name], policy, now)
+            pool.name: self._follow(
+                pool, finding.wished[pool.name], finding.kept[pool.name], policy, now
+            )
             for pool in load.pools
         }
         counts = one_leaves(held, counts, load, policy, finding.need)
         for name, count in counts.items():
             self._note_change(name, asked[name], count, policy, now)
         before, after = sum(asked.values()), sum(counts.values())
+        self._note_way(before, after, now)
         reason = verdict(finding, before, after, load)
         message = words(finding, before, after, policy)
         return Decision(counts, reason, message, finding.need, inputs_of(finding), victims)
@@ -77,7 +87,24 @@ class Autoscaler:
         demands = demand_of(load)
         ahead = self._ahead(demands, horizon_s, now)
         found = needs(demands, ahead, ready_capacity(load), horizon_s, policy)
-        return Finding(demands, ahead, found, horizon_s, place(found, load.pools, policy))
+        least = _FULL_LOAD if self._has_just_turned(now) else 0.0
+        wished = place([each.at_load(least) for each in found], load.pools, policy)
+        margin = 1.0 + policy.tolerance * (2.0 if self._way > 0 else 1.0)
+        grown = [replace(each, rate=each.rate * margin) for each in found]
+        kept = place(grown, load.pools, policy)
+        return Finding(demands, ahead, found, horizon_s, wished, kept)
+
+    def _has_just_turned(self, now: float) -> bool:
+        """Return whether it began to shrink of late: then only what cannot be served turns it back.
+
+        The margin of the target load is there for that; without this the number would swing.
+        """
+        return self._way < 0 and now < self._turned_s + _SETTLE_S
+
+    def _note_way(self, before: int, after: int, now: float) -> None:
+        way = (after > before) - (after < before)
+        if way and way != self._way:
+            self._way, self._turned_s = way, now
 
     def _note_seen(self, now: float) -> None:
         """Begin a new window after a time without data: what it would have asked is not known."""
@@ -87,16 +114,17 @@ class Autoscaler:
 
     def cold_start_s(self, pool: str) -> float | None:
         """Return how long the slower of a pool's replicas took to start; None before one did."""
-        started = sorted(took_s for _, took_s in self._starts.get(pool, ()))
+        started = sorted(self._starts.get(pool, ()))
         return started[3 * len(started) // 4] if started else None
 
     def _learn_starts(self, replicas: Iterable[ReplicaLoad]) -> None:
-        for replica in replicas:
-            if replica.started_in_s is None or not replica.pool:
-                continue
-            starts = self._starts.setdefault(replica.pool, deque(maxlen=_STARTS))
-            if all(name != replica.name for name, _ in starts):
-                starts.append((replica.name, replica.started_in_s))
+        """Note how long those took that are ready for the first time."""
+        timed = {one.name: one for one in replicas if one.pool and one.started_in_s is not None}
+        for name in timed.keys() - self._timed:
+            one = timed[name]
+            starts = self._starts.setdefault(one.pool, deque(maxlen=_STARTS))
+            starts.append(one.started_in_s or 0.0)
+        self._timed = set(timed)
 
     def _horizon_s(self, load: ServiceLoad, policy: ScalingPolicy) -> float:
         """Return the time after which a replica asked for now is ready, in the slowest pool."""
@@ -113,18 +141,20 @@ class Autoscaler:
             found[demand.target.name] = trend.ahead(horizon_s)
         return found
 
-    def _follow(self, pool: PoolFacts, wish: int, policy: ScalingPolicy, now: float) -> int:
-        """Return what windows and rates make of a wish."""
-        kept_s = max(policy.scale_up.window_s, policy.scale_down.window_s)
+    def _follow(
+        self, pool: PoolFacts, wish: int, kept: int, policy: ScalingPolicy, now: float
+    ) -> int:
+        """Return what windows and rates make of a wish; it may shrink to `kept` at most."""
+        windows = (policy.scale_up.window_s, policy.scale_down.window_s)
         wishes = self._wishes.setdefault(pool.name, deque())
-        wishes.append((now, wish))
-        while wishes[0][0] < now - kept_s:
+        wishes.append((now, wish, kept))
+        while wishes[0][0] < now - max(windows):
             wishes.popleft()
-        least = min(_within(wishes, now - policy.scale_up.window_s))
+        least = min(wish for at, wish, _ in wishes if at >= now - windows[0])
         if least > pool.replicas:
             most = self._bound(pool, policy.scale_up, now, 1)
             return least if most is None else min(least, most)
-        highest = max(_within(wishes, now - policy.scale_down.window_s))
+        highest = max(kept for at, _, kept in wishes if at >= now - windows[1])
         if highest >= pool.replicas or self._is_young(policy, now):
             return pool.replicas
         lowest = self._bound(pool, policy.scale_down, now, -1)
@@ -166,7 +196,3 @@ class Autoscaler:
             changes.popleft()
         if after != before:
             changes.append((now, before, after))
-
-
-def _within(wishes: Iterable[tuple[float, int]], since_s: float) -> Iterable[int]:
-    return (wish for at, wish in wishes if at >= since_s)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
@@ -76,29 +76,34 @@ class Trend:
         # Half minutes, as (number, sum of the samples, samples).
         self._bins: deque[tuple[int, float, int]] = deque(maxlen=_BINS)
         self._present = 0.0
+        self._growth = 0.0
 
     def add(self, offered: float, now: float) -> None:
         """Note the offered work at `now`."""
         self._present = offered
         number = int(now // _BIN_S)
-        total, samples = offered, 1
-        if self._bins and self._bins[-1][0] == number:
-            _, before, count = self._bins.pop()
-            total, samples = before + offered, count + 1
-        self._bins.append((number, total, samples))
+        if not self._bins or self._bins[-1][0] != number:
+            self._growth = self._slope()
+            self._bins.append((number, offered, 1))
+            return
+        _, total, samples = self._bins.pop()
+        self._bins.append((number, total + offered, samples + 1))
 
     def ahead(self, horizon_s: float) -> float:
         """Return the work that will be offered in `horizon_s`, never less than at present."""
         present = self._present
+        return max(present, min(present + self._growth * horizon_s, _GROWTH_LIMIT * present))
+
+    def _slope(self) -> float:
+        """Return the growth per second, over whole half minutes; 0 until there are enough."""
         if len(self._bins) < _BINS:
-            return present
+            return 0.0
         points = [(number * _BIN_S, total / samples) for number, total, samples in self._bins]
         slopes = sorted(
             (later - earlier) / (at - since)
             for (since, earlier), (at, later) in combinations(points, 2)
         )
-        growth = slopes[len(slopes) // 3]
-        return max(present, min(present + growth * horizon_s, _GROWTH_LIMIT * present))
+        return slopes[len(slopes) // 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,10 @@ class ClassNeed:
     def replicas(self) -> float:
         """Return the replicas that work of this rate keeps as busy as it may."""
         return self.rate / self.load
+
+    def at_load(self, least: float) -> ClassNeed:
+        """Return the same need where replicas may be at least so busy."""
+        return self if self.load >= least else replace(self, load=least)
 
 
 def needs(

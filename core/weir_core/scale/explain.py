@@ -43,6 +43,7 @@ class Finding:
         needs: Of each rank with all above it, the highest rank first.
         horizon_s: Time until a replica asked for now is ready.
         wished: Pool -> replicas that do the work, before windows and rates.
+        kept: The same for the work and the tolerance: what shrinking leaves.
     """
 
     demands: Sequence[Demand]
@@ -50,6 +51,7 @@ class Finding:
     needs: Sequence[ClassNeed]
     horizon_s: float
     wished: Mapping[str, int]
+    kept: Mapping[str, int]
 
     @property
     def need(self) -> float:
@@ -77,7 +79,7 @@ def verdict(finding: Finding, before: int, after: int, load: ServiceLoad) -> Ver
     could = sum(pool.speed * finding.wished[pool.name] for pool in load.pools)
     if finding.need > could + _ROUNDING:
         return Verdict.AT_MOST
-    return Verdict.WAITING if sum(finding.wished.values()) < before else Verdict.STEADY
+    return Verdict.WAITING if sum(finding.kept.values()) < before else Verdict.STEADY
 
 
 def words(finding: Finding, before: int, after: int, policy: ScalingPolicy) -> str:
@@ -93,6 +95,6 @@ def words(finding: Finding, before: int, after: int, policy: ScalingPolicy) -> s
     if after != before:
         start = f"a start takes {finding.horizon_s:.0f} s"
         return f"from {before} to {after} replicas: {work}; {start}; {limits}"
-    if sum(finding.wished.values()) < before:
+    if sum(finding.kept.values()) < before:
         return f"{before} replicas until fewer have sufficed for the whole window: {work}"
     return f"{before} replicas: {work}; {limits}"

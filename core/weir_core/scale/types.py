@@ -152,6 +152,9 @@ class ScalingPolicy:
         patient_from_s: A class whose target is at least so long is patient.
         scale_up: Bounds on growing.
         scale_down: Bounds on shrinking.
+        tolerance: Part by which the work may grow before what is left after shrinking is too
+            little: a number that would soon be too small is not worth a change. Twice as much
+            where the last change was growth.
         longest_drain_s: No replica is taken whose running requests are predicted to last longer.
         cold_start_s: Taken for the time that a replica needs to start before one was seen.
         oldest_data_s: What a sidecar said longer ago counts as missing.
@@ -161,16 +164,17 @@ class ScalingPolicy:
     min_replicas: int
     max_replicas: int
     target_load: float = 0.78
-    batch_target_load: float = 0.95
+    batch_target_load: float = 0.85
     patient_from_s: float = 30.0
     scale_up: Direction = field(default_factory=Direction)
     scale_down: Direction = field(
-        default_factory=lambda: Direction(window_s=600.0, policies=(RatePolicy("Pods", 1),))
+        default_factory=lambda: Direction(window_s=900.0, policies=(RatePolicy("Pods", 1),))
     )
+    tolerance: float = 0.1
     longest_drain_s: float = 120.0
     cold_start_s: float = 120.0
     oldest_data_s: float = 15.0
-    catch_up_s: float = 60.0
+    catch_up_s: float = 600.0
 
 
 class Verdict(Enum):

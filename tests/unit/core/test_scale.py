@@ -33,7 +33,14 @@ STANDARD = ClassTarget("standard", 0, 5.0)
 BATCH = ClassTarget("batch", -100, 60.0)
 NIGHTLY = ClassTarget("nightly", -200, 7200.0)
 CLASSES = (INTERACTIVE, STANDARD, BATCH)
-POLICY = ScalingPolicy(min_replicas=1, max_replicas=20, cold_start_s=300.0)
+POLICY = ScalingPolicy(
+    min_replicas=1,
+    max_replicas=20,
+    batch_target_load=0.95,
+    scale_down=Direction(window_s=600.0, policies=(RatePolicy("Pods", 1),)),
+    cold_start_s=300.0,
+    catch_up_s=60.0,
+)
 
 
 def replica(name: str, pool: str = "gpu", **facts: object) -> ReplicaLoad:
@@ -235,6 +242,32 @@ def test_a_time_without_data_begins_the_window_anew() -> None:
         scaler.decide(load, POLICY, now)
     assert scaler.decide(load, POLICY, 900.0).reason is Verdict.WAITING
     assert scaler.decide(load, POLICY, 905.0).total == 5
+
+
+def test_a_number_that_would_soon_be_too_small_is_not_worth_a_change() -> None:
+    tight, loose = service({"standard": 1.45}, replicas=3), service({"standard": 1.40}, replicas=3)
+    assert shrinking(tight).reason is Verdict.STEADY
+    assert shrinking(loose).total == 2
+
+
+@pytest.mark.parametrize(
+    ("now", "work", "total"),
+    [
+        pytest.param(700.0, 1.80, 2, id="the margin serves what comes back at once"),
+        pytest.param(700.0, 2.00, 3, id="what it cannot serve turns it back"),
+        pytest.param(1201.0, 1.80, 3, id="after ten minutes all is as usual"),
+    ],
+)
+def test_what_has_begun_to_shrink_grows_again_for_a_reason(
+    now: float, work: float, total: int
+) -> None:
+    scaler = Autoscaler()
+    for earlier in range(0, 601, 30):
+        decision = scaler.decide(service({"standard": 1.2}, replicas=3), POLICY, earlier)
+    assert decision.total == 2
+    for later in range(630, int(now), 30):
+        scaler.decide(service({"standard": 1.2}, replicas=2), POLICY, later)
+    assert scaler.decide(service({"standard": work}, replicas=2), POLICY, now).total == total
 
 
 # ---- what is not known is not acted upon
