@@ -1,10 +1,11 @@
 """A service as a fluid: work flows in by class, waits, and is served or lost, second by second.
 
 Two weeks of single requests would take days to simulate. Work is served by rank, minimum shares
-before that for classes that have waited long, as the scheduler does; what cannot be on time is
-dropped where its class sheds, and served when nothing else waits where it does not. What is not seen is what happens
-within a second, and how requests share an engine: `weir_sim.scaling_requests` has that, for scenes
-of some minutes. Work that is served in the second in which it came has waited for a second.
+before that for classes that have waited long, as the scheduler does. What cannot be on time is
+dropped where its class sheds; where it does not, it is served when nothing else of it waits. What
+is not seen is what happens within a second, and how requests share an engine:
+`weir_sim.scaling_requests` has that, for scenes of some minutes. Work that is served in the second
+in which it came has waited for a second.
 """
 
 from __future__ import annotations

@@ -67,9 +67,10 @@ def demand_of(load: ServiceLoad) -> list[Demand]:
 class Trend:
     """What a class's offered work grows to, from how it has grown in the last minutes.
 
-    The slope is one that two thirds of the slopes between all pairs of half minutes exceed. It is
+    The slope is one that four fifths of the slopes between all pairs of half minutes exceed. It is
     that of a ramp. A step or a burst, which would otherwise look like a steep ramp, has none:
-    however it divides the time, at least a third of the pairs lie on one side of it.
+    however it divides the time, and though sidecars' rates follow it in a minute or two only, at
+    least a fifth of the pairs lie on one side of it.
     """
 
     def __init__(self) -> None:
@@ -103,7 +104,7 @@ class Trend:
             (later - earlier) / (at - since)
             for (since, earlier), (at, later) in combinations(points, 2)
         )
-        return slopes[len(slopes) // 3]
+        return slopes[len(slopes) // 5]
 
 
 @dataclass(frozen=True, slots=True)
