@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from weir_cli.simulate_scaling import autoscale
 from weir_cli.simulation_options import (
     DEFAULT_MIX,
     AgeOfLoads,
@@ -80,6 +81,7 @@ app = typer.Typer(
     help="Run workloads through Weir's scheduler in simulated time. Engines are a model of vLLM's.",
     no_args_is_help=True,
 )
+app.command()(autoscale)
 
 
 @app.command()

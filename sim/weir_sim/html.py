@@ -35,13 +35,35 @@ def write_report(results: Sequence[Done], directory: Path, command: str) -> Path
     figures = draw(results, directory)
     rows = [_row(done, row) for done in results for row in done.report.classes]
     profile = results[0].job.scenario.profile
+    notes = (
+        f"Engine: {profile.name} ({profile.source}); {legend([done.report for done in results])}."
+    )
+    return write_page(directory, command, notes, [_HEAD, *rows], figures)
+
+
+def write_page(
+    directory: Path,
+    command: str,
+    notes: str,
+    table: Sequence[Sequence[str]],
+    figures: Sequence[tuple[str, Path]],
+) -> Path:
+    """Write `report.html` into a folder and return its path.
+
+    Args:
+        directory: Where it goes.
+        command: What made it, for the reader who wants to repeat it.
+        notes: What to know of the numbers.
+        table: The first row is the head.
+        figures: Titles and files.
+    """
+    head, *rows = table
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>weir simulate</title><style>{_STYLE}</style>",
         f"<h1>weir simulate</h1><p><code>{escape(command)}</code></p>",
-        f"<p>Engine: {escape(profile.name)} ({escape(profile.source)}); "
-        f"{legend([done.report for done in results])}.</p>",
-        "<table><tr>" + "".join(f"<th>{name}</th>" for name in _HEAD) + "</tr>",
+        f"<p>{escape(notes)}</p>",
+        "<table><tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>",
         *(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows),
         "</table>",
         *(f"<h2>{escape(title)}</h2>{_image(title, path)}" for title, path in figures),

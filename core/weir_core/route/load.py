@@ -35,7 +35,20 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
             wait_s = scheduler.forecast.wait_behind_s(queue.policy, queue.cost, pool, rate, now)
         ahead_tokens = engine_load.prefill_ahead(queue.policy.rank)
         name, ahead = queue.policy.name, max(0, ahead_tokens)
-        classes.append(ClassLoad(name, _told_s(wait_s), ahead, waiting, int(waiting_tokens)))
+        work = scheduler.work_of(queue, now)
+        slack_s = max(-_LONGEST_S, min(_LONGEST_S, queue.slack_s(now)))
+        classes.append(
+            ClassLoad(
+                name,
+                _told_s(wait_s),
+                ahead,
+                waiting,
+                int(waiting_tokens),
+                _told_s(work.offered),
+                _told_s(queue.cost * work.cost_s),
+                slack_s,
+            )
+        )
     token_s, step_s = _told_s(token_s), _told_s(estimator.step_s)
     light_step_s = _told_s(estimator.light_step_s or 0.0) or min(step_s, _USUAL_STEP_S)
     if engine is None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 _Time = Annotated[float, Meta(ge=0.0, le=1e12)]
+_Slack = Annotated[float, Meta(ge=-1e12, le=1e12)]
 _Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 """What a replica may say of itself. Sums of these stay numbers: a lie costs a hop, no failure."""
 
@@ -24,6 +25,10 @@ class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
         ahead_tokens: Prompt tokens that the engine computes before the newcomer's.
         waiting: Requests in the request pool of its class and of higher ranks.
         waiting_tokens: KV room that they will take.
+        offered: Seconds of this engine's work that arrive per second, in its class alone, what was
+            rejected included; for the autoscaler, as the next two.
+        backlog_s: Seconds of work that wait in its class alone.
+        slack_s: Time until that work is due, the mean over it; below 0 it is late.
     """
 
     name: str
@@ -31,6 +36,9 @@ class ClassLoad(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ahead_tokens: _Count
     waiting: _Count = 0
     waiting_tokens: _Count = 0
+    offered: _Time = 0.0
+    backlog_s: _Time = 0.0
+    slack_s: _Slack = 0.0
 
 
 class LoadVector(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -47,6 +47,8 @@ class ClassQueue:
         self.waiting = 0
         self.body_bytes = 0
         self.cost = 0.0
+        self.due_cost = 0.0
+        """Sum of cost x the instant until which it should be served."""
         self.credit = 0.0
         """Tokens of its minimum share that the class is owed; `pick` keeps it."""
         self.served_s = float("-inf")
@@ -75,6 +77,7 @@ class ClassQueue:
         tenant.waiting += 1
         tenant.cost += ticket.cost
         self.cost += ticket.cost
+        self.due_cost += ticket.cost * ticket.served_by_s
         self.body_bytes += ticket.request.body_bytes
         if not self.waiting:
             self.busy_since_s = ticket.request.arrival_s
@@ -89,13 +92,18 @@ class ClassQueue:
         tenant.waiting -= 1
         tenant.cost -= ticket.cost
         self.cost -= ticket.cost
+        self.due_cost -= ticket.cost * ticket.served_by_s
         self.body_bytes -= ticket.request.body_bytes
         if not tenant.waiting:
             del self._tenants[name]
             self.fairness.leave(name)
         self.waiting -= 1
         if not self.waiting:
-            self.cost = 0.0  # what floating point left over
+            self.cost = self.due_cost = 0.0  # what floating point left over
+
+    def slack_s(self, now: float) -> float:
+        """Return the time until what waits is due, the mean over its cost."""
+        return self.due_cost / self.cost - now if self.cost > 0.0 else 0.0
 
     def first(self) -> Ticket | None:
         """Return the next request of the tenant whose turn it is."""

@@ -34,7 +34,7 @@ from weir_core.sched.forecast import Forecast
 from weir_core.sched.gate import Block
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.policies import RuleNames, Rules
-from weir_core.sched.pool import Pool
+from weir_core.sched.pool import ClassQueue, Pool
 from weir_core.sched.tickets import OUTPUT_WEIGHT, State, Ticket, TicketFactory, set_instants
 from weir_core.sched.types import (
     BUILT_IN_CLASSES,
@@ -51,6 +51,7 @@ from weir_core.sched.types import (
     StepRecord,
     TenantPolicy,
 )
+from weir_core.sched.work import WorkMeter, WorkRate
 
 _BUSY_PATIENCE: Final = 4.0
 """Times the longest wait for a first token, where the engine works on and only this one is late."""
@@ -94,6 +95,7 @@ class Scheduler:
         self.engine_load = EngineLoad()
         self.engine_load.set_engine(settings.engine)
         self.counts = Counts()
+        self._work = WorkMeter()
         self._ticket_factory = TicketFactory(self.estimator, settings.default_class)
         self._admission = AdmissionControl(
             self.rules, self.pool, self.engine_load, self.forecast, settings.limits
@@ -157,6 +159,10 @@ class Scheduler:
         self._plan_look_at_unbegun(now)
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
+
+    def work_of(self, queue: ClassQueue, now: float) -> WorkRate:
+        """Return the work that a class offers, in seconds of this engine."""
+        return self._work.of(queue.policy.name, now)
 
     # ---- the engine
 
@@ -223,6 +229,7 @@ class Scheduler:
             if over_limit is not None:
                 self._reject(over_limit, actions)
                 return actions
+        self._count_work(ticket, now)
         at_once = self._goes_at_once(ticket, now)
         for rejection in () if at_once else self._admission.rejections(ticket, now):
             if rejection.ticket is ticket:
@@ -546,6 +553,10 @@ class Scheduler:
             self.tenants.leave(ticket.payer, ticket.sequences)
 
     # ---- accounts
+
+    def _count_work(self, ticket: Ticket, now: float) -> None:
+        if self._work.arrived(ticket, now):
+            self._work.rate(self.estimator, self._facts, self.forecast.drain_rate, now)
 
     def _charge(self, ticket: Ticket, tokens: float, now: float) -> None:
         self.pool.charge(ticket, tokens)

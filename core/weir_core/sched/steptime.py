@@ -11,7 +11,12 @@ Predictions are biased high: an estimate 15 % too low costs the whole interactiv
 
 from __future__ import annotations
 
+from typing import Final
+
 from weir_core.sched.types import StepRecord
+
+_LEAST_S: Final = 1e-9
+"""Where steps do not show that a decode takes time."""
 
 
 class RecursiveLeastSquares:
@@ -110,6 +115,22 @@ class StepTimeModel:
         """Return the most likely time of a step without prefill; asked at every decision."""
         fixed, _, per_decode, _, per_context = self._model.coefficients
         return fixed + per_decode * decodes / 1e2 + per_context * context / 1e5
+
+    @property
+    def fixed_s(self) -> float:
+        """Return the most likely time of a step before anything is computed in it."""
+        return max(0.0, self._model.coefficients[0])
+
+    def prompt_token_s(self, prompt_tokens: float) -> float:
+        """Return the most likely time per token of a prompt of this length."""
+        _, per_token, _, per_prefill_context, _ = self._model.coefficients
+        attention_s = per_prefill_context / 1e7 * prompt_tokens / 2.0
+        return max(0.0, per_token / 1e3 + attention_s)
+
+    def decode_s(self, context: float) -> float:
+        """Return the most likely time that one more decode adds to a step."""
+        _, _, per_decode, _, per_context = self._model.coefficients
+        return max(_LEAST_S, per_decode / 1e2 + per_context * context / 1e5)
 
     def _biased(self, plain_s: float) -> float:
         margin_s = max(self._bias * self._mean_error_s, self._floor_bias_ratio * plain_s)

@@ -83,6 +83,11 @@ class Ticket:
         return self.slots < self.sequences
 
     @property
+    def served_by_s(self) -> float:
+        """When its first token is due, or its wait over where no target says it."""
+        return self.due_s if self.due_s < _NEVER_S else self.expires_s
+
+    @property
     def engine_due_s(self) -> float:
         """The deadline that the engine orders by; what comes in waves is the last of its rank."""
         return float("inf") if self.comes_in_waves else self.due_s

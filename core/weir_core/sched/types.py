@@ -133,6 +133,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
             request; each sequence has an output of its own.
         holds_place: It is counted among its payer's requests already, by the sidecar that its
             client reached.
+        is_counted: Its work is counted already, by a sidecar at which it was before.
     """
 
     request_id: str
@@ -148,6 +149,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     payer: str = ""
     sequences: int = 1
     holds_place: bool = False
+    is_counted: bool = False
 
 
 class StepRecord(msgspec.Struct, frozen=True, gc=False):
