@@ -6,6 +6,7 @@ Its engine is vLLM, or a mock of vLLM where a scenario is about Kubernetes: see 
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from e2e.hosted import CHECKOUT
 from e2e.kube import Manifest, conditions, name_of
 from e2e.target import Target
 from weir_core.api import labels
+from weir_core.wire.state_access import authorization
+from weir_operator.render import document_in
 from weir_operator.render.patch import patched
 
 NAMESPACE = "weir-e2e"
@@ -198,6 +201,16 @@ class Service:
         """Return what the sidecar of its only pod tells Prometheus."""
         address = self.pod()["status"]["podIP"]
         return httpx.get(f"http://{address}:{labels.ADMIN_PORT}/metrics", timeout=30).text
+
+    def state_of(self, pod: Manifest) -> Manifest:
+        """Return what a pod's sidecar knows, which it tells to what holds a key of the service."""
+        secret = self.target.kubectl.get("secret", f"{self.name}-policies", NAMESPACE)
+        document = document_in(secret)
+        assert document is not None
+        shown = authorization(document.peer_keys, name_of(pod), time.time())
+        url = f"http://{pod['status']['podIP']}:{labels.ADMIN_PORT}/state"
+        found: Manifest = httpx.get(url, headers={"Authorization": shown}, timeout=5).json()
+        return found
 
     def owned(self) -> list[Manifest]:
         """Return everything in the cluster that belongs to it, and not to one of its name before.

@@ -26,7 +26,6 @@ from e2e.load import SLOTS, Ending, Load, Seen, loaded
 from e2e.service import MODEL, NAMESPACE, Service, restarts
 from e2e.target import Target
 from weir_core.api.labels import (
-    ADMIN_PORT,
     API_PORT,
     API_VERSION,
     ENGINE_CONTAINER,
@@ -149,16 +148,15 @@ def address_of(pod: Manifest) -> str:
     return str(pod["status"]["podIP"])
 
 
-def peers_of(pod: Manifest) -> list[Manifest]:
+def peers_of(trio: Service, pod: Manifest) -> list[Manifest]:
     """Return what a replica says of the others."""
-    page = httpx.get(f"http://{address_of(pod)}:{ADMIN_PORT}/state", timeout=5)
-    found: list[Manifest] = page.json()["peers"]
+    found: list[Manifest] = trio.state_of(pod)["peers"]
     return found
 
 
-def is_lost_to(at: Manifest, other: Manifest) -> None:
+def is_lost_to(trio: Service, at: Manifest, other: Manifest) -> None:
     """See that a replica takes another one to be lost."""
-    states = {peer["name"]: peer["state"] for peer in peers_of(at)}
+    states = {peer["name"]: peer["state"] for peer in peers_of(trio, at)}
     assert states[name_of(other)] == "lost"
 
 
@@ -169,7 +167,7 @@ def know_each_other(trio: Service) -> None:
         pods = trio.pods()
         names = {name_of(pod) for pod in pods}
         for pod in pods:
-            states = {peer["name"]: peer["state"] for peer in peers_of(pod)}
+            states = {peer["name"]: peer["state"] for peer in peers_of(trio, pod)}
             others = names - {name_of(pod)}
             assert {name: states.get(name) for name in others} == dict.fromkeys(others, "usable")
 
@@ -210,7 +208,7 @@ def frozen(trio: Service, _load: Load) -> Lost:
     try:
         with lasting():
             for other in others:
-                eventually(partial(is_lost_to, other, one))
+                eventually(partial(is_lost_to, trio, other, one))
     finally:
         trio.target.signal(one, SIDECAR_CONTAINER, signal.SIGCONT)
     return Lost()
@@ -228,8 +226,8 @@ def partitioned(trio: Service, _load: Load) -> Lost:
         trio.target.in_network_of(one, "iptables", "--wait", "--append", *rule, "--jump", "DROP")
     try:
         with lasting():
-            eventually(partial(is_lost_to, other, one))
-            eventually(partial(is_lost_to, one, other))
+            eventually(partial(is_lost_to, trio, other, one))
+            eventually(partial(is_lost_to, trio, one, other))
     finally:
         for rule in rules:
             trio.target.in_network_of(
@@ -296,7 +294,7 @@ def rolled_to_a_newer_version(trio: Service, _load: Load) -> Lost:
     trio.wait_gone(REPLICAS)
     exchanged = Counter[str]()
     for pod in trio.pods():
-        for peer in peers_of(pod):
+        for peer in peers_of(trio, pod):
             if peer["name"] in old:
                 exchanged["old to new"] += peer["taken"]
                 exchanged["new to old"] += peer["forwarded"]

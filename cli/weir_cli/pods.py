@@ -88,6 +88,13 @@ class ReplicaPlan:
         """Where its sidecar reads of classes and tenants, unless spec.podTemplate took it away."""
         return next((path for path in self.files if path.name == labels.POLICIES_FILE), None)
 
+    @property
+    def admin_socket(self) -> str:
+        """Where its sidecar tells its state; empty where spec.podTemplate took that away."""
+        sidecars = (each for each in self.processes if each.name == labels.SIDECAR_CONTAINER)
+        homes = (each.env.get(labels.ENV_RUN_DIR) for each in sidecars)
+        return next((f"{home}/{labels.ADMIN_SOCKET}" for home in homes if home), "")
+
 
 @dataclass(frozen=True)
 class Place:

@@ -54,6 +54,8 @@ class ReplicaRecord(_Record):
     pool: str
     address: str
     phase: str
+    admin_socket: str = ""
+    """Where its sidecar tells its state to this user."""
     restarts: int = 0
     processes: tuple[ProcessRecord, ...] = ()
 

@@ -151,6 +151,7 @@ class Replica:
             pool=self.plan.pool,
             address=self.plan.address,
             phase=self._phase.value,
+            admin_socket=self.plan.admin_socket,
             restarts=sum(child.restarts for child in self._children),
             processes=tuple(child.record for child in self._children if child.record),
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from rich.table import Table
 
 from weir_cli import records
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
-from weir_core.api import labels
 from weir_core.errors import MachineUnfit
 from weir_core.wire.sidecar_state import SidecarState, shortfall
 from weir_core.wire.steps import Facts
@@ -30,8 +29,6 @@ WIDEST = 500
 STATE_TIMEOUT_S = 1.0
 HURRY_S = 10.0
 """How long an asked-to-hurry `weir up` gets before it is killed."""
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Replicas are on this machine, whatever proxy the environment names."""
 GOODBYE_S = 20.0
 """What ending may take beyond the grace period of the pods."""
 
@@ -56,7 +53,7 @@ def status(cache: Path, console: Console) -> int:
     for record in running:
         for service in record.services:
             for replica in service.replicas:
-                state = state_of(replica.address)
+                state = state_of(replica.admin_socket)
                 table.add_row(*_cells(service, replica, state))
                 notes.append(scheduler_note(replica.name, facts_of(state)))
     console.print(table)
@@ -82,14 +79,29 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[
     )
 
 
-def state_of(address: str) -> Any:
+def state_of(admin_socket: str) -> Any:
     """Return what a replica's sidecar says of itself, or None if it does not."""
-    url = f"http://{address}:{labels.ADMIN_PORT}/state"
-    try:
-        with _DIRECT.open(url, timeout=STATE_TIMEOUT_S) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError):
-        return None
+    asked = _SidecarConnection(admin_socket)
+    with closing(asked):
+        try:
+            asked.request("GET", "/state")
+            return json.load(asked.getresponse())
+        except (HTTPException, OSError, ValueError):
+            return None
+
+
+class _SidecarConnection(HTTPConnection):
+    """HTTP over a sidecar's admin socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("weir", timeout=STATE_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket in place of a host."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 def facts_of(state: Any) -> Facts | None:

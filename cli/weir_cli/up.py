@@ -218,7 +218,7 @@ class _Session:
         """Say once, when all are ready, which engines Weir's scheduler does not order."""
         await self._announced.wait()
         for replica in self._replicas:
-            state = await asyncio.to_thread(show.state_of, replica.plan.address)
+            state = await asyncio.to_thread(show.state_of, replica.plan.admin_socket)
             note = show.scheduler_note(replica.plan.name, show.facts_of(state))
             if note:
                 self._display.notice(f"  {note}")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import aiohttp
@@ -22,6 +22,7 @@ from weir_core.api import labels
 from weir_core.errors import EngineUnavailable
 from weir_core.units import Seconds
 from weir_core.wire.sidecar_state import SidecarState
+from weir_core.wire.state_access import authorization
 from weir_core.wire.steps import Facts
 from weir_operator.observed import Said
 from weir_operator.views import Pod
@@ -37,8 +38,9 @@ AT_ONCE: Final = 64
 LONGEST_ANSWER: Final = 1 << 20
 """In bytes. `/state` lists at most 100 requests; what answers there is not trusted to be one."""
 
-Ask = Callable[[str, str], Awaitable[Facts]]
-"""Takes a pod's address and name; raises `EngineUnavailable`, saying why, when it is not told."""
+Ask = Callable[[str, str, Sequence[str]], Awaitable[Facts]]
+"""Takes a pod's address and name, and the keys of its service's sidecars; raises
+`EngineUnavailable`, saying why, when it is not told."""
 
 _Start = tuple[str, str]
 """One start of an engine: the pod's uid and the container's id."""
@@ -63,13 +65,21 @@ class Engines:
         self._clock = clock
         self._heard: dict[tuple[str, str], dict[_Start, _Heard]] = {}
 
-    async def said(self, service: tuple[str, str], pods: Sequence[Pod]) -> dict[str, Said]:
-        """Return what the engine of each Ready pod is, or why that is not known, by pod."""
+    async def said(
+        self, service: tuple[str, str], pods: Sequence[Pod], keys: Sequence[str]
+    ) -> dict[str, Said]:
+        """Return what the engine of each Ready pod is, or why that is not known, by pod.
+
+        Args:
+            service: Namespace and name.
+            pods: Its pods.
+            keys: Those of its sidecars, by which they know the operator.
+        """
         ready = {_start_of(pod): pod for pod in pods if pod.is_ready}
         before = self._heard.get(service, {})
         known = {start: before[start] for start in ready if self._stands(before.get(start))}
         missing = [start for start in ready if start not in known]
-        answers = await asyncio.gather(*(self._one(ready[start]) for start in missing))
+        answers = await asyncio.gather(*(self._one(ready[start], keys) for start in missing))
         known |= dict(zip(missing, answers, strict=True))
         self._heard[service] = known
         return {ready[start].name: heard.said for start, heard in known.items()}
@@ -83,11 +93,11 @@ class Engines:
             return False
         return isinstance(heard.said, Facts) or self._clock() < heard.at + ASK_AGAIN
 
-    async def _one(self, pod: Pod) -> _Heard:
+    async def _one(self, pod: Pod, keys: Sequence[str]) -> _Heard:
         name, address = pod.name, pod.status.pod_ip
         said: Said
         try:
-            said = await self._ask(address, name)
+            said = await self._ask(address, name, keys)
         except EngineUnavailable as error:
             log.warning("pod %s does not tell how its engine orders requests: %s", name, error)
             said = str(error)
@@ -101,19 +111,32 @@ def _start_of(pod: Pod) -> _Start:
 
 @asynccontextmanager
 async def asking(
-    port: int = labels.ADMIN_PORT, within: Seconds = ANSWER_WITHIN
+    port: int = labels.ADMIN_PORT,
+    within: Seconds = ANSWER_WITHIN,
+    wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Ask]:
-    """Ask real sidecars while the context lasts."""
+    """Ask real sidecars while the context lasts.
+
+    Args:
+        port: Theirs.
+        within: Seconds for an answer.
+        wall: Unix time, in seconds.
+    """
+
+    async def ask(address: str, pod: str, keys: Sequence[str]) -> Facts:
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        return await _ask(http, where, pod, authorization(keys, pod, wall()))
+
     connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
     limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
     async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
-        yield partial(_ask, http, port)
+        yield ask
 
 
-async def _ask(http: aiohttp.ClientSession, port: int, address: str, pod: str) -> Facts:
-    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+async def _ask(http: aiohttp.ClientSession, where: str, pod: str, shown: str) -> Facts:
+    url, headers = f"http://{where}/state", {"Authorization": shown}
     try:
-        async with http.get(f"http://{where}/state", allow_redirects=False) as answer:
+        async with http.get(url, headers=headers, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise EngineUnavailable(f"{where} answered {answer.status}")
             state = SidecarState.decode(await _bounded(answer.content))

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
+import aiohttp
 import uvloop
 from prometheus_client import disable_created_metrics
 
@@ -26,15 +28,20 @@ from weir_sidecar.telemetry.tracing import configured as tracing_of
 
 log = logging.getLogger(__name__)
 
+_STATE_WITHIN_S: Final = 10.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `weir-sidecar [serve]` or `weir-sidecar gateway`; return the exit status."""
+    """Run `weir-sidecar [serve]`, `gateway` or `state`; return the exit status."""
     chosen = _parser().parse_args(argv)
     # Without this each counter has a second series that nobody reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
+        if chosen.command == "state":
+            sys.stdout.write(asyncio.run(state_of(settings)))
+            return 0
         raise_limit()
         gateway = chosen.command == "gateway"
         uvloop.run(relay(settings, chosen.listen) if gateway else serve(settings))
@@ -48,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="weir-sidecar", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="the sidecar of one replica (the default)")
+    commands.add_parser("state", help="show what this pod's sidecar knows, as JSON")
     relay = commands.add_parser(
         "gateway", help="one address before the replicas, without an engine"
     )
@@ -55,6 +63,24 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", default=("127.0.0.1", labels.API_PORT), type=_address, metavar="HOST:PORT"
     )
     return parser
+
+
+async def state_of(settings: Settings) -> str:
+    """Return what the sidecar of this pod says of itself.
+
+    Raises:
+        WeirError: None answers.
+    """
+    path = settings.addresses.admin_socket
+    limit = aiohttp.ClientTimeout(total=_STATE_WITHIN_S)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
+            http.get("http://weir/state", timeout=limit) as answer,
+        ):
+            return await answer.text()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise WeirError(f"no sidecar answers at {path}: {error}") from error
 
 
 async def serve(settings: Settings) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -10,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from weir_core.errors import EngineUnavailable
+from weir_core.wire import state_access
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
 from weir_sidecar.parts import Parts
@@ -26,6 +29,9 @@ MAX_SHOWN: Final = 100
 """Waiting requests that /state lists one by one."""
 ENGINE_METRICS_TIMEOUT_S: Final = 2.0
 """A busy engine's page may be missing from one scrape; the scrape itself is never late."""
+_NOT_HERE: Final = (
+    "this port shows the state to the operator only; in the pod: weir-sidecar state\n"
+)
 
 
 class Reported(Protocol):
@@ -47,9 +53,11 @@ class Admin:
 
     Args:
         sidecar: What they report on.
+        wall: Unix time, in seconds.
     """
 
-    def __init__(self, sidecar: Reported) -> None:
+    def __init__(self, sidecar: Reported, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self._parts = sidecar.parts
         self._settings = sidecar.settings
         self._connections = sidecar.connections
@@ -61,13 +69,13 @@ class Admin:
         self._supervisor = sidecar.supervisor
 
     def port_app(self) -> web.Application:
-        """Return the app of the admin port, which anybody in the cluster may read."""
+        """Return the app of the admin port, which is open to scrapers, probes and the operator."""
         app = web.Application(middlewares=[_reported])
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/enginez", self.enginez)
-        app.router.add_get("/state", self.state)
+        app.router.add_get("/state", self.state_for_operator)
         return app
 
     def socket_app(self) -> web.Application:
@@ -119,6 +127,15 @@ class Admin:
     def _engine_state(self) -> tuple[bool, str]:
         state = self._monitor.state
         return state is EngineState.READY, f"engine {state.value}"
+
+    async def state_for_operator(self, request: web.Request) -> web.Response:
+        """Return the state to what holds a key of the service: it names tenants."""
+        shown = request.headers.get("Authorization", "")
+        pod, keys = self._settings.identity.pod, self._parts.peers.own.keys
+        if state_access.may_read(shown, keys, pod, self._wall()):
+            return await self.state(request)
+        scheme = {"WWW-Authenticate": state_access.SCHEME}
+        return web.Response(status=401, text=_NOT_HERE, headers=scheme)
 
     async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""

@@ -26,6 +26,7 @@ import pytest
 
 from tests.integration.conftest import metric_in
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, is_alive
+from weir_cli.show import state_of
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
@@ -254,7 +255,7 @@ spec: {rank: 9}
 
 def test_an_edit_is_refused_or_reaches_every_sidecar(up: Up, client: openai.OpenAI) -> None:
     def classes() -> list[list[str]]:
-        states = [json.loads(get(f"http://{each.address}:8001/state")) for each in up.replicas]
+        states = [state_of(each.admin_socket) for each in up.replicas]
         return [[one["name"] for one in each["scheduling"]["classes"]] for each in states]
 
     def said(words: str) -> None:

@@ -34,7 +34,8 @@ class Scheduling(Part):
     async def follow_up(self, seen: Observed, cluster: Cluster) -> Observed:
         """Ask the sidecars of the pods that are there now."""
         meta = seen.owner.metadata
-        said = await self._engines.said((meta.namespace, meta.name), seen.staying)
+        service, keys = (meta.namespace, meta.name), seen.told.keys.valid
+        said = await self._engines.said(service, seen.staying, keys)
         return replace(seen, engines=said)
 
     def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:

@@ -224,10 +224,20 @@ class Running:
         async with self.session.get(self.url + path, **options) as response:
             return Answer(response.status, response.headers.copy(), await response.read())
 
-    async def probe(self, path: str) -> Answer:
+    async def probe(self, path: str, **options: Any) -> Answer:
         """Ask the admin port."""
-        async with self.session.get(self.admin_url + path) as response:
+        async with self.session.get(self.admin_url + path, **options) as response:
             return Answer(response.status, response.headers.copy(), await response.read())
+
+    async def state(self) -> bytes:
+        """Ask the admin socket what the sidecar knows."""
+        path = self.sidecar.settings.addresses.admin_socket
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as pod,
+            pod.get("http://weir/state") as response,
+        ):
+            assert response.status == 200
+            return await response.read()
 
     async def raw(
         self, *, receive_buffer_bytes: int | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import aiohttp
 import pytest
 
+from tests.integration.sidecar.fleet import named
 from tests.integration.sidecar.harness import (
     CHUNK,
     EVENT,
@@ -26,6 +28,8 @@ from tests.integration.sidecar.harness import (
     request_bytes,
 )
 from tests.unit.sidecar.fakes import http_request
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.state_access import authorization
 from weir_sidecar.inflight import InFlightRequest
 from weir_sidecar.settings import Limits
 from weir_sidecar.upstreams.monitor import EngineState
@@ -433,10 +437,25 @@ async def test_the_engines_metrics_follow_ours_unchanged(house: House) -> None:
     assert page.index("weir_engine_up 1.0") < page.index("vllm:")
 
 
+async def test_the_port_shows_the_state_to_what_holds_a_key_of_the_service(house: House) -> None:
+    key, other = "5e" * 32, "a0" * 32
+    await house.mock_engine(Profile())
+    house.policies(PolicyDocument(peer_keys=(key,)))
+    running = await house.sidecar(named(PATIENT, "chat-1"))
+    now = time.time()
+    for shown in ("", authorization([other], "chat-1", now), authorization([key], "chat-2", now)):
+        refused = await running.probe("/state", headers={"Authorization": shown})
+        assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, "Weir")
+        assert b"chat-1" not in refused.body
+    shown = authorization([key], "chat-1", now)
+    answer = await running.probe("/state", headers={"Authorization": shown})
+    assert (answer.status, json.loads(answer.body)["pod"]) == (200, "chat-1")
+
+
 async def test_state_tells_phase_engine_and_counts(house: House) -> None:
     await house.mock_engine(Profile())
     running = await house.sidecar()
     await running.post(json=chat())
-    state = json.loads((await running.probe("/state")).body)
+    state = json.loads(await running.state())
     assert (state["phase"], state["engine"], state["running"]) == ("serving", "ready", 0)
     assert state["outcomes"]["ok"] == 1

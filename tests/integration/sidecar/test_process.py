@@ -92,6 +92,27 @@ async def test_a_signal_drains_and_then_exits_with_zero(house: House, number: in
     assert not (house.run_dir / "admin.sock").exists()
 
 
+async def shown_state(run_dir: Path) -> tuple[int | None, str, str]:
+    """Run `weir-sidecar state`; return how it ended, and what it wrote."""
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "weir_sidecar", "state"),
+        env={**os.environ, labels.ENV_RUN_DIR: str(run_dir)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(started.communicate(), timeout=60)
+    return started.returncode, out.decode(), err.decode()
+
+
+async def test_the_state_is_shown_in_the_pod(house: House) -> None:
+    async with process(house.run_dir):
+        code, out, _ = await shown_state(house.run_dir)
+    assert (code, json.loads(out)["phase"]) == (0, "serving")
+    code, out, err = await shown_state(house.run_dir)
+    assert (code, out) == (2, "")
+    assert f"no sidecar answers at {house.run_dir}/admin.sock" in err
+
+
 async def test_after_its_drain_it_answers_until_it_is_told_to_end(house: House) -> None:
     """The engine has its own time to end, between the drain and the sidecar's signal."""
     await house.mock_engine(Profile())

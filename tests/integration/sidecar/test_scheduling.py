@@ -326,9 +326,9 @@ async def test_keys_name_tenants_and_go_no_further(house: House) -> None:
     assert (await running.post(json=chat(), headers={"x-api-key": "sk-chat"})).status == 200
     assert (await running.get("/v1/models", headers=key("sk-night"))).status == 200
     assert not {name.lower() for name in engine.seen_headers} & {"authorization", "x-api-key"}
-    state = json.loads((await running.probe("/state")).body)
+    state = json.loads(await running.state())
     assert state["open_to"] == "2 tenants, by API key"
-    assert b"sk-chat" not in (await running.probe("/state")).body
+    assert b"sk-chat" not in await running.state()
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ async def test_the_state_shows_who_waits_and_where(house: House) -> None:
     for name, class_name in (("b", "batch"), ("s", "standard")):
         tasks.append(send(running, name, class_name))
         await eventually(lambda: waiting(running) == len(tasks) - 1)
-    whole, facts = (await running.probe("/state")).body, running.sidecar.driver.facts
+    whole, facts = await running.state(), running.sidecar.driver.facts
     assert facts is not None
     assert SidecarState.decode(whole).scheduling == Scheduling(facts)
     state = json.loads(whole)["scheduling"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +14,6 @@ from rich.console import Console
 
 from weir_cli.records import Instance, InstanceRecord, ProcessRecord
 from weir_cli.show import down, facts_of, load_of, scheduler_note, state_of
-from weir_core.api import labels
 from weir_core.errors import MachineUnfit
 
 
@@ -78,15 +78,27 @@ class _State(BaseHTTPRequestHandler):
         pass
 
 
-def test_replicas_are_asked_past_the_proxy_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _State) as server:
+class _AtSocket(ThreadingHTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        return self.socket.accept()[0], ("", 0)
+
+
+def test_replicas_are_asked_at_their_own_sockets(tmp_path: Path) -> None:
+    path = str(tmp_path / "admin.sock")
+    with _AtSocket(path, _State) as server:  # type: ignore[arg-type]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(labels, "ADMIN_PORT", server.server_port)
-        assert state_of("127.0.0.1") == {"pod": "chat-0"}
+        assert state_of(path) == {"pod": "chat-0"}
         server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere/admin.sock"], ids=["no path", "no socket"])
+def test_a_replica_without_a_sidecar_says_nothing(path: str) -> None:
+    assert state_of(path) is None
 
 
 def test_down_leaves_the_record_of_an_up_that_it_cannot_read(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def observed(
 def engines(said: Facts | None = None) -> Engines:
     """Return engines that all say this, on a clock that stands."""
 
-    async def ask(_address: str, _pod: str) -> Facts:
+    async def ask(_address: str, _pod: str, _keys: Sequence[str]) -> Facts:
         return said or facts()
 
     return Engines(ask, lambda: 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ from aiohttp import web
 from tests.unit.control.builders import NAME, NAMESPACE, Manifest, facts
 from weir_core.errors import EngineUnavailable
 from weir_core.units import Seconds
+from weir_core.wire.peer_auth import Keys
+from weir_core.wire.state_access import may_read
 from weir_core.wire.steps import Facts
 from weir_operator import engines
 from weir_operator.engines import Engines, asking
@@ -22,6 +24,7 @@ from weir_operator.views import Pod, view
 
 KEY = (NAMESPACE, NAME)
 OTHER = (NAMESPACE, "another")
+KEYS = ("5e" * 32, "a0" * 32)
 
 
 class Sidecars:
@@ -33,14 +36,15 @@ class Sidecars:
         self.now = 0.0
         self.engines = Engines(self._ask, lambda: self.now)
 
-    async def _ask(self, address: str, pod: str) -> Facts:
+    async def _ask(self, address: str, pod: str, keys: Sequence[str]) -> Facts:
+        assert keys == KEYS
         self.asked.append(pod)
         if self.silent:
             raise EngineUnavailable(f"{address} did not answer")
         return facts()
 
     async def said(self, *pods: Pod) -> dict[str, Any]:
-        return await self.engines.said(KEY, pods)
+        return await self.engines.said(KEY, pods, KEYS)
 
 
 def pod(name: str, run: str = "1", *, ready: bool = True, ip: str = "10.0.0.1") -> Pod:
@@ -74,11 +78,11 @@ async def test_an_engine_that_starts_anew_is_asked_anew() -> None:
 async def test_services_do_not_forget_for_each_other() -> None:
     sidecars = Sidecars()
     await sidecars.said(pod("a"))
-    await sidecars.engines.said(OTHER, [pod("b")])
+    await sidecars.engines.said(OTHER, [pod("b")], KEYS)
     sidecars.engines.forget(OTHER)
     await sidecars.said(pod("a"))
     assert sidecars.asked == ["a", "b"]
-    await sidecars.engines.said(OTHER, [pod("b")])
+    await sidecars.engines.said(OTHER, [pod("b")], KEYS)
     assert sidecars.asked == ["a", "b", "b"]
 
 
@@ -109,7 +113,8 @@ async def server() -> AsyncIterator[tuple[Answer, int]]:
     """A real server and its port; it answers with the `body` and `status` set on it."""
     answer: Answer = {"status": 200}
 
-    async def state(_: web.Request) -> web.Response:
+    async def state(request: web.Request) -> web.Response:
+        answer["shown"] = request.headers["Authorization"]
         await asyncio.sleep(answer.get("after_s", 0))
         headers = {"Location": "/elsewhere"} if answer["status"] == 302 else {}
         return web.Response(status=answer["status"], body=answer["body"], headers=headers)
@@ -133,8 +138,9 @@ async def test_a_real_sidecar_is_read(server: tuple[Answer, int]) -> None:
     answer, port = server
     known = msgspec.to_builtins(facts("chunked prefill is off"))
     answer["body"] = page(scheduling={"engine": known, "waiting": 3})
-    async with asking(port) as ask:
-        assert await ask("127.0.0.1", "a") == facts("chunked prefill is off")
+    async with asking(port, wall=lambda: 1e9) as ask:
+        assert await ask("127.0.0.1", "a", KEYS) == facts("chunked prefill is off")
+    assert all(may_read(answer["shown"], Keys([key]), "a", 1e9) for key in KEYS)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +160,14 @@ async def test_what_is_no_answer_is_said(
     server[0].update(answer)
     async with asking(server[1]) as ask:
         with pytest.raises(EngineUnavailable, match=said):
-            await ask("127.0.0.1", "a")
+            await ask("127.0.0.1", "a", KEYS)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", ""], ids=["v4", "v6", "none yet"])
 async def test_a_pod_that_cannot_be_reached_is_silence(unused_port: int, address: str) -> None:
     async with asking(unused_port) as ask:
         with pytest.raises(EngineUnavailable):
-            await ask(address, "a")
+            await ask(address, "a", KEYS)
 
 
 @pytest.fixture
@@ -180,5 +186,5 @@ async def test_sidecars_that_are_slow_cost_a_pass_the_time_of_one(
     async with asking(server[1], within=Seconds(0.25)) as ask, asyncio.timeout(25):
         heard = Engines(ask, lambda: 0.0)
         pods = [pod(str(number), ip="127.0.0.1") for number in range(200)]
-        said = await heard.said(KEY, pods)
+        said = await heard.said(KEY, pods, KEYS)
     assert set(said.values()) == {f"127.0.0.1:{server[1]} did not answer in time"}
