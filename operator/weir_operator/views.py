@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ class Meta(_View, frozen=True):
     generation: int = 0
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
 
 
@@ -49,6 +51,7 @@ class ObjectCondition(_View, frozen=True):
     status: str
     reason: str = ""
     message: str = ""
+    last_transition_time: datetime | None = None
 
 
 class Waiting(_View, frozen=True):
@@ -79,6 +82,7 @@ class Container(_View, frozen=True):
 
     name: str
     started: bool | None = None
+    restart_count: int = 0
     container_id: str = msgspec.field(name="containerID", default="")
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -149,6 +153,20 @@ class Pod(_OfAPool, frozen=True):
         )
 
     @property
+    def started_in_s(self) -> float | None:
+        """Time from its creation to ready; None before that, and where a container ran twice.
+
+        A pod that was not ready for a while since then seems to have taken longer.
+        """
+        ready = [each for each in self.status.conditions if each.type == "Ready"]
+        since = ready[0].last_transition_time if ready and ready[0].status == "True" else None
+        created = self.metadata.creation_timestamp
+        ran_twice = any(each.restart_count for each in self.containers)
+        if since is None or created is None or ran_twice:
+            return None
+        return (since - created).total_seconds()
+
+    @property
     def is_told(self) -> bool:
         """Whether it mounts the document of classes and tenants."""
         return any(each.name == labels.POLICIES_VOLUME for each in self.spec.volumes)
@@ -181,6 +199,10 @@ class Deployment(_OfAPool, frozen=True):
 
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+    def scaled_to(self, replicas: int) -> Deployment:
+        """Return it with another number of replicas."""
+        return msgspec.structs.replace(self, spec=DeploymentSpec(replicas=replicas))
 
 
 V = TypeVar("V", bound=_View)

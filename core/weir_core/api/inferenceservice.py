@@ -38,16 +38,11 @@ from weir_core.api.engine import EngineSpec
 from weir_core.api.model import ModelSpec
 from weir_core.api.pod_patch import asked_for, wrong_pod_template
 from weir_core.api.pool_engine import PoolEngine
+from weir_core.api.scaling import Scaling
 from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
 
-TO_ZERO = (
-    "has no effect yet, because Weir does not scale to zero by itself; write 1 or more, or "
-    "spec.replicas: 0 in place of spec.scaling for none"
-)
-IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
-BOUNDS = "must not exceed maxReplicas; write that number or less"
 STUCK = (
     "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; write "
     "maxUnavailable: 1 where there is no spare accelerator, or leave maxSurge out"
@@ -138,40 +133,6 @@ class Pool(Model):
                 )
                 if wrong is not None:
                     yield Contradiction(("resources", section, resource), wrong)
-
-
-class Scaling(Model):
-    """Bounds for the number of replicas; exclusive with spec.replicas."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
-                BOUNDS,
-                field=".minReplicas",
-            ),
-            Rule("!has(self.minReplicas) || self.minReplicas >= 1", TO_ZERO, field=".minReplicas"),
-            Rule("!has(self.idleTimeout)", IDLE, field=".idleTimeout"),
-        )
-    )
-
-    min_replicas: Integer = Field(default=1, le=10000, description="Lower bound. Default: 1.")
-    max_replicas: Integer = Field(ge=1, le=10000, description="Upper bound.")
-    idle_timeout: Duration | None = Field(
-        default=None, description="Reserved, and refused: it has no effect yet. Default: none."
-    )
-
-    @model_validator(mode="after")
-    def _bounds_agree(self) -> Scaling:
-        return none_of(self, self._wrong())
-
-    def _wrong(self) -> Iterator[Contradiction]:
-        if self.min_replicas > self.max_replicas:
-            yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
-        if self.min_replicas < 1:
-            yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
-        if self.idle_timeout is not None:
-            yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
 
 
 class Admission(Model):

@@ -9,14 +9,14 @@ and what can still be read of the spec says how many replicas it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.cluster import Cluster
-from weir_operator.conditions import MODEL, ROUTER, SCALING, WORKLOADS, Verdict, wrong
+from weir_operator.conditions import MODEL, ROUTER, WORKLOADS, Verdict, wrong
 from weir_operator.kinds import DEPLOYMENT, REVISION
 from weir_operator.observed import Observed
 from weir_operator.parse import replicas_in
@@ -53,6 +53,8 @@ class Workloads(Part):
 
     Args:
         images: Container images where a spec names none.
+        scaled: Returns, of a service (namespace, name), the replicas of each pool that follows the
+            work; of others the number in the spec counts, or the one that is there.
     """
 
     condition = WORKLOADS
@@ -61,12 +63,23 @@ class Workloads(Part):
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
-    def __init__(self, images: Images) -> None:
+    def __init__(
+        self, images: Images, scaled: Callable[[tuple[str, str]], Mapping[str, int]]
+    ) -> None:
         self._images = images
+        self._scaled = scaled
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
-        """See the Deployments as they are, before any is written."""
-        return replace(seen, deployments=_deployments(seen.owned))
+        """See the Deployments as they are, and with the replicas that they are scaled to."""
+        scaled = self._scaled((seen.owner.metadata.namespace, seen.owner.metadata.name))
+        there = _deployments(seen.owned)
+        return replace(
+            seen,
+            deployments={
+                pool: each.scaled_to(scaled[pool]) if pool in scaled else each
+                for pool, each in there.items()
+            },
+        )
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
         """Return each pool's Deployment, and then the revision of its template."""
@@ -125,7 +138,6 @@ class Workloads(Part):
             WORKLOADS: _workloads(seen),
             MODEL: _model(seen),
             ROUTER: _router(seen),
-            SCALING: _scaling(seen),
         }
 
 
@@ -185,7 +197,7 @@ def _as_kept(seen: Observed) -> list[Manifest]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
-            now = view(Deployment, manifest).spec.replicas
+            now = seen.deployments[pool_of(manifest)].spec.replicas
             number = asked.get(pool_of(manifest), now)
             found.append(same_deployment(seen.owner, manifest, template, number))
     return found
@@ -291,18 +303,6 @@ def _ready_replicas(pods: Sequence[Pod], deployments: Mapping[str, Deployment]) 
     """
     counted = sum(each.status.ready_replicas for each in deployments.values())
     return min(counted, sum(pod.is_ready for pod in pods))
-
-
-def _scaling(seen: Observed) -> Verdict:
-    scaling = None if seen.service is None else seen.service.spec.scaling
-    if scaling is None:
-        return Verdict("True", "Fixed", "the spec gives the number of replicas")
-    return Verdict(
-        "False",
-        "NotSupported",
-        f"this version does not scale by load; replicas: {seen.wanted}, or what an autoscaler of "
-        f"the Deployment sets from {max(scaling.min_replicas, 1)} to {scaling.max_replicas}",
-    )
 
 
 def _named(pods: Iterable[Pod], name: str) -> Iterator[tuple[str, Container]]:

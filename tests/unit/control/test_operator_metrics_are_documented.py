@@ -7,16 +7,19 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from weir_core.scale.types import Decision, Verdict
 from weir_operator.metrics import Metrics
 
 PAGE = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-ROW = re.compile(r"^\| `(weir_operator_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `(weir_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
 
 
 def test_the_page_lists_what_the_code_exports() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.ended("a service", "settled")
     metrics.definition_lacks.labels("a definition").set(0)
+    decided = Decision({"cpu": 1}, Verdict.STEADY, "", inputs={"need": 0.5})
+    metrics.scaled(("models", "chat"), decided, ())
     exported = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
