@@ -259,7 +259,10 @@ MISTAKES: Final = [
         "two pools without replicas",
         {"replicas": None, "pools": [{"name": "a"}, {"name": "b"}]},
         "spec.pools",
-        "at most one pool may leave replicas out; write replicas in all others",
+        (
+            "without spec.scaling at most one pool may leave replicas out; write replicas in all"
+            " others"
+        ),
     ),
     Mistake(
         "half of a resource's name",

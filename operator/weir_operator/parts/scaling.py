@@ -99,19 +99,24 @@ def _scaled(seen: Observed, service: InferenceService) -> Scaled:
     for pool in service.spec.hardware_pools:
         there = seen.deployments.get(pool.name)
         now = service.spec.replicas_of(pool) if there is None else there.spec.replicas
-        facts = PoolFacts(pool.name, now)
-        if pool.replicas is not None:
-            facts = replace(facts, min_replicas=pool.replicas, max_replicas=pool.replicas)
-        pools.append(facts)
+        least = service.spec.fewest_of(pool) if pool.replicas is None else pool.replicas
+        pools.append(
+            PoolFacts(
+                pool.name,
+                now,
+                cost=pool.hourly_cost,
+                spot=pool.spot,
+                min_replicas=least,
+                max_replicas=pool.replicas,
+            )
+        )
     fixed = sum(pool.replicas or 0 for pool in service.spec.pools)
     assert service.spec.scaling is not None
     return Scaled(
         policy=policy_of(service.spec.scaling, fixed),
         classes=classes_of(seen.told.document),
         pools=tuple(pools),
-        open_pools=frozenset(
-            pool.name for pool in service.spec.hardware_pools if pool.replicas is None
-        ),
+        open_pools=frozenset(pool.name for pool in service.spec.open_pools),
         pods=seen.pods,
         keys=seen.told.keys.valid,
     )

@@ -144,7 +144,7 @@ class Workloads(Part):
 def replicas_within_bounds(
     service: InferenceService, deployments: Mapping[str, Deployment]
 ) -> dict[str, int]:
-    """Return how many replicas the pool that scales has, held within the spec's bounds.
+    """Return how many replicas the pools that scale have, held within the spec's bounds.
 
     With `spec.scaling` the number is not the spec's to say: writing a fixed one at each pass would
     fight whatever scales the Deployment. A pool that has none yet begins with as many as those have
@@ -157,7 +157,9 @@ def replicas_within_bounds(
     pools = service.spec.hardware_pools
     left = sum(now[pool] for pool in now.keys() - {pool.name for pool in pools})
     return {
-        pool.name: min(max(now.get(pool.name, left), scaling.min_replicas, 1), scaling.max_replicas)
+        pool.name: min(
+            max(now.get(pool.name, left), service.spec.fewest_of(pool)), scaling.max_replicas
+        )
         for pool in pools
         if pool.replicas is None
     }

@@ -270,6 +270,31 @@ async def test_faster_hardware_of_another_pool_counts_for_more(fleet: Fleet) -> 
     assert fleet.wanted == {"cpu": 2}
 
 
+async def test_the_cheapest_pool_grows_and_keeps_the_lower_bound(fleet: Fleet) -> None:
+    pools = [{"name": "b", "cost": 4}, {"name": "a", "cost": 4, "spot": True}]
+    cluster = fleet.cluster
+    cluster.put(body({"pools": pools, "scaling": {"minReplicas": 2, "maxReplicas": 5}}))
+    fleet.autoscaling = Autoscaling(
+        _anyones(fleet), lambda: fleet.now, lambda: NOW, fleet.passes.append, fleet.metrics
+    )
+    operator = Reconciler(cluster, parts(Images(), autoscaling=fleet.autoscaling), lambda: NOW)
+
+    def replicas() -> dict[str, int]:
+        return {name: one["spec"]["replicas"] for name, one in cluster.of("Deployment").items()}
+
+    await operator.run(KEY)
+    assert replicas() == {"chat-b": 0, "chat-a": 2}
+    assert "serving.weir.dev/pool" not in cluster.of("InferenceService")[NAME]["status"]["selector"]
+    fleet.loads = {"x": load(1.5), "y": load(1.5)}
+    finish_rollouts(cluster)
+    of_a = {"labels": {"serving.weir.dev/pool": "a"}}
+    cluster.all_pods = {KEY: [pod_object("x", **of_a), pod_object("y", **of_a)]}
+    await operator.run(KEY)
+    assert await fleet.look() is Verdict.SCALED_UP
+    await operator.run(KEY)
+    assert replicas() == {"chat-b": 0, "chat-a": 4}
+
+
 async def test_a_service_that_is_gone_leaves_no_metric(fleet: Fleet) -> None:
     fleet.loads = {"a": load(1.0)}
     fleet.follow(pod("a"), wanted=1)
