@@ -15,7 +15,14 @@ from tests.unit.control.test_reconcile_pass import KEY, conditions, finish_rollo
 from weir_core.api.scaling import Scaling
 from weir_core.errors import ClusterUnavailable, EngineUnavailable
 from weir_core.route.types import ClassLoad, LoadVector
-from weir_core.scale.types import ClassTarget, Direction, PoolFacts, RatePolicy, Verdict
+from weir_core.scale.types import (
+    ClassTarget,
+    Direction,
+    PoolFacts,
+    RatePolicy,
+    ScalingPolicy,
+    Verdict,
+)
 from weir_core.wire.fleet import FleetReport, ReplicaReport
 from weir_core.wire.policies import PolicyDocument
 from weir_operator.autoscaling import DELETION_COST, GOES_FIRST, NO_COST, Autoscaling, Scaled
@@ -402,6 +409,10 @@ def test_a_behavior_is_read_as_an_hpas(written: Any, up: Direction, down: Direct
     policy = policy_of(scaling(behavior=written, minReplicas=2, targetLoad=0.5), 3)
     assert (policy.scale_up, policy.scale_down) == (up, down)
     assert (policy.min_replicas, policy.max_replicas, policy.target_load) == (5, 8, 0.5)
+
+
+def test_what_is_not_written_is_as_the_core_has_it() -> None:
+    assert policy_of(scaling(), 0) == ScalingPolicy(1, 5)
 
 
 def test_the_classes_are_those_that_the_service_accepts() -> None:
