@@ -200,6 +200,38 @@ MISTAKES: Final = [
         server="has no effect yet, because Weir does not scale to zero by itself; write 1 or more",
     ),
     Mistake(
+        "a load above the one that counts more",
+        {
+            "replicas": None,
+            "scaling": {"targetLoad": 0.9, "batchTargetLoad": 0.8, "maxReplicas": 2},
+        },
+        "spec.scaling",
+        (
+            "targetLoad exceeds batchTargetLoad, which counts the work of all classes; write it"
+            " lower, or batchTargetLoad higher"
+        ),
+    ),
+    Mistake(
+        "a load in percent",
+        {"replicas": None, "scaling": {"targetLoad": 78, "maxReplicas": 2}},
+        "spec.scaling.targetLoad",
+        "78 is out of range; write 1 or less",
+        server="should be less than or equal to 1",
+    ),
+    Mistake(
+        "a rate of no kind",
+        {
+            "replicas": None,
+            "scaling": {
+                "maxReplicas": 2,
+                "behavior": {"scaleUp": {"policies": [{"type": "Pod", "value": 1}]}},
+            },
+        },
+        "spec.scaling.behavior.scaleUp.policies[0].type",
+        "'Pod' is not known here; write Pods or Percent",
+        server='Unsupported value: "Pod"',
+    ),
+    Mistake(
         "an idle time",
         {"replicas": None, "scaling": {"idleTimeout": "10m", "maxReplicas": 2}},
         "spec.scaling.idleTimeout",
@@ -227,7 +259,10 @@ MISTAKES: Final = [
         "two pools without replicas",
         {"replicas": None, "pools": [{"name": "a"}, {"name": "b"}]},
         "spec.pools",
-        "at most one pool may leave replicas out; write replicas in all others",
+        (
+            "without spec.scaling at most one pool may leave replicas out; write replicas in all"
+            " others"
+        ),
     ),
     Mistake(
         "half of a resource's name",

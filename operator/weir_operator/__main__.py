@@ -21,13 +21,15 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_operator import handlers
+from weir_operator.autoscaling import Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
 from weir_operator.definitions import Definitions
-from weir_operator.engines import Ask, Engines, asking
+from weir_operator.engines import Engines, Page, facts_by, pages
+from weir_operator.fleets import fleet_by
 from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
-from weir_operator.parts import Network, Policies, Scheduling, Workloads
+from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
@@ -69,7 +71,7 @@ async def run(settings: Settings) -> int:
     _on_signal(stop)
     server = await credentials()
     metrics = Metrics(CollectorRegistry())
-    async with asking() as ask, aclosing(Kubernetes((), server)) as election:
+    async with pages() as page, aclosing(Kubernetes((), server)) as election:
         elector = Elector(election, settings.leadership, time.monotonic)
         metrics.leading.set_function(lambda: elector.leading)
         async with (
@@ -81,28 +83,31 @@ async def run(settings: Settings) -> int:
             await _first(stop.wait(), elector.acquire())
             if not elector.leading:
                 return 0
-            await _first(elector.keep(), _act(settings, cluster, metrics, ask, stop))
+            await _first(elector.keep(), _act(settings, cluster, metrics, page, stop))
             lost = not elector.leading
             await elector.release()
     return 1 if lost else 0
 
 
 async def _act(
-    settings: Settings, cluster: Kubernetes, metrics: Metrics, ask: Ask, stop: asyncio.Event
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, page: Page, stop: asyncio.Event
 ) -> None:
     """Lead until `stop` is set, and until what was being written then is written."""
-    await _first(stop.wait(), _lead(settings, cluster, metrics, ask, stop))
+    await _first(stop.wait(), _lead(settings, cluster, metrics, page, stop))
     await cluster.finish()
 
 
 async def _lead(
-    settings: Settings, cluster: Kubernetes, metrics: Metrics, ask: Ask, stop: asyncio.Event
+    settings: Settings, cluster: Kubernetes, metrics: Metrics, page: Page, stop: asyncio.Event
 ) -> None:
     """Watch and work until `stop` is set."""
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
     blind: set[Topic] = set()
+    autoscaling = Autoscaling(
+        fleet_by(page), time.monotonic, _now, lambda service: queue.add(Key(*service)), metrics
+    )
     parts = (
         Policies(
             interests,
@@ -111,8 +116,9 @@ async def _lead(
             settings.watching.secret_grace,
         ),
         Network(settings.access),
-        Workloads(settings.images),
-        Scheduling(Engines(ask, time.monotonic)),
+        Workloads(settings.images, autoscaling.asked),
+        Scaling(autoscaling, _now),
+        Scheduling(Engines(facts_by(page), time.monotonic)),
     )
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
@@ -125,6 +131,7 @@ async def _lead(
         resync = Resync(queue, cluster, interests, blind, reconciler.is_idle, definitions.remark)
         running.append(tasks.create_task(resync.follow(settings.watching.resync)))
         running.append(tasks.create_task(definitions.follow()))
+        running.append(tasks.create_task(autoscaling.run(cluster, settings.watching.scaling)))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
         watching_all = watch(
             cluster, namespaces, lambda change: _ask(change, interests, queue), blind

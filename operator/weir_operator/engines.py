@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import aiohttp
@@ -41,6 +42,9 @@ LONGEST_ANSWER: Final = 1 << 20
 Ask = Callable[[str, str, Sequence[str]], Awaitable[Facts]]
 """Takes a pod's address and name, and the keys of its service's sidecars; raises
 `EngineUnavailable`, saying why, when it is not told."""
+
+Page = Callable[[str, str, str, Sequence[str]], Awaitable[bytes]]
+"""Takes a page's path and the same; returns the page."""
 
 _Start = tuple[str, str]
 """One start of an engine: the pod's uid and the container's id."""
@@ -109,13 +113,18 @@ def _start_of(pod: Pod) -> _Start:
     return pod.metadata.uid, next((each.container_id for each in engines), "")
 
 
+def facts_by(page: Page) -> Ask:
+    """Return what asks real sidecars what their engines are."""
+    return partial(_facts, page)
+
+
 @asynccontextmanager
-async def asking(
+async def pages(
     port: int = labels.ADMIN_PORT,
     within: Seconds = ANSWER_WITHIN,
     wall: Callable[[], float] = time.time,
-) -> AsyncIterator[Ask]:
-    """Ask real sidecars while the context lasts.
+) -> AsyncIterator[Page]:
+    """Read pages of real sidecars while the context lasts.
 
     Args:
         port: Theirs.
@@ -123,33 +132,50 @@ async def asking(
         wall: Unix time, in seconds.
     """
 
-    async def ask(address: str, pod: str, keys: Sequence[str]) -> Facts:
+    async def page(path: str, address: str, pod: str, keys: Sequence[str]) -> bytes:
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        return await _ask(http, where, pod, authorization(keys, pod, wall()))
+        return await _page(http, where, path, authorization(keys, pod, wall()))
 
     connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
     limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
     async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
-        yield ask
+        yield page
 
 
-async def _ask(http: aiohttp.ClientSession, where: str, pod: str, shown: str) -> Facts:
-    url, headers = f"http://{where}/state", {"Authorization": shown}
+async def _page(http: aiohttp.ClientSession, where: str, path: str, shown: str) -> bytes:
+    url, headers = f"http://{where}{path}", {"Authorization": shown}
     try:
         async with http.get(url, headers=headers, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise EngineUnavailable(f"{where} answered {answer.status}")
-            state = SidecarState.decode(await _bounded(answer.content))
+            return await _bounded(answer.content)
     except TimeoutError as error:
         raise EngineUnavailable(f"{where} did not answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
         raise EngineUnavailable(f"{where}: {error}") from error
     except ValueError as error:
-        raise EngineUnavailable(f"{where} did not answer as a sidecar: {error}") from error
-    if state.pod != pod:  # the address was given to somebody else meanwhile
-        raise EngineUnavailable(f"{where} is {state.pod} by now")
+        raise not_a_sidecar(where, error) from error
+
+
+def not_a_sidecar(address: str, error: ValueError) -> EngineUnavailable:
+    """Return what to say of an answer that is no page of a sidecar."""
+    return EngineUnavailable(f"{address} did not answer as a sidecar: {error}")
+
+
+def another(address: str, pod: str) -> EngineUnavailable:
+    """Return what to say where an address was given to another pod meanwhile."""
+    return EngineUnavailable(f"{address} is {pod} by now")
+
+
+async def _facts(page: Page, address: str, pod: str, keys: Sequence[str]) -> Facts:
+    try:
+        state = SidecarState.decode(await page("/state", address, pod, keys))
+    except ValueError as error:
+        raise not_a_sidecar(address, error) from error
+    if state.pod != pod:
+        raise another(address, state.pod)
     if state.scheduling is None:
-        raise EngineUnavailable(f"{where} has met no engine yet")
+        raise EngineUnavailable(f"{address} has met no engine yet")
     return state.scheduling.engine
 
 

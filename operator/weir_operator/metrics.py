@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from weir_core.scale.types import Decision
 
 Series = dict[tuple[Gauge, tuple[str, ...]], int]
 """Values of gauges by their labels' values."""
@@ -60,12 +62,44 @@ class Metrics:
             "1 while this operator holds the lease, else 0.",
             registry=registry,
         )
+        self.wanted_replicas = Gauge(
+            "weir_wanted_replicas",
+            "Replicas of all pools of a service that scales, as its work asks for them.",
+            ["namespace", "service"],
+            registry=registry,
+        )
+        self.scaling_input = Gauge(
+            "weir_scaling_input",
+            "What a service's number of replicas was decided from, by input.",
+            ["namespace", "service", "input"],
+            registry=registry,
+        )
         self.definition_lacks = Gauge(
             "weir_operator_definition_lacks",
             "Fields and values that this operator knows and the cluster's definition does not.",
             ["definition"],
             registry=registry,
         )
+
+    def scaled(
+        self, service: tuple[str, str], decision: Decision | None, before: Iterable[str]
+    ) -> None:
+        """Show a decision on a service's replicas; forget a service of which there is none.
+
+        Args:
+            service: Namespace and name.
+            decision: The newest.
+            before: Names of the inputs that are shown.
+        """
+        gone = set(before) - set(() if decision is None else decision.inputs)
+        for name in gone:
+            self.scaling_input.remove(*service, name)
+        if decision is None:
+            self.wanted_replicas.remove(*service)
+            return
+        self.wanted_replicas.labels(*service).set(decision.total)
+        for name, value in decision.inputs.items():
+            self.scaling_input.labels(*service, name).set(value)
 
     def ended(self, service: Hashable, outcome: str, *, gone: bool = False) -> None:
         """Count a pass, and its service under what it ended as; forget one that is gone."""

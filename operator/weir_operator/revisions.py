@@ -34,7 +34,7 @@ _NO_POD_AT_FIRST: dict[str, Any] = {
     "admission": {"default_class", "classes"},
 }
 """The same for revisions of an operator that gave engines their mode in the environment."""
-_NO_POD_OF_POOL = {"replicas", "cost"}
+_NO_POD_OF_POOL = {"replicas", "cost", "spot"}
 
 
 def spec_digest(owner: InferenceService, pool: Pool) -> str:

@@ -10,6 +10,7 @@
 | WEIR_NAMESPACES | (all) | namespaces to watch, comma-separated |
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
+| WEIR_SCALING_S | 5 | seconds between two looks at what a service that scales has to do |
 | WEIR_SECRET_GRACE_S | 300 | seconds for which a tenant's keys are taken once its Secret is gone |
 | WEIR_LEASE_NAME | weir-operator | Lease that only one operator holds |
 | WEIR_LEASE_S | 15 | seconds after which a silent holder is replaced |
@@ -46,6 +47,9 @@ class Watching:
 
     resync: Seconds = Seconds(300.0)
     """In seconds. Watches tell of changes at once; this catches what a watch could not see."""
+
+    scaling: Seconds = Seconds(5.0)
+    """In seconds, between two looks at the work of a service that scales."""
 
     secret_grace: Seconds = SECRET_GRACE
     """In seconds, for which a tenant's keys are taken once its Secret is gone."""
@@ -103,6 +107,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             ),
             workers=math.ceil(_number(env, "WEIR_WORKERS", defaults.workers)),
             resync=Seconds(_number(env, "WEIR_RESYNC_S", defaults.resync)),
+            scaling=Seconds(_number(env, "WEIR_SCALING_S", defaults.scaling)),
             secret_grace=Seconds(_number(env, "WEIR_SECRET_GRACE_S", defaults.secret_grace)),
         ),
         leadership=Leadership(

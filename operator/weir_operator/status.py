@@ -180,12 +180,12 @@ def _selector(seen: Observed) -> str:
 
 
 def _pool_that_scales(seen: Observed) -> str | None:
-    """Return the pool whose replicas are open; one with a number of its own does not scale."""
+    """Return the pool whose replicas are open; None where several are, or none."""
     if seen.service is None:  # it was written when the spec was last in order
         before = str(seen.body.get("status", {}).get("selector", ""))
         return dict(each.split("=") for each in before.split(",") if each).get(POOL)
-    pools = seen.service.spec.hardware_pools
-    return next((each.name for each in pools if each.replicas is None), None)
+    scale = seen.service.spec.open_pools
+    return scale[0].name if len(scale) == 1 else None
 
 
 def _pool_status(name: str, status: DeploymentStatus, start: Start | None) -> Manifest:

@@ -25,6 +25,7 @@ class Meta(_View, frozen=True):
     generation: int = 0
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
 
 
@@ -88,6 +89,7 @@ class Container(_View, frozen=True):
 
     name: str
     started: bool | None = None
+    restart_count: int = 0
     container_id: str = msgspec.field(name="containerID", default="")
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -222,6 +224,20 @@ class Pod(_OfAPool, frozen=True):
         what = ("PodScheduled", "False", "Unschedulable")
         conditions = self.status.conditions
         return next((c for c in conditions if (c.type, c.status, c.reason) == what), None)
+
+    @property
+    def started_in_s(self) -> float | None:
+        """Time from its creation to ready; None before that, and where a container ran twice.
+
+        A pod that was not ready for a while since then seems to have taken longer.
+        """
+        ready = [each for each in self.status.conditions if each.type == "Ready"]
+        since = ready[0].last_transition_time if ready and ready[0].status == "True" else None
+        created = self.metadata.creation_timestamp
+        ran_twice = any(each.restart_count for each in self.containers)
+        if since is None or created is None or ran_twice:
+            return None
+        return (since - created).total_seconds()
 
     @property
     def is_told(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 
 from weir_core.errors import EngineUnavailable
 from weir_core.wire import state_access
+from weir_core.wire.fleet import FLEET_PATH
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
 from weir_sidecar.parts import Parts
@@ -29,9 +30,7 @@ MAX_SHOWN: Final = 100
 """Waiting requests that /state lists one by one."""
 ENGINE_METRICS_TIMEOUT_S: Final = 2.0
 """A busy engine's page may be missing from one scrape; the scrape itself is never late."""
-_NOT_HERE: Final = (
-    "this port shows the state to the operator only; in the pod: weir-sidecar state\n"
-)
+_NOT_HERE: Final = "this page is shown to the operator only; in the pod: weir-sidecar state\n"
 
 
 class Reported(Protocol):
@@ -76,6 +75,7 @@ class Admin:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state_for_operator)
+        app.router.add_get(FLEET_PATH, self.fleet_for_operator)
         return app
 
     def socket_app(self) -> web.Application:
@@ -84,6 +84,7 @@ class Admin:
         app.router.add_post("/drain", self.drain)
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state)
+        app.router.add_get(FLEET_PATH, self.fleet)
         return app
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -130,12 +131,26 @@ class Admin:
 
     async def state_for_operator(self, request: web.Request) -> web.Response:
         """Return the state to what holds a key of the service: it names tenants."""
+        return await self._for_operator(request, self.state)
+
+    async def fleet_for_operator(self, request: web.Request) -> web.Response:
+        """Return the loads of all replicas to what holds a key of the service."""
+        return await self._for_operator(request, self.fleet)
+
+    async def _for_operator(
+        self, request: web.Request, page: Callable[[web.Request], Awaitable[web.Response]]
+    ) -> web.Response:
         shown = request.headers.get("Authorization", "")
         pod, keys = self._settings.identity.pod, self._parts.peers.own.keys
         if state_access.may_read(shown, keys, pod, self._wall()):
-            return await self.state(request)
+            return await page(request)
         scheme = {"WWW-Authenticate": state_access.SCHEME}
         return web.Response(status=401, text=_NOT_HERE, headers=scheme)
+
+    async def fleet(self, _request: web.Request) -> web.Response:
+        """Return the load of this replica and what is known of those of the others."""
+        report = self._parts.routing.fleet(self._settings.identity.pod)
+        return web.Response(body=report.encode(), content_type="application/json")
 
     async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""

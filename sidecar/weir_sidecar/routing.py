@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
-from weir_core.route.load import ask_of, load_of
+from weir_core.route.load import ask_of, drain_s_of, load_of
 from weir_core.route.rebalance import moves_to
 from weir_core.route.types import Ask, Forward, Keep, LoadVector, Move, Nowhere, Route
 from weir_core.sched.types import Reason, Request
+from weir_core.wire.fleet import FleetReport, ReplicaReport
 from weir_core.wire.peers import Forwarded
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import SESSION_HEADER
@@ -150,6 +151,21 @@ class Routing:
             return None
         self._driver.note_silent()
         return load_of(self._driver.scheduler, self._clock(), self._handler.leaving)
+
+    def fleet(self, pod: str) -> FleetReport:
+        """Return what is known of all replicas; a gateway is none of them.
+
+        Args:
+            pod: Name of this one.
+        """
+        own = self.load()
+        found: list[ReplicaReport] = []
+        if own is not None:
+            drain_s = drain_s_of(self._driver.scheduler)
+            found.append(ReplicaReport(pod, own, drain_s=drain_s))
+        for name, load, age_s in self._router.loads(self._clock()):
+            found.append(ReplicaReport(name, load, age_s))
+        return FleetReport(pod, tuple(found))
 
     def taken(self, sender: str, forwarded: Forwarded) -> None:
         """Note a request that has come from another sidecar."""

@@ -28,6 +28,7 @@ from weir_core.api.base import (
     ObjectMeta,
     Quantity,
     Rule,
+    Switch,
     check,
     keyed_by,
     none_of,
@@ -39,22 +40,19 @@ from weir_core.api.model import ModelSpec
 from weir_core.api.network import NetworkSpec
 from weir_core.api.pod_patch import asked_for, wrong_pod_template
 from weir_core.api.pool_engine import PoolEngine
+from weir_core.api.scaling import Scaling
 from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
 
-TO_ZERO = (
-    "has no effect yet, because Weir does not scale to zero by itself; write 1 or more, or "
-    "spec.replicas: 0 in place of spec.scaling for none"
-)
-IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
-BOUNDS = "must not exceed maxReplicas; write that number or less"
 STUCK = (
     "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; write "
     "maxUnavailable: 1 where there is no spare accelerator, or leave maxSurge out"
 )
 EXCLUSIVE = "replicas and scaling exclude each other; leave one of them out"
-OPEN_POOLS = "at most one pool may leave replicas out; write replicas in all others"
+OPEN_POOLS = (
+    "without spec.scaling at most one pool may leave replicas out; write replicas in all others"
+)
 NO_OPEN_POOL = (
     "every pool sets its own replicas, so spec.replicas and spec.scaling would have no effect: "
     "leave them out, or leave one pool's replicas out"
@@ -95,8 +93,8 @@ class Pool(Model):
     name: DnsLabel = Field(description="Name of the pool, unique in the service.")
     replicas: Annotated[Integer, Field(ge=0, le=10000)] | None = Field(
         default=None,
-        description="Replicas of this pool. Default: spec.replicas, or what spec.scaling decides, "
-        "and `kubectl scale` changes it; at most one pool may leave it out.",
+        description="Replicas of this pool. Default: what spec.scaling decides, or spec.replicas, "
+        "which `kubectl scale` changes; without spec.scaling at most one pool may leave it out.",
     )
     accelerator: Accelerator = Field(
         default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
@@ -113,8 +111,13 @@ class Pool(Model):
     )
     cost: Annotated[Number, Field(ge=0)] | None = Field(
         default=None,
-        description="Cost of one replica for an hour, in any one currency; cheaper pools are "
-        "preferred. Default: all pools cost the same.",
+        description="Cost of one replica for an hour, in any one currency: spec.scaling uses the "
+        "pool first that does the most work for it. Default: 1.",
+    )
+    spot: Switch = Field(
+        default=False,
+        description="Its nodes may be taken away at any time: of pools of one cost spec.scaling "
+        "uses it first. Default: false.",
     )
     engine: PoolEngine = Field(
         default=PoolEngine(),
@@ -125,6 +128,11 @@ class Pool(Model):
         description="Strategic-merge patch over the pool's pod template, after that of "
         "spec.podTemplate. Default: none.",
     )
+
+    @property
+    def hourly_cost(self) -> float:
+        """Cost of one replica, beside those of the other pools."""
+        return 1.0 if self.cost is None else self.cost
 
     @model_validator(mode="after")
     def _resources_agree_with_accelerator(self) -> Pool:
@@ -139,40 +147,6 @@ class Pool(Model):
                 )
                 if wrong is not None:
                     yield Contradiction(("resources", section, resource), wrong)
-
-
-class Scaling(Model):
-    """Bounds for the number of replicas; exclusive with spec.replicas."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
-                BOUNDS,
-                field=".minReplicas",
-            ),
-            Rule("!has(self.minReplicas) || self.minReplicas >= 1", TO_ZERO, field=".minReplicas"),
-            Rule("!has(self.idleTimeout)", IDLE, field=".idleTimeout"),
-        )
-    )
-
-    min_replicas: Integer = Field(default=1, le=10000, description="Lower bound. Default: 1.")
-    max_replicas: Integer = Field(ge=1, le=10000, description="Upper bound.")
-    idle_timeout: Duration | None = Field(
-        default=None, description="Reserved, and refused: it has no effect yet. Default: none."
-    )
-
-    @model_validator(mode="after")
-    def _bounds_agree(self) -> Scaling:
-        return none_of(self, self._wrong())
-
-    def _wrong(self) -> Iterator[Contradiction]:
-        if self.min_replicas > self.max_replicas:
-            yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
-        if self.min_replicas < 1:
-            yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
-        if self.idle_timeout is not None:
-            yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
 
 
 class Admission(Model):
@@ -288,7 +262,8 @@ class InferenceServiceSpec(Model):
         json_schema_extra=rules(
             Rule("!(has(self.replicas) && has(self.scaling))", EXCLUSIVE),
             Rule(
-                "!has(self.pools) || self.pools.filter(p, !has(p.replicas)).size() <= 1",
+                "has(self.scaling) || !has(self.pools) || "
+                "self.pools.filter(p, !has(p.replicas)).size() <= 1",
                 OPEN_POOLS,
                 field=".pools",
             ),
@@ -348,7 +323,7 @@ class InferenceServiceSpec(Model):
         if self.replicas is not None and self.scaling is not None:
             yield Contradiction((), EXCLUSIVE)
         open_pools = [pool for pool in self.pools if pool.replicas is None]
-        if len(open_pools) > 1:
+        if len(open_pools) > 1 and self.scaling is None:
             yield Contradiction(("pools",), OPEN_POOLS)
         if self.pools and not open_pools and (self.replicas is not None or self.scaling):
             yield Contradiction((), NO_OPEN_POOL)
@@ -395,8 +370,22 @@ class InferenceServiceSpec(Model):
         if pool.replicas is not None:
             return pool.replicas
         if self.scaling is not None:
-            return self.scaling.min_replicas
+            return self.fewest_of(pool)
         return 1 if self.replicas is None else self.replicas
+
+    @property
+    def open_pools(self) -> tuple[Pool, ...]:
+        """Those that set no replicas of their own."""
+        return tuple(pool for pool in self.hardware_pools if pool.replicas is None)
+
+    def fewest_of(self, pool: Pool) -> int:
+        """Return how many replicas a pool that scales has at least.
+
+        The bound is that of all such pools together, and the cheapest keeps to it.
+        """
+        assert self.scaling is not None
+        cheapest = min(self.open_pools, key=lambda each: (each.hourly_cost, not each.spot))
+        return max(1, self.scaling.min_replicas) if pool.name == cheapest.name else 0
 
 
 def _wrong_name(metadata: ObjectMeta) -> Iterator[Contradiction]:

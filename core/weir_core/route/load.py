@@ -10,12 +10,15 @@ from typing import Final
 from weir_core.route.types import Ask, ClassLoad, LoadVector
 from weir_core.sched.estimate import Estimator
 from weir_core.sched.scheduler import Scheduler
+from weir_core.sched.tickets import State
 from weir_core.sched.types import ClassPolicy, Request
 
 _LONGEST_S: Final = 1e6
 """No replica tells of a longer time."""
 _USUAL_STEP_S: Final = 0.01
 """A light step of an engine that tells of none: times to first tokens say nothing of decodes."""
+_BEYOND: Final = 4
+"""A request beyond its expected output is taken to go on for this part of what it has already."""
 
 
 def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVector:
@@ -65,6 +68,20 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
         sequences=engine_load.slots,
         overdue_s=_told_s(scheduler.overdue_s(now)),
     )
+
+
+def drain_s_of(scheduler: Scheduler) -> float:
+    """Return the predicted time until the requests that run here end; those that wait move."""
+    estimator = scheduler.estimator
+    prefill_s = scheduler.engine_load.prefill_of_all() * estimator.token_s
+    most, runs = 0.0, False
+    for ticket in scheduler.tickets.values():
+        if ticket.state is State.RUNNING:
+            runs = True
+            left = ticket.output_estimate - ticket.output_tokens
+            left = max(left, ticket.output_tokens // _BEYOND)
+            most = max(most, left / max(1, ticket.slots))
+    return _told_s(prefill_s + most * estimator.step_s) if runs else 0.0
 
 
 def _told_s(seconds: float) -> float:

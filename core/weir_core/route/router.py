@@ -212,6 +212,14 @@ class Router:
         peer = self._peers.get(replica)
         return peer is not None and peer.load is not None and not peer.load.draining
 
+    def loads(self, now: float) -> list[tuple[str, LoadVector, float]]:
+        """Return what is known of the other replicas: name, load vector and its age."""
+        return [
+            (peer.name, peer.load, max(0.0, now - peer.measured_s))
+            for peer in self._peers.values()
+            if peer.load is not None
+        ]
+
     # ---- what is heard
 
     def on_load(self, replica: str, load: LoadVector, age_s: float, now: float) -> None:

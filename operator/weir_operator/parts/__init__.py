@@ -12,12 +12,23 @@ from typing import Final
 from weir_operator.parts.network import Network
 from weir_operator.parts.part import Owned, Part
 from weir_operator.parts.policies import Policies
+from weir_operator.parts.scaling import Scaling
 from weir_operator.parts.scheduling import Scheduling
 from weir_operator.parts.workloads import Workloads
 
-__all__ = ["PARTS", "Network", "Owned", "Part", "Policies", "Scheduling", "Workloads", "owned"]
+__all__ = [
+    "PARTS",
+    "Network",
+    "Owned",
+    "Part",
+    "Policies",
+    "Scaling",
+    "Scheduling",
+    "Workloads",
+    "owned",
+]
 
-PARTS: Final[tuple[type[Part], ...]] = (Policies, Network, Workloads, Scheduling)
+PARTS: Final[tuple[type[Part], ...]] = (Policies, Network, Workloads, Scaling, Scheduling)
 """In the order in which a pass takes them."""
 
 

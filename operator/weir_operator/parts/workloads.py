@@ -9,7 +9,7 @@ and what can still be read of the spec says how many replicas it has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
 
@@ -21,7 +21,6 @@ from weir_operator.conditions import (
     LONGEST_MESSAGE,
     MODEL,
     ROUTER,
-    SCALING,
     WORKLOADS,
     Verdict,
     wrong,
@@ -86,6 +85,8 @@ class Workloads(Part):
 
     Args:
         images: Container images where a spec names none.
+        scaled: Returns, of a service (namespace, name), the replicas of each pool that follows the
+            work; of others the number in the spec counts, or the one that is there.
     """
 
     condition = WORKLOADS
@@ -94,8 +95,11 @@ class Workloads(Part):
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
-    def __init__(self, images: Images) -> None:
+    def __init__(
+        self, images: Images, scaled: Callable[[tuple[str, str]], Mapping[str, int]]
+    ) -> None:
         self._images = images
+        self._scaled = scaled
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
         """See the Deployments as they are, before any is written."""
@@ -103,12 +107,13 @@ class Workloads(Part):
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
         """Return each pool's Deployment, and then the revision of its template."""
+        scaled = self._scaled((seen.owner.metadata.namespace, seen.owner.metadata.name))
         if seen.service is None:
-            return _as_kept(seen)
+            return _as_kept(seen, scaled)
         service = seen.service
         chosen = choose(service, pod_templates(service, self._images), seen.owned)
         mine = {pool: each for pool, each in seen.deployments.items() if not each.leaves}
-        wanted = wanted_replicas(service, mine)
+        wanted = wanted_replicas(service, mine, scaled)
         leave = leaving(mine, wanted)
         situation = Situation(service.spec.rollout, wanted, mine, leave, seen.pods, seen.now)
         slow = one_by_one(situation, {pool: each.digest for pool, each in chosen.items()})
@@ -175,29 +180,32 @@ class Workloads(Part):
             WORKLOADS: _workloads(seen),
             MODEL: _model(seen),
             ROUTER: _router(seen),
-            SCALING: _scaling(seen),
         }
 
 
 def wanted_replicas(
-    service: InferenceService, deployments: Mapping[str, Deployment]
+    service: InferenceService, deployments: Mapping[str, Deployment], scaled: Mapping[str, int]
 ) -> dict[str, int]:
     """Return how many replicas each pool shall have once all is in its place.
 
-    With `spec.scaling` the number of one pool is not the spec's to say: writing a fixed one at each
-    pass would fight whatever scales the Deployment, so it is only held within the bounds. If that
-    pool is new it begins with as many as those have that left the spec: it may be one of them by
-    another name, and replaces their capacity.
+    With `spec.scaling` the number is the autoscaler's, and before it has decided the one that is
+    there, within the bounds. A pool that is new then begins with as many as those have that left
+    the spec: it may be one of them by another name, and replaces their capacity.
+
+    Args:
+        service: The service.
+        deployments: Those there are, by pool.
+        scaled: What the autoscaler decided, by pool.
     """
-    pools, scaling = service.spec.hardware_pools, service.spec.scaling
-    named = {pool.name for pool in pools}
+    named = {pool.name for pool in service.spec.hardware_pools}
     left = sum(each.spec.replicas for pool, each in deployments.items() if pool not in named)
     wanted = {}
-    for pool in pools:
+    for pool in service.spec.hardware_pools:
         wanted[pool.name] = service.spec.replicas_of(pool)
-        if scaling is not None and pool.replicas is None:
+        if service.spec.scaling is not None and pool.replicas is None:
             now = deployments[pool.name].wanted if pool.name in deployments else left
-            wanted[pool.name] = min(max(now, scaling.min_replicas, 1), scaling.max_replicas)
+            fewest, most = service.spec.fewest_of(pool), service.spec.scaling.max_replicas
+            wanted[pool.name] = min(max(scaled.get(pool.name, now), fewest), most)
     return wanted
 
 
@@ -215,7 +223,7 @@ def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
     ]
 
 
-def _as_kept(seen: Observed) -> list[Manifest]:
+def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
     """Return the Deployments there are, with the replicas that the spec asks for."""
     asked = replicas_in(seen.body)
     found = []
@@ -224,7 +232,7 @@ def _as_kept(seen: Observed) -> list[Manifest]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
-            now = view(Deployment, manifest).wanted
+            now = scaled.get(pool_of(manifest), view(Deployment, manifest).wanted)
             number = asked.get(pool_of(manifest), now)
             found.append(same_deployment(seen.owner, manifest, template, number))
     return found
@@ -377,18 +385,6 @@ def _ready_replicas(pods: Sequence[Pod], deployments: Mapping[str, Deployment]) 
     """
     counted = sum(each.status.ready_replicas for each in deployments.values())
     return min(counted, sum(pod.is_ready for pod in pods))
-
-
-def _scaling(seen: Observed) -> Verdict:
-    scaling = None if seen.service is None else seen.service.spec.scaling
-    if scaling is None:
-        return Verdict("True", "Fixed", "the spec gives the number of replicas")
-    return Verdict(
-        "False",
-        "NotSupported",
-        f"this version does not scale by load; replicas: {seen.wanted}, or what an autoscaler of "
-        f"the Deployment sets from {max(scaling.min_replicas, 1)} to {scaling.max_replicas}",
-    )
 
 
 def _named(pods: Iterable[Pod], name: str) -> Iterator[tuple[str, Container]]:

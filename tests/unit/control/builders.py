@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from prometheus_client import CollectorRegistry
+
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.wire.fleet import FleetReport
 from weir_core.wire.steps import Facts
+from weir_operator.autoscaling import Autoscaling
 from weir_operator.engines import Engines
+from weir_operator.metrics import Metrics
 from weir_operator.observed import Observed
 from weir_operator.parse import owner_in, parse
 from weir_operator.views import Deployment, Pod, view
@@ -144,3 +149,18 @@ def engines(said: Facts | None = None) -> Engines:
         return said or facts()
 
     return Engines(ask, lambda: 0.0)
+
+
+def no_autoscaling() -> Autoscaling:
+    """Return one that no sidecar answers, on clocks that stand."""
+
+    async def ask(_address: str, pod: str, _keys: Sequence[str]) -> FleetReport:
+        return FleetReport(pod)
+
+    return Autoscaling(
+        ask,
+        lambda: 0.0,
+        lambda: datetime(2026, 1, 2, tzinfo=UTC),
+        lambda _service: None,
+        Metrics(CollectorRegistry()),
+    )

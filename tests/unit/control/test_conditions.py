@@ -315,10 +315,10 @@ def test_a_pod_on_its_way_out_neither_serves_nor_troubles() -> None:
     assert seen["ModelReady"].reason == "Waiting"
 
 
-def test_scaling_by_load_is_not_pretended() -> None:
+def test_scaling_says_so_before_a_sidecar_was_asked() -> None:
     scaled = {"scaling": {"minReplicas": 2, "maxReplicas": 4}}
     verdict = verdicts(observed({"cpu": deployment(2)}, [], spec=scaled))["ScalingReady"]
-    assert (verdict.status, verdict.reason) == ("False", "NotSupported")
+    assert (verdict.status, verdict.reason) == ("Unknown", "Waiting")
 
 
 def test_a_message_is_bounded() -> None:

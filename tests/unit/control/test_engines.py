@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -19,12 +20,19 @@ from weir_core.wire.peer_auth import Keys
 from weir_core.wire.state_access import may_read
 from weir_core.wire.steps import Facts
 from weir_operator import engines
-from weir_operator.engines import Engines, asking
+from weir_operator.engines import Ask, Engines, facts_by, pages
 from weir_operator.views import Pod, view
 
 KEY = (NAMESPACE, NAME)
 OTHER = (NAMESPACE, "another")
 KEYS = ("5e" * 32, "a0" * 32)
+
+
+@asynccontextmanager
+async def asking(port: int, **more: Any) -> AsyncIterator[Ask]:
+    """Ask real sidecars at this port."""
+    async with pages(port, **more) as page:
+        yield facts_by(page)
 
 
 class Sidecars:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from weir_core.scale.types import Decision, Verdict
 from weir_operator.metrics import Metrics
 
 PAGE = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
-ROW = re.compile(
-    r"^\| `(weir_(?:operator|service)_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE
-)
+ROW = re.compile(r"^\| `(weir_\w+)` \| (\w+) \| ([^|]*)\| ([^|]*) \|$", re.MULTILINE)
 
 
 def test_the_page_lists_what_the_code_exports() -> None:
@@ -22,6 +21,8 @@ def test_the_page_lists_what_the_code_exports() -> None:
     condition = {"type": "Ready", "status": "True", "reason": "Serving"}
     pool = {"name": "a", "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
     metrics.show(("a", "b"), {"conditions": [condition], "pools": [pool]}, {"a": 1})
+    decided = Decision({"cpu": 1}, Verdict.STEADY, "", inputs={"need": 0.5})
+    metrics.scaled(("models", "chat"), decided, ())
     exported = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")

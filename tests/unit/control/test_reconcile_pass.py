@@ -9,12 +9,21 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.builders import NAME, NAMESPACE, UID, body, engines, serving_pod
+from tests.unit.control.builders import (
+    NAME,
+    NAMESPACE,
+    UID,
+    body,
+    engines,
+    no_autoscaling,
+    serving_pod,
+)
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_operator.autoscaling import Autoscaling
 from weir_operator.interests import Interests
 from weir_operator.kinds import API_SERVICE, SECRET, Kind
-from weir_operator.parts import Network, Part, Policies, Scheduling, Workloads
+from weir_operator.parts import Network, Part, Policies, Scaling, Scheduling, Workloads
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import Access, Images
 
@@ -38,12 +47,15 @@ def parts(
     images: Images,
     interests: Interests[tuple[str, str]] | None = None,
     clock: Callable[[], datetime] = lambda: NOW,
+    autoscaling: Autoscaling | None = None,
 ) -> Sequence[Part]:
     """Return the parts of a service, as the operator makes them."""
+    scales = autoscaling or no_autoscaling()
     return (
         Policies(interests or Interests(), lambda: token_hex(32), clock),
         Network(Access()),
-        Workloads(images),
+        Workloads(images, scales.asked),
+        Scaling(scales, clock),
         Scheduling(engines()),
     )
 

@@ -78,6 +78,14 @@ def test_refuses(fields: dict[str, Any], message: str) -> None:
             {"default": 2},
             id="scaling starts at its lower bound",
         ),
+        pytest.param(
+            {
+                "scaling": {"minReplicas": 2, "maxReplicas": 4},
+                "pools": [{"name": "a", "cost": 2}, {"name": "b", "spot": True, "cost": 2}],
+            },
+            {"a": 0, "b": 2},
+            id="the cheapest of several pools keeps the lower bound",
+        ),
     ],
 )
 def test_gives_each_pool_its_replicas(fields: dict[str, Any], want: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weir_core.route.load import ask_of, load_of
+from weir_core.route.load import ask_of, drain_s_of, load_of
 from weir_core.route.router import Router
 from weir_core.route.score import suits
 from weir_core.route.types import Ask, ClassLoad, LoadVector
@@ -201,3 +201,18 @@ def test_what_a_replica_tells_can_be_read_whatever_it_has_learned(learned_s: flo
     made.pool.classes[0].cost = -1e-12  # as sums of floats end
     load = load_of(made, 0.0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(load), type=LoadVector) == load
+
+
+def test_a_drain_lasts_as_long_as_the_longest_request_that_runs() -> None:
+    made = scheduler()
+    assert drain_s_of(made) == 0.0
+    made.on_arrival(request(1), 0.0)
+    made.on_first_token("q1", 0.5)
+    begun_s = drain_s_of(made)
+    made.on_tokens("q1", 50, 1.0)
+    half_s = drain_s_of(made)
+    assert 0.0 < half_s < begun_s
+    made.on_tokens("q1", 1000, 5.0)  # it goes on beyond what was expected of it
+    assert drain_s_of(made) > half_s
+    made.on_finish("q1", 6.0)
+    assert drain_s_of(made) == 0.0

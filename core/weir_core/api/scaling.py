@@ -1,0 +1,138 @@
+"""How replicas follow the work; windows and rates in the words of Kubernetes' HPA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from weir_core.api.base import (
+    Contradiction,
+    Duration,
+    Integer,
+    Model,
+    Number,
+    Rule,
+    none_of,
+    rules,
+)
+
+TO_ZERO = (
+    "has no effect yet, because Weir does not scale to zero by itself; write 1 or more, or "
+    "spec.replicas: 0 in place of spec.scaling for none"
+)
+IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
+BOUNDS = "must not exceed maxReplicas; write that number or less"
+LOADS = (
+    "targetLoad exceeds batchTargetLoad, which counts the work of all classes; write it lower, or "
+    "batchTargetLoad higher"
+)
+TARGET_LOAD = 0.78
+BATCH_TARGET_LOAD = 0.85
+
+
+class ScalingPolicy(Model):
+    """Most of a change within a period."""
+
+    type: Literal["Pods", "Percent"] = Field(
+        description="What `value` counts: replicas, or percent of those at the period's beginning."
+    )
+    value: Integer = Field(ge=1, le=10000, description="Most of the change.")
+    period_seconds: Integer = Field(
+        default=60, ge=1, le=1800, description="Length of the period, in seconds. Default: 60."
+    )
+
+
+class ScalingRules(Model):
+    """How fast the number of replicas may change in one direction."""
+
+    stabilization_window_seconds: Integer | None = Field(
+        default=None,
+        ge=0,
+        le=3600,
+        description="The mildest number of so many seconds counts. Default: 0 up, 900 down.",
+    )
+    select_policy: Literal["Max", "Min", "Disabled"] = Field(
+        default="Max",
+        description="Which of several policies counts: the one that allows most, or least; "
+        "`Disabled` allows no change in this direction. Default: Max.",
+    )
+    policies: tuple[ScalingPolicy, ...] = Field(
+        default=(),
+        description="Bounds on the change. Default: none up, one replica in 60 s down.",
+        max_length=8,
+    )
+
+
+class ScalingBehavior(Model):
+    """Windows and rates of both directions, as in a HorizontalPodAutoscaler."""
+
+    scale_up: ScalingRules = Field(
+        default=ScalingRules(), description="Growing. Default: at once, without a bound."
+    )
+    scale_down: ScalingRules = Field(
+        default=ScalingRules(),
+        description="Shrinking; never more than one replica at a time. Default: after 900 s, one "
+        "replica in 60 s.",
+    )
+
+
+class Scaling(Model):
+    """Replicas follow the work; exclusive with spec.replicas."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+                BOUNDS,
+                field=".minReplicas",
+            ),
+            Rule("!has(self.minReplicas) || self.minReplicas >= 1", TO_ZERO, field=".minReplicas"),
+            Rule("!has(self.idleTimeout)", IDLE, field=".idleTimeout"),
+            Rule(
+                f"(has(self.targetLoad) ? self.targetLoad : {TARGET_LOAD}) <= "
+                f"(has(self.batchTargetLoad) ? self.batchTargetLoad : {BATCH_TARGET_LOAD})",
+                LOADS,
+            ),
+        )
+    )
+
+    min_replicas: Integer = Field(default=1, le=10000, description="Lower bound. Default: 1.")
+    max_replicas: Integer = Field(ge=1, le=10000, description="Upper bound.")
+    target_load: Number = Field(
+        default=TARGET_LOAD,
+        ge=0.1,
+        le=1,
+        description="Share of the replicas' time that the work of classes with a target under 30 s "
+        f"may take, 0.1 to 1; the rest absorbs bursts. Default: {TARGET_LOAD}.",
+    )
+    batch_target_load: Number = Field(
+        default=BATCH_TARGET_LOAD,
+        ge=0.1,
+        le=1,
+        description="The same with the work of all classes, 0.1 to 1. "
+        f"Default: {BATCH_TARGET_LOAD}.",
+    )
+    behavior: ScalingBehavior = Field(
+        default=ScalingBehavior(),
+        description="Windows and rates, as in a HorizontalPodAutoscaler. Default: up at once, down "
+        "one by one after 15 minutes.",
+    )
+    idle_timeout: Duration | None = Field(
+        default=None, description="Reserved, and refused: it has no effect yet. Default: none."
+    )
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Scaling:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        if self.min_replicas > self.max_replicas:
+            yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
+        if self.min_replicas < 1:
+            yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
+        if self.idle_timeout is not None:
+            yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
+        if self.target_load > self.batch_target_load:
+            yield Contradiction((), LOADS)

@@ -1,0 +1,60 @@
+"""What a sidecar says of its service's replicas to the autoscaler, on its page `/fleet`.
+
+It knows the load vectors of all other replicas, so one or two sidecars tell of a whole fleet. The
+page is JSON; a load in it is an array, as it is in a heartbeat (`weir_core.wire.peers`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from weir_core.route.types import LoadVector
+
+FLEET_PATH: Final = "/fleet"
+
+_Time = Annotated[float, Meta(ge=0.0, le=1e12)]
+
+
+class ReplicaReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One replica.
+
+    Attributes:
+        name: Of its pod.
+        load: Its load vector.
+        age_s: Age of the load.
+        drain_s: Predicted time until its running requests end; only that of the sidecar that is
+            asked is known.
+    """
+
+    name: str
+    load: LoadVector
+    age_s: _Time = 0.0
+    drain_s: _Time | None = None
+
+
+class FleetReport(msgspec.Struct, frozen=True):
+    """All replicas that one sidecar knows, its own first.
+
+    Attributes:
+        pod: Of the sidecar.
+        replicas: Those with an engine, now or of late.
+    """
+
+    pod: str
+    replicas: tuple[ReplicaReport, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the page."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, page: bytes) -> FleetReport:
+        """Read the page.
+
+        Raises:
+            ValueError: It is not one.
+        """
+        return msgspec.json.decode(page, type=cls)

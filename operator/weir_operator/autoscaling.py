@@ -1,0 +1,265 @@
+"""Scales services by the work that their sidecars count: every few seconds, between passes.
+
+`weir_core.scale` decides. A decision is written by the service's next pass, which this asks for, so
+that a Deployment has one writer. What a decision is made from comes from the sidecars and from the
+last pass: the spec, the classes, the pods. Nothing is kept beyond the process: a new operator, or a
+new leader, shrinks nothing before it has seen a whole window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from weir_core.errors import ClusterUnavailable
+from weir_core.scale.autoscaler import Autoscaler
+from weir_core.scale.types import (
+    ClassTarget,
+    Decision,
+    PoolFacts,
+    ScalingPolicy,
+    ServiceLoad,
+    Verdict,
+)
+from weir_core.units import Seconds
+from weir_operator.cluster import Cluster
+from weir_operator.fleets import AskFleet, Survey
+from weir_operator.metrics import Metrics
+from weir_operator.views import Pod
+
+log = logging.getLogger(__name__)
+
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation of pods: those with the lowest go first when a Deployment shrinks."""
+GOES_FIRST: Final = "-1000"
+NO_COST: Final = "0"
+_AT_ONCE: Final = 16
+"""Services whose sidecars are asked side by side."""
+_SELDOM_S: Final = 30.0
+"""Time between two passes for another reason alone, which may change with every look."""
+_FASTER: Final = 64.0
+"""Times another pool's that a pool's speed may be, whatever its replicas tell."""
+
+Service = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A service that scales, as the last pass saw it.
+
+    Attributes:
+        pools: All of them, with the replicas that are asked for.
+        open_pools: Names of those that scale.
+        keys: Of its sidecars.
+    """
+
+    policy: ScalingPolicy
+    classes: tuple[ClassTarget, ...]
+    pools: tuple[PoolFacts, ...]
+    open_pools: frozenset[str]
+    pods: Sequence[Pod]
+    keys: Sequence[str]
+
+
+class _Known:
+    """One service."""
+
+    def __init__(self, scaled: Scaled) -> None:
+        self.scaled = scaled
+        self.scaler = Autoscaler()
+        self.asked: Mapping[str, int] = {}
+        """Pool -> replicas, of those that scale; empty where the number stays as it is."""
+        self.said: Decision | None = None
+        self.news: Decision | None = None
+        """What is to be told in an Event once it is written."""
+        self.said_s = 0.0
+        self.costs: dict[str, str] = {}
+        """Pod -> the deletion cost that it was given."""
+        self.inputs: frozenset[str] = frozenset()
+
+    @property
+    def pools(self) -> tuple[PoolFacts, ...]:
+        """The pools with the replicas that they have or will have in a moment."""
+        asked = self.asked
+        return tuple(
+            replace(pool, replicas=asked.get(pool.name, pool.replicas))
+            for pool in self.scaled.pools
+        )
+
+
+class Autoscaling:
+    """The services that scale, and what was decided of each.
+
+    Args:
+        ask: Asks one sidecar for all loads that it knows.
+        clock: Seconds that only move forward.
+        wall: The time of day, with its zone.
+        changed: Asks for a pass over a service.
+        metrics: The instruments.
+    """
+
+    def __init__(
+        self,
+        ask: AskFleet,
+        clock: Callable[[], float],
+        wall: Callable[[], datetime],
+        changed: Callable[[Service], None],
+        metrics: Metrics,
+    ) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._wall = wall
+        self._changed = changed
+        self._metrics = metrics
+        self._known: dict[Service, _Known] = {}
+
+    # ---- what a pass tells and asks
+
+    def follow(self, service: Service, scaled: Scaled) -> None:
+        """Note a service that scales, as it is now."""
+        known = self._known.get(service)
+        if known is None:
+            self._known[service] = _Known(scaled)
+        else:
+            known.scaled = scaled
+
+    def refresh(self, service: Service, pods: Sequence[Pod], replicas: Mapping[str, int]) -> None:
+        """Note what is there of a service whose spec is wrong: the last good one goes on."""
+        known = self._known.get(service)
+        if known is not None:
+            pools = tuple(
+                replace(pool, replicas=replicas.get(pool.name, pool.replicas))
+                for pool in known.scaled.pools
+            )
+            known.scaled = replace(known.scaled, pods=pods, pools=pools)
+
+    def forget(self, service: Service) -> None:
+        """Forget one that is gone, or has a fixed number of replicas."""
+        known = self._known.pop(service, None)
+        if known is not None:
+            self._metrics.scaled(service, None, known.inputs)
+
+    def asked(self, service: Service) -> Mapping[str, int]:
+        """Return the replicas of each pool that scales; empty where they stay as they are."""
+        known = self._known.get(service)
+        return {} if known is None else known.asked
+
+    def said(self, service: Service) -> Decision | None:
+        """Return the last decision that differed from the one before it."""
+        known = self._known.get(service)
+        return None if known is None else known.said
+
+    def news(self, service: Service) -> Decision | None:
+        """Return, once, a change of the number that a pass has written."""
+        known = self._known.get(service)
+        if known is None or known.news is None:
+            return None
+        there = {pool.name: pool.replicas for pool in known.scaled.pools}
+        if any(there.get(pool) != number for pool, number in known.asked.items()):
+            return None
+        news, known.news = known.news, None
+        return news
+
+    # ---- what it does by itself
+
+    async def run(self, cluster: Cluster, period: Seconds) -> None:
+        """Look at all services each `period` seconds, for ever."""
+        while True:
+            await asyncio.sleep(period)
+            await self.look(cluster)
+
+    async def look(self, cluster: Cluster) -> None:
+        """Ask the sidecars of each service, and decide."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(service: Service, known: _Known) -> None:
+            async with places:
+                await self._look_at(service, known, cluster)
+
+        await asyncio.gather(*(one(*each) for each in list(self._known.items())))
+
+    async def _look_at(self, service: Service, known: _Known, cluster: Cluster) -> None:
+        """Decide on one service; what goes wrong with it stops no other."""
+        try:
+            decision = await self._decide(known)
+            if self._known.get(service) is known:
+                await self._take_over(service, known, decision, cluster)
+        except ClusterUnavailable as error:
+            log.warning("%s/%s: scales later: %s", *service, error)
+        except Exception:
+            log.exception("%s/%s: could not decide on its replicas", *service)
+
+    async def _decide(self, known: _Known) -> Decision:
+        scaled = known.scaled
+        survey = Survey(self._ask, scaled.pods, scaled.keys, self._wall())
+        replicas = await survey.take()
+        pools = _with_speeds(known.pools, survey.token_s())
+        load = ServiceLoad(scaled.classes, pools, tuple(replicas))
+        decision = known.scaler.decide(load, scaled.policy, self._clock())
+        if decision.reason is Verdict.DATA_MISSING and survey.silent:
+            why = "; ".join(f"{pod}: {said}" for pod, said in sorted(survey.silent.items())[:3])
+            return replace(decision, message=f"{decision.message}; {why}")
+        return decision
+
+    async def _take_over(
+        self, service: Service, known: _Known, decision: Decision, cluster: Cluster
+    ) -> None:
+        before = {pool.name: pool.replicas for pool in known.pools}
+        await self._mark(known, decision, before, cluster)
+        has_data = decision.reason is not Verdict.DATA_MISSING
+        known.asked = (
+            {name: decision.replicas[name] for name in sorted(known.scaled.open_pools)}
+            if has_data
+            else {}
+        )
+        self._metrics.scaled(service, decision, known.inputs)
+        known.inputs = frozenset(decision.inputs)
+        has_changed = any(before[pool] != number for pool, number in known.asked.items())
+        if has_changed:
+            known.news = decision
+            log.info("%s/%s: %s", *service, decision.message)
+        last, now = known.said, self._clock()
+        is_new = last is None or last.reason is not decision.reason
+        if has_changed or last is None or (is_new and now >= known.said_s + _SELDOM_S):
+            known.said, known.said_s = decision, now
+            self._changed(service)
+
+    async def _mark(
+        self, known: _Known, decision: Decision, before: Mapping[str, int], cluster: Cluster
+    ) -> None:
+        """Have those go first that have the least to lose, and no others.
+
+        Raises:
+            ClusterUnavailable: A pod could not be marked.
+        """
+        leaving: set[str] = set()
+        for pool, victims in decision.victims.items():
+            leaving |= set(victims[: max(0, before[pool] - decision.replicas[pool])])
+        staying = [pod for pod in known.scaled.pods if not pod.leaves]
+        known.costs = {
+            pod.name: known.costs.get(pod.name, pod.metadata.annotations.get(DELETION_COST, ""))
+            for pod in staying
+        }
+        for pod in staying:
+            if (known.costs[pod.name] == GOES_FIRST) is not (pod.name in leaving):
+                cost = GOES_FIRST if pod.name in leaving else NO_COST
+                await cluster.annotate_pod(pod, DELETION_COST, cost)
+                known.costs[pod.name] = cost
+
+
+def _with_speeds(
+    pools: Sequence[PoolFacts], token_s: Mapping[str, Sequence[float]]
+) -> tuple[PoolFacts, ...]:
+    """Return pools with their speeds; one of which no replica tells is taken for the usual."""
+    known = {name: statistics.median(times) for name, times in token_s.items()}
+    usual = next((known[pool.name] for pool in pools if pool.name in known), 1.0)
+    return tuple(
+        replace(pool, speed=min(_FASTER, max(1 / _FASTER, usual / known.get(pool.name, usual))))
+        for pool in pools
+    )

@@ -1,0 +1,152 @@
+"""What the sidecars of a service say of its replicas: asked between passes, for the autoscaler.
+
+Each sidecar knows the loads of all others, so two are asked, and one more where they leave
+something open: a replica that neither has heard of, or one that may go next, which alone knows how
+long its requests will last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from weir_core.errors import EngineUnavailable
+from weir_core.scale.shrink import victims_of
+from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
+from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
+from weir_operator.engines import Page, another, not_a_sidecar
+from weir_operator.views import Pod
+
+AskFleet = Callable[[str, str, Sequence[str]], Awaitable[FleetReport]]
+"""Takes a pod's address and name, and the keys of its service's sidecars; raises
+`EngineUnavailable`, saying why, when it is not told."""
+
+_FIRST: Final = 2
+"""Sidecars that are asked for all replicas."""
+_MORE: Final = 8
+"""Replicas at most that are asked for themselves, because no other has heard of them."""
+
+
+def fleet_by(page: Page) -> AskFleet:
+    """Return what asks real sidecars for the loads that they know."""
+    return partial(_fleet, page)
+
+
+async def _fleet(page: Page, address: str, pod: str, keys: Sequence[str]) -> FleetReport:
+    try:
+        report = FleetReport.decode(await page(FLEET_PATH, address, pod, keys))
+    except ValueError as error:
+        raise not_a_sidecar(address, error) from error
+    if report.pod != pod:
+        raise another(address, report.pod)
+    return report
+
+
+class Survey:
+    """What is found out about the replicas of one service at one instant.
+
+    Args:
+        ask: Asks one sidecar.
+        pods: Those of the service.
+        keys: Those of its sidecars.
+        now: The time of day.
+
+    Attributes:
+        silent: Name of a pod that was asked in vain -> why.
+    """
+
+    def __init__(
+        self, ask: AskFleet, pods: Sequence[Pod], keys: Sequence[str], now: datetime
+    ) -> None:
+        self._ask = ask
+        self._pods = pods
+        self._keys = keys
+        self._now = now
+        self._reports: dict[str, ReplicaReport] = {}
+        self._asked: set[str] = set()
+        self.silent: dict[str, str] = {}
+
+    async def take(self) -> list[ReplicaLoad]:
+        """Ask; return every pod, also what no sidecar has told of."""
+        ready = {pod.name: pod for pod in self._pods if pod.is_ready and not pod.leaves}
+        await self._ask_all(ready[name] for name in sorted(ready)[:_FIRST])
+        unheard = [name for name in sorted(ready) if name not in self._reports]
+        leaving = [name for name in self._next_to_leave() if name in ready]
+        await self._ask_all(ready[name] for name in {*unheard[:_MORE], *leaving})
+        return self._replicas()
+
+    def _next_to_leave(self) -> list[str]:
+        replicas = self._replicas()
+        pools = sorted({one.pool for one in replicas})
+        return [name for pool in pools for name in victims_of(replicas, pool)[:1]]
+
+    async def _ask_all(self, pods: Iterable[Pod]) -> None:
+        missing = [pod for pod in pods if pod.name not in self._asked]
+        await asyncio.gather(*map(self._ask_one, missing))
+
+    async def _ask_one(self, pod: Pod) -> None:
+        self._asked.add(pod.name)
+        try:
+            report = await self._ask(pod.status.pod_ip, pod.name, self._keys)
+        except EngineUnavailable as error:
+            self.silent[pod.name] = str(error)
+            return
+        for one in report.replicas:
+            known = self._reports.get(one.name)
+            if known is None or one.age_s < known.age_s or one.name == pod.name:
+                self._reports[one.name] = one
+
+    def _replicas(self) -> list[ReplicaLoad]:
+        return [_replica(pod, self._reports.get(pod.name), self._now) for pod in self._pods]
+
+    def token_s(self) -> Mapping[str, Sequence[float]]:
+        """Return the times per prompt token that the ready replicas of each pool tell."""
+        found: dict[str, list[float]] = {}
+        for pod in self._pods:
+            report = self._reports.get(pod.name)
+            if report is not None and pod.is_ready and report.load.token_s > 0.0:
+                found.setdefault(pod.pool, []).append(report.load.token_s)
+        return found
+
+
+def _replica(pod: Pod, report: ReplicaReport | None, now: datetime) -> ReplicaLoad:
+    """Return a pod as the autoscaler sees it; running requests that may last any time do."""
+    created = pod.metadata.creation_timestamp
+    known = ReplicaLoad(
+        name=pod.name,
+        pool=pod.pool,
+        phase=_phase(pod, report),
+        since_s=0.0 if created is None else max(0.0, (now - created).total_seconds()),
+        started_in_s=pod.started_in_s,
+    )
+    if report is None:
+        return known
+    running = report.load.sequences
+    drain_s = report.drain_s if report.drain_s is not None else float("inf") if running else 0.0
+    return ReplicaLoad(
+        known.name,
+        known.pool,
+        known.phase,
+        known.since_s,
+        known.started_in_s,
+        heard_s=report.age_s,
+        work=tuple(
+            ClassWork(one.name, one.offered, one.backlog_s, one.slack_s)
+            for one in report.load.classes
+        ),
+        running=running,
+        drain_s=drain_s,
+    )
+
+
+def _phase(pod: Pod, report: ReplicaReport | None) -> Phase:
+    if pod.leaves:
+        return Phase.DRAINING
+    if not pod.is_ready:
+        return Phase.STARTING
+    # One without an engine is not ready in a moment.
+    has_left = report is not None and report.load.draining
+    return Phase.DRAINING if has_left else Phase.READY

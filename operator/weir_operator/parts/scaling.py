@@ -1,0 +1,167 @@
+"""How many replicas there are, where the spec leaves it to the work.
+
+The autoscaler decides between passes (`weir_operator.autoscaling`); the number is written with the
+Deployment (`workloads`). Here it is told of the service, and what it decided is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from weir_core.api import scaling as api
+from weir_core.api.inferenceservice import InferenceService
+from weir_core.errors import ClusterUnavailable
+from weir_core.scale.types import (
+    ClassTarget,
+    Decision,
+    Direction,
+    PoolFacts,
+    RatePolicy,
+    ScalingPolicy,
+)
+from weir_core.scale.types import Verdict as Reason
+from weir_core.sched.types import BUILT_IN_CLASSES
+from weir_core.wire.policies import PolicyDocument
+from weir_operator.autoscaling import Autoscaling, Scaled, Service
+from weir_operator.cluster import Cluster
+from weir_operator.conditions import LONGEST_MESSAGE, SCALING, Verdict
+from weir_operator.events import event
+from weir_operator.observed import Observed
+from weir_operator.parts.part import Part
+
+log = logging.getLogger(__name__)
+
+
+class Scaling(Part):
+    """Owns nothing.
+
+    Args:
+        autoscaling: Decides.
+        clock: The time of day, with its zone.
+    """
+
+    condition = SCALING
+
+    def __init__(self, autoscaling: Autoscaling, clock: Callable[[], datetime]) -> None:
+        self._autoscaling = autoscaling
+        self._clock = clock
+
+    async def follow_up(self, seen: Observed, cluster: Cluster) -> Observed:
+        """Tell the autoscaler of what is there now, and the cluster of a number that changed."""
+        service = _name(seen)
+        if seen.service is None:
+            replicas = {pool: each.wanted for pool, each in seen.deployments.items()}
+            self._autoscaling.refresh(service, seen.pods, replicas)
+        elif seen.service.spec.scaling is None:
+            self._autoscaling.forget(service)
+        else:
+            self._autoscaling.follow(service, _scaled(seen, seen.service))
+        news = self._autoscaling.news(service)
+        if news is not None:
+            condition = {"type": SCALING, **_verdict(news)._asdict()}
+            try:
+                await cluster.record(event(seen.body, condition, self._clock()))
+            except ClusterUnavailable as error:  # the condition says the same
+                log.warning("%s/%s: no Event: %s", *service, error)
+        return seen
+
+    def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
+        """Say what was decided last, and why."""
+        if seen.service is None:
+            return {}
+        if seen.service.spec.scaling is None:
+            return {SCALING: Verdict("True", "Fixed", "the spec gives the number of replicas")}
+        said = self._autoscaling.said(_name(seen))
+        if said is None:
+            return {SCALING: Verdict("Unknown", "Waiting", "no sidecar was asked yet")}
+        return {SCALING: _verdict(said)}
+
+    def forget(self, service: Service) -> None:
+        """Forget a service that is gone."""
+        self._autoscaling.forget(service)
+
+
+def _name(seen: Observed) -> Service:
+    return seen.owner.metadata.namespace, seen.owner.metadata.name
+
+
+def _verdict(decision: Decision) -> Verdict:
+    """Return a decision as a condition; data that is missing may be there in a moment."""
+    status = "Unknown" if decision.reason is Reason.DATA_MISSING else "True"
+    return Verdict(status, decision.reason.value, decision.message[:LONGEST_MESSAGE])
+
+
+def _scaled(seen: Observed, service: InferenceService) -> Scaled:
+    pools = []
+    for pool in service.spec.hardware_pools:
+        there = seen.deployments.get(pool.name)
+        now = service.spec.replicas_of(pool) if there is None else there.wanted
+        least = service.spec.fewest_of(pool) if pool.replicas is None else pool.replicas
+        pools.append(
+            PoolFacts(
+                pool.name,
+                now,
+                cost=pool.hourly_cost,
+                spot=pool.spot,
+                min_replicas=least,
+                max_replicas=pool.replicas,
+            )
+        )
+    fixed = sum(pool.replicas or 0 for pool in service.spec.pools)
+    assert service.spec.scaling is not None
+    return Scaled(
+        policy=policy_of(service.spec.scaling, fixed),
+        classes=classes_of(seen.told.document),
+        pools=tuple(pools),
+        open_pools=frozenset(pool.name for pool in service.spec.open_pools),
+        pods=seen.pods,
+        keys=seen.told.keys.valid,
+    )
+
+
+def policy_of(scaling: api.Scaling, fixed: int) -> ScalingPolicy:
+    """Return what a spec asks of its scaling.
+
+    Args:
+        scaling: What is written; what is not is as in `weir_core.scale`.
+        fixed: Replicas of pools that do not scale: the bounds are those of the others.
+    """
+    policy = ScalingPolicy(
+        min_replicas=scaling.min_replicas + fixed,
+        max_replicas=scaling.max_replicas + fixed,
+        target_load=scaling.target_load,
+        batch_target_load=scaling.batch_target_load,
+    )
+    behavior = scaling.behavior
+    return replace(
+        policy,
+        scale_up=_direction(behavior.scale_up, policy.scale_up),
+        scale_down=_direction(behavior.scale_down, policy.scale_down),
+    )
+
+
+def _direction(written: api.ScalingRules, usual: Direction) -> Direction:
+    window_s = written.stabilization_window_seconds
+    rates = tuple(RatePolicy(one.type, one.value, one.period_seconds) for one in written.policies)
+    return Direction(
+        usual.window_s if window_s is None else float(window_s),
+        rates or usual.policies,
+        written.select_policy,
+    )
+
+
+def classes_of(document: PolicyDocument) -> tuple[ClassTarget, ...]:
+    """Return what the classes that a service accepts are promised."""
+    accepted = document.accepted_classes
+    return tuple(
+        ClassTarget(
+            one.name,
+            one.rank,
+            one.max_queue_wait_s if one.ttft_target_s is None else one.ttft_target_s,
+        )
+        for one in document.classes or BUILT_IN_CLASSES
+        if not accepted or one.name in accepted
+    )

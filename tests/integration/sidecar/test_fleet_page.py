@@ -1,0 +1,91 @@
+"""What a sidecar tells the operator's autoscaler: the work that comes in, here and elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import aiohttp
+
+from tests.integration.sidecar.fleet import DOCUMENT, KEY, SILENT, Fleet, named
+from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
+from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
+from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.state_access import authorization
+from weir_sidecar.settings import Limits
+from weir_sim.mock_engine import Profile
+
+
+async def report(running: Running) -> FleetReport:
+    """Return what a sidecar says on its admin socket."""
+    path = running.sidecar.settings.addresses.admin_socket
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as pod,
+        pod.get(f"http://weir{FLEET_PATH}") as response,
+    ):
+        assert response.status == 200
+        return FleetReport.decode(await response.read())
+
+
+def of_class(replica: ReplicaReport, name: str) -> tuple[float, float]:
+    """Return the work of a class that is offered and that waits."""
+    return next((one.offered, one.backlog_s) for one in replica.load.classes if one.name == name)
+
+
+async def test_requests_that_are_rejected_count_as_offered(house: House) -> None:
+    house.facts(slots=1)
+    engine = await house.mock_engine(SILENT)
+    running = await house.sidecar(replace(PATIENT, limits=Limits(max_requests=1)))
+    held = [asyncio.create_task(running.post(json=chat(stream=True))) for _ in range(2)]
+    await eventually(lambda: engine.running == 1 and len(running.sidecar.registry) == 2)
+    (own,) = (await report(running)).replicas
+    before, backlog_s = of_class(own, "standard")
+    assert before > 0.0
+    assert backlog_s > 0.0
+    offered = before
+    async with asyncio.timeout(60):
+        while offered < 2 * before:
+            assert (await running.post(json=chat())).status == 429
+            (own,) = (await report(running)).replicas
+            offered, _ = of_class(own, "standard")
+    assert of_class(own, "standard")[1] > 0.0
+    assert of_class(own, "batch") == (0.0, 0.0)
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
+
+
+async def test_one_replica_tells_of_all(fleet: Fleet) -> None:
+    fleet.tell(DOCUMENT)
+    await fleet.until_known()
+    found = await report(fleet.replicas[1])
+    assert found.pod == "r1"
+    assert found.replicas[0].name == "r1"
+    assert {one.name for one in found.replicas} == {"r0", "r1", "r2"}
+    assert [one.drain_s for one in found.replicas] == [0.0, None, None]
+
+
+async def test_the_time_until_the_running_requests_end_is_told(house: House) -> None:
+    engine = await house.mock_engine(Profile(output_tokens=1000, token_gap_s=0.01))  # type: ignore[arg-type]
+    running = await house.sidecar()
+    (idle,) = (await report(running)).replicas
+    assert idle.drain_s == 0.0
+    held = asyncio.create_task(running.post(json=chat(stream=True)))
+    await eventually(lambda: engine.running == 1)
+    (busy,) = (await report(running)).replicas
+    assert busy.drain_s is not None
+    assert busy.drain_s > 0.0
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+
+
+async def test_the_admin_port_tells_it_to_what_holds_a_key_only(house: House) -> None:
+    house.policies(PolicyDocument(peer_keys=(KEY,)))
+    running = await house.sidecar(named(PATIENT, "chat-1"), ready=False)
+    assert (await running.probe(FLEET_PATH)).status == 401
+    shown = authorization([KEY], "chat-1", time.time())
+    answer = await running.probe(FLEET_PATH, headers={"Authorization": shown})
+    assert answer.status == 200
+    (own,) = FleetReport.decode(answer.body).replicas
+    assert (own.name, own.load.draining) == ("chat-1", True)
