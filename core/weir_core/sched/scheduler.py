@@ -158,6 +158,10 @@ class Scheduler:
         self.tenants.configure({tenant.name: tenant for tenant in tenants}, now)
         return self._pump(now)
 
+    def bound(self, limits: PoolLimits) -> None:
+        """Replace the bounds on what waits; what waits already stays."""
+        self._admission.limits = limits
+
     # ---- the engine
 
     @property
