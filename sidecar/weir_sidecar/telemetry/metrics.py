@@ -420,6 +420,8 @@ class Metrics:
             ["state"],
             registry=registry,
         )
+        for state in ("ready", "lacking"):
+            self.adapters.labels(state)
         self.engine_retries = Counter(
             "weir_engine_retries_total",
             "Requests sent again because a kept engine connection had died.",
