@@ -29,11 +29,12 @@ REAL_ENGINES = {"quickstart": {}, "plain": {"engine": {"args": WHOLE_PROMPTS}}}
 """What differs from the quickstart's spec, by the fixture whose service runs vLLM for a session."""
 
 # These start clusters on this machine, or stop a part of the one that was started; someone who
-# brings their own may not be able to. To disturb pods from outside takes the root of their node.
+# brings their own may not be able to. To disturb pods from outside, or to have them mount a folder,
+# takes the root of their node.
 _GIVEN = os.environ.get("KUBECONFIG")
 collect_ignore = ["test_cluster.py", "test_api_server_outage.py"] if _GIVEN else []
 if _GIVEN and not is_ours(Path(_GIVEN)):
-    collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
+    collect_ignore += ["test_adapters.py", "test_room.py", "test_routing.py", "test_stopping.py"]
 
 
 @pytest.fixture(scope="session")

@@ -491,6 +491,41 @@ MISTAKES: Final = [
         server_field="spec.model.adapters",
     ),
     Mistake(
+        "a generated model as an adapter",
+        {
+            "model": {
+                "name": "m",
+                "source": {"uri": "hf://o/m"},
+                "adapters": [{"name": "a", "source": {"uri": "tiny://"}}],
+            }
+        },
+        "spec.model.adapters[0].source.uri",
+        "tiny:// is a whole model, and no adapter; write where the adapter is",
+    ),
+    Mistake(
+        "fewer slots than adapters",
+        {
+            "model": {
+                "name": "m",
+                "source": {"uri": "hf://o/m"},
+                "adapters": [{"name": "a", "source": {"uri": "hf://o/a"}}],
+                "adapterSlots": 0,
+            }
+        },
+        "spec.model.adapterSlots",
+        "0 is less than the number of adapters that are listed; write that number or more, or "
+        "leave it out",
+        server="is less than the number of adapters that are listed; write that number or more, or "
+        "leave it out",
+    ),
+    Mistake(
+        "a rank that vLLM does not have",
+        {"model": {"name": "m", "source": {"uri": "hf://o/m"}, "adapterRank": 24}},
+        "spec.model.adapterRank",
+        "24 is not known here; write 1, 8, 16, 32, 64, 128, 256, 320 or 512",
+        server="supported values",
+    ),
+    Mistake(
         "a duration without a unit",
         {"admission": {"keepAlive": 10}},
         "spec.admission.keepAlive",

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from weir_cli.documents import Object
-from weir_cli.replica import replace_file
+from weir_cli.replica import make_link, replace_file
 
 
 @dataclass
@@ -22,12 +23,14 @@ class _Delivery:
     Attributes:
         text: The document.
         left: The files that do not hold it yet, and whose they are.
+        links: What must be there before, each with what it is of.
         done: What to tell the user in the end.
         trouble: What was last told of what is in the way.
     """
 
     text: str
     left: dict[Path, str]
+    links: Mapping[Path, Path]
     done: str
     trouble: str = ""
 
@@ -38,9 +41,19 @@ class Deliveries:
     def __init__(self) -> None:
         self._due: dict[Object, _Delivery] = {}
 
-    def add(self, service: Object, text: str, files: Mapping[Path, str], done: str) -> None:
-        """Begin to deliver a document to files that are given with their owners' names."""
-        self._due[service] = _Delivery(text, dict(files), done)
+    def add(
+        self,
+        service: Object,
+        text: str,
+        files: Mapping[Path, str],
+        done: str,
+        links: Mapping[Path, Path] = MappingProxyType({}),
+    ) -> None:
+        """Begin to deliver a document to files that are given with their owners' names.
+
+        The directories that it speaks of are linked before.
+        """
+        self._due[service] = _Delivery(text, dict(files), links, done)
 
     def attempt(self) -> Iterator[str]:
         """Write what is due, and yield what to tell the user of it."""
@@ -56,6 +69,11 @@ class Deliveries:
 
 def _write(delivery: _Delivery) -> str:
     """Write a document where it is missing; return what is in the way of the first that fails."""
+    try:
+        for link, target in delivery.links.items():
+            make_link(link, target)
+    except OSError as error:
+        return f"{error.filename or 'the weights'}: {error.strerror or error}"
     trouble = ""
     for path, owner in list(delivery.left.items()):
         try:

@@ -1,9 +1,10 @@
 """Edits of the user's files while `weir up` runs: what can change at once, and what cannot.
 
-Classes, tenants, their Secrets, `spec.admission`'s classes and `spec.engine.scheduling` reach
-running sidecars. All else is a property of processes and needs a new `weir up`; it is named, not
-applied. Files may be anything while they are edited, half saved or gone, so whatever is wrong with
-them leaves everything as it is, and a service that asks for keys goes on asking for them.
+Classes, tenants, their Secrets, `spec.admission`, `spec.engine.scheduling`, and the aliases and
+adapters of `spec.model` reach running sidecars. All else is a property of processes and needs a new
+`weir up`; it is named, not applied. Files may be anything while they are edited, half saved or
+gone, so whatever is wrong with them leaves everything as it is, and a service that asks for keys
+goes on asking for them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from weir_cli.documents import Documents, Object
 from weir_cli.source import settled_contents
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import InvalidSpec
+from weir_core.wire.engine import mount_of
 from weir_core.wire.policies import PolicyDocument
+from weir_operator.render.pods import asked_by_adapters
 
 _LIVE: Final = (
-    "spec.admission.defaultClass",
-    "spec.admission.classes",
-    "spec.admission.anonymousClass",
-    "spec.admission.keepAlive",
+    "spec.admission",
     "spec.engine.scheduling",
+    "spec.model.aliases",
+    "spec.model.adapters",
+    "spec.model.adapterSlots",
+    "spec.model.adapterRank",
 )
 _STAYS: Final = "all stays as it was"
 
@@ -41,10 +45,12 @@ class Edit:
     Attributes:
         notices: What to tell the user.
         fresh: What the sidecars of a service are to be told from now on.
+        links: What must be found among the weights for that: a name, and the directory it is of.
     """
 
     notices: tuple[str, ...] = ()
     fresh: Mapping[Object, PolicyDocument] = field(default_factory=dict)
+    links: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Edits:
@@ -128,10 +134,11 @@ class Edits:
             settled_contents(path)
         documents = self._load()
         documents.check_serves()
+        links = dict(link for service in documents.services for link in _links(service))
         fresh: dict[Object, PolicyDocument] = {}
         notices = [*self._needing_restart(documents), *self._refresh(documents, fresh)]
         self._services |= {_id(service): service for service in documents.services}
-        return Edit(tuple(notices), fresh)
+        return Edit(tuple(notices), fresh, links if fresh else {})
 
     def _refresh(self, documents: Documents, fresh: dict[Object, PolicyDocument]) -> Iterator[str]:
         """Compile every service that runs; add what is new to `fresh` and yield what is not.
@@ -183,6 +190,24 @@ def _id(service: InferenceService) -> Object:
     return service.metadata.namespace, service.metadata.name
 
 
+def _links(service: InferenceService) -> Iterator[tuple[str, Path]]:
+    """Yield where the adapters of a service are that are directories of this machine.
+
+    Raises:
+        InvalidSpec: One is on what only a cluster has.
+    """
+    for index, adapter in enumerate(service.spec.model.adapters):
+        mount = mount_of(adapter.source)
+        if mount is not None and mount.kind != "file":
+            raise InvalidSpec(
+                f"{service.metadata.name}: spec.model.adapters[{index}].source.uri",
+                f"{adapter.source.uri} is on a volume of a cluster; with `weir up` use "
+                "file:///PATH for weights on this machine",
+            )
+        if mount is not None:
+            yield mount.name, Path(mount.volume)
+
+
 def _fixed(service: InferenceService) -> dict[str, Any]:
     """Return the fields of a spec that only a new process learns of, by their paths."""
     flat: dict[str, Any] = {}
@@ -190,4 +215,12 @@ def _fixed(service: InferenceService) -> dict[str, Any]:
         path = f"spec.{section}"
         inner = value.items() if isinstance(value, dict) else ()
         flat |= {f"{path}.{key}": each for key, each in inner} if inner else {path: value}
-    return {path: value for path, value in flat.items() if path not in _LIVE}
+    fixed = {path: value for path, value in flat.items() if not path.startswith(_LIVE)}
+    room = {f"spec.model.adapters ({name})": each for name, each in _room(service).items()}
+    return fixed | room
+
+
+def _room(service: InferenceService) -> dict[str, Any]:
+    """Return what processes have for adapters; a directory is linked while they run."""
+    asked = asked_by_adapters(service)
+    return {name: each for name, each in asked.items() if name != "volumes"}

@@ -73,6 +73,8 @@ class ServicePlan:
     namespace: str
     policies: PolicyDocument
     """What its sidecars are told at the start."""
+    models: Path
+    """Where the weights are."""
 
     @property
     def url(self) -> str:
@@ -156,6 +158,7 @@ def plan_services(
                 replicas=tuple(_replica(spot, secrets, ground) for spot in own),
                 namespace=service.metadata.namespace,
                 policies=document,
+                models=ground.models,
             )
         )
     return plans

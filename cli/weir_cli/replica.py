@@ -46,6 +46,13 @@ def replace_file(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
+def make_link(link: Path, target: Path) -> None:
+    """Have a link lead there, whatever is in its place."""
+    if not (link.is_symlink() and link.readlink() == target):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+
+
 class Replica:
     """The processes of one pod."""
 
@@ -75,9 +82,7 @@ class Replica:
         for path in self.plan.directories:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for link, target in self.plan.links.items():
-            if not (link.is_symlink() and link.readlink() == target):
-                link.unlink(missing_ok=True)
-                link.symlink_to(target)
+            make_link(link, target)
         for path, text in self.plan.files.items():
             replace_file(path, text)
         self._run = asyncio.create_task(self._start_in_order(), name=self.plan.name)

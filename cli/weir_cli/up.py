@@ -232,7 +232,8 @@ class _Session:
             if document is not None:
                 done = f"applied what changed; {policies.callers(document)}"
                 text = document.encode().decode()
-                self._deliveries.add(plan.object, text, plan.policies_files, done)
+                links = {plan.models / name: target for name, target in edit.links.items()}
+                self._deliveries.add(plan.object, text, plan.policies_files, done, links)
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
         """Start the replicas of a service; make its gateway."""

@@ -12,12 +12,13 @@ from weir_core.errors import InvalidSpec, MachineUnfit, WeirError
 from weir_engine.first_process import heed_sigterm
 
 USAGE = """\
-usage: weir-engine {serve,fetch,drain,alive}
+usage: weir-engine {serve,fetch,adapters,drain,alive}
 
-  serve   run vLLM, listening on the run directory's socket
-  fetch   bring the weights into the model directory, if they are not there
-  drain   have the sidecar finish all streams, and wait for it (the preStop hook)
-  alive   fail if the sidecar says that the engine makes no progress (the liveness probe)
+  serve     run vLLM, listening on the run directory's socket
+  fetch     bring the weights into the model directory, if they are not there
+  adapters  bring the adapters that the policies name into the model directory, until it is ended
+  drain     have the sidecar finish all streams, and wait for it (the preStop hook)
+  alive     fail if the sidecar says that the engine makes no progress (the liveness probe)
 
 Configuration comes from the environment: WEIR_ENGINE_CONFIG, WEIR_RUN_DIR, WEIR_MODEL_DIR.
 """
@@ -47,6 +48,10 @@ def _run(command: str) -> int:
             from weir_engine.fetch import fetch
 
             fetch(os.environ)
+        case "adapters":
+            from weir_engine.adapters import keep_fetching
+
+            keep_fetching(os.environ)
         case "drain":
             from weir_engine.drain import drain
 

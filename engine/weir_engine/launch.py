@@ -97,6 +97,9 @@ def environment(
     }
     if machine.device == "cpu":
         defaults |= _cpu_environment(config, machine)
+    if config.adapter_slots:
+        # Opens the paths by which the sidecar loads adapters; to clients they are closed there.
+        defaults["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if config.traces_endpoint is not None:
         defaults["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
     # The Rust front end has no Unix socket, and some of its own ports.
@@ -128,9 +131,6 @@ def _check(config: EngineConfig, machine: Machine) -> None:
             f"needs {config.parallelism.size} accelerators per replica, the pool gives "
             f"{config.accelerators}",
         )
-    for adapter in config.adapters:
-        if locate(adapter.source).scheme == "tiny":
-            raise InvalidSpec(f"model.adapters[{adapter.name}]", "tiny:// is a whole model")
 
 
 def _contract(config: EngineConfig, paths: Paths) -> Iterator[Flag]:
@@ -162,17 +162,21 @@ def _parallel(config: EngineConfig) -> Iterator[Flag]:
 
 
 def _adapters(config: EngineConfig, machine: Machine, paths: Paths) -> Iterator[Flag]:
-    if not config.adapters:
+    places = max(len(config.adapters), config.adapter_slots)
+    if not places:
         return
     yield ("--enable-lora",)
+    if config.adapter_slots:
+        yield "--max-lora-rank", str(config.adapter_rank)
     # On a CPU vLLM computes the last place's adapter for requests that want none, when others in
     # their step want one. That place stays empty.
     empty = 1 if machine.device == "cpu" else 0
-    yield "--max-loras", str(len(config.adapters) + empty)
-    yield (
-        "--lora-modules",
-        *(f"{one.name}={local_path(one.source, paths.model_dir)}" for one in config.adapters),
-    )
+    yield "--max-loras", str(places + empty)
+    if config.adapters:
+        yield (
+            "--lora-modules",
+            *(f"{one.name}={local_path(one.source, paths.model_dir)}" for one in config.adapters),
+        )
 
 
 def _tiny() -> Iterator[Flag]:

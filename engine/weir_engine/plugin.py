@@ -11,6 +11,7 @@ import multiprocessing
 import os
 from typing import Any, Final
 
+from weir_engine.aliases import serve_aliases
 from weir_engine.scheduling.request_ids import carry_response_ids
 
 STREAMS_END_WITHIN_S: Final = 2
@@ -57,6 +58,7 @@ def bound_shutdown() -> None:
             self.timeout_graceful_shutdown = STREAMS_END_WITHIN_S
         # The application is complete by now, in the one process that has one.
         carry_response_ids()
+        serve_aliases(self.app)
         load(self)
 
     uvicorn.Config.load = load_with_limit  # type: ignore[method-assign]

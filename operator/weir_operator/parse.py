@@ -20,6 +20,7 @@ from weir_core.api.inferenceservice import (
     InferenceService,
     InferenceServiceSpec,
 )
+from weir_core.api.model import Adapter, ModelSpec, Source
 from weir_core.api.reading import Known, read, read_known
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import EngineMode, PolicyDocument
@@ -30,7 +31,8 @@ class Governed(NamedTuple):
     """As much of a service as its sidecars are told of."""
 
     service: InferenceService
-    """Its metadata, `spec.admission` and `spec.engine.scheduling`; there is nothing else in it."""
+    """Its metadata, `spec.admission`, `spec.engine.scheduling`, and the aliases and adapters of
+    `spec.model`; there is nothing else in it."""
     problems: Sequence[Problem]
     """Why a section is not in it as it is written."""
 
@@ -93,8 +95,12 @@ def parse_governed(body: Mapping[str, Any], before: PolicyDocument | None) -> Go
     except InvalidSpec as error:
         scheduling = _scheduling_of(last.engine)
         problems.append(_problem("InvalidScheduling", owner, error))
+    try:
+        model: ModelSpec = read_known(ModelSpec, spec.get("model") or {}, "spec.model").resource
+    except InvalidSpec:  # which SpecValid says
+        model = _model_of(last)
     engine = EngineSpec(scheduling=scheduling)
-    told_of = InferenceServiceSpec.model_construct(admission=admission, engine=engine)
+    told_of = InferenceServiceSpec.model_construct(model=model, admission=admission, engine=engine)
     return Governed(owner.model_copy(update={"spec": told_of}), problems)
 
 
@@ -113,8 +119,18 @@ def replicas_in(body: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
+def _model_of(document: PolicyDocument) -> ModelSpec:
+    adapters = [
+        Adapter.model_construct(name=each.name, source=Source.model_construct(uri=each.uri))
+        for each in document.adapters
+    ]
+    return ModelSpec.model_construct(aliases=document.aliases, adapters=tuple(adapters))
+
+
 def _admission_of(document: PolicyDocument) -> Admission:
+    bounds = {"max_queued": document.max_queued, "max_body_bytes": document.max_body_bytes}
     return Admission(
+        **{field: bound for field, bound in bounds.items() if bound is not None},
         default_class=document.default_class,
         classes=document.accepted_classes,
         anonymous_class=document.anonymous_class,

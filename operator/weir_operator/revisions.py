@@ -19,21 +19,30 @@ from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_operator.kinds import REVISION
 from weir_operator.render import Manifest, deployment_name
 from weir_operator.render.naming import metadata, pool_of
+from weir_operator.render.pods import asked_by_adapters
 
 KEPT = 3
 """Revisions that stay per pool, the newest first: to look at what a pod ran before."""
 
 _NO_POD: dict[str, Any] = {
-    **dict.fromkeys(("replicas", "scaling", "routing", "network", "rollout", "pools"), True),
-    "admission": {"default_class", "classes", "anonymous_class", "keep_alive"},
+    **dict.fromkeys(
+        ("replicas", "scaling", "routing", "network", "rollout", "pools", "admission"), True
+    ),
     "engine": {"scheduling"},
+    "model": {"aliases", "adapters", "adapter_slots", "adapter_rank"},
 }
-"""Fields of a spec that change no pod; pools are digested one by one."""
+"""Fields of a spec that change no pod; pools are digested one by one, and adapters by what they
+ask for."""
+_NO_POD_BEFORE: dict[str, Any] = {
+    **{field: left for field, left in _NO_POD.items() if field != "model"},
+    "admission": {"default_class", "classes", "anonymous_class", "keep_alive"},
+}
+"""The same for revisions of an operator that put aliases, adapters and limits into the pod."""
 _NO_POD_AT_FIRST: dict[str, Any] = {
-    **{field: left for field, left in _NO_POD.items() if field != "engine"},
+    **{field: left for field, left in _NO_POD_BEFORE.items() if field != "engine"},
     "admission": {"default_class", "classes"},
 }
-"""The same for revisions of an operator that gave engines their mode in the environment."""
+"""The same for revisions of an operator that gave engines their mode in the environment, too."""
 _NO_POD_OF_POOL = {"replicas", "cost", "spot"}
 
 
@@ -43,19 +52,27 @@ def spec_digest(owner: InferenceService, pool: Pool) -> str:
     Only what the user wrote counts, so that a field a later Weir adds, or a default it changes,
     leaves the digests of objects that do not name it as they are.
     """
-    wanted = _written(owner, _NO_POD)
-    for section in ("admission", "engine"):
-        if not wanted.get(section):  # nothing in it changes a pod
-            wanted.pop(section, None)
+    wanted = _without_empty(_written(owner, _NO_POD))
+    # Set apart from those of earlier operators, whose pods learn no name and no limit while they
+    # run: the first edit of one has to replace them.
+    wanted["adapters"] = asked_by_adapters(owner)
     return _digest_of(wanted, owner, pool)
 
 
-def _first_digest(owner: InferenceService, pool: Pool) -> str:
-    """Return the digest that the first operators kept templates under.
+def _earlier_digests(owner: InferenceService, pool: Pool) -> list[str]:
+    """Return the digests that earlier operators kept templates under, the newest first.
 
     Their templates go on being used: an upgrade of the operator alone rolls no pod.
     """
-    return _digest_of(_written(owner, _NO_POD_AT_FIRST), owner, pool)
+    before = _without_empty(_written(owner, _NO_POD_BEFORE))
+    first = _written(owner, _NO_POD_AT_FIRST)
+    return [_digest_of(wanted, owner, pool) for wanted in (before, first)]
+
+
+def _without_empty(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return it without sections of which nothing changes a pod."""
+    sections = ("admission", "engine")
+    return {name: each for name, each in wanted.items() if each or name not in sections}
 
 
 def _written(owner: InferenceService, left_out: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +140,9 @@ def template_of(deployment: Manifest, owned: Sequence[Manifest]) -> Manifest | N
 
 
 def _current(owner: InferenceService, pool: Pool, of_pool: Sequence[Manifest]) -> Manifest | None:
-    return _kept(of_pool, spec_digest(owner, pool)) or _kept(of_pool, _first_digest(owner, pool))
+    digests = [spec_digest(owner, pool), *_earlier_digests(owner, pool)]
+    kept = (_kept(of_pool, digest) for digest in digests)
+    return next(filter(None, kept), None)
 
 
 def _newest_first(owned: Sequence[Manifest], pool: str) -> list[Manifest]:

@@ -16,6 +16,7 @@ from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
+from weir_sidecar.names import Names
 from weir_sidecar.parts import Parts
 from weir_sidecar.registry import Registry
 from weir_sidecar.settings import Settings
@@ -45,6 +46,7 @@ class Reported(Protocol):
     drain: Drain
     driver: Driver
     supervisor: Supervisor
+    names: Names
 
 
 class Admin:
@@ -66,6 +68,7 @@ class Admin:
         self._drain = sidecar.drain
         self._driver = sidecar.driver
         self._supervisor = sidecar.supervisor
+        self._names = sidecar.names
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which is open to scrapers, probes and the operator."""
@@ -91,8 +94,15 @@ class Admin:
         """Return our metrics, then the engine's as they are, when it has any to give."""
         self._metrics.draining.set(0 if self._drain.phase is Phase.SERVING else 1)
         self._parts.show_load()
+        self._show_adapters()
         page = self._metrics.render() + await self._engine_metrics()
         return web.Response(body=page, headers=METRICS_HEADERS)
+
+    def _show_adapters(self) -> None:
+        states = list(self._names.states().values())
+        ready = states.count("ready")
+        self._metrics.adapters.labels("ready").set(ready)
+        self._metrics.adapters.labels("lacking").set(len(states) - ready)
 
     async def _engine_metrics(self) -> bytes:
         if not self._monitor.up:
@@ -167,6 +177,7 @@ class Admin:
                 "outcomes": self._metrics.outcomes(),
                 "open_to": self._driver.directory.openness,
                 "peers": self._parts.peers.states(),
+                "adapters": self._names.states(),
                 "scheduling": self._scheduling(),
             }
         )

@@ -21,6 +21,7 @@ from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH
 from weir_sidecar.listening import site
+from weir_sidecar.names import Names
 from weir_sidecar.parts import Parts
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.request_trace import Tracing
@@ -57,14 +58,24 @@ class Sidecar:
             idle_limit=settings.limits.idle_connections,
             idle_s=settings.timeouts.engine_idle_s,
         )
-        self.parts = Parts(settings, clock, tracing, self.connections, self._note_mode)
+        self.parts = Parts(settings, clock, tracing, self.connections, self._note)
         self.metrics, self.registry = self.parts.metrics, self.parts.registry
         self.driver, self.policies = self.parts.driver, self.parts.policies
         self.handler, self.server = self.parts.handler, self.parts.server
         self.supervisor, self.peers = self.parts.supervisor, self.parts.peers
+        self.names = Names(
+            self.connections,
+            self.registry,
+            settings.addresses.adapters_file,
+            settings.adapter_slots,
+            clock,
+        )
+        self.handler.names = self.names.shown
         self.monitor = Monitor(
             self.connections, self.registry, self.metrics, settings.health, clock
         )
+        self.names.on_met = self.monitor.doubt
+        self.monitor.is_fit = self.names.engine_answers
         self.monitor.on_ready = self._meet_engine
         self.monitor.on_change = self._engine_changed
         self.handler.engine = OwnEngine(
@@ -98,7 +109,12 @@ class Sidecar:
             stack.enter_context(step_log(addresses.steps_socket, self._on_step))
             await stack.enter_async_context(self.parts.working())
             log.info("open to %s", self.driver.directory.openness)
-            for name, run in (("monitor", self.monitor.run), ("housekeeping", self._keep)):
+            tasks = (
+                ("monitor", self.monitor.run),
+                ("housekeeping", self._keep),
+                ("names", self.names.run),
+            )
+            for name, run in tasks:
                 await stack.enter_async_context(self.supervisor.running(name, run))
             stack.push_async_callback(self.drain.stop)
             self.api_port = await stack.enter_async_context(
@@ -130,6 +146,7 @@ class Sidecar:
         self.driver.engine_state = state.value
         if state is EngineState.DOWN:
             self.driver.engine_gone()
+            self.names.engine_gone()
             self.parts.routing.hand_over()
         self.parts.routing.tell_peers()
 
@@ -139,7 +156,8 @@ class Sidecar:
         self.monitor.steps += 1
         self.driver.on_step(step)
 
-    def _note_mode(self, document: PolicyDocument) -> None:
+    def _note(self, document: PolicyDocument) -> None:
+        self.names.apply(document)
         self._mode = document.mode_message()
 
     def _tell_mode(self) -> None:

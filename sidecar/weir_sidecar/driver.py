@@ -44,7 +44,7 @@ from weir_core.wire.steps import NOT_LOOKED_UP, Facts, Step
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import Directory
 from weir_sidecar.outcomes import Outcome
-from weir_sidecar.settings import Settings
+from weir_sidecar.settings import Limits, Settings
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.upstreams.prompt_counter import PromptCounter
 from weir_sidecar.upstreams.splice import Exchange
@@ -86,7 +86,6 @@ class Driver:
         prompts: PromptCounter,
         clock: Callable[[], float],
     ) -> None:
-        self._limits = settings.limits
         self.retry_after_s = settings.health.retry_after_s
         """What refused clients are told while the engine is away, in seconds."""
         self._metrics = metrics
@@ -102,9 +101,10 @@ class Driver:
         self.facts: Facts | None = None
         self.prefixes: Prefixes | None = None
         """What is cached where; None leaves it unknown."""
-        bounds = PoolLimits(settings.limits.max_requests, settings.limits.max_held_bytes // 2)
         self.scheduler = Scheduler(
-            SchedulerSettings(limits=bounds), self.directory.classes, self.directory.tenants
+            SchedulerSettings(limits=_pool_limits(settings.limits)),
+            self.directory.classes,
+            self.directory.tenants,
         )
         self.engine_state = "starting"
         """What is known of the engine, in a word for messages."""
@@ -176,6 +176,10 @@ class Driver:
         self._perform(
             self.scheduler.configure(self.directory.classes, self.directory.tenants, now), now
         )
+
+    def bound(self, limits: Limits) -> None:
+        """Let so much wait from now on."""
+        self.scheduler.bound(_pool_limits(limits))
 
     def _configure_memory(self) -> None:
         ranks = [policy.rank for policy in self.directory.classes]
@@ -575,3 +579,7 @@ class Driver:
         if self._starved_since is not None:
             self._metrics.bubble.inc(now - self._starved_since)
         self._starved_since = now if starved else None
+
+
+def _pool_limits(limits: Limits) -> PoolLimits:
+    return PoolLimits(limits.max_requests, limits.max_held_bytes // 2)

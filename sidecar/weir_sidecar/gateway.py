@@ -12,11 +12,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
+from weir_core.wire.policies import PolicyDocument
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.auth import is_here
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH
+from weir_sidecar.names import Shown
 from weir_sidecar.parts import Parts
 from weir_sidecar.settings import Settings
 from weir_sidecar.telemetry.metrics import METRICS_HEADERS
@@ -44,9 +46,12 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._listen = listen
-        self.parts = Parts(settings, clock, tracing, None)
+        self.parts = Parts(settings, clock, tracing, None, self._note)
         self.registry, self.peers = self.parts.registry, self.parts.peers
         self.handler = self.parts.handler
+        self._adapters: set[str] = set()
+        """All that were ever declared."""
+        self._names = self.handler.names = Shown()
         self.handler.own_pages |= {
             "/healthz": self._alive,
             "/readyz": self._ready,
@@ -73,6 +78,12 @@ class Gateway:
             self.port = await stack.enter_async_context(self.parts.server.listen(*self._listen))
             log.info("listening", extra={"host": self._listen[0], "port": self.port})
             yield self
+
+    def _note(self, document: PolicyDocument) -> None:
+        """Refuse newcomers for an adapter that is removed: replicas would wait for them to end."""
+        now = {each.name for each in document.adapters}
+        self._adapters |= now
+        self._names.removed = frozenset(self._adapters.difference(now, document.aliases))
 
     def _alive(self, _request: HttpRequest) -> Answer:
         supervisor = self.parts.supervisor

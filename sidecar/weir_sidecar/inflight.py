@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from weir_core.route.prefix import Chain
     from weir_sidecar.driver import Driver
     from weir_sidecar.limits import FleetLimits
+    from weir_sidecar.names import Shown
     from weir_sidecar.peers.peer import Peer
     from weir_sidecar.prefixes import Prefixes
     from weir_sidecar.registry import Registry
@@ -135,6 +136,8 @@ class Handler:
         """The engine beside this sidecar; None in a gateway."""
         self.routing: Routing | None = None
         """The way to other replicas; None where there is none."""
+        self.names: Shown | None = None
+        """Which adapters the engine lacks, and which are removed."""
         self.fleet_limits: FleetLimits | None = None
         """Counts the requests of tenants with limits over all replicas."""
         self.own_pages: dict[str, Callable[[HttpRequest], Answer | None]] = {}
@@ -612,9 +615,16 @@ class InFlightRequest:
         if self.trace is not None:
             self.trace.describe(operation_of(self.head.path), self.asks)
         if self.forwarded is None:
+            self._check_model()
             self._find_class(self.shared.driver)
         if self.trace is not None:
             self.trace.admitted(self.class_name, self.tenant)
+
+    def _check_model(self) -> None:
+        """Refuse a newcomer that asks for an adapter which is about to be unloaded."""
+        names, model = self.shared.names, self.asks.model
+        if names is not None and model is not None and model in names.removed:
+            raise errors.unknown_model(model)
 
     def _find_class(self, driver: Driver) -> None:
         head, asks, caller = self.head, self.asks, self.caller
@@ -691,8 +701,13 @@ class InFlightRequest:
 
     def _find_place(self, driver: Driver, asked: Request) -> None:
         """Send the request to the replica that serves it best, or into the pool here."""
+        lacks = self._lacks_adapter()
         if self._go_elsewhere():
             return
+        if lacks:
+            raise errors.no_engine(
+                f"the adapter {self.asks.model} is not loaded yet", driver.retry_after_s
+            )
         # What was taken is served here, if nowhere else: a drain waits for it.
         if self.shared.refusing and (self.may_return or (self._came_late and not self.hops)):
             raise errors.shutting_down(1)
@@ -710,6 +725,17 @@ class InFlightRequest:
         # A gateway has just asked the others: asking them all again would never end.
         if driver.is_gateway or not self._go_elsewhere():
             raise refusal
+
+    def _lacks_adapter(self) -> bool:
+        """Tell whether the engine here lacks the adapter that the request asks for."""
+        names = self.shared.names
+        if names is None or self.asks.model not in names.lacking:
+            return False
+        if self.forwarded is not None:
+            self._sent_back = _REFUSED
+        elif self.shared.routing is not None:
+            self.tried = (*self.tried, self.shared.routing.name)
+        return True
 
     def _may_go_elsewhere(self) -> bool:
         """Whether another replica may get the request."""

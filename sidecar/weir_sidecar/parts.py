@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -57,7 +58,8 @@ class Parts:
         self.metrics = Metrics(CollectorRegistry())
         self.metrics.describe(settings.identity)
         # What a gateway relays is bounded by its replicas, each by itself.
-        held = settings.limits.max_held * (1 if connections else _REPLICAS_OF_GATEWAY)
+        self._replicas = 1 if connections else _REPLICAS_OF_GATEWAY
+        held = settings.limits.max_held * self._replicas
         self.registry = Registry(self.metrics, clock, settings.limits, max_held=held)
         self.driver = Driver(
             settings,
@@ -144,5 +146,18 @@ class Parts:
         self.driver.apply(document)
         self.peers.apply(document)
         self.limits.apply(document)
+        self._bound(document)
         if self._on_applied is not None:
             self._on_applied(document)
+
+    def _bound(self, document: PolicyDocument) -> None:
+        """Take the document's limits; where it has none, the environment's hold."""
+        given = self.settings.limits
+        limits = replace(
+            given,
+            max_requests=document.max_queued or given.max_requests,
+            max_body_bytes=document.max_body_bytes or given.max_body_bytes,
+        )
+        self.handler.limits = limits
+        self.registry.max_held = limits.max_held * self._replicas
+        self.driver.bound(limits)

@@ -39,7 +39,7 @@ class Registry:
         self.metrics = metrics
         self.memory = BodyMemory(limits.max_held_bytes)
         self._clock = clock
-        self._max_held = limits.max_held if max_held is None else max_held
+        self.max_held = limits.max_held if max_held is None else max_held
         # In the order in which they came: a set's order follows from where objects lie in memory.
         self._requests: dict[InFlightRequest, None] = {}
         self._finished_bytes = 0
@@ -51,7 +51,7 @@ class Registry:
     @property
     def full(self) -> bool:
         """Whether one more is too many; the one that asks has been added already."""
-        return len(self._requests) > self._max_held
+        return len(self._requests) > self.max_held
 
     @property
     def received_bytes(self) -> int:
@@ -63,6 +63,10 @@ class Registry:
     def at_engine(self) -> int:
         """Requests that the engine has, or is about to get."""
         return sum(1 for request in self._requests if _at_engine(request))
+
+    def asking_for(self, model: str) -> bool:
+        """Tell whether a request names this model."""
+        return any(request.asks.model == model for request in self._requests)
 
     def away_at(self, replica: str) -> list[InFlightRequest]:
         """Return the requests that were forwarded to a replica."""

@@ -73,6 +73,11 @@ class Addresses:
         return self.run_dir / labels.ENGINE_SOCKET
 
     @property
+    def adapters_file(self) -> Path:
+        """What was fetched of adapters."""
+        return self.run_dir / labels.ADAPTERS_FILE
+
+    @property
     def facts_file(self) -> Path:
         """What the engine says of itself."""
         return self.run_dir / labels.FACTS_FILE
@@ -247,6 +252,8 @@ class Settings:
     peering: Peering = field(default_factory=Peering)
     cors: Cors = field(default_factory=Cors)
     """Which web pages the engine lets call it."""
+    adapter_slots: int = 0
+    """Adapters that the engine has room for."""
     log_level: str = "INFO"
     follow_prefixes: bool = False
     """Prefixes of prompts are followed without peers, too: for their metrics."""
@@ -307,6 +314,7 @@ class Settings:
                 min_period_s=read.number("WEIR_HEARTBEAT_MIN_S", peering.min_period_s),
                 max_period_s=read.number("WEIR_HEARTBEAT_MAX_S", peering.max_period_s),
             ),
+            adapter_slots=int(read.number(labels.ENV_ADAPTER_SLOTS, 0)),
             cors=_cors(env.get(labels.ENV_CORS, "{}")),
             follow_prefixes=read.number("WEIR_FOLLOW_PREFIXES", 0) > 0,
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,

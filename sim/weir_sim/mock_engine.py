@@ -23,10 +23,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import uvloop
 from aiohttp import web
 
+from weir_core.api.labels import ALIASES_PATH
 from weir_core.units import Seconds
+from weir_core.wire.adapters import Aliases, LoadAdapter, UnloadAdapter
 from weir_sim.mock_wire import (
     DONE,
     Endpoint,
@@ -105,6 +108,9 @@ class MockEngine:
         finished: Requests answered to the end.
         aborted: Requests whose client left before the end.
         seen_headers: Headers of the latest generation request.
+        aliases: Further names of the model.
+        adapters: The directories of its adapters, by name.
+        broken: Adapters that cannot be loaded.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -116,7 +122,15 @@ class MockEngine:
         self.aborted = 0
         self.sent_tokens = 0
         self.seen_headers: dict[str, str] = {}
+        self.aliases: tuple[str, ...] = ()
+        self.adapters: dict[str, str] = {}
+        self.broken: set[str] = set()
         self._slots = asyncio.Semaphore(profile.max_running)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it serves."""
+        return (self.profile.model, *self.aliases, *self.adapters)
 
     @asynccontextmanager
     async def slot(self, request: web.Request) -> AsyncIterator[None]:
@@ -183,6 +197,9 @@ def build_app(profile: Profile) -> web.Application:
     app[ENGINE] = MockEngine(profile)
     app.router.add_get("/health", _health)
     app.router.add_get("/v1/models", _models)
+    app.router.add_put(ALIASES_PATH, _put_aliases)
+    app.router.add_post("/v1/load_lora_adapter", _load_adapter)
+    app.router.add_post("/v1/unload_lora_adapter", _unload_adapter)
     app.router.add_get("/metrics", _metrics)
     app.router.add_post("/v1/chat/completions", _generate("chat"))
     app.router.add_post("/v1/completions", _generate("completion"))
@@ -214,8 +231,37 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _models(request: web.Request) -> web.Response:
-    profile = request.app[ENGINE].profile
-    return _json(models_answer(profile.model, profile.max_model_len))
+    engine = request.app[ENGINE]
+    names = (engine.profile.model, *engine.aliases)
+    return _json(models_answer(names, engine.profile.max_model_len, engine.adapters))
+
+
+async def _put_aliases(request: web.Request) -> web.Response:
+    told = msgspec.json.decode(await request.read(), type=Aliases)
+    request.app[ENGINE].aliases = told.aliases
+    return web.Response(status=204)
+
+
+async def _load_adapter(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    told = msgspec.json.decode(await request.read(), type=LoadAdapter)
+    name = told.lora_name
+    if name in engine.adapters:
+        message = f"The lora adapter '{name}' has already been loaded."
+        return _error(400, message, "InvalidUserInput")
+    if name in engine.broken:
+        return _error(500, f"No adapter found for {told.lora_path}", "InternalServerError")
+    engine.adapters[name] = told.lora_path
+    return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+
+async def _unload_adapter(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    name = msgspec.json.decode(await request.read(), type=UnloadAdapter).lora_name
+    if engine.adapters.pop(name, None) is None:
+        message = f"The lora adapter '{name}' cannot be found."
+        return _error(404, message, "NotFoundError")
+    return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
 
 async def _metrics(request: web.Request) -> web.Response:
@@ -229,7 +275,7 @@ def _generate(endpoint: Endpoint) -> Callable[[web.Request], Any]:
         engine.seen_headers = dict(request.headers)
         if profile.error_status is not None:
             return _error(profile.error_status, "the mock was told to fail", "InternalServerError")
-        wanted = parse(endpoint, await request.read(), profile)
+        wanted = parse(endpoint, await request.read(), profile, engine.names)
         if isinstance(wanted, web.Response):
             return wanted
         try:
@@ -241,8 +287,10 @@ def _generate(endpoint: Endpoint) -> Callable[[web.Request], Any]:
     return handle
 
 
-def parse(endpoint: Endpoint, body: bytes, profile: Profile) -> Generation | web.Response:
-    """Return what the body asks for, or the refusal vLLM would answer with."""
+def parse(
+    endpoint: Endpoint, body: bytes, profile: Profile, names: Sequence[str]
+) -> Generation | web.Response:
+    """Return what the body asks of one of `names`, or the refusal vLLM would answer with."""
     try:
         fields = json.loads(body)
     except ValueError:
@@ -251,7 +299,7 @@ def parse(endpoint: Endpoint, body: bytes, profile: Profile) -> Generation | web
     if not isinstance(fields, dict) or needed not in fields:
         return _error(400, f"field required: {needed}", "BadRequestError", needed)
     model = fields.get("model") or profile.model
-    if model != profile.model:
+    if model not in names:
         return _error(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
     return _generation(endpoint, fields, profile)
 

@@ -9,8 +9,10 @@ object again and again: what a benchmark measures is then the relay, not JSON.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 Endpoint = Literal["chat", "completion"]
@@ -79,19 +81,24 @@ def whole_answer(
     return json.dumps(answer).encode()
 
 
-@lru_cache(maxsize=16)
-def models_answer(model: str, max_model_len: int) -> bytes:
-    """Return the body of `/v1/models`."""
-    entry = {
-        "id": model,
-        "object": "model",
-        "created": _CREATED,
-        "owned_by": "vllm",
-        "root": model,
-        "parent": None,
-        "max_model_len": max_model_len,
-    }
-    return json.dumps({"object": "list", "data": [entry]}).encode()
+def models_answer(
+    names: Sequence[str], max_model_len: int, adapters: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """Return the body of `/v1/models`.
+
+    Args:
+        names: The model's, its own first.
+        max_model_len: The longest prompt and answer together.
+        adapters: The directories of adapters, by name.
+    """
+    common = {"object": "model", "created": _CREATED, "owned_by": "vllm"}
+    own: dict[str, Any] = {"root": names[0], "parent": None, "max_model_len": max_model_len}
+    entries = [{"id": name, **common, **own} for name in names]
+    entries += [
+        {"id": name, **common, "root": path, "parent": names[0], "max_model_len": None}
+        for name, path in adapters.items()
+    ]
+    return json.dumps({"object": "list", "data": entries}).encode()
 
 
 def error_answer(status: int, message: str, kind: str, param: str | None = None) -> bytes:

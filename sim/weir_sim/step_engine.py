@@ -154,7 +154,7 @@ async def _health(_: web.Request) -> web.Response:
 
 
 async def _models(request: web.Request) -> web.Response:
-    return _json(models_answer(request.app[_MODEL], _MAX_MODEL_LEN))
+    return _json(models_answer((request.app[_MODEL],), _MAX_MODEL_LEN))
 
 
 async def _metrics(request: web.Request) -> web.Response:

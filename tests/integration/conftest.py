@@ -49,7 +49,7 @@ ENGINES = {
     "pipeline": EXACT.model_copy(update={"parallelism": Parallelism(pipeline=2)}),
     "ranks": EXACT.model_copy(update={"parallelism": Parallelism(data=2)}),
 }
-"""Fixture to what it serves; `ranks` also serves an adapter, `verse`."""
+"""Fixture to what it serves; `ranks` also serves an adapter, `verse`, and has room for another."""
 
 os.environ.setdefault("VLLM_CACHE_ROOT", str(CACHE / "vllm"))
 
@@ -169,7 +169,8 @@ def loading(request: pytest.FixtureRequest, run_engine: RunEngine) -> Iterator[d
             config = ENGINES[name]
             if name == "ranks":
                 verse: Adapter = request.getfixturevalue("verse")
-                config = config.model_copy(update={"adapters": (verse,)})
+                room = {"adapters": (verse,), "adapter_slots": 2, "adapter_rank": 8}
+                config = config.model_copy(update=room)
             started[name] = stack.enter_context(run_engine(config, healthy=False))
         yield started
         with ThreadPoolExecutor(len(ENGINES)) as threads:

@@ -6,12 +6,14 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
+from bench.engine.adapters import write_adapter
 from tests.integration.conftest import Engine
-from weir_core.api.labels import FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
+from weir_core.api.labels import ALIASES_PATH, FACTS_FILE, MODE_SOCKET, STEPS_SOCKET
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import Facts, Step, decode_step
 
@@ -117,3 +119,46 @@ def test_an_adapter_answers_under_its_own_name_and_leaves_its_model_alone(
     assert both[1::2] == adapted
     assert both[::2] == answers[:4]
     assert all(one != other for one, other in zip(adapted, answers[:4], strict=True))
+
+
+def test_an_adapter_is_loaded_replaced_and_unloaded_while_it_runs(
+    ranks: Engine, answers: list[list[str]], tmp_path: Path
+) -> None:
+    prose, other = (write_adapter(tmp_path, name) for name in ("prose", "other"))
+    with ranks.client() as client:
+        first, second = (told_by(client, path) for path in (prose, other))
+        assert first != second, "new weights, and no prefix of the old ones"
+        assert answers[:2] not in (first, second)
+        assert [greedy(client, number) for number in range(2)] == answers[:2]
+        gone = client.post("/v1/completions", json={"model": "late", "prompt": "Hi"})
+    assert gone.status_code == 404
+
+
+def told_by(client: httpx.Client, path: Path) -> list[list[str]]:
+    """Return what an adapter answers that is there for no longer than that."""
+    done = client.post("/v1/load_lora_adapter", json={"lora_name": "late", "lora_path": str(path)})
+    assert done.status_code == 200, done.text
+    listed = {each["id"]: each["parent"] for each in client.get("/v1/models").json()["data"]}
+    assert listed["late"] == "tiny"
+    told = [greedy(client, number, "late") for number in range(2)]
+    done = client.post("/v1/unload_lora_adapter", json={"lora_name": "late"})
+    assert done.status_code == 200, done.text
+    return told
+
+
+def test_aliases_change_while_it_runs(ranks: Engine) -> None:
+    def names(client: httpx.Client) -> list[str]:
+        listed = client.get("/v1/models").json()["data"]
+        return [each["id"] for each in listed if each["parent"] is None]
+
+    with ranks.client() as client:
+        before = names(client)
+        for aliases in (["gpt", "best"], ["best"], before[1:]):
+            done = client.put(ALIASES_PATH, json={"aliases": aliases})
+            assert done.status_code == 204, done.text
+            assert names(client) == ["tiny", *aliases]
+            for model, status in (("tiny", 200), *((each, 200) for each in aliases), ("no", 404)):
+                asked = {"model": model, "prompt": "Hi", "max_tokens": 1}
+                assert client.post("/v1/completions", json=asked).status_code == status
+        refused = client.put(ALIASES_PATH, content=b"nothing")
+    assert refused.status_code == 400

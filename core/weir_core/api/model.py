@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -11,6 +11,7 @@ from weir_core.api.base import (
     NAMES_DIFFER,
     SUBDOMAIN_PATTERN,
     Contradiction,
+    Integer,
     Model,
     Rule,
     keyed_by,
@@ -84,14 +85,36 @@ class Source(Model):
         return none_of(self, found)
 
 
+WHOLE_MODEL: Final = "tiny:// is a whole model, and no adapter; write where the adapter is"
+MOST_ADAPTERS: Final = 32
+SLOTS_BY_DEFAULT: Final = (4, 8, 16, MOST_ADAPTERS)
+AdapterRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+"""Those of vLLM."""
+
+
 class Adapter(Model):
     """A LoRA adapter, served as a model of its own name."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("!self.source.uri.startsWith('tiny://')", WHOLE_MODEL, field=".source.uri"),
+        )
+    )
 
     name: ModelName = Field(description="Name clients ask for.")
     source: Source = Field(description="Where the adapter's weights come from.")
 
+    @model_validator(mode="after")
+    def _is_no_model(self) -> Adapter:
+        is_model = self.source.uri.startswith("tiny://")
+        return none_of(self, [Contradiction(("source", "uri"), WHOLE_MODEL)] if is_model else [])
+
 
 TAKEN: Final = "the model has this name itself; give the adapter another one"
+FEW_SLOTS: Final = (
+    "is less than the number of adapters that are listed; write that number or more, or leave it "
+    "out"
+)
 
 
 class ModelSpec(Model):
@@ -104,6 +127,12 @@ class ModelSpec(Model):
                 "(!has(self.aliases) || !(a.name in self.aliases)))",
                 TAKEN,
                 field=".adapters",
+            ),
+            Rule(
+                "!has(self.adapterSlots) || !has(self.adapters) || "
+                "self.adapters.size() <= self.adapterSlots",
+                FEW_SLOTS,
+                field=".adapterSlots",
             ),
         )
     )
@@ -126,9 +155,20 @@ class ModelSpec(Model):
     source: Source = Field(description="Where the weights come from.")
     adapters: Annotated[tuple[Adapter, ...], NAMES_DIFFER] = Field(
         default=(),
-        description="LoRA adapters served beside the model. Default: none.",
-        max_length=32,
+        description="LoRA adapters served beside the model. They are loaded and unloaded while "
+        "the engine runs; one that needs a volume or a Secret which the pods lack replaces them. "
+        "Default: none.",
+        max_length=MOST_ADAPTERS,
         json_schema_extra=keyed_by("name"),
+    )
+    adapter_slots: Annotated[Integer, Field(ge=0, le=MOST_ADAPTERS)] | None = Field(
+        default=None,
+        description="Adapters the engine has room for; a change replaces the pods. Default: 0 "
+        "without adapters, else 4, 8, 16 or 32, the least that holds those that are listed.",
+    )
+    adapter_rank: AdapterRank = Field(
+        default=16,
+        description="Highest LoRA rank of an adapter; a change replaces the pods. Default: 16.",
     )
 
     @model_validator(mode="after")
@@ -139,3 +179,13 @@ class ModelSpec(Model):
         for index, adapter in enumerate(self.adapters):
             if adapter.name in (self.name, *self.aliases):
                 yield Contradiction(("adapters", index, "name"), f"{adapter.name!r}: {TAKEN}")
+        if self.adapter_slots is not None and self.adapter_slots < len(self.adapters):
+            yield Contradiction(("adapterSlots",), f"{self.adapter_slots} {FEW_SLOTS}")
+
+    @property
+    def slots(self) -> int:
+        """Adapters that the engine has room for."""
+        if self.adapter_slots is not None:
+            return self.adapter_slots
+        listed = len(self.adapters)
+        return next(each for each in SLOTS_BY_DEFAULT if listed <= each) if listed else 0

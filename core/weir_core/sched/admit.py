@@ -53,6 +53,7 @@ class AdmissionControl:
 
     Attributes:
         tenants: What each tenant has in flight and has used.
+        limits: What may wait.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class AdmissionControl:
         self._pool = pool
         self._engine_load = engine_load
         self._forecast = forecast
-        self._limits = limits
+        self.limits = limits
 
     def over_limit(self, newcomer: Ticket, now: float) -> Rejection | None:
         """Return the rejection of a newcomer whose tenant has limits and is over them."""
@@ -85,7 +86,7 @@ class AdmissionControl:
         excess_s = self._rules.shed.excess_s(newcomer, self._pool, self._engine_load, now)
         if excess_s > 0:
             return [Rejection(newcomer, Reason.SATURATED, excess_s)]
-        leave = evictions(newcomer, self._pool, self._limits)
+        leave = evictions(newcomer, self._pool, self.limits)
         if isinstance(leave, Reason):
             return [Rejection(newcomer, leave, self._forecast.wait_s(newcomer, self._pool, now))]
         return [

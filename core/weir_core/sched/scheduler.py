@@ -164,6 +164,10 @@ class Scheduler:
         """Return the work that a class offers, in seconds of this engine."""
         return self._work.of(queue.policy.name, now)
 
+    def bound(self, limits: PoolLimits) -> None:
+        """Replace the bounds on what waits; what waits already stays."""
+        self._admission.limits = limits
+
     # ---- the engine
 
     @property

@@ -17,7 +17,13 @@ from weir_core.sched.types import ClassPolicy
 from weir_core.units import parse_duration
 from weir_core.wire.admission_entries import compile_admission
 from weir_core.wire.class_entries import Classes, compile_classes, effective, retained
-from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry, engine_mode
+from weir_core.wire.policies import (
+    AdapterEntry,
+    EngineMode,
+    PolicyDocument,
+    TenantEntry,
+    engine_mode,
+)
 from weir_core.wire.problems import Manifest, Problem, listed, name_of
 from weir_core.wire.tenant_entries import Secrets, compile_tenants, secret_of
 
@@ -59,6 +65,7 @@ def compile_policies(
     admission, wrong = compile_admission(declared.service, known, held, before)
     engine, unknown = _engine(declared.service, known, before)
     used = [*admission.named, *(name for each in tenants for name in _named(each))]
+    spec = declared.service.spec
     document = PolicyDocument(
         classes=tuple(retained(used, classes, held).values()),
         tenants=tuple(tenants),
@@ -67,6 +74,10 @@ def compile_policies(
         anonymous_class=admission.anonymous_class,
         engine=engine,
         keep_alive_s=_keep_alive_s(declared.service),
+        max_queued=spec.admission.max_queued,
+        max_body_bytes=spec.admission.max_body_bytes,
+        aliases=tuple(dict.fromkeys(spec.model.aliases)),
+        adapters=tuple(AdapterEntry(each.name, each.source.uri) for each in spec.model.adapters),
     )
     return document, [*problems, *refused, *wrong, *unknown]
 

@@ -37,8 +37,14 @@ class EngineConfig(Model):
 
     name: str
     aliases: tuple[str, ...] = ()
+    """Names that the engine has from its start; the sidecar tells it others while it runs."""
     source: Source
     adapters: tuple[Adapter, ...] = ()
+    """Adapters that the engine has from its start, as templates of earlier operators name them."""
+    adapter_slots: int = 0
+    """Adapters that can be loaded while it runs."""
+    adapter_rank: int = 16
+    """Highest rank of these."""
     args: tuple[str, ...] = ()
     parallelism: Parallelism = Parallelism()
     accelerators: int = 0

@@ -1,4 +1,4 @@
-"""What sidecars are told of classes, tenants and modes: one document for each InferenceService.
+"""What sidecars are told of classes, tenants, modes, limits and names: one document a service.
 
 The operator, or `weir up`, makes it of the resources users write and puts it where every sidecar
 of the service reads it as a file. A change of it reaches running sidecars; no pod is replaced
@@ -97,6 +97,18 @@ class PeerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     serves: bool = True
 
 
+class AdapterEntry(msgspec.Struct, frozen=True):
+    """A LoRA adapter that engines are to serve.
+
+    Attributes:
+        name: That clients ask for.
+        uri: Where its weights come from.
+    """
+
+    name: str
+    uri: str
+
+
 class PolicyDocument(msgspec.Struct, frozen=True):
     """All that the sidecars of one InferenceService are told.
 
@@ -114,6 +126,10 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         peers: The sidecars of the service that have an address, this one among them.
         peer_keys: Secrets by which its sidecars know each other, 64 lower-case hex digits each,
             the newest first. The first is shown, all are accepted. None stands for no peers.
+        max_queued: Requests that wait in one replica at most; None leaves it to the sidecar.
+        max_body_bytes: Largest request body; None leaves it to the sidecar.
+        aliases: Further names of the model.
+        adapters: The adapters beside it.
     """
 
     classes: tuple[ClassPolicy, ...] = ()
@@ -125,6 +141,10 @@ class PolicyDocument(msgspec.Struct, frozen=True):
     keep_alive_s: float | None = None
     peers: tuple[PeerEntry, ...] = ()
     peer_keys: tuple[str, ...] = ()
+    max_queued: int | None = None
+    max_body_bytes: int | None = None
+    aliases: tuple[str, ...] = ()
+    adapters: tuple[AdapterEntry, ...] = ()
 
     def __repr__(self) -> str:
         """Return the fields but for the keys, which are secret."""
@@ -179,6 +199,16 @@ class PolicyDocument(msgspec.Struct, frozen=True):
         yield from _tenant_faults(self.tenants)
         if not all(_HASH.fullmatch(key) for key in self.peer_keys):
             yield "peer_keys: a key is not 64 lower-case hex digits"
+        yield from self._other_faults()
+
+    def _other_faults(self) -> Iterator[str]:
+        bounds = {"max_queued": self.max_queued, "max_body_bytes": self.max_body_bytes}
+        for field, bound in bounds.items():
+            if bound is not None and bound < 1:
+                yield f"{field} {bound} is not above 0"
+        repeated = _repeated([*self.aliases, *(each.name for each in self.adapters)])
+        if repeated is not None:
+            yield f"{repeated} names two of the aliases and adapters"
 
 
 def _class_faults(classes: Sequence[ClassPolicy]) -> Iterator[str]:

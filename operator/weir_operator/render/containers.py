@@ -1,4 +1,4 @@
-"""The three containers of a replica."""
+"""The containers of a replica."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def fetches(source: Source) -> bool:
 
 def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
     """Return the sidecar, as a native one."""
-    admission = owner.spec.admission
     env = [
         _env(labels.ENV_SERVICE, owner.metadata.name),
         _env(labels.ENV_POOL, pool.name),
@@ -46,8 +45,7 @@ def sidecar(owner: InferenceService, pool: Pool, image: str) -> Manifest:
         _field(labels.ENV_POD_IP, "status.podIP"),
         _env(labels.ENV_MODEL_NAME, owner.spec.model.name),
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
-        _env(labels.ENV_MAX_BODY_BYTES, str(admission.max_body_bytes)),
-        _env(labels.ENV_MAX_REQUESTS, str(admission.max_queued)),
+        *_slots(owner),
         *_cors(owner, pool),
         *_home(),
         *_tracing(owner, "weir-sidecar"),
@@ -88,32 +86,64 @@ def model_container(
 
     It gets the engine's variables, too: a proxy or a mirror of the hub is set there.
     """
-    secrets = _secrets(config)
-    container: Manifest = {
+    return {
         "name": labels.MODEL_CONTAINER,
         "image": image,
         "command": ["weir-engine", "fetch"],
         "env": _with_user_env([_engine_config(config), *_home()], owner.spec.engine_of(pool).env),
+        **_credentials(owner),
         "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
         "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
     }
-    if secrets:
-        container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
-    return container
 
 
-def sources_of(config: EngineConfig) -> list[tuple[str, Source]]:
-    """Return every source with the field it is written in."""
-    fields = ["spec.model.source"]
-    fields += [f"spec.model.adapters[{index}].source" for index in range(len(config.adapters))]
-    # The sources behind these are named by engine.args, without a Secret of their own.
-    return list(zip(fields, config.sources, strict=False))
+def adapters_container(
+    owner: InferenceService, pool: Pool, image: str, mounts: list[ModelMount]
+) -> Manifest:
+    """Return the native sidecar that fetches adapters while the pod runs.
+
+    It is of the engine's image, whose downloads it makes, with their variables and credentials.
+    """
+    ours = [_env(labels.ENV_RUN_DIR, labels.RUN_DIR), *_home()]
+    return {
+        "name": labels.ADAPTERS_CONTAINER,
+        "image": image,
+        "restartPolicy": "Always",
+        "command": ["weir-engine", "adapters"],
+        "env": _with_user_env(ours, owner.spec.engine_of(pool).env),
+        **_credentials(owner),
+        "resources": {},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": LOCKED_DOWN,
+        "volumeMounts": [
+            _mount("run", labels.RUN_DIR),
+            _mount("tmp", "/tmp"),
+            _mount("models", labels.MODEL_DIR),
+            *(_mount(each.name, each.mount_path, read_only=True) for each in mounts),
+            _mount(labels.POLICIES_VOLUME, labels.POLICIES_DIR, read_only=True),
+        ],
+    }
 
 
-def _secrets(config: EngineConfig) -> list[str]:
-    """Return the Secrets with the credentials of the download, each once.
+def sources_of(owner: InferenceService) -> list[tuple[str, Source]]:
+    """Return the sources of the model and its adapters, with the fields they are written in."""
+    model = owner.spec.model
+    adapters = enumerate(model.adapters)
+    return [
+        ("spec.model.source", model.source),
+        *((f"spec.model.adapters[{index}].source", each.source) for index, each in adapters),
+    ]
+
+
+def _credentials(owner: InferenceService) -> Manifest:
+    secrets = secrets_of(owner)
+    return {"envFrom": [{"secretRef": {"name": name}} for name in secrets]} if secrets else {}
+
+
+def secrets_of(owner: InferenceService) -> list[str]:
+    """Return the Secrets with the credentials of the downloads, each once.
 
     Their keys become variables of one container, and all sources of a scheme read the same
     variables: of two Secrets with an HF_TOKEN the last would count for every source.
@@ -123,7 +153,7 @@ def _secrets(config: EngineConfig) -> list[str]:
     """
     first: dict[str, tuple[str, str]] = {}
     names = []
-    for field, source in sources_of(config):
+    for field, source in sources_of(owner):
         if source.secret_ref is None or not fetches(source):
             continue
         scheme, name = locate(source).scheme, source.secret_ref.name
@@ -155,7 +185,7 @@ def engine_container(
         _mount("tmp", "/tmp"),
         _mount("shm", "/dev/shm"),
     ]
-    if any(fetches(source) for source in config.sources):
+    if owner.spec.model.slots or any(fetches(source) for source in config.sources):
         volume_mounts.append(_mount("models", labels.MODEL_DIR, read_only=True))
     volume_mounts += [_mount(each.name, each.mount_path, read_only=True) for each in mounts]
     ours = [
@@ -242,6 +272,11 @@ def _cors(owner: InferenceService, pool: Pool) -> list[Manifest]:
 
     rules = cors_of(owner.spec.engine_of(pool).args, field_of)
     return [_env(labels.ENV_CORS, rules.encode())] if rules != Cors() else []
+
+
+def _slots(owner: InferenceService) -> list[Manifest]:
+    slots = owner.spec.model.slots
+    return [_env(labels.ENV_ADAPTER_SLOTS, str(slots))] if slots else []
 
 
 def _home() -> list[Manifest]:

@@ -1,9 +1,12 @@
-"""A replica's pod: sidecar, engine, and the model container where weights must be fetched.
+"""A replica's pod: sidecar and engine, and containers for what must be fetched.
 
 The sidecar is a native one (an init container that restarts always): it is up before the engine
 loads and stays until the engine is gone, so that it can say "loading" at the start and finish
 every stream at the end. The engine's probes ask the sidecar, which watches it over the socket they
 share; the engine itself opens no port.
+
+Aliases, adapters and limits are told to sidecars while they run, so they have no part in the pod:
+only the room for adapters has, and what fetching them takes of the pod (volumes and Secrets).
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
 from weir_core.errors import Fault, InvalidSpec
 from weir_core.wire.engine import EngineConfig, ModelMount, locate, mount_of
 from weir_operator.render.containers import (
+    adapters_container,
     engine_container,
     fetches,
     model_container,
+    secrets_of,
     sidecar,
     sources_of,
 )
@@ -70,8 +75,8 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
         InvalidSpec: The patch removes what a replica cannot do without, or a source is malformed.
     """
     config = engine_config(owner, pool)
-    _refuse(_wrong_places(config))
-    mounts = _mounts(config)
+    _refuse(_wrong_places(owner))
+    mounts = _mounts(owner, config)
     template = rendered = _template(owner, pool, images, config, mounts)
     for root, patch in _patches(owner, pool):
         template = patched(template, patch, root)
@@ -100,9 +105,9 @@ def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
     spec, engine = owner.spec, owner.spec.engine_of(pool)
     return EngineConfig(
         name=spec.model.name,
-        aliases=spec.model.aliases,
         source=spec.model.source,
-        adapters=spec.model.adapters,
+        adapter_slots=spec.model.slots,
+        adapter_rank=spec.model.adapter_rank,
         args=engine.args,
         parallelism=engine.parallelism,
         accelerators=pool.accelerator.count,
@@ -121,18 +126,33 @@ def _refuse(faults: Iterable[Fault]) -> None:
         raise InvalidSpec.of(found)
 
 
-def _wrong_places(config: EngineConfig) -> Iterator[Fault]:
+def _wrong_places(owner: InferenceService) -> Iterator[Fault]:
     """Yield each source whose uri names nothing that can exist."""
-    for field, source in sources_of(config):
+    for field, source in sources_of(owner):
         try:
             locate(source)
         except InvalidSpec as error:
             yield Fault(f"{field}.uri", error.message)
 
 
-def _mounts(config: EngineConfig) -> list[ModelMount]:
+def asked_by_adapters(owner: InferenceService) -> dict[str, Any]:
+    """Return what of a pod depends on the adapters; empty where there is no room for any."""
+    model = owner.spec.model
+    if not model.slots:
+        return {}
+    found = (mount_of(source) for _, source in sources_of(owner))
+    return {
+        "slots": model.slots,
+        "rank": model.adapter_rank,
+        "secrets": sorted(secrets_of(owner)),
+        "volumes": sorted({mount.name for mount in found if mount}),
+    }
+
+
+def _mounts(owner: InferenceService, config: EngineConfig) -> list[ModelMount]:
     """Return the volumes that hold weights, each once."""
-    found = [mount_of(source) for source in config.sources]
+    adapters = (adapter.source for adapter in owner.spec.model.adapters)
+    found = [mount_of(source) for source in (*config.sources, *adapters)]
     return list({mount.name: mount._replace(sub_path="") for mount in found if mount}.values())
 
 
@@ -146,6 +166,9 @@ def _template(
     to_fetch = [source for source in config.sources if fetches(source)]
     init = [sidecar(owner, pool, images.sidecar)]
     engine_image = images.engine_of(owner, pool)
+    has_room = owner.spec.model.slots > 0
+    if has_room:  # before the model, beside which it fetches
+        init.append(adapters_container(owner, pool, engine_image, mounts))
     if to_fetch:
         init.append(model_container(owner, pool, config, engine_image))
     spec: dict[str, Any] = {
@@ -161,7 +184,7 @@ def _template(
         },
         "initContainers": init,
         "containers": [engine_container(owner, pool, config, engine_image, mounts)],
-        "volumes": _volumes(owner, mounts, fetching=bool(to_fetch)),
+        "volumes": _volumes(owner, mounts, fetching=has_room or bool(to_fetch)),
     }
     if pool.node_selector:
         spec["nodeSelector"] = dict(pool.node_selector)

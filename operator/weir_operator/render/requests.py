@@ -19,6 +19,8 @@ ACCELERATOR_CPU: Final = 1
 """Processors for one accelerator: its process of vLLM's keeps one busy."""
 ACCELERATOR_MEMORY_GI: Final = 4
 """Memory of the node, in GiB, for one accelerator: vLLM's process and its libraries."""
+ADAPTERS: Final = {"cpu": "10m", "memory": "128Mi", "ephemeral-storage": "2Gi"}
+"""It waits nearly all of its time; adapters stay until the pod ends."""
 GENERATED_DISK: Final = "128Mi"
 DOWNLOADED_DISK: Final = "8Gi"
 """Weights of four billion parameters; how large a model is, is not known before it is there."""
@@ -31,6 +33,7 @@ def request_by_default(template: Manifest, config: EngineConfig) -> None:
     """
     defaults = {
         labels.SIDECAR_CONTAINER: SIDECAR,
+        labels.ADAPTERS_CONTAINER: ADAPTERS,
         labels.MODEL_CONTAINER: _of_download(config),
         labels.ENGINE_CONTAINER: _of_engine(config.accelerators),
     }

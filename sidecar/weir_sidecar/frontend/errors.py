@@ -98,6 +98,15 @@ def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -
     return ApiError(status, Outcome.CLIENT_ERROR, code, message)
 
 
+def unknown_model(name: str) -> ApiError:
+    """No model of this name is served."""
+    return bad_request(
+        f"The model {name!r} does not exist; /v1/models lists those that do.",
+        status=404,
+        code="model_not_found",
+    )
+
+
 def too_large(limit_bytes: int) -> ApiError:
     """The body is over the limit."""
     return bad_request(

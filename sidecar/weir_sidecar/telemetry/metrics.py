@@ -448,6 +448,14 @@ class Metrics:
             "1 from the start of a drain.",
             registry=registry,
         )
+        self.adapters = Gauge(
+            "weir_adapters",
+            "Adapters that are declared, by whether the engine has loaded them: ready or lacking.",
+            ["state"],
+            registry=registry,
+        )
+        for state in ("ready", "lacking"):
+            self.adapters.labels(state)
         self.engine_retries = Counter(
             "weir_engine_retries_total",
             "Requests sent again because a kept engine connection had died.",

@@ -93,6 +93,8 @@ class Monitor:
         self.steps = 0
         """Steps of the engine that were heard of; the owner of the step log counts them."""
         self.state = EngineState.STARTING
+        self.is_fit: Callable[[], bool] = lambda: True
+        """Asked of an engine that was not there and answers: whether it may get requests."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called when an engine that was not there has become ready; an `OSError` of it means that
         the engine could not be met, and is ready later."""
@@ -131,7 +133,7 @@ class Monitor:
             if self.state is not EngineState.STARTING:
                 self._become(EngineState.DOWN)
         elif self.state in (EngineState.STARTING, EngineState.DOWN):
-            if answered:
+            if answered and self.is_fit():
                 self._meet(now)
         else:
             await self._check_progress(now, answered=answered)

@@ -55,3 +55,15 @@ def test_services_do_not_wait_for_each_other(tmp_path: Path) -> None:
     deliveries.add(("other", "chat"), "new", {free: "chat-1"}, "applied")
     assert len(list(deliveries.attempt())) == 2
     assert free.read_text() == "new"
+
+
+def test_what_a_document_speaks_of_is_there_before_it(tmp_path: Path) -> None:
+    path, link = tmp_path / "policies.json", tmp_path / "models" / "file-sql"
+    deliveries = Deliveries()
+    deliveries.add(CHAT, "new", {path: "chat-1"}, "applied", {link: tmp_path})
+    (notice,) = deliveries.attempt()
+    assert "not applied everywhere yet" in notice
+    assert not path.exists()
+    link.parent.mkdir()
+    assert list(deliveries.attempt()) == ["chat: applied"]
+    assert link.readlink() == tmp_path

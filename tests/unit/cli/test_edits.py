@@ -25,6 +25,7 @@ from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 
 CHAT: Final = ("default", "chat")
+SQL: Final = "adapters: [{name: sql, source: {uri: 'hf://o/sql'}}]"
 CLOSED: Final = (SERVICE, TENANT, KEYS)
 
 
@@ -66,6 +67,34 @@ def run(tmp_path: Path) -> Run:
     return lambda *parts, host="127.0.0.1": Running(tmp_path, *parts, host=host)
 
 
+ROOMY: Final = SERVICE.replace("model: {", "model: {adapterSlots: 2, ")
+
+
+@pytest.mark.parametrize(
+    ("uri", "links"),
+    [
+        pytest.param("hf://o/sql", {}, id="downloaded"),
+        pytest.param("file:///w/sql", {"file-w-sql": Path("/w/sql")}, id="a directory"),
+    ],
+)
+def test_an_adapter_is_added_to_what_runs(run: Run, uri: str, links: dict[str, Path]) -> None:
+    running = run(ROOMY)
+    edit = running.edit(ROOMY.replace("model: {", f"model: {{{SQL.replace('hf://o/sql', uri)}, "))
+    assert edit.notices == ()
+    assert edit.fresh == {CHAT: running.told}
+    assert [(each.name, each.uri) for each in running.told.adapters] == [("sql", uri)]
+    found = {name.rpartition("-")[0]: target for name, target in edit.links.items()}
+    assert found == links
+
+
+def test_an_adapter_on_a_clusters_volume_is_refused_and_all_stays(run: Run) -> None:
+    running = run(ROOMY)
+    there = SQL.replace("hf://o/sql", "pvc://claim/sql")
+    edit = running.edit(ROOMY.replace("model: {", f"model: {{{there}, "))
+    assert edit.fresh == {}
+    assert "spec.model.adapters[0].source.uri: pvc://claim/sql is on a volume" in edit.notices[0]
+
+
 def test_files_that_stay_as_they_are_come_to_nothing(run: Run) -> None:
     running = run(SERVICE)
     assert running.looks() is None
@@ -80,6 +109,8 @@ def test_files_that_stay_as_they_are_come_to_nothing(run: Run) -> None:
         pytest.param(CLOSED, id="a tenant"),
         pytest.param([ANONYMOUS], id="admission"),
         pytest.param([SERVICE, "  engine: {scheduling: {mode: throughput}}\n"], id="mode"),
+        pytest.param([SERVICE, "  admission: {maxQueued: 5}\n"], id="a bound"),
+        pytest.param([SERVICE.replace("model: {", "model: {aliases: [gpt], ")], id="an alias"),
     ],
 )
 def test_what_sidecars_are_told_changes_at_once(run: Run, parts: list[str]) -> None:
@@ -350,7 +381,9 @@ def test_a_broken_tenant_keeps_its_last_version_and_a_class_beside_it_changes(
     [
         pytest.param([SERVICE, "  replicas: 2\n"], "chat: spec.replicas changed", id="replicas"),
         pytest.param(
-            [SERVICE, "  admission: {maxQueued: 5}\n"], "spec.admission.maxQueued", id="a bound"
+            [SERVICE.replace("model: {", "model: {adapterSlots: 2, ")],
+            "spec.model.adapters (slots)",
+            id="room for adapters",
         ),
         pytest.param([SERVICE.replace("chat", "talk")], "talk: is new", id="another service"),
         pytest.param(

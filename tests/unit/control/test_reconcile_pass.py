@@ -31,6 +31,8 @@ KEY = Key(NAMESPACE, NAME)
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 POOL = "serving.weir.dev/pool"
 FIRST_DIGEST = "c592753dd2015020"
+DIGEST_WITH_NAMES = "0fc535675ef71ce9"
+MODEL = {"name": "m", "source": {"uri": "tiny://"}}
 OWNED_KINDS = {
     "ServiceAccount", "NetworkPolicy", "Service", "PodDisruptionBudget", "Deployment",
     "ControllerRevision", "Secret",
@@ -368,6 +370,8 @@ async def test_an_upgrade_of_the_operator_changes_no_pod() -> None:
         pytest.param({"scaling": {"minReplicas": 2, "maxReplicas": 4}}, id="scaling"),
         pytest.param({"engine": {"scheduling": {"mode": "throughput"}}}, id="engine mode"),
         pytest.param({"admission": {"anonymousClass": "batch"}}, id="classes"),
+        pytest.param({"admission": {"maxQueued": 7, "maxBodyBytes": 2048}}, id="limits"),
+        pytest.param({"model": {**MODEL, "aliases": ["gpt"]}}, id="an alias"),
     ],
 )
 async def test_what_touches_no_pod_rolls_none_not_even_after_an_upgrade(
@@ -379,6 +383,79 @@ async def test_what_touches_no_pod_rolls_none_not_even_after_an_upgrade(
     edit(cluster, change)
     await reconciler(cluster, "2").run(KEY)
     assert templates(cluster) == before
+
+
+def adapters(*uris: str, **model: Any) -> dict[str, Any]:
+    """Return the change of a spec that lists these adapters."""
+    listed = [{"name": f"a{at}", "source": {"uri": uri}} for at, uri in enumerate(uris)]
+    return {"model": {**MODEL, "adapters": listed, **model}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            adapters(adapterSlots=2), adapters("hf://o/a", adapterSlots=2), id="the first"
+        ),
+        pytest.param(adapters("hf://o/a"), adapters("hf://o/a", "s3://b/c"), id="another one"),
+        pytest.param(adapters("hf://o/a"), adapters("hf://o/a@v2"), id="other weights"),
+        pytest.param(adapters("hf://o/a", "hf://o/b"), adapters("hf://o/b"), id="one less"),
+        pytest.param(
+            adapters("pvc://c/a"), adapters("pvc://c/a", "pvc://c/b"), id="on the same claim"
+        ),
+        pytest.param(adapters("hf://o/a"), adapters("hf://o/a", adapterSlots=4), id="said"),
+    ],
+)
+async def test_adapters_come_and_go_without_a_new_pod(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    cluster = MemoryCluster(body(before))
+    await reconciler(cluster).run(KEY)
+    rendered = templates(cluster)
+    edit(cluster, after)
+    await reconciler(cluster).run(KEY)
+    assert templates(cluster) == rendered
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(adapters(), adapters("hf://o/a"), id="room for the first"),
+        pytest.param(adapters("hf://o/a"), adapters("hf://o/a", adapterRank=64), id="a rank"),
+        pytest.param(adapters("hf://o/a"), adapters("hf://o/a", "pvc://c/b"), id="a volume"),
+    ],
+)
+async def test_what_adapters_ask_of_a_pod_rolls_it(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    cluster = MemoryCluster(body(before))
+    await reconciler(cluster).run(KEY)
+    rendered = templates(cluster)
+    edit(cluster, after)
+    await reconciler(cluster).run(KEY)
+    assert templates(cluster) != rendered
+
+
+async def test_a_pod_that_learns_no_names_is_kept_over_an_upgrade_and_rolled_for_another_one() -> (
+    None
+):
+    spec = {
+        **adapters(aliases=["other"]),
+        "admission": {"maxQueued": 7, "keepAlive": "5s"},
+    }
+    spec["model"]["adapters"] = [{"name": "sql", "source": {"uri": "hf://o/sql"}}]
+    cluster = MemoryCluster(body(spec))
+    await reconciler(cluster, "1").run(KEY)
+    before = templates(cluster)
+    (revision,) = cluster.of("ControllerRevision").values()
+    # What an earlier operator made of this spec: computed with its code, at commit a69679b.
+    revision["metadata"]["annotations"]["serving.weir.dev/spec-hash"] = DIGEST_WITH_NAMES
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster) == before
+    edit(cluster, {**spec, "model": {**spec["model"], "aliases": ["other", "third"]}})
+    await reconciler(cluster, "2").run(KEY)
+    (template,) = templates(cluster).values()
+    assert template["spec"]["containers"][0]["image"] == "engine-cpu:2"
 
 
 async def test_a_template_kept_by_an_operator_that_put_the_mode_into_it_is_still_used() -> None:

@@ -91,8 +91,9 @@ def sources(*uris_and_secrets: tuple[str, str | None]) -> Manifest:
     ],
 )
 def test_the_download_gets_the_secrets_of_its_sources(spec: Manifest, secrets: list[str]) -> None:
-    given = containers(spec)["model"]["envFrom"]
-    assert [each["secretRef"]["name"] for each in given] == secrets
+    given = containers(spec)
+    for name in ("model", "adapters"):
+        assert [each["secretRef"]["name"] for each in given[name]["envFrom"]] == secrets
 
 
 def test_two_secrets_that_would_replace_each_others_keys_are_refused() -> None:

@@ -15,10 +15,12 @@ from weir_core.sched.scheduler import Scheduler, SchedulerSettings
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy, EngineFacts, EngineKind
 from weir_core.wire.class_entries import effective
 from weir_core.wire.compiler import Declared, compile_policies
-from weir_core.wire.policies import EngineMode, PolicyDocument, TenantEntry
+from weir_core.wire.policies import AdapterEntry, EngineMode, PolicyDocument, TenantEntry
 from weir_core.wire.problems import Problem, name_of
 
 Manifest = dict[str, Any]
+PLAIN = PolicyDocument(max_queued=1024, max_body_bytes=16 << 20)
+"""Of a service that says nothing, in a cluster without classes and tenants."""
 BUILT_IN = {policy.name for policy in BUILT_IN_CLASSES}
 
 
@@ -83,7 +85,7 @@ def tenants(document: PolicyDocument) -> dict[str, TenantEntry]:
 
 
 def test_nothing_at_all_stands_for_the_built_in_classes_and_no_tenants() -> None:
-    assert good() == PolicyDocument()
+    assert good() == PLAIN
 
 
 def test_everything_a_user_can_say_arrives() -> None:
@@ -377,7 +379,7 @@ def test_what_cannot_be_read_stays_as_it_was_and_is_said() -> None:
     ]
     assert (document.classes, document.tenants) == (BEFORE.classes, BEFORE.tenants)
     fresh, _ = compile_policies(Declared(service(), None), None)
-    assert fresh == PolicyDocument()
+    assert fresh == PLAIN
 
 
 def test_an_object_without_a_name_is_a_problem_and_no_more() -> None:
@@ -385,7 +387,7 @@ def test_an_object_without_a_name_is_a_problem_and_no_more() -> None:
         {"kind": "InferencePriorityClass"}, {"kind": "InferenceTenant", "metadata": []}
     )
     assert [problem.name for problem in problems] == ["", ""]
-    assert document == PolicyDocument()
+    assert document == PLAIN
 
 
 # ---- whatever comes in
@@ -524,3 +526,18 @@ def test_a_class_that_the_service_does_not_accept_is_a_problem(
     document, problems = compiled(admission=admission)
     assert [problem.field for problem in problems] == fields
     assert (document.default_class, document.anonymous_class) == (default, anonymous)
+
+
+def test_names_and_limits_are_told_as_the_spec_says_them() -> None:
+    document = good(
+        model={
+            "name": "m",
+            "aliases": ["gpt", "gpt"],
+            "source": {"uri": "tiny://"},
+            "adapters": [{"name": "sql", "source": {"uri": "hf://o/sql@v2"}}],
+        },
+        admission={"maxQueued": 7, "maxBodyBytes": 2048},
+    )
+    assert document.aliases == ("gpt",)
+    assert document.adapters == (AdapterEntry("sql", "hf://o/sql@v2"),)
+    assert (document.max_queued, document.max_body_bytes) == (7, 2048)

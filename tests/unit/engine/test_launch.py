@@ -86,6 +86,22 @@ def lora(name: str, uri: str) -> Adapter:
             id="on a CPU one place for adapters stays empty",
         ),
         pytest.param(
+            config(accelerators=1, adapter_slots=4, adapter_rank=64),
+            GPU,
+            f"serve {LLAMA_DIR} --enable-lora --max-lora-rank 64 --max-loras 4 "
+            f"--served-model-name chat {CONTRACT}",
+            id="room for adapters that come later",
+        ),
+        pytest.param(
+            config("tiny://", adapter_slots=4),
+            SMALL_CPU,
+            "serve /models/tiny --enable-lora --max-lora-rank 16 --max-loras 5 "
+            f"--served-model-name chat {CONTRACT} "
+            "--enforce-eager --distributed-executor-backend uni "
+            "--kv-cache-memory-bytes 67108864 --max-model-len 8192",
+            id="on a CPU one place more than there is room for",
+        ),
+        pytest.param(
             config(accelerators=1, traces_endpoint="http://otel:4318/v1/traces"),
             GPU,
             f"serve {LLAMA_DIR} --served-model-name chat {CONTRACT} "
@@ -220,13 +236,6 @@ def test_every_kind_of_source_is_served_from_the_model_directory(uri: str, want:
             "needs 4 accelerators per replica, the pool gives 2",
             id="more ranks than accelerators",
         ),
-        pytest.param(
-            config(adapters=(lora("x", "tiny://"),)),
-            BIG_CPU,
-            InvalidSpec,
-            r"model.adapters\[x\]: tiny:// is a whole model",
-            id="a tiny adapter",
-        ),
     ],
 )
 def test_refuses(wishes: EngineConfig, machine: Machine, error: type[Exception], want: str) -> None:
@@ -283,6 +292,14 @@ def test_what_a_secret_or_the_image_may_not_set_is_refused_at_the_start_all_at_o
         "environment VLLM_PLUGINS: VLLM_PLUGINS leaves out 'weir', without which the engine is not "
         "fit for a pod: write it, too, like weir,lora_filesystem_resolver",
     ]
+
+
+@pytest.mark.parametrize(("slots", "want"), [(0, None), (4, "1")])
+def test_adapters_are_loaded_at_run_time_where_there_is_room_for_them(
+    slots: int, want: str | None
+) -> None:
+    settings = environment(config(adapter_slots=slots), GPU, {})
+    assert settings.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == want
 
 
 def test_plugins_beside_weirs_are_loaded() -> None:
