@@ -1,14 +1,14 @@
-"""Metrics of pods for HorizontalPodAutoscalers: a small server of custom.metrics.k8s.io, OURS.
+"""A metric of a service for HorizontalPodAutoscalers: a server of external.metrics.k8s.io, OURS.
 
-Where users run prometheus-adapter or KEDA, this stands: it answers with what the sidecars' own
-`/metrics` say at that moment, and nothing else. It is a program of the tests, run in a pod; the API
-server passes the autoscaler's questions on to it, as to any server of an aggregated API, and shows
-that it is the API server by its certificate.
+Where users run KEDA or prometheus-adapter, this stands. It is a program of the tests, run in a pod.
+The API server passes the autoscaler's questions on to it, as to any server of an aggregated API,
+and shows by its certificate that it is the API server. It knows any metric of the sidecars' own
+pages: the answer is its sum over the pods that the question selects, over their number.
 
     python3 -m e2e.metrics_api FOLDER
 
 FOLDER holds `tls.crt` and `tls.key`, and the authority of those who may ask, `front-proxy-ca.crt`.
-Each question about pods is a line of the log: the metric, and the value of each pod.
+Each answer is a line of the log.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from weir_core.api.labels import ADMIN_PORT
 
-GROUP_VERSION = "custom.metrics.k8s.io/v1beta2"
+GROUP_VERSION = "external.metrics.k8s.io/v1beta1"
 PORT = 6443
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PATIENCE_S = 5.0
@@ -39,14 +39,13 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("", PORT), Handler)
-        context = ssl.create_default_context(
+        asks = ssl.create_default_context(
             ssl.Purpose.CLIENT_AUTH, cafile=folder / "front-proxy-ca.crt"
         )
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-        self.socket = context.wrap_socket(
-            self.socket, server_side=True, do_handshake_on_connect=False
-        )
+        asks.verify_mode = ssl.CERT_REQUIRED
+        asks.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+        # The handshake is the connection's own thread's: a client that is slow holds up no other.
+        self.socket = asks.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.api = httpx.Client(
             base_url=f"https://{os.environ['KUBERNETES_SERVICE_HOST']}",
             verify=ssl.create_default_context(cafile=ACCOUNT / "ca.crt"),
@@ -54,19 +53,16 @@ class Server(ThreadingHTTPServer):
             timeout=_PATIENCE_S,
         )
 
-    def values(self, namespace: str, selector: str, metric: str) -> dict[str, float]:
-        """Return a metric of each pod of a selector that has an address and answers."""
-        listed = self.api.get(
-            f"/api/v1/namespaces/{namespace}/pods", params={"labelSelector": selector}
-        )
-        listed.raise_for_status()
-        found = {}
-        for pod in listed.json()["items"]:
-            address = pod["status"].get("podIP")
-            value = None if address is None else _scrape(address, metric)
-            if value is not None:
-                found[pod["metadata"]["name"]] = value
-        return found
+    def mean(self, namespace: str, selector: str, metric: str) -> float:
+        """Return the sum of a metric over pods, over their number.
+
+        Pods that start are counted and pods that end are not, as soon as they do: an autoscaler
+        may have seen less change than this, and never more.
+        """
+        path, query = f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector}
+        listed = self.api.get(path, params=query).raise_for_status().json()["items"]
+        pods = [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        return sum(_value(pod, metric) for pod in pods) / max(1, len(pods))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -76,24 +72,28 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Say what there is, or tell a metric of pods."""
+        """Say which API this is, or tell a metric."""
         url = urlsplit(self.path)
-        match url.path.strip("/").removeprefix(f"apis/{GROUP_VERSION}").strip("/").split("/"):
+        path = unquote(url.path).removeprefix(f"/apis/{GROUP_VERSION}")
+        match path.strip("/").split("/"):
             case [""]:
-                self._answer({"kind": "APIResourceList", "apiVersion": "v1", **_RESOURCES})
-            case ["namespaces", namespace, "pods", "*", metric]:
+                self._answer("APIResourceList", apiVersion="v1", **_RESOURCES)
+            case ["namespaces", namespace, metric]:
                 selector = parse_qs(url.query).get("labelSelector", [""])[0]
-                values = self.server.values(namespace, selector, metric)
-                self.log_message("%s %s", metric, json.dumps(values))
-                self._answer(_list(namespace, metric, values))
+                value = self.server.mean(namespace, selector, metric)
+                self.log_message("%s %s %.3f", metric, selector, value)
+                now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                item = {"metricName": metric, "metricLabels": {}, "timestamp": now}
+                items = [{**item, "value": f"{round(1000 * value)}m"}]
+                self._answer("ExternalMetricValueList", apiVersion=GROUP_VERSION, items=items)
             case _:
                 self.send_error(404)
 
     def log_request(self, *_: object) -> None:
         """Leave the rest out of the log: the API server asks all the time what there is."""
 
-    def _answer(self, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
+    def _answer(self, kind: str, **content: Any) -> None:
+        body = json.dumps({"kind": kind, "metadata": {}, **content}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -105,52 +105,26 @@ _RESOURCES = {
     "groupVersion": GROUP_VERSION,
     "resources": [
         {
-            "name": "pods/weir_requests_running",
+            "name": "externalmetrics",
             "singularName": "",
             "namespaced": True,
-            "kind": "MetricValueList",
+            "kind": "ExternalMetricValueList",
             "verbs": ["get"],
         }
     ],
 }
 
 
-def _list(namespace: str, metric: str, values: dict[str, float]) -> dict[str, Any]:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "kind": "MetricValueList",
-        "apiVersion": GROUP_VERSION,
-        "metadata": {},
-        "items": [
-            {
-                "describedObject": {
-                    "kind": "Pod",
-                    "namespace": namespace,
-                    "name": name,
-                    "apiVersion": "/v1",
-                },
-                "metric": {"name": metric, "selector": None},
-                "timestamp": now,
-                "value": f"{round(1000 * value)}m",
-            }
-            for name, value in values.items()
-        ],
-    }
-
-
-def _scrape(address: str, metric: str) -> float | None:
-    """Return the sum of a metric's samples at one sidecar; None where it does not answer."""
+def _value(pod: dict[str, Any], metric: str) -> float:
+    """Return the sum of a metric's samples at a pod; nothing where its sidecar does not answer."""
+    address = pod["status"].get("podIP")
     try:
         page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=_PATIENCE_S).text
     except httpx.HTTPError:  # it starts, or has gone
-        return None
-    samples = [
-        sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == metric
-    ]
-    return sum(samples) if samples else None
+        return 0.0
+    families = text_string_to_metric_families(page)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == metric)
 
 
 if __name__ == "__main__":

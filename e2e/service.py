@@ -54,6 +54,11 @@ fetches the model, probes, the drain. It writes no facts, so SchedulingReady cal
 engine.
 """
 
+NO_MODEL: Manifest = {
+    "spec": {"initContainers": [{"name": labels.MODEL_CONTAINER, "command": ["true"]}]}
+}
+"""A pod patch for mocks: making their model takes longer than all else of a pod's start."""
+
 
 def quickstart_spec() -> dict[str, Any]:
     """Return the spec of the quickstart example."""
@@ -181,8 +186,8 @@ class Service:
         """Wait until a condition has this status and reason; return it."""
 
         def said() -> Manifest:
-            found = conditions(self.object())[condition]
-            assert (found["status"], found["reason"]) == (status, reason), found
+            found = conditions(self.object()).get(condition, {})
+            assert (found.get("status"), found.get("reason")) == (status, reason), found
             return found
 
         return eventually(said)

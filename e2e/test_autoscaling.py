@@ -1,9 +1,9 @@
 """A HorizontalPodAutoscaler at an InferenceService of two pools settles where its load fits.
 
-The autoscaler is Kubernetes' own. It asks for the requests that each replica holds, through the
-API server, and is answered by a program of ours that reads the sidecars' metrics (`metrics_api`).
-The load is a number of streams that the test spreads evenly over all ready replicas itself, so that
-the right number of replicas follows from arithmetic.
+The autoscaler is Kubernetes' own. Its metric is how many requests the service's engines run, in the
+mean of all replicas: it asks the API server for it, and a program of ours answers that reads the
+sidecars' pages (`metrics_api`). The load is a number of streams that do not end. Which replica runs
+which of them does not matter to the mean, so the right number of replicas follows from arithmetic.
 """
 
 from __future__ import annotations
@@ -12,39 +12,46 @@ import base64
 import json
 import re
 import subprocess
-from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from e2e import hosted, metrics_api
-from e2e.counts import Page
 from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Kubectl, Manifest
-from e2e.service import MOCK_ENGINE, MODEL, NAMESPACE, Service, quickstart_spec
+from e2e.service import (
+    MOCK_ENGINE,
+    MODEL,
+    NAMESPACE,
+    NO_MODEL,
+    READY_WITHIN_S,
+    Service,
+    quickstart_spec,
+)
 from e2e.target import Target
 from weir_core.api import labels
 from weir_operator.render.patch import patched
 
-METRIC = "weir_requests_running"
+METRIC = "vllm:num_requests_running"
 FIXED = 2
 """Replicas of the pool that has a number of its own."""
 MOST = 6
 TARGET = 4
-"""Requests that a replica shall hold, in the mean of the replicas that the autoscaler looks at."""
+"""Streams that a replica shall run."""
+REQUEST_WITHIN_S = 60.0
 HIGH, LOW = 20, 3
-"""Streams. The high load fits 5 replicas: 3 beside the fixed ones. The low one fits those alone."""
+"""The high load fits 5 replicas: 3 beside the fixed ones. The low one would fit those alone."""
 LOOKS = 4
 """Decisions that change nothing, by which a number is a settled one."""
 
 SLOW_STREAMS: Manifest = {
     "spec": {
-        "initContainers": [{"name": labels.MODEL_CONTAINER, "command": ["true"]}],
         "containers": [
             {
                 "name": labels.ENGINE_CONTAINER,
@@ -55,7 +62,7 @@ SLOW_STREAMS: Manifest = {
         ],
     }
 }  # fmt: skip
-"""MOCKS that need no model and whose streams outlast the scenario at little cost."""
+"""MOCKS whose streams outlast the scenario at little cost."""
 
 
 @pytest.fixture
@@ -105,7 +112,9 @@ def two_pools(weir: Installation) -> Iterator[Service]:
     """A service of a pool with a number of its own and one that scales; ready."""
     (pool,) = quickstart_spec()["pools"]
     pools = [{**pool, "name": "fixed", "replicas": FIXED}, {**pool, "name": "open"}]
-    service = Service(weir.target, "scaled", {"pools": pools}, pod_patch=SLOW_STREAMS)
+    service = Service(
+        weir.target, "scaled", {"pools": pools}, pod_patch=patched(SLOW_STREAMS, NO_MODEL)
+    )
     service.apply()
     service.wait_ready(FIXED + 1)
     yield service
@@ -117,9 +126,10 @@ def two_pools(weir: Installation) -> Iterator[Service]:
 def autoscaler(two_pools: Service, adapter: str) -> Iterator[str]:
     """The HorizontalPodAutoscaler; it decides at once, and as often as the cluster lets it."""
     kubectl = two_pools.target.kubectl
+    labelled = {"matchLabels": {labels.SERVICE: two_pools.name}}
     metric = {
-        "metric": {"name": METRIC},
-        "target": {"type": "AverageValue", "averageValue": str(TARGET)},
+        "metric": {"name": METRIC, "selector": labelled},
+        "target": {"type": "Value", "value": str(TARGET)},
     }
     kubectl.apply(
         _object(
@@ -134,7 +144,7 @@ def autoscaler(two_pools: Service, adapter: str) -> Iterator[str]:
                 },
                 "minReplicas": 1,
                 "maxReplicas": MOST,
-                "metrics": [{"type": "Pods", "pods": metric}],
+                "metrics": [{"type": "External", "external": metric}],
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
             },
         )
@@ -146,59 +156,30 @@ def autoscaler(two_pools: Service, adapter: str) -> Iterator[str]:
 def test_an_hpa_of_two_pools_settles_where_the_load_fits_and_follows_it_down(
     two_pools: Service, autoscaler: str, adapter: str
 ) -> None:
-    kubectl, streams = two_pools.target.kubectl, Streams()
-    try:
-        _settles(two_pools, adapter, streams, HIGH, want=3)
-        assert _sizes(kubectl, autoscaler) == [2, 3]
-        scale = json.loads(kubectl("get", "--raw", _path_of_scale(two_pools)))
-        assert scale["status"]["replicas"] == scale["spec"]["replicas"] == 3
-        assert len(two_pools.pods()) == FIXED + 3
-        _settles(two_pools, adapter, streams, LOW, want=1)
-        down = _sizes(kubectl, autoscaler)[2:]
-        assert down == sorted(down, reverse=True)
-        assert down[-1] == 1
-    finally:
-        streams.close()
+    kubectl = two_pools.target.kubectl
+    with ExitStack() as streams:
+        for _ in range(HIGH - LOW):
+            streams.enter_context(_stream(two_pools.url()))
+        with ExitStack() as lasting:
+            for _ in range(LOW):
+                lasting.enter_context(_stream(two_pools.url()))
+            _settles(two_pools, adapter, want=3)
+            assert _sizes(kubectl, autoscaler) == [2, 3]
+            scale = json.loads(kubectl("get", "--raw", _path_of_scale(two_pools)))
+            assert scale["status"]["replicas"] == scale["spec"]["replicas"] == 3
+            assert len(two_pools.pods()) == FIXED + 3
+            streams.close()
+            _settles(two_pools, adapter, want=1)
+    down = _sizes(kubectl, autoscaler)[2:]
+    assert down == sorted(down, reverse=True)
+    assert down[-1] == 1
 
 
-class Streams:
-    """Streams that are held open at replicas and never end by themselves."""
-
-    def __init__(self) -> None:
-        self._open: defaultdict[str, list[HTTPConnection]] = defaultdict(list)
-
-    def spread(self, number: int, addresses: list[str]) -> None:
-        """Have so many, evenly at these replicas and at no other.
-
-        No stream is opened before the replicas have noticed those that were closed: the sum that
-        autoscalers see must at no instant be above the number.
-        """
-        share, more = divmod(number, len(addresses))
-        want = {address: share + (at < more) for at, address in enumerate(addresses)}
-        for address, held in self._open.items():
-            while len(held) > want.get(address, 0):
-                held.pop().close()
-        eventually(lambda: self._is_seen(addresses))
-        for address, count in want.items():
-            while len(self._open[address]) < count:
-                self._open[address].append(_stream(address))
-        eventually(lambda: self._is_seen(addresses))
-
-    def close(self) -> None:
-        """End all of them."""
-        for held in self._open.values():
-            for connection in held:
-                connection.close()
-
-    def _is_seen(self, addresses: list[str]) -> None:
-        for address in addresses:
-            page = httpx.get(f"http://{address}:{labels.ADMIN_PORT}/metrics", timeout=30).text
-            assert Page(page).total(METRIC) == len(self._open[address]), address
-
-
-def _stream(address: str) -> HTTPConnection:
-    """Begin a stream at a replica; return its connection when it has begun."""
-    connection = HTTPConnection(address, labels.API_PORT, timeout=60)
+@contextmanager
+def _stream(url: str) -> Iterator[None]:
+    """Have a stream run for the length of the context."""
+    where = urlsplit(url)
+    connection = HTTPConnection(str(where.hostname), where.port or 80, timeout=REQUEST_WITHIN_S)
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Count."}],
@@ -207,28 +188,29 @@ def _stream(address: str) -> HTTPConnection:
     }
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-    assert connection.getresponse().status == 200
-    return connection
+    with closing(connection), connection.getresponse() as answer:
+        assert answer.status == 200
+        yield
 
 
-def _settles(service: Service, adapter: str, streams: Streams, number: int, want: int) -> None:
-    """Spread so many streams until the autoscaler has come to `want` replicas and stays there."""
-    kubectl = service.target.kubectl
-    settled_at: int | None = None
+def _settles(service: Service, adapter: str, want: int) -> None:
+    """Wait until the autoscaler has come to `want` replicas; see that it stays there."""
 
-    def settled() -> None:
-        nonlocal settled_at
-        service.wait_ready(FIXED + int(service.object()["spec"]["replicas"]))
-        streams.spread(number, sorted(pod["status"]["podIP"] for pod in service.pods()))
-        asked = kubectl("logs", adapter, f"--namespace={NAMESPACE}").count(METRIC)
-        if service.object()["spec"]["replicas"] != want:
-            settled_at = None
-        elif settled_at is None:
-            settled_at = asked
-        assert settled_at is not None, service.object()["spec"]["replicas"]
-        assert asked >= settled_at + LOOKS, asked
+    def there() -> None:
+        assert service.object()["spec"]["replicas"] == want
 
-    eventually(settled)
+    def asked() -> int:
+        return service.target.kubectl("logs", adapter, f"--namespace={NAMESPACE}").count(METRIC)
+
+    eventually(there, within_s=READY_WITHIN_S)
+    service.wait_ready(FIXED + want)
+    before = asked()
+
+    def looked_again() -> None:
+        assert asked() >= before + LOOKS
+
+    eventually(looked_again)
+    there()
 
 
 def _sizes(kubectl: Kubectl, autoscaler: str) -> list[int]:

@@ -14,8 +14,9 @@ from e2e.cluster import cluster
 from e2e.eventually import PATIENCE_S
 from e2e.installation import Installation
 from e2e.kube import Kubectl
-from e2e.service import MOCK_ENGINE, MODEL, Service
+from e2e.service import MOCK_ENGINE, MODEL, NO_MODEL, Service
 from e2e.traffic import chatting
+from weir_operator.render.patch import patched
 
 REPLICAS = 2
 
@@ -33,7 +34,8 @@ def second_node(weir: Installation) -> Iterator[str]:
 def there(weir: Installation, second_node: str) -> Iterator[Service]:
     """A service whose replicas, their engines MOCKS, all run on the second node."""
     kubectl = weir.target.kubectl
-    service = Service(weir.target, "there", {"replicas": REPLICAS}, pod_patch=MOCK_ENGINE)
+    mock = patched(MOCK_ENGINE, NO_MODEL)
+    service = Service(weir.target, "there", {"replicas": REPLICAS}, pod_patch=mock)
     with _cordoned(kubectl, second_node):
         service.apply()
         service.wait_ready(REPLICAS)
