@@ -34,7 +34,8 @@ REAL_ENGINES = {"quickstart": {}, "plain": {"engine": {"args": WHOLE_PROMPTS}}}
 _GIVEN = os.environ.get("KUBECONFIG")
 collect_ignore = ["test_cluster.py", "test_api_server_outage.py"] if _GIVEN else []
 if _GIVEN and not is_ours(Path(_GIVEN)):
-    collect_ignore += ["test_adapters.py", "test_room.py", "test_routing.py", "test_stopping.py"]
+    collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_node_drain.py"]
+    collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
 
 
 @pytest.fixture(scope="session")

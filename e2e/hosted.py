@@ -55,6 +55,24 @@ def service_patch() -> dict[str, Any]:
     return {"podTemplate": {"spec": {"volumes": volumes, **containers}}}
 
 
+def pod(name: str, namespace: str, command: list[str]) -> dict[str, Any]:
+    """Return a pod that runs a program of the checkout."""
+    container = {
+        "name": name,
+        "image": images.HOST,
+        "imagePullPolicy": "Never",
+        "command": command,
+        "workingDir": str(CHECKOUT),
+        "volumeMounts": _mounts(),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {"containers": [container], "volumes": _volumes()},
+    }
+
+
 def _folders() -> dict[str, Path]:
     """Return what to mount, by volume name; a folder inside another one is not listed."""
     found = {"host-usr": Path("/usr"), "host-checkout": CHECKOUT}

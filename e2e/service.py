@@ -57,6 +57,11 @@ fetches the model, probes, the drain. It writes no facts, so SchedulingReady cal
 engine.
 """
 
+NO_MODEL: Manifest = {
+    "spec": {"initContainers": [{"name": labels.MODEL_CONTAINER, "command": ["true"]}]}
+}
+"""A pod patch for mocks: making their model takes longer than all else of a pod's start."""
+
 
 def quickstart_spec() -> dict[str, Any]:
     """Return the spec of the quickstart example."""
@@ -72,12 +77,14 @@ class Service:
     Args:
         overrides: What differs from the example's spec; without replicas it costs nothing.
         pod_patch: What differs from the pods that the target wants, such as `MOCK_ENGINE`.
+        namespace: Where it is; there must be one of that name.
     """
 
     target: Target
     name: str
     overrides: dict[str, Any] = field(default_factory=dict)
     pod_patch: Manifest = field(default_factory=dict)
+    namespace: str = NAMESPACE
 
     @property
     def manifest(self) -> Manifest:
@@ -88,7 +95,7 @@ class Service:
         return {
             "apiVersion": labels.API_VERSION,
             "kind": "InferenceService",
-            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {**spec, **self.overrides},
         }
 
@@ -103,7 +110,7 @@ class Service:
 
     def ensure_ready(self) -> None:
         """Give it its own number of ready replicas, whatever an earlier scenario did to it."""
-        found = self.target.kubectl.find("infs", self.name, NAMESPACE)
+        found = self.target.kubectl.find("infs", self.name, self.namespace)
         replicas = self.manifest["spec"]["replicas"]
         if found is None:
             self.apply()
@@ -113,15 +120,17 @@ class Service:
 
     def patch(self, spec: dict[str, Any]) -> None:
         """Merge `spec` into its spec."""
-        self.target.kubectl.patch("infs", self.name, NAMESPACE, {"spec": spec})
+        self.target.kubectl.patch("infs", self.name, self.namespace, {"spec": spec})
 
     def object(self) -> Manifest:
         """Return it as it is in the cluster."""
-        return self.target.kubectl.get("infs", self.name, NAMESPACE)
+        return self.target.kubectl.get("infs", self.name, self.namespace)
 
     def delete(self) -> None:
         """Delete it; its objects follow in the background."""
-        self.target.kubectl("delete", "infs", self.name, f"--namespace={NAMESPACE}", "--wait=false")
+        self.target.kubectl(
+            "delete", "infs", self.name, f"--namespace={self.namespace}", "--wait=false"
+        )
 
     def wait_ready(self, replicas: int) -> None:
         """Wait until the newest generation is acted upon and so many replicas take requests."""
@@ -154,7 +163,7 @@ class Service:
         """Wait until the pods that were ending have ended and only so many are left."""
 
         def gone() -> None:
-            pods = self.target.kubectl.list("pods", NAMESPACE, self.selector)
+            pods = self.target.kubectl.list("pods", self.namespace, self.selector)
             assert len(pods) == replicas, [name_of(pod) for pod in pods]
 
         eventually(gone)
@@ -180,15 +189,15 @@ class Service:
         """Wait until a condition has this status and reason; return it."""
 
         def said() -> Manifest:
-            found = conditions(self.object())[condition]
-            assert (found["status"], found["reason"]) == (status, reason), found
+            found = conditions(self.object()).get(condition, {})
+            assert (found.get("status"), found.get("reason")) == (status, reason), found
             return found
 
         return eventually(said)
 
     def pods(self) -> list[Manifest]:
         """Return its pods that are not ending."""
-        pods = self.target.kubectl.list("pods", NAMESPACE, self.selector)
+        pods = self.target.kubectl.list("pods", self.namespace, self.selector)
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def pod(self) -> Manifest:
@@ -217,13 +226,13 @@ class Service:
 
         Once it is deleted, that is whatever carries its label.
         """
-        found = self.target.kubectl.list(OWNED, NAMESPACE, self.selector)
-        service = self.target.kubectl.find("infs", self.name, NAMESPACE)
+        found = self.target.kubectl.list(OWNED, self.namespace, self.selector)
+        service = self.target.kubectl.find("infs", self.name, self.namespace)
         return found if service is None else _descendants(service, found)
 
     def templates(self) -> dict[str, Any]:
         """Return the pod template of each Deployment by its name."""
-        found = self.target.kubectl.list("deployments", NAMESPACE, self.selector)
+        found = self.target.kubectl.list("deployments", self.namespace, self.selector)
         return {one["metadata"]["name"]: one["spec"]["template"] for one in found}
 
     def url(self) -> str:

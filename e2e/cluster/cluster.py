@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.cluster import build, components, images, node, pki
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.layout import NODE, Layout
+from e2e.cluster.layout import FIRST, SECOND, Layout, Worker
 from e2e.cluster.report import say
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -134,22 +135,60 @@ def _start(cluster: Cluster) -> None:
     machine = node.start(layout, cluster.bin_dir / "pause")
     if machine.process is not None:
         cluster.processes["node"] = machine.process
-    _spawn(cluster, machine, components.ETCD, components.API_SERVER, components.CONTAINERD)
-    ctr = ("ctr", "--address", components.CONTAINERD_SOCKET, "--namespace", "k8s.io")
-    _until(cluster, "containerd to answer", lambda: _succeeds(machine.run, *ctr, "version"))
-    for image in (images.pause(cluster.bin_dir / "pause"), images.host(_program_folders())):
-        archive = layout.state / "image.tar"
-        images.write_archive(image, archive)
-        machine.run(*ctr, "images", "import", str(archive))
-        archive.unlink()
+    commands = components.commands(layout, cluster.bin_dir)
+    worker = components.worker_commands(layout, FIRST, cluster.bin_dir)
+    runtime = {components.CONTAINERD: worker.pop(components.CONTAINERD)}
+    first = (components.ETCD, components.API_SERVER)
+    _spawn(cluster, machine, {name: commands.pop(name) for name in first} | runtime)
+    _import_images(cluster, machine, FIRST)
     _until(cluster, "the API server to be ready", lambda: _kubectl(cluster, "get", "--raw=/readyz"))
-    rest = (components.CONTROLLER_MANAGER, components.SCHEDULER)
-    _spawn(cluster, machine, *rest, components.KUBELET, components.PROXY)
-    ready = ("wait", "--for=condition=Ready", f"node/{NODE}", "--timeout=1s")
-    _until(cluster, "the node to be Ready", lambda: _kubectl(cluster, *ready))
+    _spawn(cluster, machine, commands | worker)
+    _until(cluster, "the node to be Ready", lambda: _is_ready(cluster, FIRST))
     account = ("get", "serviceaccount", "default", "--namespace=default")
     _until(cluster, "the first service account", lambda: _kubectl(cluster, *account))
     say(f"ready after {time.monotonic() - started:.1f} s")
+
+
+@contextmanager
+def second_worker(layout: Layout) -> Iterator[str]:
+    """Have a second kubelet in a running cluster for the length of the context; yield its name."""
+    machine = node.find(layout)
+    if machine is None:
+        raise ClusterError(f"no cluster runs from {layout.state}")
+    joined = Cluster(layout, build.binaries())  # of the cluster, only what is started here
+    for path, content in components.worker_files(layout, SECOND).items():
+        (layout.state / path).parent.mkdir(exist_ok=True)
+        (layout.state / path).write_text(content)
+    node.make_cgroups(layout.cgroup(SECOND))
+    if layout.address(SECOND) not in machine.run("ip", "addr", "show", "dev", "pods0"):
+        machine.run("ip", "addr", "add", f"{layout.address(SECOND)}/24", "dev", "pods0")
+    commands = components.worker_commands(layout, SECOND, joined.bin_dir)
+    try:
+        _spawn(joined, machine, {components.CONTAINERD: commands.pop(components.CONTAINERD)})
+        _import_images(joined, machine, SECOND)
+        _spawn(joined, machine, commands)
+        _until(joined, "the second node to be Ready", lambda: _is_ready(joined, SECOND))
+        yield SECOND.name
+    finally:
+        _kubectl(joined, "delete", "node", SECOND.name, "--ignore-not-found")
+        for process in reversed(joined.processes.values()):
+            node.end(process)
+
+
+def _import_images(cluster: Cluster, machine: node.Node, worker: Worker) -> None:
+    """Give a worker's containerd the images that pods here are made of."""
+    ctr = ("ctr", "--address", components.containerd_socket(worker), "--namespace", "k8s.io")
+    _until(cluster, "containerd to answer", lambda: _succeeds(machine.run, *ctr, "version"))
+    for image in (images.pause(cluster.bin_dir / "pause"), images.host(_program_folders())):
+        archive = cluster.layout.state / "image.tar"
+        images.write_archive(image, archive)
+        machine.run(*ctr, "images", "import", str(archive))
+        archive.unlink()
+
+
+def _is_ready(cluster: Cluster, worker: Worker) -> bool:
+    ready = ("wait", "--for=condition=Ready", f"node/{worker.name}", "--timeout=1s")
+    return _kubectl(cluster, *ready)
 
 
 def _program_folders() -> Sequence[Path]:
@@ -157,13 +196,12 @@ def _program_folders() -> Sequence[Path]:
     return [Path(sys.prefix) / "bin"]
 
 
-def _spawn(cluster: Cluster, machine: node.Node, *names: str) -> None:
-    commands = components.commands(cluster.layout, cluster.bin_dir)
-    for name in names:
+def _spawn(cluster: Cluster, machine: node.Node, commands: Mapping[str, list[str]]) -> None:
+    for name, command in commands.items():
         log = cluster.layout.state / f"{name}.log"
         with log.open("wb") as out:
             cluster.processes[name] = subprocess.Popen(
-                [*machine.enter, *commands[name]],
+                [*machine.enter, *command],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
 

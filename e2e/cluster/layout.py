@@ -6,7 +6,26 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-NODE = "node-1"
+
+@dataclass(frozen=True)
+class Worker:
+    """A kubelet with a containerd of its own: what the cluster takes for a machine.
+
+    All workers share the namespaces of the node, and so the bridge of the pods and kube-proxy.
+
+    Args:
+        name: Of the Node object.
+        number: From 1; the host part of its address.
+    """
+
+    name: str
+    number: int
+
+
+FIRST = Worker("node-1", 1)
+"""The one that every cluster starts with."""
+SECOND = Worker("node-2", 2)
+"""The one that a scenario may add."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,14 @@ class Layout:
     def gateway(self) -> str:
         """Address of the node: API server, kubelet, and the pods' gateway."""
         return f"10.244.{self.slot}.1"
+
+    def address(self, worker: Worker) -> str:
+        """Address of a worker's kubelet; the first one's is the gateway."""
+        return f"10.244.{self.slot}.{worker.number}"
+
+    def cgroup(self, worker: Worker) -> str:
+        """Cgroup that holds a worker's pods: a kubelet removes what it does not know from its."""
+        return self.id if worker == FIRST else f"{self.id}/{worker.name}"
 
     @property
     def pods(self) -> str:

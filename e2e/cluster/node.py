@@ -85,7 +85,7 @@ def start(layout: Layout, pause: Path) -> Node:
     if not pids:
         text = (layout.state / "node.log").read_text().strip()
         raise ClusterError(f"the kernel refused the node's namespaces: {text}")
-    _make_cgroups(layout)
+    make_cgroups(layout.id)
     node = Node(layout, pids[0], holder)
     _connect(node)
     return node
@@ -113,6 +113,29 @@ def destroy(layout: Layout) -> None:
             with suppress(OSError):  # it was there before, and is not empty
                 folder.rmdir()
     shutil.rmtree(layout.state)
+
+
+def make_cgroups(path: str) -> None:
+    """Make the cgroup of this path in every hierarchy; in version 2 with all controllers."""
+    if _hierarchies() == [CGROUPS]:
+        above = CGROUPS / Path(path).parent
+        wanted = (above / "cgroup.controllers").read_text().split()
+        (above / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
+    for root in _hierarchies():
+        (root / path).mkdir(exist_ok=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a component that was started on the node.
+
+    `process` is nsenter: the component is its child, and the first process of a namespace does
+    not wait for it once its parent has gone.
+    """
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    for pid in children.read_text().split() if children.exists() else ():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGTERM)
+    process.wait(timeout=PATIENCE_S)
 
 
 def free_slot(limit: int = 64) -> int:
@@ -187,14 +210,6 @@ def _hierarchies() -> list[Path]:
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS]
     return [path for path in CGROUPS.iterdir() if (path / "cgroup.procs").exists()]
-
-
-def _make_cgroups(layout: Layout) -> None:
-    if _hierarchies() == [CGROUPS]:
-        wanted = (CGROUPS / "cgroup.controllers").read_text().split()
-        (CGROUPS / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
-    for root in _hierarchies():
-        (root / layout.id).mkdir(exist_ok=True)
 
 
 def _remove_cgroups(layout: Layout) -> bool:

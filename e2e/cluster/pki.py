@@ -1,4 +1,8 @@
-"""Keys and certificates: one authority, and one identity per component, as RBAC expects them."""
+"""Keys and certificates: one identity per component, as RBAC expects them.
+
+Two authorities: one for them all, and one for the name under which the API server passes requests
+on to the servers of aggregated APIs, which must take nothing else for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.layout import NODE, Layout
+from e2e.cluster.layout import FIRST, SECOND, Layout, Worker
 
 VALID_DAYS = 30
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -16,12 +20,17 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate to issue: who it speaks for, and the addresses it may serve."""
+    """A certificate to issue: who it speaks for, and the addresses it may serve.
+
+    Args:
+        authority: File of the authority that issues it.
+    """
 
     file: str
     user: str
     group: str = ""
     addresses: tuple[str, ...] = ()
+    authority: str = "ca"
 
     @property
     def subject(self) -> str:
@@ -33,14 +42,14 @@ ADMIN = Identity("admin", "admin", "system:masters")
 CONTROLLER_MANAGER = Identity("controller-manager", "system:kube-controller-manager")
 SCHEDULER = Identity("scheduler", "system:kube-scheduler")
 PROXY = Identity("proxy", "system:kube-proxy")
+FRONT_PROXY = Identity("front-proxy", "front-proxy-client", authority="front-proxy-ca")
 CLIENTS = (ADMIN, CONTROLLER_MANAGER, SCHEDULER, PROXY)
 
 
-def kubelet(layout: Layout) -> Identity:
-    """Return the node's identity; it serves logs and exec with it, too."""
-    return Identity(
-        "kubelet", f"system:node:{NODE}", "system:nodes", (f"IP:{layout.gateway}", f"DNS:{NODE}")
-    )
+def kubelet(layout: Layout, worker: Worker) -> Identity:
+    """Return a worker's identity; it serves logs and exec with it, too."""
+    addresses = (f"IP:{layout.address(worker)}", f"DNS:{worker.name}")
+    return Identity(worker.name, f"system:node:{worker.name}", "system:nodes", addresses)
 
 
 def api_server(layout: Layout) -> Identity:
@@ -55,16 +64,19 @@ def api_server(layout: Layout) -> Identity:
 
 
 def issue_all(layout: Layout) -> None:
-    """Write the authority, every certificate, the service-account key and the kubeconfigs."""
+    """Write the authorities, every certificate, the service-account key and the kubeconfigs."""
     pki = layout.state / "pki"
     pki.mkdir(mode=0o700)
-    authority = ("-x509", *_NEW_KEY, "-days", str(VALID_DAYS), "-subj", "/CN=weir-e2e")
-    _openssl("req", *authority, "-out", pki / "ca.crt", "-keyout", pki / "ca.key")
+    for authority in ("ca", FRONT_PROXY.authority):
+        issue = ("-x509", *_NEW_KEY, "-days", str(VALID_DAYS), "-subj", f"/CN=weir-e2e-{authority}")
+        files = ("-out", pki / f"{authority}.crt", "-keyout", pki / f"{authority}.key")
+        _openssl("req", *issue, *files)
     _openssl("genrsa", "-out", pki / "sa.key", "2048")
     _openssl("rsa", "-in", pki / "sa.key", "-pubout", "-out", pki / "sa.pub")
-    for identity in (api_server(layout), kubelet(layout), *CLIENTS):
+    kubelets = [kubelet(layout, worker) for worker in (FIRST, SECOND)]
+    for identity in (api_server(layout), FRONT_PROXY, *kubelets, *CLIENTS):
         _issue(pki, identity)
-    for identity in (kubelet(layout), *CLIENTS):
+    for identity in (*kubelets, *CLIENTS):
         _write_kubeconfig(layout, identity)
     layout.kubeconfig.write_bytes((pki / "admin.kubeconfig").read_bytes())
     layout.kubeconfig.chmod(0o600)
@@ -74,7 +86,7 @@ def _issue(pki: Path, identity: Identity) -> None:
     names = [f"subjectAltName={','.join(identity.addresses)}"] if identity.addresses else []
     _openssl(
         "req", "-x509", *_NEW_KEY, "-days", str(VALID_DAYS), "-subj", identity.subject,
-        "-CA", pki / "ca.crt", "-CAkey", pki / "ca.key",
+        "-CA", pki / f"{identity.authority}.crt", "-CAkey", pki / f"{identity.authority}.key",
         "-addext", "basicConstraints=critical,CA:FALSE",
         *(word for name in names for word in ("-addext", name)),
         "-out", pki / f"{identity.file}.crt", "-keyout", pki / f"{identity.file}.key",
