@@ -7,7 +7,7 @@ the official client. Objects are written by server-side apply with the field man
 Of Secrets it reads two kinds, each by its name: the ones it writes itself, and those that an
 InferenceTenant names. They are watched by their metadata alone, so that no other Secret's values
 ever reach this process (`weir_operator.watches`). The right to watch would give it the values, too:
-that is a habit of this client and no bound. Without that right they are read in each pass and no
+that is a habit of this client and no bound. Without that right they are read in each resync and no
 sooner. Pods are patched for one thing: an annotation that makes the kubelet look at their Secret
 again at once. `weir_operator.rights` lists the rights that all of this needs.
 """

@@ -81,17 +81,22 @@ class Resync:
         """Ask for a pass over each service that may need one.
 
         Raises:
-            ClusterUnavailable: The API server does not answer, or refuses.
+            ClusterUnavailable: The API server does not answer, or refuses to list services.
         """
-        seen = await self._look()
-        for key, mark in seen.items():
-            if self._seen.get(key) != mark or not self._is_idle(key):
+        services = await self._cluster.metadata(SERVICE)
+        try:
+            seen = await self._around(services)
+        except ClusterRefuses as error:  # a pass says in a condition what it lacks
+            log.warning("resync: every service gets a pass: %s", error)
+            seen = {}
+        for meta in services:
+            key = Key(meta.namespace, meta.name)
+            if key not in seen or self._seen.get(key) != seen[key] or not self._is_idle(key):
                 self._queue.add(key)
         self._seen = seen
 
-    async def _look(self) -> dict[Key, object]:
+    async def _around(self, services: Iterable[Meta]) -> dict[Key, object]:
         """Return what a pass over each service depends on, to be compared."""
-        services = await self._cluster.metadata(SERVICE)
         around: defaultdict[Key, set[tuple[str, str, str]]] = defaultdict(set)
         for meta in services:
             around[Key(meta.namespace, meta.name)] = set(_mark(SERVICE, [meta]))

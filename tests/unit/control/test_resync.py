@@ -227,6 +227,16 @@ async def test_a_change_during_a_pass_is_no_reason_to_leave_a_service_alone() ->
     assert await bench.look() == ["a"]
 
 
+@pytest.mark.parametrize("kind", ["NetworkPolicy", "InferenceTenant", "Secret"])
+async def test_what_may_not_be_read_keeps_no_service_from_its_passes(kind: str) -> None:
+    bench = Bench("a", "b", tenants=True)
+    bench.blind.add((SECRET, None))
+    await bench.settle()
+    bench.cluster.forbidden = {kind}
+    await bench.resync.look()
+    assert len(bench.queue) == 2
+
+
 async def test_a_service_that_is_gone_is_forgotten() -> None:
     bench = await settled("a", "b")
     gone = bench.cluster.of("InferenceService")["a"]
