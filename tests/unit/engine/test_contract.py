@@ -25,8 +25,12 @@ class Renamed(Known):
 @pytest.mark.parametrize(
     ("version", "objects"),
     [
-        ("0.32.0", False), ("0.32.4+cpu", False), ("0.33.0", False),
-        ("0.31.9", True), ("0.34.0", True), ("dev", True),
+        ("0.32.0", False),
+        ("0.32.4+cpu", False),
+        ("0.33.0", False),
+        ("0.31.9", True),
+        ("0.34.0", True),
+        ("dev", True),
     ],
 )
 def test_knows_its_versions(version: str, objects: bool) -> None:
