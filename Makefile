@@ -42,6 +42,15 @@ e2e: install ## Scenarios on a real cluster (built once and cached, or your KUBE
 	@mkdir -p .weir/durations
 	$(BIN)/pytest e2e --durations=50 --durations-min=0.3 | tee .weir/durations/e2e
 
+.PHONY: e2e-images
+e2e-images: install ## The README's way to a cluster, on images built here (12 GB, with docker or podman)
+	@scripts/system-packages
+	WEIR_E2E_IMAGES=1 $(BIN)/pytest e2e/test_readme.py
+
+.PHONY: integration-gpu-lock
+integration-gpu-lock: install ## The engine's tests on the Python code of the vLLM that requirements/gpu.lock pins
+	@scripts/integration-gpu-lock
+
 .PHONY: test
 test: check integration e2e ## Everything
 

@@ -14,7 +14,7 @@ from weir_engine import machine
 
 def driver(result: int) -> Callable[[str], Any]:
     """Return what loads a driver whose start ends with `result`."""
-    return lambda _name: SimpleNamespace(cuInit=lambda _flags: result)
+    return lambda _: SimpleNamespace(cuInit=lambda _: result)
 
 
 def absent(name: str) -> Any:

@@ -206,7 +206,8 @@ class Scheduler:
 
     def _admit(self, chunks: dict[str, int], budget: int) -> tuple[list[Any], set[str]]:
         """Admit waiting requests to a step; return the new ones, and who was there before."""
-        new, resumed = [], set()
+        new: list[str] = []
+        resumed: list[str] = []
         skipped: list[tuple[Queue, Request]] = []
         while budget and len(self.running) < self.max_num_active_reqs:
             queue = self.kv_holding_waiting or self.waiting
@@ -226,16 +227,14 @@ class Scheduler:
                 skipped.append((queue, queue.pop_request()))
                 continue
             self.running.append(queue.pop_request())
-            if request.status is Status.PREEMPTED:
-                resumed.add(request.request_id)
-            else:
-                new.append(SimpleNamespace(req_id=request.request_id))
+            is_resumed = request.status is Status.PREEMPTED
+            (resumed if is_resumed else new).append(request.request_id)
             request.status = Status.RUNNING
             chunks[request.request_id] = chunk
             budget -= chunk
         for queue, request in skipped:
             queue.prepend_requests([request])
-        return new, resumed
+        return [SimpleNamespace(req_id=name) for name in new], set(resumed)
 
     def update_from_output(self, scheduler_output: Output, model_runner_output: Any) -> None:
         assert model_runner_output is None
