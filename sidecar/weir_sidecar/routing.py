@@ -158,12 +158,12 @@ class Routing:
         Args:
             pod: Name of this one.
         """
-        own = self.load()
+        own, now = self.load(), self._clock()
         found: list[ReplicaReport] = []
         if own is not None:
-            drain_s = drain_s_of(self._driver.scheduler)
+            drain_s = drain_s_of(self._driver.scheduler, now)
             found.append(ReplicaReport(pod, own, drain_s=drain_s))
-        for name, load, age_s in self._router.loads(self._clock()):
+        for name, load, age_s in self._router.loads(now):
             found.append(ReplicaReport(name, load, age_s))
         return FleetReport(pod, tuple(found))
 

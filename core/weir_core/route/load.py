@@ -70,18 +70,25 @@ def load_of(scheduler: Scheduler, now: float, draining: bool = False) -> LoadVec
     )
 
 
-def drain_s_of(scheduler: Scheduler) -> float:
-    """Return the predicted time until the requests that run here end; those that wait move."""
-    estimator = scheduler.estimator
-    prefill_s = scheduler.engine_load.prefill_of_all() * estimator.token_s
-    most, runs = 0.0, False
+def drain_s_of(scheduler: Scheduler, now: float) -> float:
+    """Return the predicted time until the requests that run here end; those that wait move.
+
+    They go on at the pace that they had so far, or at that of the engine's steps if it is slower.
+    """
+    most = paced = took_s = 0.0
     for ticket in scheduler.tickets.values():
         if ticket.state is State.RUNNING:
-            runs = True
-            left = ticket.output_estimate - ticket.output_tokens
-            left = max(left, ticket.output_tokens // _BEYOND)
-            most = max(most, left / max(1, ticket.slots))
-    return _told_s(prefill_s + most * estimator.step_s) if runs else 0.0
+            slots = max(1, ticket.slots)
+            left = max(ticket.output_estimate - ticket.output_tokens, 1)
+            most = max(most, max(left, ticket.output_tokens // _BEYOND) / slots)
+            if ticket.output_tokens > 0:
+                paced += ticket.output_tokens / slots
+                took_s += now - ticket.dispatched_s
+    if most <= 0.0:
+        return 0.0
+    estimator = scheduler.estimator
+    step_s = max(estimator.step_s, took_s / paced if paced > 0.0 else 0.0)
+    return _told_s(scheduler.engine_load.prefill_of_all() * estimator.token_s + most * step_s)
 
 
 def _told_s(seconds: float) -> float:

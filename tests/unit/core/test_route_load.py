@@ -205,14 +205,16 @@ def test_what_a_replica_tells_can_be_read_whatever_it_has_learned(learned_s: flo
 
 def test_a_drain_lasts_as_long_as_the_longest_request_that_runs() -> None:
     made = scheduler()
-    assert drain_s_of(made) == 0.0
+    assert drain_s_of(made, 0.0) == 0.0
     made.on_arrival(request(1), 0.0)
     made.on_first_token("q1", 0.5)
-    begun_s = drain_s_of(made)
-    made.on_tokens("q1", 50, 1.0)
-    half_s = drain_s_of(made)
-    assert 0.0 < half_s < begun_s
-    made.on_tokens("q1", 1000, 5.0)  # it goes on beyond what was expected of it
-    assert drain_s_of(made) > half_s
-    made.on_finish("q1", 6.0)
-    assert drain_s_of(made) == 0.0
+    made.on_tokens("q1", 9, 1.0)
+    begun_s = drain_s_of(made, 1.0)
+    # 90 of 100 tokens are left, at 0.1 s each; the first one counts, too.
+    assert 8.0 < begun_s < 10.0
+    made.on_tokens("q1", 80, 9.0)
+    assert 1.0 < drain_s_of(made, 9.0) < 3.0
+    made.on_tokens("q1", 1000, 100.0)  # it goes on beyond what was expected of it
+    assert 20.0 < drain_s_of(made, 100.0) < 30.0
+    made.on_finish("q1", 101.0)
+    assert drain_s_of(made, 101.0) == 0.0
