@@ -71,6 +71,7 @@ class Adapters:
         self._model_dir = model_dir
         self._environment = environment
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._sources: dict[str, FetchedAdapter] = {}
         self._written = b""
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -96,7 +97,10 @@ class Adapters:
             say(f"the document of adapters cannot be read: {error}")
             return
         for uri in self._tasks.keys() - wanted:
-            self._tasks.pop(uri).cancel()
+            task = self._tasks.pop(uri)
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
             self._sources.pop(uri, None)
         for uri in wanted - self._tasks.keys():
             self._tasks[uri] = asyncio.create_task(self._until_there(uri), name=uri)
@@ -104,10 +108,9 @@ class Adapters:
 
     async def close(self) -> None:
         """End every download."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), *self._ending, return_exceptions=True)
 
     def _named(self) -> tuple[Source, ...]:
         if not self._document.exists():
