@@ -8,9 +8,8 @@ Of Secrets it reads two kinds, each by its name: the ones it writes itself, and 
 InferenceTenant names. They are watched by their metadata alone, so that no other Secret's values
 ever reach this process (`weir_operator.watches`). The right to watch would give it the values, too:
 that is a habit of this client and no bound. Without that right they are read in each pass and no
-sooner. Of pods two annotations are patched: one makes the kubelet look at their Secret again at
-once, the other says which of them goes first where a Deployment shrinks. `weir_operator.rights`
-lists the rights that all of this needs.
+sooner. Pods are patched for one thing: an annotation that makes the kubelet look at their Secret
+again at once. `weir_operator.rights` lists the rights that all of this needs.
 """
 
 from __future__ import annotations

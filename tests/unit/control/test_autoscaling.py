@@ -310,7 +310,7 @@ async def test_the_cheapest_pool_grows_and_keeps_the_lower_bound(fleet: Fleet) -
     assert "serving.weir.dev/pool" not in cluster.of("InferenceService")[NAME]["status"]["selector"]
     fleet.loads = {"x": load(1.5), "y": load(1.5)}
     finish_rollouts(cluster)
-    of_a: dict[str, Any] = {"labels": {"serving.weir.dev/pool": "a"}}
+    of_a: Any = {"labels": {"serving.weir.dev/pool": "a"}}
     cluster.all_pods = {KEY: [pod_object("x", **of_a), pod_object("y", **of_a)]}
     await operator.run(KEY)
     assert await fleet.look() is Verdict.SCALED_UP
