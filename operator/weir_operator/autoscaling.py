@@ -30,7 +30,7 @@ from weir_core.units import Seconds
 from weir_operator.cluster import Cluster
 from weir_operator.fleets import AskFleet, Survey
 from weir_operator.metrics import Metrics
-from weir_operator.views import Pod
+from weir_operator.views import Pod, view
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +187,7 @@ class Autoscaling:
     async def _look_at(self, service: Service, known: _Known, cluster: Cluster) -> None:
         """Decide on one service; what goes wrong with it stops no other."""
         try:
+            await _follow_leaving(service, known, cluster)
             decision = await self._decide(known)
             if self._known.get(service) is known:
                 await self._take_over(service, known, decision, cluster)
@@ -251,6 +252,16 @@ class Autoscaling:
                 cost = GOES_FIRST if pod.name in leaving else NO_COST
                 await cluster.annotate_pod(pod, DELETION_COST, cost)
                 known.costs[pod.name] = cost
+
+
+async def _follow_leaving(service: Service, known: _Known, cluster: Cluster) -> None:
+    """See whether pods that leave are gone: of that no Deployment tells, so there is no pass."""
+    before = known.scaled
+    if any(pod.leaves for pod in before.pods):
+        pools = {pool.name for pool in before.pools} | {pod.pool for pod in before.pods}
+        pods = [view(Pod, each) for each in await cluster.pods(*service)]
+        if known.scaled is before:  # else a pass was there meanwhile
+            known.scaled = replace(before, pods=[pod for pod in pods if pod.pool in pools])
 
 
 def _with_speeds(

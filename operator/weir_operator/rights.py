@@ -42,7 +42,8 @@ _IN_A_NAMESPACE: Final = (
     Right(
         POD,
         ("list", "patch"),
-        "why a replica is not ready is in its pods' state; an annotation brings a new Secret soon",
+        "why a replica is not ready is in its pods' state; annotations bring a new Secret soon, "
+        "and say which goes first",
     ),
     Right(EVENT, ("create",), "the story that `kubectl describe` tells"),
 )

@@ -22,7 +22,8 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [serving.weir.dev]
   resources: [inferencetenants/status]
   verbs: [patch]
-# Why a replica is not ready is in its pods' state; an annotation brings a new Secret soon.
+# Why a replica is not ready is in its pods' state; annotations bring a new Secret soon, and say
+# which goes first.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, patch]

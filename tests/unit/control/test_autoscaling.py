@@ -260,9 +260,25 @@ async def test_a_new_operator_waits_for_a_whole_window(fleet: Fleet) -> None:
 
 async def test_one_that_drains_or_starts_is_no_replica_for_the_work(fleet: Fleet) -> None:
     fleet.loads = {"a": load(1.0)}
-    fleet.follow(pod("a"), pod("b", ready=False), pod("c", leaving=True), wanted=2)
+    pods = [pod_object("a"), pod_object("b", ready=False), pod_object("c", leaving=True)]
+    fleet.cluster.all_pods = {KEY: pods}
+    fleet.follow(*(view(Pod, one) for one in pods), wanted=2)
     assert await fleet.look() is Verdict.STEADY
     assert fleet.asked == ["a"]
+
+
+async def test_one_that_left_holds_the_next_one_back_no_longer_than_it_is_there(
+    fleet: Fleet,
+) -> None:
+    gone = pod_object("c", leaving=True)
+    fleet.cluster.all_pods = {KEY: [pod_object("a"), pod_object("b"), gone]}
+    fleet.loads = {"a": load(0.1), "b": load(0.1)}
+    fleet.follow(pod("a"), pod("b"), view(Pod, gone), wanted=2, spec=SHORT)
+    await shrink(fleet, SHORT)
+    assert fleet.wanted == {"cpu": 2}
+    fleet.cluster.all_pods[KEY].remove(gone)
+    await fleet.look()
+    assert fleet.wanted == {"cpu": 1}
 
 
 async def test_faster_hardware_of_another_pool_counts_for_more(fleet: Fleet) -> None:
