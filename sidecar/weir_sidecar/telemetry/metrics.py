@@ -402,8 +402,8 @@ class Metrics:
         whole = outcome is Outcome.OK or outcome in _CLIENTS_DOING
         met = whole and ttft_s is not None and ttft_s <= target_s
         # Both are there from the class's first request on: the first miss is a rise from 0.
-        self._attainment.labels(class_name, "met").inc(met)
-        self._attainment.labels(class_name, "missed").inc(not met)
+        self._attainment.labels(class_name, "met").inc(1.0 if met else 0.0)
+        self._attainment.labels(class_name, "missed").inc(0.0 if met else 1.0)
 
     def _count_ended(self) -> None:
         for class_name, outcome, duration_s, ttft_s, received_bytes, usage in self._ended:
