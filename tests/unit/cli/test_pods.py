@@ -90,6 +90,11 @@ def pod(**engine: Any) -> Mapping[str, Any]:
     return {"spec": {"volumes": volumes, "containers": [container]}}
 
 
+def test_a_replica_tells_its_state_in_its_run_directory() -> None:
+    plan = plan_replica(POD, PLACE, service="chat", pool="default")
+    assert plan.admin_socket == "/scratch/1/run/admin.sock"
+
+
 def test_plans_the_whole_pod() -> None:
     assert plan_replica(POD, PLACE, "chat", "default") == ReplicaPlan(
         name="chat-default-1",
