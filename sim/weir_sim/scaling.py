@@ -20,7 +20,7 @@ from weir_sim.workload import LengthModel
 _HALF_LIFE_S: Final = 30.0
 """Of the offered rate that a sidecar tells (`weir_core.sched.work`)."""
 _TRIES: Final = 8
-_CLOSE: Final = 0.01
+_CLOSE: Final = 0.02
 """Part by which two costs may differ that are called equal."""
 
 

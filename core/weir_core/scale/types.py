@@ -153,7 +153,7 @@ class ScalingPolicy:
         scale_up: Bounds on growing.
         scale_down: Bounds on shrinking.
         tolerance: Part by which the work may grow before what is left after shrinking is too
-            little: a number that would soon be too small is not worth a change. Twice as much
+            little: a number that would soon be too small is not worth a change. Three times as much
             where the last change was growth.
         longest_drain_s: No replica is taken whose running requests are predicted to last longer.
         cold_start_s: Taken for the time that a replica needs to start before one was seen.
