@@ -34,7 +34,6 @@ from e2e.service import (
     Service,
     quickstart_spec,
 )
-from e2e.target import Target
 from weir_core.api import labels
 from weir_operator.render.patch import patched
 
@@ -66,9 +65,21 @@ SLOW_STREAMS: Manifest = {
 
 
 @pytest.fixture
-def adapter(target: Target, tmp_path: Path) -> Iterator[str]:
+def starting(weir: Installation) -> Iterator[Service]:
+    """A service of a pool with a number of its own and one that scales; its replicas start."""
+    (pool,) = quickstart_spec()["pools"]
+    pools = [{**pool, "name": "fixed", "replicas": FIXED}, {**pool, "name": "open"}]
+    mock = patched(SLOW_STREAMS, NO_MODEL)
+    service = Service(weir.target, "scaled", {"pools": pools}, pod_patch=mock)
+    service.apply()
+    yield service
+    service.delete()
+
+
+@pytest.fixture
+def adapter(starting: Service, tmp_path: Path) -> Iterator[str]:
     """The metrics API, answered by our program; its pod's name."""
-    kubectl, name = target.kubectl, "metrics-api"
+    kubectl, name = starting.target.kubectl, "metrics-api"
     kubectl.apply(_object("v1", "ServiceAccount", name))
     account = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
@@ -108,22 +119,14 @@ def adapter(target: Target, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def two_pools(weir: Installation) -> Iterator[Service]:
-    """A service of a pool with a number of its own and one that scales; ready."""
-    (pool,) = quickstart_spec()["pools"]
-    pools = [{**pool, "name": "fixed", "replicas": FIXED}, {**pool, "name": "open"}]
-    service = Service(
-        weir.target, "scaled", {"pools": pools}, pod_patch=patched(SLOW_STREAMS, NO_MODEL)
-    )
-    service.apply()
-    service.wait_ready(FIXED + 1)
-    yield service
-    service.delete()
-    service.wait_gone(0)
+def two_pools(starting: Service, adapter: str) -> Service:
+    """The service, ready."""
+    starting.wait_ready(FIXED + 1)
+    return starting
 
 
 @pytest.fixture
-def autoscaler(two_pools: Service, adapter: str) -> Iterator[str]:
+def autoscaler(two_pools: Service) -> Iterator[str]:
     """The HorizontalPodAutoscaler; it decides at once, and as often as the cluster lets it."""
     kubectl = two_pools.target.kubectl
     labelled = {"matchLabels": {labels.SERVICE: two_pools.name}}

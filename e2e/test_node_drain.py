@@ -41,8 +41,7 @@ def there(weir: Installation, second_node: str) -> Iterator[Service]:
         service.wait_ready(REPLICAS)
     assert _nodes(service) == {second_node}
     yield service
-    service.patch({"replicas": 0})
-    service.wait_gone(0)
+    service.delete()
 
 
 def test_draining_the_node_of_all_replicas_fails_no_request(

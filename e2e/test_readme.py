@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster import build, components, node
-from e2e.cluster.layout import Layout
+from e2e.cluster.layout import FIRST, Layout
 from e2e.hosted import CHECKOUT
 from e2e.target import Target
 
@@ -61,7 +61,7 @@ def environment(target: Target, on_node: node.Node, tmp_path: Path) -> dict[str,
     for name in ("kubectl", "helm"):
         (programs / name).symlink_to(build.binaries() / name)
     builder = next(one for one in ("docker", "podman") if _runs(one, "info"))
-    words = {"NODE": on_node.enter, "CONTAINERD": [components.CONTAINERD_SOCKET]}
+    words = {"NODE": on_node.enter, "CONTAINERD": [components.containerd_socket(FIRST)]}
     script = KIND.replace("$BUILDER", builder)
     for name, value in words.items():
         script = script.replace(f"${name}", " ".join(value))
