@@ -11,12 +11,13 @@ import json
 import time
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from tests.integration.sidecar.fleet import CLASSES, KEY, SILENT, SLOW, Fleet
+from tests.integration.sidecar.fleet import CLASSES, DOCUMENT, KEY, SILENT, SLOW, Fleet
 from tests.integration.sidecar.harness import Answer, eventually
 from weir_core.sched.types import ClassPolicy, TenantPolicy
-from weir_core.wire.policies import PolicyDocument, TenantEntry
+from weir_core.wire.policies import AdapterEntry, PolicyDocument, TenantEntry
 from weir_sidecar.drain import Phase
 from weir_sim.mock_engine import Profile
 
@@ -31,6 +32,21 @@ async def test_whoever_gets_the_requests_all_replicas_serve_them(fleet: Fleet) -
     assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
     assert min(fleet.served) > 0
     assert sum(fleet.served) == 60
+
+
+async def test_an_adapter_is_asked_of_the_replica_that_has_loaded_it(fleet: Fleet) -> None:
+    fleet.engines[1].adapters["sql"] = "/models/sql"
+    fleet.tell(msgspec.structs.replace(DOCUMENT, adapters=(AdapterEntry("sql", "hf://o/sql"),)))
+    names = [each.sidecar.names for each in fleet.replicas]
+    await eventually(lambda: [bool(each.shown.lacking) for each in names] == [True, False, True])
+    answers = [await fleet.ask(at, model="sql") for at in (0, 1, 2) for _ in range(5)]
+    assert [answer.status for answer in answers] == [200] * 15
+    assert fleet.served == [0, 15, 0]
+    fleet.engines[1].healthy = False
+    await eventually(lambda: fleet.replicas[0].sidecar.peers.usable == 1)
+    early = await fleet.ask(0, model="sql")
+    assert (early.status, "Retry-After" in early.headers) == (503, True)
+    assert (await fleet.ask(0)).status == 200
 
 
 async def test_a_request_counts_once_in_the_fleet(fleet: Fleet) -> None:
