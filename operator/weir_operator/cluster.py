@@ -274,7 +274,7 @@ class Kubernetes:
         listed = await self._ask(kind.path(namespace), query, about=about, accept=accept)
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
             raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
-        items: list[Manifest] = listed.get("items", [])
+        items: list[Manifest] = listed.get("items") or []  # null where metadata alone is listed
         for item in items:  # lists leave out what all their items have in common
             item.setdefault("apiVersion", kind.api_version)
             item.setdefault("kind", kind.name)

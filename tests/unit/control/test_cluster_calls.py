@@ -178,6 +178,11 @@ async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) ->
     assert len(api_server.queries) == 1
 
 
+async def test_a_list_of_no_metadata_is_null(api_server: ApiServer) -> None:
+    api_server.objects["/apis/apps/v1/deployments"] = {"items": None}
+    assert await api_server.client().metadata(DEPLOYMENT) == []
+
+
 @pytest.mark.parametrize(
     ("status", "want"), [(403, ClusterRefuses), (410, ClusterUnavailable)], ids=["no right", "gone"]
 )
