@@ -235,7 +235,7 @@ class Kind:
 
 OTHERS: Mapping[str, Kind] = {
     "hpa-queue": Kind(HpaOnQueue, "waiting requests per replica", 0.01, 200.0),
-    "keda-running": Kind(KedaOnRunning, "requests per replica", 1.0, 200.0),
+    "keda-running": Kind(KedaOnRunning, "requests per replica", 4.0, 60.0),
     "wva-p90": Kind(WvaP90, "load at which the latency model meets the targets", 0.2, 1.2),
     "wva-saturation": Kind(WvaSaturation, "kvCacheThreshold", 0.101, 1.0),
 }
