@@ -26,6 +26,7 @@ from weir_core.scale.types import (
 from weir_core.wire.fleet import FleetReport, ReplicaReport
 from weir_core.wire.policies import PolicyDocument
 from weir_operator.autoscaling import DELETION_COST, GOES_FIRST, NO_COST, Autoscaling, Scaled
+from weir_operator.engines import LONGEST_ANSWER
 from weir_operator.fleets import fleet_by
 from weir_operator.metrics import Metrics
 from weir_operator.parts.scaling import classes_of, policy_of
@@ -453,3 +454,15 @@ async def test_what_is_no_answer_of_this_pod_is_silence(page: bytes, why: str) -
 
     with pytest.raises(EngineUnavailable, match=why):
         await fleet_by(answer)("10.0.0.1", "a", KEYS)
+
+
+def test_the_largest_fleet_fits_an_answer() -> None:
+    work = tuple(
+        ClassLoad(f"class-{number:02}", 1 / 3, 9999, 99, 99999, 1 / 3, 1 / 3, -1 / 3)
+        for number in range(32)
+    )
+    one = LoadVector(work, 1 / 3, 1 / 3, 1 / 3, 2048, 100, 100000)
+    pods = [f"chat-default-7f9c6d5b8-{number:05}" for number in range(1000)]
+    page = FleetReport("a", tuple(ReplicaReport(pod, one, 1 / 3) for pod in pods)).encode()
+    assert len(page) < LONGEST_ANSWER / 2
+    assert FleetReport.decode(page).replicas[-1].load == one

@@ -159,7 +159,7 @@ async def test_a_real_sidecar_is_read(server: tuple[Answer, int]) -> None:
         pytest.param({"body": page()}, "has met no engine yet", id="no engine"),
         pytest.param({"status": 500, "body": b""}, "answered 500", id="an error"),
         pytest.param({"status": 302, "body": b""}, "answered 302", id="it is not led elsewhere"),
-        pytest.param({"body": b"x" * (2 << 20)}, "more than 1048576 bytes", id="an endless page"),
+        pytest.param({"body": b"x" * (9 << 20)}, "more than 8388608 bytes", id="an endless page"),
     ],
 )
 async def test_what_is_no_answer_is_said(
