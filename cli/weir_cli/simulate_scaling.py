@@ -98,6 +98,16 @@ BatchTargetLoad = Annotated[
         max=1.0,
     ),
 ]
+Knob = Annotated[
+    float | None,
+    typer.Option(
+        "--knob",
+        metavar="X",
+        help="Of the others (replicas, requests per replica, ...) instead of the one at which they "
+        "cost as much as Weir.",
+        min=0.001,
+    ),
+]
 ByRequests = Annotated[
     bool,
     typer.Option(
@@ -114,6 +124,7 @@ def autoscale(  # noqa: PLR0913, PLR0917 - one per option
     columns: ColumnNames = None,
     peak: StaticPeak = None,
     scalers: ScalerNames = _ALL,
+    knob: Knob = None,
     cold_start_s: ColdStart = 300.0,
     target_load: TargetLoad = _USUAL.target_load,
     batch_target_load: BatchTargetLoad = _USUAL.batch_target_load,
@@ -147,7 +158,7 @@ def autoscale(  # noqa: PLR0913, PLR0917 - one per option
         if by_requests:
             found = compare_by_requests(scene, names, range(seeds), requests, show)
         else:
-            found = compare_scalers(scene, names, range(seeds), show)
+            found = compare_scalers(scene, names, range(seeds), show, knob)
     _print(scene, found, as_json)
     if report_dir is not None:
         path = write_scaling_report(scene, found, report_dir, " ".join(["weir", *sys.argv[1:]]))

@@ -286,20 +286,24 @@ def compare_scalers(
     names: Sequence[str],
     seeds: Sequence[int],
     progress: Callable[[str], None],
+    knob: float | None = None,
 ) -> list[ScalingReport]:
-    """Return the runs of Weir, and of others whose knobs make them cost as much on one seed.
+    """Return the runs of Weir, and of others with a knob, or as costly as Weir on one seed.
 
     `static` runs twice: as the peak's number, and as the number that costs as much.
     """
-    progress("weir")
-    found = [simulate_scaling(scene, "weir", seed) for seed in seeds]
-    cost = found[0].cost_ratio
+    found: list[ScalingReport] = []
+    if knob is None or "weir" in names:
+        progress("weir")
+        found = [simulate_scaling(scene, "weir", seed) for seed in seeds]
     for name in names:
         if name == "weir":
             continue
         progress(name)
         if name == "static":
             found += [simulate_scaling(scene, name, seed) for seed in seeds]
-        knob = knob_at_cost(scene, name, seeds[0], cost)
-        found += [simulate_scaling(scene, name, seed, knob) for seed in seeds]
+        its = knob
+        if its is None:
+            its = knob_at_cost(scene, name, seeds[0], found[0].cost_ratio)
+        found += [simulate_scaling(scene, name, seed, its) for seed in seeds]
     return found

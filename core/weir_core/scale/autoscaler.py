@@ -31,7 +31,7 @@ from weir_core.scale.types import (
 
 _SETTLE_S: Final = 600.0
 _FULL_LOAD: Final = 0.95
-_TURN: Final = 3.0
+_FIRST_SHRINK: Final = 3.0
 """Times the tolerance that is kept in hand at the first shrinking after growth."""
 _LONGEST_GAP_S: Final = 60.0
 _STARTS: Final = 8
@@ -91,7 +91,7 @@ class Autoscaler:
         found = needs(demands, ahead, ready_capacity(load), horizon_s, policy)
         least = _FULL_LOAD if self._has_just_turned(now) else 0.0
         wished = place([each.at_load(least) for each in found], load.pools, policy)
-        margin = 1.0 + policy.tolerance * (_TURN if self._way > 0 else 1.0)
+        margin = 1.0 + policy.tolerance * (_FIRST_SHRINK if self._way > 0 else 1.0)
         grown = [replace(each, rate=each.rate * margin) for each in found]
         kept = place(grown, load.pools, policy)
         return Finding(demands, ahead, found, horizon_s, wished, kept)

@@ -62,6 +62,15 @@ def test_each_request_is_simulated_where_that_is_asked_for(tmp_path: Path) -> No
     assert all(row["attainment"] == {"interactive": 1.0} for row in rows)
 
 
+def test_another_with_a_knob_of_ones_own_runs_alone() -> None:
+    done = autoscale(
+        "--curve", "surge", "--peak", "3", "--scalers", "keda-running", "--knob", "30", "--json"
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (row,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert (row["scaler"], row["knob"]) == ("keda-running", 30.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
