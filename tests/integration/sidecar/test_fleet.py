@@ -123,6 +123,22 @@ async def test_what_waits_at_a_draining_replica_moves(fleet: Fleet) -> None:
     await drain
 
 
+async def test_the_work_of_what_moves_is_counted_once(fleet: Fleet) -> None:
+    holders = await busy(fleet)
+    waiting = [asyncio.create_task(fleet.ask(0)) for _ in range(9)]
+    await eventually(lambda: waits(fleet) == 9)
+    first, *others = (replica.sidecar.driver for replica in fleet.replicas)
+    moves = len(first.waiting())
+    assert moves
+    drain = asyncio.create_task(fleet.replicas[0].sidecar.drain.run())
+    await eventually(lambda: sum(len(driver.waiting()) for driver in others) == 9)
+    there = [ticket.request for driver in others for ticket in driver.waiting()]
+    assert sum(request.is_counted for request in there) >= moves
+    await leave(holders)
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+    await drain
+
+
 async def test_what_waits_is_served_where_all_replicas_leave_at_once(fleet: Fleet) -> None:
     holders = await busy(fleet)
     waiting = [asyncio.create_task(fleet.ask(0)) for _ in range(9)]
