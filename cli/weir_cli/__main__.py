@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import documents, policies, show, simulate
+from weir_cli import checking, documents, policies, show, simulate
 from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
@@ -165,6 +165,20 @@ def render(files: Files) -> None:
         for item in (_policies(found, service), *desired_state(service))
     ]
     typer.echo(yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False), nl=False)
+
+
+@app.command()
+def check(files: Files) -> None:
+    """Check the files without a cluster, for CI. Exit codes: 0 fine, 2 faults.
+
+    Prints a line for each resource that was found, and all faults at once: field, and what to
+    write. What depends on objects that are not in the files is a warning.
+    """
+    found = documents.load(files)
+    for line in checking.resources(found):
+        typer.echo(line)
+    for warning in checking.warnings(found):
+        typer.echo(f"weir: by these files alone: {warning}", err=True)
 
 
 def _policies(found: documents.Documents, service: InferenceService) -> Manifest:
