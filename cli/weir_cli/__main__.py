@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from weir_cli import checking, documents, policies, show, simulate
+from weir_cli import top as topping
 from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
@@ -142,6 +143,27 @@ def _detach(cache: Path, port: int) -> int:
 def status() -> None:
     """Show what `weir up` serves on this machine. Exit code 3 when nothing runs."""
     raise typer.Exit(show.status(cache_dir(os.environ), Console(width=show.WIDEST)))
+
+
+@app.command()
+def top(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one frame and end; so it does without a terminal.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=1.0, max=60.0, help="Read each replica this often."),
+    ] = 1.0,
+) -> None:
+    """Watch what `weir up` serves on this machine: who waits, tokens, targets, rejections.
+
+    Keys: o orders the replicas, s and c show one service or class only, q quits. Exit code 3 when
+    nothing runs.
+    """
+    cache, console = cache_dir(os.environ), Console()
+    if once or not console.is_terminal:
+        raise typer.Exit(topping.once(cache, Console(width=show.WIDEST), interval))
+    raise typer.Exit(topping.live(cache, console, interval))
 
 
 @app.command()
