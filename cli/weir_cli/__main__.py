@@ -14,7 +14,8 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import documents, policies, show, simulate
+from weir_cli import checking, documents, policies, show, simulate
+from weir_cli import top as topping
 from weir_cli import up as upping
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
@@ -145,6 +146,27 @@ def status() -> None:
 
 
 @app.command()
+def top(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one frame and end; so it does without a terminal.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=1.0, max=60.0, help="Read each replica this often."),
+    ] = 1.0,
+) -> None:
+    """Watch what `weir up` serves on this machine: who waits, tokens, targets, rejections.
+
+    Keys: o orders the replicas, s and c show one service or class only, q quits. Exit code 3 when
+    nothing runs.
+    """
+    cache, console = cache_dir(os.environ), Console()
+    if once or not console.is_terminal:
+        raise typer.Exit(topping.once(cache, Console(width=show.WIDEST), interval))
+    raise typer.Exit(topping.live(cache, console, interval))
+
+
+@app.command()
 def down(
     port: Annotated[
         int | None,
@@ -165,6 +187,20 @@ def render(files: Files) -> None:
         for item in (_policies(found, service), *desired_state(service))
     ]
     typer.echo(yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False), nl=False)
+
+
+@app.command()
+def check(files: Files) -> None:
+    """Check the files without a cluster, for CI. Exit codes: 0 fine, 2 faults.
+
+    Prints a line for each resource that was found, and all faults at once: field, and what to
+    write. What depends on objects that are not in the files is a warning.
+    """
+    found = documents.load(files)
+    for line in checking.resources(found):
+        typer.echo(line)
+    for warning in checking.warnings(found):
+        typer.echo(f"weir: by these files alone: {warning}", err=True)
 
 
 def _policies(found: documents.Documents, service: InferenceService) -> Manifest:

@@ -85,7 +85,7 @@ def load(paths: Sequence[Path]) -> Documents:
     secrets: dict[Object, Mapping[str, str]] = {}
     seen: dict[tuple[str, str, str], str] = {}
     faults: list[Fault] = []
-    for document in _documents(paths):
+    for document in _documents(paths, faults):
         try:
             if document.kind == "Secret":
                 resource_id = _object_of(document)
@@ -114,15 +114,20 @@ def load(paths: Sequence[Path]) -> Documents:
     )
 
 
-def _documents(paths: Iterable[Path]) -> Iterator[_Document]:
+def _documents(paths: Iterable[Path], faults: list[Fault]) -> Iterator[_Document]:
+    """Yield each document; what is none is a fault, and hides none of the others."""
     for path in paths:
-        for number, body in enumerate(documents_of(path), start=1):
-            if body is None:  # what a trailing `---` or a file of comments leaves
-                continue
+        try:
+            bodies = documents_of(path)
+        except InvalidSpec as error:
+            faults += error.faults
+            continue
+        for number, body in enumerate(bodies, start=1):
             where = f"{path}: document {number}"
-            if not isinstance(body, dict):
-                raise InvalidSpec(where, "must be an object with apiVersion, kind and metadata")
-            yield _Document(where, body)
+            if isinstance(body, dict):
+                yield _Document(where, body)
+            elif body is not None:  # None: what a trailing `---` or a file of comments leaves
+                faults.append(Fault(where, "must be an object with apiVersion, kind and metadata"))
 
 
 def _resource(document: _Document) -> Model:

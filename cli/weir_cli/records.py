@@ -71,6 +71,8 @@ class ServiceRecord(_Record):
     name: str
     model: str
     url: str
+    policies_file: str = ""
+    """What its gateway is told (`wire.policies.PolicyDocument`), edits included."""
     gateway: ProcessRecord | None = None
     replicas: tuple[ReplicaRecord, ...] = ()
 

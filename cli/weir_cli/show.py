@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -38,13 +37,14 @@ COLUMNS = (
 )
 EXIT_NOTHING_RUNS = 3
 """As systemctl and pg_ctl say it."""
+NOTHING_RUNS = "nothing runs; start something with: weir up FILE"
 
 
 def status(cache: Path, console: Console) -> int:
     """Print what runs; return 0, or 3 when nothing does."""
-    running = [record for _, record in _running(cache)]
+    running = alive(cache)
     if not running:
-        console.print("nothing runs; start something with: weir up FILE", highlight=False)
+        console.print(NOTHING_RUNS, highlight=False)
         return EXIT_NOTHING_RUNS
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
@@ -137,11 +137,10 @@ def down(cache: Path, console: Console, port: int | None) -> int:
     return 0
 
 
-def _running(cache: Path) -> Iterable[tuple[Instance, InstanceRecord]]:
-    for instance in records.instances(cache):
-        record = instance.read()
-        if record is not None and records.is_alive(record.up):
-            yield instance, record
+def alive(cache: Path) -> list[InstanceRecord]:
+    """Return the record of every `weir up` that runs."""
+    found = (instance.read() for instance in records.instances(cache))
+    return [record for record in found if record is not None and records.is_alive(record.up)]
 
 
 def _end(instance: Instance, console: Console) -> bool:

@@ -116,6 +116,7 @@ class _Served:
             name=self.plan.name,
             model=self.plan.model,
             url=self.plan.url,
+            policies_file=str(self.plan.gateway.policies_file),
             gateway=self.gateway.record,
             replicas=tuple(replica.record for replica in self.replicas),
         )

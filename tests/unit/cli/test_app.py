@@ -63,7 +63,7 @@ def test_prints_its_version(weir: Weir) -> None:
 
 def test_help_names_every_command(weir: Weir) -> None:
     shown = weir("--help").stdout
-    assert all(command in shown for command in ("up", "status", "down", "render"))
+    assert all(command in shown for command in ("up", "status", "top", "down", "check", "render"))
 
 
 def test_status_of_nothing_is_3_and_down_of_nothing_is_fine(weir: Weir) -> None:
