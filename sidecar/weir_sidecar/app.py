@@ -76,6 +76,7 @@ class Sidecar:
         )
         self.names.on_met = self.monitor.doubt
         self.monitor.is_fit = self.names.engine_answers
+        self.monitor.on_gone = self.names.engine_gone
         self.monitor.on_ready = self._meet_engine
         self.monitor.on_change = self._engine_changed
         self.handler.engine = OwnEngine(
@@ -146,7 +147,6 @@ class Sidecar:
         self.driver.engine_state = state.value
         if state is EngineState.DOWN:
             self.driver.engine_gone()
-            self.names.engine_gone()
             self.parts.routing.hand_over()
         self.parts.routing.tell_peers()
 

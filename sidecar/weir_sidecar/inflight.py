@@ -82,6 +82,7 @@ _RETURNED: Final = RETURNED_HEADER.decode()
 _MOST_ENGINES_LOST: Final = 3
 """Engines, here and elsewhere, that may die under one request: it may be the reason."""
 _REFUSED: Final = "refused"
+_NO_ADAPTER: Final = "no-adapter"
 """Why a request came back whose executing sidecar refused it at its arrival."""
 _NOT_BEGUN: Final = frozenset({Ending.LOST, Ending.REQUEUED})
 """How an attempt at another replica ends that the client need not learn of."""
@@ -734,7 +735,7 @@ class InFlightRequest:
         if names is None or self.asks.model not in names.lacking:
             return False
         if self.forwarded is not None:
-            self._sent_back = _REFUSED
+            self._sent_back = _NO_ADAPTER
         elif self.shared.routing is not None:
             self.tried = (*self.tried, self.shared.routing.name)
         return True
@@ -843,9 +844,11 @@ class InFlightRequest:
         """Tell whether a peer's answer that is held back goes to the client."""
         reason = answer.header(RETURNED_HEADER)
         self._returned = "" if reason is None else reason.decode("latin-1")
-        self._is_last_word = reason is None or (
-            self._returned == _REFUSED and not self._may_go_elsewhere()
+        # The engine here may have the adapter that another one lacks.
+        is_final = self._returned == _REFUSED or (
+            self._returned == _NO_ADAPTER and self.shared.driver.is_gateway
         )
+        self._is_last_word = reason is None or (is_final and not self._may_go_elsewhere())
         return self._is_last_word
 
     def _note_lost_place(self, driver: Driver) -> None:

@@ -116,6 +116,8 @@ class Names:
         self._aliases: tuple[str, ...] = ()
         self._uris: dict[str, str] = {}
         self._known: _AtEngine | None = None
+        self._is_sure = False
+        """The engine has answered all that it was asked since its names were asked for."""
         self._ours: set[str] = set()
         """Adapters that this process has seen declared."""
         self._leaving: dict[str, float] = {}
@@ -172,11 +174,11 @@ class Names:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
-            self._wake.clear()
             await self.look()
 
     async def look(self) -> None:
         """Put right what differs, once."""
+        self._wake.clear()
         if self._is_idle:
             return
         self._read_fetched()
@@ -184,10 +186,8 @@ class Names:
             try:
                 await self._put_right()
             except EngineUnavailable as error:
-                self._known = None
+                self._is_sure = False  # it is asked at the next look
                 self._seldom.warn(log, "the engine's names are unknown", {"error": str(error)})
-            if self._answers_since is None:  # it has gone meanwhile
-                self._known = None
         if not self._is_met and self._has_its_names():
             self._is_met = True
             self.on_met()
@@ -195,19 +195,35 @@ class Names:
 
     async def _put_right(self) -> None:
         known = self._known
-        if known is None:
-            known = self._known = await self._ask_names()
+        if known is None or not self._is_sure:
+            known = await self._ask_names()
+            if self._answers_since is None:  # it has gone meanwhile
+                return
+            self._known, self._is_sure = known, True
         if set(known.aliases) != set(self._aliases) and self._takes_aliases:
             await self._tell_aliases(known)
+        # While the engine answers, it may go, and the document may change.
+        await self._unload_all(known)
+        await self._load_all(known)
+
+    async def _unload_all(self, known: _AtEngine) -> None:
         self._ours &= {*self._uris, *known.paths}
         to_go = [name for name in known.paths if self._is_to_go(name, known)]
         now = self._clock()
         self._leaving = {name: self._leaving.get(name, now) for name in to_go}
         for name in to_go:
-            if self._has_drained(name, now):
+            if self._known is not known:
+                return
+            if self._is_to_go(name, known) and self._has_drained(name, now):
                 await self._unload(known, name)
-        for name in [name for name in self._uris if self._is_due(name, known)]:
-            await self._load(known, name)
+
+    async def _load_all(self, known: _AtEngine) -> None:
+        for name in list(self._uris):
+            if self._known is known and self._is_due(name, known):
+                await self._load(known, name)
+                self._show()
+                if self._wake.is_set():  # what has changed goes first
+                    return
 
     async def _ask_names(self) -> _AtEngine:
         reply = await self._connections.get("/v1/models", timeout_s=ANSWER_WITHIN_S)
@@ -226,7 +242,8 @@ class Names:
             self._takes_aliases = False
             log.error("the engine is no Weir engine, and takes no aliases while it runs")
         elif reply.status >= 300:
-            raise EngineUnavailable(f"{ALIASES_PATH}: status {reply.status}")
+            told = {"status": reply.status, "error": _message_of(reply)}
+            self._seldom.warn(log, "the engine refuses its aliases", told)
         else:
             known.aliases = self._aliases
             log.info("aliases are in force", extra={"aliases": list(self._aliases)})
@@ -241,7 +258,8 @@ class Names:
     def _has_drained(self, name: str, now: float) -> bool:
         """Tell whether an adapter that is to go may go now."""
         passed_s = now - self._leaving[name]
-        if passed_s >= DRAINED_WITHIN_S or not self._is_met:
+        # vLLM serves an adapter rather than an alias of its name.
+        if passed_s >= DRAINED_WITHIN_S or not self._is_met or name in self._aliases:
             return True
         # Of one that gets new weights, newcomers are refused from the look before on.
         is_kept = name in self._uris
@@ -251,15 +269,19 @@ class Names:
     async def _unload(self, known: _AtEngine, name: str) -> None:
         reply = await self._ask("POST", "/v1/unload_lora_adapter", UnloadAdapter(name))
         if reply.status not in (200, 404):  # 404: it is not there
-            raise EngineUnavailable(f"unloading {name}: status {reply.status}")
+            told = {"adapter": name, "error": _message_of(reply)}
+            self._seldom.warn(log, "adapter not unloaded", told)
+            return
         known.paths.pop(name, None)
         self._leaving.pop(name, None)
         log.info("adapter unloaded", extra={"adapter": name})
 
     def _is_due(self, name: str, known: _AtEngine) -> bool:
         """Tell whether an adapter is to be loaded now."""
+        if name not in self._uris or name in known.paths or not self._slots:
+            return False
         path, failure = self._source(name).path, self._failures.get(name)
-        if not path or name in known.paths or not self._slots:
+        if not path:
             return False
         return failure is None or failure.path != path or self._clock() >= failure.again_at
 
@@ -295,7 +317,7 @@ class Names:
             return False
         if self._clock() - self._answers_since >= MET_WITHIN_S:
             return True
-        if self._known is None:
+        if self._known is None or not self._is_sure:
             return False
         has_aliases = set(self._known.aliases) == set(self._aliases) or not self._takes_aliases
         return has_aliases and not any(self._is_awaited(name) for name in self._uris)
@@ -313,7 +335,8 @@ class Names:
         """Return why an adapter is not served; empty where it is."""
         if self._known is not None and name in self._known.paths:
             # One whose new weights have to wait until the old ones are not used.
-            return "its new weights are being loaded" if name in self._leaving else ""
+            is_old = name in self._leaving and self._is_to_go(name, self._known)
+            return "its new weights are being loaded" if is_old else ""
         if not self._slots:
             return "the replica has no room for adapters"
         return self._failure_of(name) or "it is being fetched and loaded"

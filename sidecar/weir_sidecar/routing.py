@@ -34,7 +34,7 @@ _NOTHING_CACHED: Final[dict[str, int]] = {}
 _DRAINING: Final = "draining"
 _NO_ENGINE: Final = "no-engine"
 _BACKLOGGED: Final = "backlogged"
-_REASONS: Final = frozenset({_DRAINING, _NO_ENGINE, _BACKLOGGED, "refused"})
+_REASONS: Final = frozenset({_DRAINING, _NO_ENGINE, _BACKLOGGED, "no-adapter", "refused"})
 """Why a request comes back; what else a newer sidecar may say counts as lost."""
 
 

@@ -98,6 +98,8 @@ class Monitor:
         self.on_ready: Callable[[], None] = lambda: None
         """Called when an engine that was not there has become ready; an `OSError` of it means that
         the engine could not be met, and is ready later."""
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called whenever the engine is not there, also before it was ready."""
         self.on_change: Callable[[EngineState], None] = lambda _: None
         """Called with each new state."""
 
@@ -130,6 +132,7 @@ class Monitor:
             gone = caused_by(error, TimeoutError, BlockingIOError) is None
         now = self._clock()
         if gone:
+            self.on_gone()
             if self.state is not EngineState.STARTING:
                 self._become(EngineState.DOWN)
         elif self.state in (EngineState.STARTING, EngineState.DOWN):

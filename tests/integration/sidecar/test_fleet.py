@@ -49,6 +49,18 @@ async def test_an_adapter_is_asked_of_the_replica_that_has_loaded_it(fleet: Flee
     assert (await fleet.ask(0)).status == 200
 
 
+async def test_a_busy_replica_alone_has_an_adapter_and_serves_all_of_its_requests(
+    fleet: Fleet,
+) -> None:
+    fleet.engines[1].adapters["sql"] = "/models/sql"
+    fleet.engines[1].profile = SLOW
+    fleet.tell(msgspec.structs.replace(DOCUMENT, adapters=(AdapterEntry("sql", "hf://o/sql"),)))
+    names = [each.sidecar.names for each in fleet.replicas]
+    await eventually(lambda: [bool(each.shown.lacking) for each in names] == [True, False, True])
+    answers = await asyncio.gather(*(fleet.ask(1, model="sql") for _ in range(60)))
+    assert [answer.status for answer in answers] == [200] * 60
+
+
 async def test_a_request_counts_once_in_the_fleet(fleet: Fleet) -> None:
     fleet.engines[0].profile = SILENT
     fleet.replicas[0].sidecar.handler.leaving = True  # it takes nothing itself

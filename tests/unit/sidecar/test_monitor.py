@@ -241,3 +241,17 @@ async def test_an_idle_engine_that_answers_again_is_ready_again(scene: Scene) ->
 async def test_an_idle_engine_that_never_answers_again_is_stalled(scene: Scene) -> None:
     scene.engine.health = None
     assert await scene.pass_time(STALL_S + 1) is EngineState.STALLED
+
+
+async def test_an_engine_that_goes_before_it_is_ready_is_heard_of() -> None:
+    scene, gone = Scene(), []
+    scene.monitor.is_fit = lambda: False
+    scene.monitor.on_gone = lambda: gone.append(scene.now)
+    await scene.pass_time(1)
+    assert gone == []
+    scene.engine.health = None
+    await scene.pass_time(1)
+    assert gone == [], "it is late"
+    scene.engine.health = 0
+    assert await scene.pass_time(1) is EngineState.STARTING
+    assert gone == [3.0]

@@ -39,6 +39,8 @@ class Engine:
         self.refuses: dict[str, int] = {}
         """Path to status."""
         self.is_gone = False
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while it is told something."""
 
     async def get(self, _path: str, **_bounds: float) -> Reply:
         if self.is_gone:
@@ -52,6 +54,7 @@ class Engine:
             raise EngineUnavailable("refused")
         fields = json.loads(body)
         self.told.append(f"{method} {path} {' '.join(map(str, fields.values()))}")
+        self.meanwhile()
         if path in self.refuses:
             return Reply(self.refuses[path], b'{"error": {"message": "no such rank"}}')
         if path == ALIASES_PATH:
@@ -348,3 +351,105 @@ async def test_what_someone_else_loaded_stays(scene: Scene) -> None:
     await scene.running(SQL)
     await scene.looks(names.DRAINED_WITHIN_S)
     assert "theirs" in scene.engine.adapters
+
+
+async def test_one_that_cannot_be_unloaded_is_in_no_other_ones_way(scene: Scene) -> None:
+    await scene.running(SQL)
+    scene.engine.refuses[UNLOAD] = 500
+    scene.declare(LAW)
+    scene.fetch(LAW)
+    await scene.looks()
+    await scene.looks(names.LINGER_S)
+    assert scene.engine.adapters == {"sql": path_of(SQL), "law": path_of(LAW)}
+    assert scene.names.shown.lacking == frozenset()
+    scene.engine.refuses.clear()
+    await scene.looks(1.0)
+    assert scene.engine.adapters == {"law": path_of(LAW)}
+
+
+async def test_aliases_that_an_engine_refuses_are_in_no_adapters_way(scene: Scene) -> None:
+    await scene.running()
+    scene.engine.refuses[ALIASES_PATH] = 500
+    scene.declare(SQL, aliases=("gpt",))
+    scene.fetch(SQL)
+    await scene.looks()
+    assert scene.names.states() == {"sql": "ready"}
+    scene.engine.refuses.clear()
+    await scene.looks(1.0)
+    assert scene.engine.aliases == ["gpt"]
+
+
+async def test_an_engine_that_does_not_answer_once_has_what_it_had(scene: Scene) -> None:
+    await scene.running(SQL)
+    scene.engine.is_gone = True
+    scene.declare(SQL, aliases=("gpt",))
+    await scene.looks()
+    assert scene.names.shown.lacking == frozenset(), "the monitor says when it is gone"
+    assert scene.names.states() == {"sql": "ready"}
+
+
+async def test_one_that_is_removed_while_another_is_loaded_is_not_loaded(scene: Scene) -> None:
+    await scene.running()
+    scene.declare(LAW, SQL)
+    scene.fetch(LAW, SQL)
+    scene.engine.meanwhile = lambda: scene.declare(LAW)
+    await scene.looks()
+    await scene.looks()
+    assert scene.engine.told == [f"POST {LOAD} law {path_of(LAW)}"]
+
+
+async def test_one_that_is_loaded_serves_while_others_are_loaded(scene: Scene) -> None:
+    await scene.running()
+    scene.declare(LAW, SQL)
+    scene.fetch(LAW, SQL)
+    lacking: list[frozenset[str]] = []
+    scene.engine.meanwhile = lambda: lacking.append(scene.names.shown.lacking)
+    await scene.looks()
+    assert lacking == [{"law", "sql"}, {"sql"}]
+
+
+async def test_a_document_that_changes_does_not_wait_for_all_loads(scene: Scene) -> None:
+    await scene.running()
+    scene.declare(LAW, SQL)
+    scene.fetch(LAW, SQL)
+    scene.engine.meanwhile = lambda: scene.declare(LAW, SQL, aliases=("gpt",))
+    await scene.looks()
+    scene.engine.meanwhile = lambda: None
+    await scene.looks()
+    assert [told.split()[1] for told in scene.engine.told] == [LOAD, ALIASES_PATH, LOAD]
+
+
+async def test_an_engine_that_dies_while_two_are_unloaded_is_asked_again(scene: Scene) -> None:
+    await scene.running(SQL, LAW)
+    scene.declare()
+    await scene.looks()
+    scene.engine.meanwhile = scene.names.engine_gone
+    await scene.looks(names.LINGER_S)
+    assert scene.engine.told == [f"POST {UNLOAD} sql"]
+
+
+async def test_one_that_comes_back_while_another_is_unloaded_stays(scene: Scene) -> None:
+    await scene.running(SQL, LAW)
+    scene.declare()
+    await scene.looks()
+    shown: list[frozenset[str]] = []
+
+    def come_back() -> None:
+        scene.declare(LAW)
+        shown.append(scene.names.shown.lacking)
+
+    scene.engine.meanwhile = come_back
+    await scene.looks(names.LINGER_S)
+    await scene.looks()
+    assert shown[0] == frozenset()
+    assert scene.engine.told == [f"POST {UNLOAD} sql"]
+    assert scene.names.states() == {"law": "ready"}
+
+
+async def test_a_name_that_becomes_an_alias_is_the_models_at_once(scene: Scene) -> None:
+    await scene.running(SQL)
+    scene.requests.models = {"sql"}
+    scene.declare(aliases=("sql",))
+    await scene.looks()
+    assert scene.engine.aliases == ["sql"]
+    assert scene.engine.adapters == {}, "vLLM looks for an adapter of the name first"
