@@ -152,7 +152,7 @@ def top(
     ] = False,
     interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1.0, max=60.0, help="Read each replica this often."),
+        typer.Option(metavar="SECONDS", min=1.0, max=10.0, help="Read each replica this often."),
     ] = 1.0,
 ) -> None:
     """Watch what `weir up` serves on this machine: who waits, tokens, targets, rejections.
