@@ -14,7 +14,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import checking, documents, policies, show, simulate
+from weir_cli import checking, documents, policies, show, simulate, starting
 from weir_cli import top as topping
 from weir_cli import up as upping
 from weir_cli.display import Display
@@ -152,7 +152,7 @@ def top(
     ] = False,
     interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1.0, max=60.0, help="Read each replica this often."),
+        typer.Option(metavar="SECONDS", min=1.0, max=10.0, help="Read each replica this often."),
     ] = 1.0,
 ) -> None:
     """Watch what `weir up` serves on this machine: who waits, tokens, targets, rejections.
@@ -201,6 +201,36 @@ def check(files: Files) -> None:
         typer.echo(line)
     for warning in checking.warnings(found):
         typer.echo(f"weir: by these files alone: {warning}", err=True)
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="ORG/MODEL of the Hugging Face hub, or a source's uri."
+        ),
+    ],
+    weights: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Size of the weights, like 16GiB. Default: ask the hub."),
+    ] = "",
+    gpu_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory of one GPU.")
+    ] = starting.Wishes.gpu_memory,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Serve it without a GPU.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write it there, not to stdout."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+) -> None:
+    """Print a first spec for a model: GPUs, memory and disk that fit it, each with its reason."""
+    text = starting.spec_for(model, starting.Wishes(weights, gpu_memory, cpu), os.environ)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        starting.write(text, output, force=force)
 
 
 def _policies(found: documents.Documents, service: InferenceService) -> Manifest:

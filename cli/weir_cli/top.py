@@ -45,7 +45,7 @@ def once(cache: Path, console: Console, interval_s: float) -> int:
         console.print(NOTHING_RUNS, highlight=False)
         return EXIT_NOTHING_RUNS
     chosen = Choice()
-    shown = picture(services, chosen, time.monotonic(), since_start=True)
+    shown = picture(services, chosen, _heard_since_s(interval_s), since_start=True)
     console.print(draw(shown, chosen, "since the start of each process", console.width))
     return 0
 
@@ -67,7 +67,7 @@ def live(cache: Path, console: Console, interval_s: float) -> int:
     try:
         with _ends_on_sigterm(), _Keys() as keys, _screen(console) as screen:
             while services := readers.services(alive(cache)):
-                screen.update(_frame(services, chosen, console.width), refresh=True)
+                screen.update(_frame(services, chosen, interval_s, console.width), refresh=True)
                 key = keys.wait(REDRAW_S)
                 if key == QUIT:
                     return 0
@@ -80,12 +80,17 @@ def live(cache: Path, console: Console, interval_s: float) -> int:
     return EXIT_NOTHING_RUNS
 
 
+def _heard_since_s(interval_s: float) -> float:
+    """Return when a process that answers has answered; one read may fail, or take its time."""
+    return time.monotonic() - 2 * interval_s - METRICS_TIMEOUT_S
+
+
 def _screen(console: Console) -> Live:
     return Live(console=console, screen=True, auto_refresh=False)
 
 
-def _frame(services: list[Service], chosen: Choice, width: int) -> Group:
-    shown = picture(services, chosen, time.monotonic(), since_start=False)
+def _frame(services: list[Service], chosen: Choice, interval_s: float, width: int) -> Group:
+    shown = picture(services, chosen, _heard_since_s(interval_s), since_start=False)
     window = f"counts over the last {WINDOW_S:.0f} s"
     return Group(draw(shown, chosen, window, width), Text(KEYS, style="bold"))
 

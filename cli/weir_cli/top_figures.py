@@ -29,8 +29,6 @@ TPOT: Final = "vllm:request_time_per_output_token_seconds"
 REJECTED: Final = "rejected_"
 """How the outcomes of requests that were rejected begin."""
 ORDERS: Final = ("name", "waiting", "at engine", "output")
-SILENT_S: Final = 5.0
-"""After so long without an answer a process is shown as silent."""
 
 _READ: Final = (
     *(QUEUE, OLDEST, REQUESTS, ATTAINMENT, KV_RATIO, PROMPT_TOKENS, OUTPUT_TOKENS),
@@ -167,24 +165,25 @@ def read_page(text: str) -> Page:
 
 
 def picture(
-    services: Sequence[Service], choice: Choice, now: float, *, since_start: bool
+    services: Sequence[Service], choice: Choice, heard_since_s: float, *, since_start: bool
 ) -> Picture:
     """Return what to show.
 
     Args:
         services: What was read.
         choice: Which of it, and in which order.
-        now: The time, by the clock of the readings.
+        heard_since_s: A process whose newest answer is older does not answer; by the clock of the
+            readings.
         since_start: Count from each process's start on, not over its readings.
     """
     shown = [each for each in services if choice.service in {None, each.name}]
     replicas = [
-        _process_row(service.name, process, choice, now, since_start)
+        _process_row(service.name, process, choice, heard_since_s, since_start)
         for service in shown
         for process in service.processes
     ]
     classes = [
-        _class_row(service, name, now, since_start)
+        _class_row(service, name, heard_since_s, since_start)
         for service in shown
         for name in class_names(service)
         if choice.class_name in {None, name}
@@ -240,9 +239,9 @@ def _order(order: str) -> Callable[[ReplicaRow], tuple[float, str, str]]:
 
 
 def _process_row(
-    service: str, process: Process, choice: Choice, now: float, since_start: bool
+    service: str, process: Process, choice: Choice, heard_since_s: float, since_start: bool
 ) -> ReplicaRow:
-    if not _answers(process, now):
+    if not _answers(process, heard_since_s):
         silent = bool(process.readings) and process.phase == "ready"
         state = "no answer" if silent else process.phase
         return ReplicaRow(service, process.name, state, answers=False)
@@ -267,9 +266,9 @@ def _process_row(
     )
 
 
-def _class_row(service: Service, name: str, now: float, since_start: bool) -> ClassRow:
+def _class_row(service: Service, name: str, heard_since_s: float, since_start: bool) -> ClassRow:
     policy = next((each for each in service.classes if each.name == name), None)
-    answering = [each for each in service.processes if _answers(each, now)]
+    answering = [each for each in service.processes if _answers(each, heard_since_s)]
     pages = [_newest(each) for each in answering]
     queues = _total(_of(page, QUEUE, name) for page in pages)
     ends = _total(_of(_increase(p, REQUESTS, since_start), REQUESTS, name) for p in answering)
@@ -314,9 +313,9 @@ def share_within(buckets: Page, limit_s: float) -> float | None:
     return 1.0
 
 
-def _answers(process: Process, now: float) -> bool:
+def _answers(process: Process, heard_since_s: float) -> bool:
     answers = [each.at_s for each in process.readings if each.answered]
-    return bool(answers) and now - answers[-1] <= SILENT_S
+    return bool(answers) and answers[-1] >= heard_since_s
 
 
 def _at_engine(process: Process) -> int | None:

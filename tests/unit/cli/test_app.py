@@ -63,7 +63,9 @@ def test_prints_its_version(weir: Weir) -> None:
 
 def test_help_names_every_command(weir: Weir) -> None:
     shown = weir("--help").stdout
-    assert all(command in shown for command in ("up", "status", "top", "down", "check", "render"))
+    assert all(
+        command in shown for command in ("up", "status", "top", "down", "init", "check", "render")
+    )
 
 
 def test_status_of_nothing_is_3_and_down_of_nothing_is_fine(weir: Weir) -> None:

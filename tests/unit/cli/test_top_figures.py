@@ -28,6 +28,7 @@ from weir_core.sched.types import ClassPolicy
 HIGH = ClassPolicy("high", rank=2, ttft_target_s=0.5, tpot_target_s=0.05)
 LOW = ClassPolicy("low", rank=0)
 ALL = Choice()
+HEARD_SINCE_S = 6.0
 TPOT = "vllm:request_time_per_output_token_seconds"
 
 
@@ -61,9 +62,9 @@ def service(*replicas: Process, gateway: Process | None = None, name: str = "cha
 
 
 def rows(
-    *services: Service, choice: Choice = ALL, since_start: bool = False, now: float = 11.0
+    *services: Service, choice: Choice = ALL, since_start: bool = False
 ) -> tuple[list[ReplicaRow], list[ClassRow]]:
-    shown = picture(services, choice, now, since_start=since_start)
+    shown = picture(services, choice, HEARD_SINCE_S, since_start=since_start)
     return list(shown.replicas), list(shown.classes)
 
 
@@ -278,7 +279,7 @@ def test_a_class_of_the_pages_that_is_not_declared_comes_last() -> None:
 def drawn(width: int, *services: Service) -> list[str]:
     written = io.StringIO()
     console = Console(file=written, width=width)
-    shown = picture(services, Choice(), 11.0, since_start=False)
+    shown = picture(services, Choice(), HEARD_SINCE_S, since_start=False)
     console.print(draw(shown, Choice(), "counts over the last 60 s", width))
     return written.getvalue().splitlines()
 
