@@ -62,7 +62,7 @@ class Survey:
         self, ask: AskFleet, pods: Sequence[Pod], keys: Sequence[str], now: datetime
     ) -> None:
         self._ask = ask
-        self._pods = pods
+        self._pods = [pod for pod in pods if not pod.has_ended]
         self._keys = keys
         self._now = now
         self._reports: dict[str, ReplicaReport] = {}
