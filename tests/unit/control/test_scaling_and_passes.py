@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -151,6 +152,25 @@ async def test_a_pod_that_ended_is_no_replica(whole: Whole) -> None:
     await fleet.look(10.0)
     assert fleet.wanted == {"cpu": 1}
     assert fleet.cluster.touched == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("late", "want"),
+    [
+        pytest.param(timedelta(seconds=30), 2, id="in a moment"),
+        pytest.param(timedelta(minutes=10), 1, id="its node is lost"),
+    ],
+)
+async def test_a_pod_that_should_be_gone_long_since_holds_no_other_back(
+    late: timedelta, want: int
+) -> None:
+    fleet = Fleet()
+    stuck = pod_object("c", deletionTimestamp=(NOW - late).isoformat())
+    fleet.cluster.all_pods = {KEY: [pod_object("a"), pod_object("b"), stuck]}
+    fleet.loads = {"a": load(0.1), "b": load(0.1)}
+    fleet.follow(pod("a"), pod("b"), view(Pod, stuck), wanted=2, spec=SHORT)
+    await shrink(fleet, SHORT)
+    assert fleet.wanted == {"cpu": want}
 
 
 async def test_a_service_deleted_while_its_pods_are_marked_leaves_no_metric() -> None:
