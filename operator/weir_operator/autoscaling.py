@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from weir_core.errors import ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.scale.autoscaler import Autoscaler
 from weir_core.scale.types import (
     ClassTarget,
@@ -213,9 +213,14 @@ class Autoscaling:
     ) -> None:
         before = {pool.name: pool.replicas for pool in known.pools}
         await self._mark(known, decision, before, cluster)
+        if self._known.get(service) is not known:
+            return
         has_data = decision.reason is not Verdict.DATA_MISSING
         known.asked = (
-            {name: decision.replicas[name] for name in sorted(known.scaled.open_pools)}
+            {
+                name: decision.replicas[name]
+                for name in sorted(known.scaled.open_pools & before.keys())
+            }
             if has_data
             else {}
         )
@@ -237,7 +242,7 @@ class Autoscaling:
         """Have those go first that have the least to lose, and no others.
 
         Raises:
-            ClusterUnavailable: A pod could not be marked.
+            ClusterUnavailable: A pod could not be marked now.
         """
         leaving: set[str] = set()
         for pool, victims in decision.victims.items():
@@ -250,7 +255,10 @@ class Autoscaling:
         for pod in staying:
             if (known.costs[pod.name] == GOES_FIRST) is not (pod.name in leaving):
                 cost = GOES_FIRST if pod.name in leaving else NO_COST
-                await cluster.annotate_pod(pod, DELETION_COST, cost)
+                try:
+                    await cluster.annotate_pod(pod, DELETION_COST, cost)
+                except (ClusterRefuses, InvalidSpec) as error:  # another may go in its place
+                    log.warning("%s: no deletion cost: %s", pod.name, error)
                 known.costs[pod.name] = cost
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -19,6 +19,9 @@ from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
 from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
 from weir_operator.engines import Page, another, not_a_sidecar
 from weir_operator.views import Pod
+
+_OVERDUE: Final = timedelta(minutes=1)
+"""After the end of a pod's grace, which its `deletionTimestamp` is."""
 
 AskFleet = Callable[[str, str, Sequence[str]], Awaitable[FleetReport]]
 """Takes a pod's address and name, and the keys of its service's sidecars; raises
@@ -45,6 +48,12 @@ async def _fleet(page: Page, address: str, pod: str, keys: Sequence[str]) -> Fle
     return report
 
 
+def _is_overdue(pod: Pod, now: datetime) -> bool:
+    """Tell whether a pod should be gone, and is not: its node is lost, most often."""
+    ends = pod.metadata.deletion_timestamp
+    return ends is not None and now - datetime.fromisoformat(ends) > _OVERDUE
+
+
 class Survey:
     """What is found out about the replicas of one service at one instant.
 
@@ -62,7 +71,7 @@ class Survey:
         self, ask: AskFleet, pods: Sequence[Pod], keys: Sequence[str], now: datetime
     ) -> None:
         self._ask = ask
-        self._pods = pods
+        self._pods = [pod for pod in pods if not pod.has_ended and not _is_overdue(pod, now)]
         self._keys = keys
         self._now = now
         self._reports: dict[str, ReplicaReport] = {}

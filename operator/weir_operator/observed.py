@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -43,6 +43,8 @@ class Told(NamedTuple):
     """InferenceTenants whose status says something else than it should, and what it should."""
     missing: Mapping[str, str] = MappingProxyType({})
     """Since when each Secret of a tenant is gone (RFC 3339), by its name."""
+    unread: Set[str] = frozenset()
+    """Secrets of tenants that the operator may not read."""
 
 
 _NOTHING_TOLD: Final = Told()

@@ -86,6 +86,7 @@ class Reconciler:
         self._metrics = metrics
         self._remark = remark
         self._idle: set[Key] = set()
+        self._uids: dict[Key, str] = {}
 
     def is_idle(self, key: Key) -> bool:
         """Tell whether the last pass over a service was one of which a repetition does nothing.
@@ -103,11 +104,12 @@ class Reconciler:
         self._idle.discard(key)
         body = await self._cluster.find(SERVICE, *key)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            self._applier.forget(key)
-            for part in self._parts:
-                part.forget(key)
-            self._show(key, None, {})
+            self._forget(key)
             return Outcome.GONE
+        uid = body["metadata"]["uid"]
+        if self._uids.get(key, uid) != uid:  # deleted and made anew since the last pass
+            self._forget(key)
+        self._uids[key] = uid
         one = _Pass(self._cluster, self._applier, await self._first_look(body))
         for part in self._parts:
             await one.take(part)
@@ -121,6 +123,13 @@ class Reconciler:
         if outcome is Outcome.SETTLED and all(each.is_settled(one.seen) for each in self._parts):
             self._idle.add(key)
         return outcome
+
+    def _forget(self, key: Key) -> None:
+        self._uids.pop(key, None)
+        self._applier.forget(key)
+        for part in self._parts:
+            part.forget(key)
+        self._show(key, None, {})
 
     async def _first_look(self, body: Manifest) -> Observed:
         owner = owner_in(body)

@@ -67,6 +67,7 @@ class Resync:
         self._is_idle = is_idle
         self._remark = remark
         self._seen: dict[Key, object] = {}
+        self._there: set[Key] = set()
 
     async def follow(self, interval: Seconds) -> None:
         """Look for ever."""
@@ -94,6 +95,10 @@ class Resync:
             if key not in seen or self._seen.get(key) != seen[key] or not self._is_idle(key):
                 self._queue.add(key)
         self._seen = seen
+        there = {Key(meta.namespace, meta.name) for meta in services}
+        for key in self._there - there:  # a pass forgets it
+            self._queue.add(key)
+        self._there = there
 
     async def _around(self, services: Iterable[Meta]) -> dict[Key, object]:
         """Return what a pass over each service depends on, to be compared."""

@@ -12,8 +12,9 @@ change writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from weir_core.api.labels import POOL
 from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
@@ -36,6 +37,7 @@ from weir_operator.starts import Start, newest
 from weir_operator.views import DeploymentStatus
 
 _OLDER = "upgrade the operator, or take them out"
+_OF_POOLS: Final = re.compile(rf"{re.escape(POOL)}(=(?P<one>[^,]+)| in \((?P<some>[^)]+)\))")
 _SUMS = (READY, SPEC, RECONCILING, STALLED)
 
 
@@ -160,8 +162,8 @@ def _replicas(seen: Observed) -> Manifest:
         _pool_status(name, status or DeploymentStatus(), newest(seen, name))
         for name, status in found.items()
     ]
-    scaled = _pool_that_scales(seen)
-    counted = [each for each in pools if scaled in (None, each["name"])]
+    scaled = _pools_that_scale(seen)
+    counted = [each for each in pools if not scaled or each["name"] in scaled]
     return {
         "replicas": _sum(counted, "replicas"),
         "readyReplicas": _sum(pools, "readyReplicas"),
@@ -175,17 +177,25 @@ def _sum(pools: Iterable[Manifest], count: str) -> int:
 
 def _selector(seen: Observed) -> str:
     """Return the labels of the pods that `kubectl scale` and autoscalers count."""
-    chosen = selector(seen.owner, _pool_that_scales(seen))
-    return ",".join(f"{key}={value}" for key, value in chosen.items())
+    pools = _pools_that_scale(seen)
+    chosen = selector(seen.owner, pools[0] if len(pools) == 1 else None)
+    text = ",".join(f"{key}={value}" for key, value in chosen.items())
+    return f"{text},{POOL} in ({','.join(pools)})" if len(pools) > 1 else text
 
 
-def _pool_that_scales(seen: Observed) -> str | None:
-    """Return the pool whose replicas are open; None where several are, or none."""
+def _pools_that_scale(seen: Observed) -> Sequence[str]:
+    """Return the pool whose replicas are open, and those that serve until it does.
+
+    An HPA multiplies by the ready pods of the selector: of a pool that takes over replica by
+    replica these are few, and it would shrink the service. None are returned where several pools
+    are open, or none.
+    """
     if seen.service is None:  # it was written when the spec was last in order
         before = str(seen.body.get("status", {}).get("selector", ""))
-        return dict(each.split("=") for each in before.split(",") if each).get(POOL)
+        found = _OF_POOLS.search(before)
+        return (found["one"] or found["some"]).split(",") if found else ()
     scale = seen.service.spec.open_pools
-    return scale[0].name if len(scale) == 1 else None
+    return (scale[0].name, *sorted(seen.leaving)) if len(scale) == 1 else ()
 
 
 def _pool_status(name: str, status: DeploymentStatus, start: Start | None) -> Manifest:

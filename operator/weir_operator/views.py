@@ -203,6 +203,11 @@ class Pod(_OfAPool, frozen=True):
         )
 
     @property
+    def has_ended(self) -> bool:
+        """Whether none of its containers will ever run again; its object stays for a while."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+    @property
     def template_hash(self) -> str:
         """Which template of its Deployment it was made from."""
         return self.metadata.labels.get("pod-template-hash", "")

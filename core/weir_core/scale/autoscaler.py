@@ -56,6 +56,8 @@ class Autoscaler:
         # When the present window of data began, and when there was data last.
         self._since_s = 0.0
         self._seen_s: float | None = None
+        # Pool -> when it was there first.
+        self._begun: dict[str, float] = {}
 
     def decide(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> Decision:
         """Return the replicas of each pool; ask every few seconds, on a clock that never jumps."""
@@ -68,6 +70,7 @@ class Autoscaler:
         if missing is not None:
             return Decision(held, Verdict.DATA_MISSING, missing, victims=victims)
         self._note_seen(now)
+        self._note_pools(held, now)
         finding = self._find(load, policy, now)
         counts = {
             pool.name: self._follow(
@@ -114,6 +117,13 @@ class Autoscaler:
             self._since_s = now
         self._seen_s = now
 
+    def _note_pools(self, names: Iterable[str], now: float) -> None:
+        """Forget pools that are gone, and begin a window for those that are new."""
+        self._begun = {name: self._begun.get(name, now) for name in names}
+        for memory in (self._wishes, self._changes, self._starts):
+            for name in memory.keys() - self._begun.keys():
+                del memory[name]
+
     def cold_start_s(self, pool: str) -> float | None:
         """Return how long the slower of a pool's replicas took to start; None before one did."""
         started = sorted(self._starts.get(pool, ()))
@@ -157,14 +167,15 @@ class Autoscaler:
             most = self._bound(pool, policy.scale_up, now, 1)
             return least if most is None else min(least, most)
         highest = max(kept for at, _, kept in wishes if at >= now - windows[1])
-        if highest >= pool.replicas or self._is_young(policy, now):
+        if highest >= pool.replicas or self._is_young(pool, policy, now):
             return pool.replicas
         lowest = self._bound(pool, policy.scale_down, now, -1)
         return highest if lowest is None else max(highest, lowest)
 
-    def _is_young(self, policy: ScalingPolicy, now: float) -> bool:
+    def _is_young(self, pool: PoolFacts, policy: ScalingPolicy, now: float) -> bool:
         """Return whether less than a window was seen: what was asked of it before is not known."""
-        return now < self._since_s + policy.scale_down.window_s
+        since_s = max(self._since_s, self._begun[pool.name])
+        return now < since_s + policy.scale_down.window_s
 
     def _bound(self, pool: PoolFacts, way: Direction, now: float, sign: int) -> int | None:
         """Return how far a pool may go in one direction; None for as far as it likes."""

@@ -110,7 +110,8 @@ class Policies(Part):
         keys = peers.keys_for(owner, before, self._new_key)
         now = self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
         said = tenants.statuses(declared, now)
-        told = Told(document, [*wrong, *problems], keys, said, missing)
+        unread = named - secrets.keys() - missing.keys()
+        told = Told(document, [*wrong, *problems], keys, said, missing, unread)
         owned = [*seen.owned, *([] if before is None else [before])]
         return replace(seen, told=told, owned=owned)
 
@@ -140,8 +141,11 @@ class Policies(Part):
         return {POLICIES: _policies(seen)}
 
     def is_settled(self, seen: Observed) -> bool:
-        """Tell whether no key is about to be revoked because its Secret is gone."""
-        return not seen.told.missing
+        """Tell whether no key is about to be revoked, and all was read that is named.
+
+        A right to read Secrets that is granted later changes no object that a resync compares.
+        """
+        return not (seen.told.missing or seen.told.unread)
 
     def _missing(self, before: Manifest | None, gone: Collection[str]) -> dict[str, str]:
         """Return since when each of these Secrets is gone; it is kept with the document."""

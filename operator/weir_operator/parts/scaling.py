@@ -52,7 +52,7 @@ class Scaling(Part):
     async def follow_up(self, seen: Observed, cluster: Cluster) -> Observed:
         """Tell the autoscaler of what is there now, and the cluster of a number that changed."""
         service = _name(seen)
-        if seen.service is None:
+        if seen.service is None or (seen.service.spec.scaling and not _is_whole(seen)):
             replicas = {pool: each.wanted for pool, each in seen.deployments.items()}
             self._autoscaling.refresh(service, seen.pods, replicas)
         elif seen.service.spec.scaling is None:
@@ -84,6 +84,16 @@ class Scaling(Part):
         self._autoscaling.forget(service)
 
 
+def _is_whole(seen: Observed) -> bool:
+    """Tell whether the pass could read all that a decision is made from.
+
+    Without its Deployments a service would seem to have as few replicas as it may.
+    """
+    assert seen.service is not None
+    pools = {pool.name for pool in seen.service.spec.hardware_pools}
+    return pools <= seen.deployments.keys() and bool(seen.told.keys.valid)
+
+
 def _name(seen: Observed) -> Service:
     return seen.owner.metadata.namespace, seen.owner.metadata.name
 
@@ -97,13 +107,11 @@ def _verdict(decision: Decision) -> Verdict:
 def _scaled(seen: Observed, service: InferenceService) -> Scaled:
     pools = []
     for pool in service.spec.hardware_pools:
-        there = seen.deployments.get(pool.name)
-        now = service.spec.replicas_of(pool) if there is None else there.wanted
         least = service.spec.fewest_of(pool) if pool.replicas is None else pool.replicas
         pools.append(
             PoolFacts(
                 pool.name,
-                now,
+                seen.deployments[pool.name].wanted,
                 cost=pool.hourly_cost,
                 spot=pool.spot,
                 min_replicas=least,

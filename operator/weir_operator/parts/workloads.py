@@ -190,7 +190,8 @@ def wanted_replicas(
 
     With `spec.scaling` the number is the autoscaler's, and before it has decided the one that is
     there, within the bounds. A pool that is new then begins with as many as those have that left
-    the spec: it may be one of them by another name, and replaces their capacity.
+    the spec: it may be one of them by another name, and replaces their capacity. Of several the
+    first does.
 
     Args:
         service: The service.
@@ -205,6 +206,8 @@ def wanted_replicas(
         if service.spec.scaling is not None and pool.replicas is None:
             now = deployments[pool.name].wanted if pool.name in deployments else left
             fewest, most = service.spec.fewest_of(pool), service.spec.scaling.max_replicas
+            if pool.name not in deployments:
+                left -= min(left, most)
             wanted[pool.name] = min(max(scaled.get(pool.name, now), fewest), most)
     return wanted
 
@@ -232,8 +235,10 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
-            now = scaled.get(pool_of(manifest), view(Deployment, manifest).wanted)
-            number = asked.get(pool_of(manifest), now)
+            there, pool = view(Deployment, manifest), pool_of(manifest)
+            number = asked.get(pool, scaled.get(pool, there.wanted))
+            if there.spec.replicas < there.wanted:  # it waits for those that it takes over from
+                number = min(number, there.spec.replicas)
             found.append(same_deployment(seen.owner, manifest, template, number))
     return found
 

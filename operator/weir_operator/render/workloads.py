@@ -72,7 +72,7 @@ def same_deployment(
     fresh = metadata(owner, meta["name"], "replica", **{labels.POOL: pool_of(current)})
     annotations = {**fresh.get("annotations", {})}
     noted = meta.get("annotations", {})
-    kept = (labels.SPEC_HASH, labels.ONE_BY_ONE)
+    kept = (labels.SPEC_HASH, labels.ONE_BY_ONE, labels.REPLICAS_TO_COME)
     annotations |= {key: noted[key] for key in kept if key in noted}
     return _deployment(
         {**fresh, "annotations": annotations},

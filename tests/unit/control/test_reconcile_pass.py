@@ -458,6 +458,55 @@ async def test_a_pod_that_learns_no_names_is_kept_over_an_upgrade_and_rolled_for
     assert template["spec"]["containers"][0]["image"] == "engine-cpu:2"
 
 
+CPU = {"name": "cpu", "accelerator": {"count": 0}}
+LONGER = {"args": ["--max-model-len=1024"]}
+TRACED = {"tracing": {"endpoint": "http://collector:4318"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "digests"),
+    [
+        pytest.param({}, ["5d29dccf0fefedd2"], id="a plain one"),
+        pytest.param(
+            {"scaling": {"minReplicas": 2, "maxReplicas": 4}}, ["5d29dccf0fefedd2"], id="scaling"
+        ),
+        pytest.param(
+            {
+                "replicas": 3,
+                "rollout": {"maxSurge": 0, "maxUnavailable": 1},
+                "pools": [{**CPU, "cost": 2}, {"name": "gpu", "replicas": 1, "engine": LONGER}],
+            },
+            ["5d29dccf0fefedd2", "20ba3c20e557e030"],
+            id="two pools",
+        ),
+        pytest.param(
+            {"engine": {"scheduling": {"mode": "throughput"}, **LONGER}, **TRACED},
+            ["46003a550e9cf14c"],
+            id="a mode",
+        ),
+        pytest.param(
+            {"admission": {"maxQueued": 7, "anonymousClass": "batch"}},
+            ["dce2f1e2b7437450"],
+            id="limits",
+        ),
+    ],
+)
+async def test_what_the_operator_before_run_time_adapters_kept_is_still_used(
+    spec: dict[str, Any], digests: list[str]
+) -> None:
+    cluster = MemoryCluster(body(spec))
+    await reconciler(cluster, "1").run(KEY)
+    before = {name: one["spec"] for name, one in cluster.of("Deployment").items()}
+    by_pool = dict(zip([name.removeprefix("chat-") for name in before], digests, strict=True))
+    # What that operator made of these specs: computed with its code, at commit a69679b.
+    for one in (*cluster.of("ControllerRevision").values(), *cluster.of("Deployment").values()):
+        digest = by_pool[one["metadata"]["labels"][POOL]]
+        one["metadata"]["annotations"]["serving.weir.dev/spec-hash"] = digest
+    await reconciler(cluster, "2").run(KEY)
+    assert {name: one["spec"] for name, one in cluster.of("Deployment").items()} == before
+    assert len(cluster.of("ControllerRevision")) == len(digests)
+
+
 async def test_a_template_kept_by_an_operator_that_put_the_mode_into_it_is_still_used() -> None:
     spec = {
         "engine": {"scheduling": {"mode": "throughput"}},

@@ -13,11 +13,11 @@ from tests.unit.control.builders import NAMESPACE, body, facts, no_autoscaling, 
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import finish_rollouts
 from tests.unit.control.virtual_time import VirtualTime
-from weir_core.errors import ClusterUnavailable, EngineUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, EngineUnavailable
 from weir_core.units import Seconds
 from weir_operator.engines import Engines
 from weir_operator.interests import Interests
-from weir_operator.kinds import SECRET
+from weir_operator.kinds import SECRET, Kind
 from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
@@ -210,6 +210,25 @@ async def test_a_key_whose_secret_is_gone_is_revoked_in_time() -> None:
     assert policies["status"] == "False"
 
 
+async def test_a_secret_that_may_not_be_read_is_tried_again() -> None:
+    """To grant the right changes no object, so that no watch and no version tells of it."""
+    bench = await settled("a", tenants=True)
+    find = bench.cluster.find
+
+    async def refuse(kind: Kind, namespace: str, name: str) -> Manifest | None:
+        if (kind, name) == (SECRET, "keys"):
+            raise ClusterRefuses("no right")
+        return await find(kind, namespace, name)
+
+    bench.cluster.find = refuse  # type: ignore[method-assign]
+    await bench.reconciler.run(Key(NAMESPACE, "a"))
+    for _ in range(2):
+        assert await bench.look() == ["a"]
+    bench.cluster.find = find  # type: ignore[method-assign]
+    await bench.settle()
+    assert await bench.look() == []
+
+
 async def test_a_service_that_still_starts_is_looked_at_again() -> None:
     bench = Bench("a")
     for _ in range(3):
@@ -241,6 +260,7 @@ async def test_a_service_that_is_gone_is_forgotten() -> None:
     bench = await settled("a", "b")
     gone = bench.cluster.of("InferenceService")["a"]
     delete("InferenceService", "a")(bench)
+    assert await bench.look() == ["a"]  # whose pass forgets it, though no watch told
     assert await bench.look() == []
     bench.cluster.put(gone)
     assert await bench.look() == ["a"]

@@ -100,10 +100,22 @@ def test_an_autoscaler_is_told_of_the_pool_that_scales_and_no_other() -> None:
     assert (after["replicas"], after["selector"]) == (4, whole["selector"])
 
 
+def test_an_autoscaler_counts_the_pods_that_serve_until_a_renamed_pool_does() -> None:
+    pools = {"a": deployment(1), "b": deployment(2)}
+    spec = {"pools": [{"name": "a"}, {"name": "b", "replicas": 2}]}
+    whole = said(observed(pools, [], spec=spec, leaving={"old": deployment(3)}), "t1")
+    assert whole["replicas"] == 4
+    assert whole["selector"] == "serving.weir.dev/service=chat,serving.weir.dev/pool in (a,old)"
+    held = {**body(spec), "status": whole}
+    wrong = replace(observed({**pools, "old": deployment(3)}, [], held=held), service=None)
+    after = said(wrong, "t2")
+    assert (after["replicas"], after["selector"]) == (4, whole["selector"])
+
+
 def test_a_pool_that_left_the_spec_counts_as_long_as_it_serves() -> None:
     new = deployment(replicas=1, updatedReplicas=1, readyReplicas=0, availableReplicas=0)
     whole = said(observed({"cpu": new}, [serving_pod("old")], leaving={"old": deployment()}), "t1")
-    assert (whole["replicas"], whole["readyReplicas"]) == (1, 1)
+    assert (whole["replicas"], whole["readyReplicas"]) == (2, 1)
     assert [(pool["name"], pool["readyReplicas"]) for pool in whole["pools"]] == [
         ("cpu", 0),
         ("old", 1),
