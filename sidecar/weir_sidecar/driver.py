@@ -256,10 +256,6 @@ class Driver:
             raise self.no_engine()
         now = self._clock()
         asked = self._with_cached(request, asked)
-        if request.is_counted:
-            asked = msgspec.structs.replace(asked, is_counted=True)
-        elif not self.is_gateway:  # which knows no engine to count in seconds of
-            request.is_counted = True
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
         while request.wire_id in self._by_wire_id:

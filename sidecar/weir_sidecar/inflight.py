@@ -204,7 +204,6 @@ class InFlightRequest:
         hops: How often it was forwarded.
         places: Sequences that it is counted as among its payer's, over all replicas.
         tried: Replicas that it came back from.
-        is_counted: Its work is counted in the load that this service is offered.
         better_at: Where it would begin sooner, as the last of them says; or empty.
         number: Its number among those that were forwarded to that replica, as both count them.
         wire_id: Its id at the engine, by which the step log names it; no two at once have the same.
@@ -267,7 +266,6 @@ class InFlightRequest:
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.places = self.number = self.prompt_tokens = 0
         self.hops = 0 if forwarded is None else forwarded.hops
-        self.is_counted = forwarded is not None and forwarded.is_counted
         self.api, self.asks = Api.OTHER, _PLAIN
         self.streams = False
         self._body = b""
@@ -771,7 +769,6 @@ class InFlightRequest:
         self._leave_limits(self.shared.driver)
         self._call = self._call_of(None, routing.forwarded(self, caller.tenant, route))
         self._called_for = None
-        self.is_counted = True  # there, if it was not here
         self._notify()
         return True
 

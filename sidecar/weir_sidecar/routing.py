@@ -109,7 +109,6 @@ class Routing:
             reason=route.reason,
             candidates=route.candidates if explains else (),
             holds_place=request.holds_place,
-            is_counted=request.is_counted,
         )
 
     def any_peer(self, request: InFlightRequest, payer: str) -> tuple[Peer | None, Forwarded]:

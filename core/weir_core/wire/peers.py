@@ -78,7 +78,6 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
         candidates: What was compared.
         protocol: `PROTOCOL` of the sender.
         holds_place: It is counted among its payer's requests.
-        is_counted: Its work is counted in the offered load, by a sidecar at which it was before.
     """
 
     class_name: str
@@ -95,4 +94,3 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates: tuple[Candidate, ...] = ()
     protocol: int = PROTOCOL
     holds_place: bool = False
-    is_counted: bool = False
