@@ -271,6 +271,8 @@ class InFlightRequest:
         self._body = b""
         self._call = self._called_for = self._attempt = self._answer = self._refusal = None
         self._task = self._wake = self._life = self._seen = None
+        self.is_counted = forwarded is not None and forwarded.is_counted
+        """Its work is counted, here or at a replica at which it was before."""
         self._computes_nothing = False
         """The engine only looks something up for it."""
         self._runs = self._is_gone = False
@@ -693,6 +695,7 @@ class InFlightRequest:
             holds_place=self.holds_place,
             endpoint=head.path,
             ttft_target_s=target_s,
+            is_counted=self.is_counted,
         )
         if self.shared.prefixes is not None and self.endpoint is not None:
             self.chain = self.shared.prefixes.chain_of(self.endpoint.path, self._body, asks)
