@@ -74,6 +74,7 @@ class Adapters:
         self._ending: set[asyncio.Task[None]] = set()
         self._sources: dict[str, FetchedAdapter] = {}
         self._written = b""
+        self._trouble = ""
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def run(self) -> None:
@@ -93,8 +94,10 @@ class Adapters:
         """Begin to fetch what is new, and tell the sidecar what is there."""
         try:
             wanted = {each.uri for each in self._named()}
+        except FileNotFoundError:  # what was there stays, as it does for the sidecar
+            return
         except (OSError, ValueError) as error:  # it is read again at the next look
-            say(f"the document of adapters cannot be read: {error}")
+            self._complain(f"the document of adapters cannot be read: {error}")
             return
         for uri in self._tasks.keys() - wanted:
             task = self._tasks.pop(uri)
@@ -113,8 +116,6 @@ class Adapters:
         await asyncio.gather(*self._tasks.values(), *self._ending, return_exceptions=True)
 
     def _named(self) -> tuple[Source, ...]:
-        if not self._document.exists():
-            return ()
         found = PolicyDocument.decode(self._document.read_bytes())
         return tuple(Source(uri=each.uri) for each in found.adapters)
 
@@ -171,15 +172,22 @@ class Adapters:
         """Write what is there in one step: the sidecar reads the old or the new."""
         found = Fetched(self._sources).encode()
         if found == self._written and self._told.exists():
+            self._trouble = ""
             return
         fresh = self._told.with_name(f".{self._told.name}.new")
         try:
             fresh.write_bytes(found)
             fresh.replace(self._told)
         except OSError as error:  # it is written again at the next look
-            say(f"the sidecar cannot be told of adapters: {error}")
+            self._complain(f"the sidecar cannot be told of adapters: {error}")
             return
-        self._written = found
+        self._written, self._trouble = found, ""
+
+    def _complain(self, trouble: str) -> None:
+        """Say what is wrong, once while each look finds it."""
+        if trouble != self._trouble:
+            say(trouble)
+        self._trouble = trouble
 
 
 async def _relay(stderr: asyncio.StreamReader) -> str:

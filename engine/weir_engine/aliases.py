@@ -6,7 +6,9 @@ reaches it, puts others in their place: every endpoint, and /v1/models, go by th
 
 from __future__ import annotations
 
+from asyncio import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -21,6 +23,28 @@ if TYPE_CHECKING:
 def serve_aliases(app: Any) -> None:
     """Add the path to vLLM's application."""
     app.router.add_route(ALIASES_PATH, _put, methods=["PUT"])
+
+
+class LocksInUse(WeakValueDictionary[str, Lock]):
+    """A lock for each name, which is forgotten when nothing holds it or waits for it."""
+
+    def __getitem__(self, name: str) -> Lock:
+        """Return the lock of a name."""
+        lock = self.get(name)
+        if lock is None:
+            lock = self[name] = Lock()
+        return lock
+
+
+def forget_unknown_names(app: Any) -> None:
+    """Bound what vLLM keeps of names that it does not serve.
+
+    Where adapters are loaded while it runs, vLLM makes a lock for each name that a client asks for,
+    and keeps it with the name, which may be as long as a body.
+    """
+    models = getattr(app.state, "openai_serving_models", None)
+    if models is not None:
+        models.lora_resolver_lock = LocksInUse()
 
 
 async def _put(request: Request) -> Response:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from typing import Any, Final
 
-from weir_engine.aliases import serve_aliases
+from weir_engine.aliases import forget_unknown_names, serve_aliases
 from weir_engine.scheduling.request_ids import carry_response_ids
 
 STREAMS_END_WITHIN_S: Final = 2
@@ -59,6 +59,7 @@ def bound_shutdown() -> None:
         # The application is complete by now, in the one process that has one.
         carry_response_ids()
         serve_aliases(self.app)
+        forget_unknown_names(self.app)
         load(self)
 
     uvicorn.Config.load = load_with_limit  # type: ignore[method-assign]

@@ -255,6 +255,9 @@ class Driver:
         if not self.has_engine and (never_was or request.may_return):
             raise self.no_engine()
         now = self._clock()
+        if request.is_counted and not asked.is_counted:
+            asked = msgspec.structs.replace(asked, is_counted=True)
+        request.is_counted = request.is_counted or not self.is_gateway
         asked = self._with_cached(request, asked)
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request

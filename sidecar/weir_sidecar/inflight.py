@@ -202,6 +202,7 @@ class InFlightRequest:
         id: Its id in the scheduler; empty while it is not there.
         away: The replica that it was sent to instead of into the pool here.
         hops: How often it was forwarded.
+        is_counted: Its work is counted, here or at a replica at which it was before.
         places: Sequences that it is counted as among its payer's, over all replicas.
         tried: Replicas that it came back from.
         better_at: Where it would begin sooner, as the last of them says; or empty.
@@ -267,7 +268,7 @@ class InFlightRequest:
         self.places = self.number = self.prompt_tokens = 0
         self.hops = 0 if forwarded is None else forwarded.hops
         self.api, self.asks = Api.OTHER, _PLAIN
-        self.streams = False
+        self.streams, self.is_counted = False, forwarded is not None and forwarded.is_counted
         self._body = b""
         self._call = self._called_for = self._attempt = self._answer = self._refusal = None
         self._task = self._wake = self._life = self._seen = None
@@ -693,6 +694,7 @@ class InFlightRequest:
             holds_place=self.holds_place,
             endpoint=head.path,
             ttft_target_s=target_s,
+            is_counted=self.is_counted,
         )
         if self.shared.prefixes is not None and self.endpoint is not None:
             self.chain = self.shared.prefixes.chain_of(self.endpoint.path, self._body, asks)

@@ -34,7 +34,9 @@ _NOTHING_CACHED: Final[dict[str, int]] = {}
 _DRAINING: Final = "draining"
 _NO_ENGINE: Final = "no-engine"
 _BACKLOGGED: Final = "backlogged"
-_REASONS: Final = frozenset({_DRAINING, _NO_ENGINE, _BACKLOGGED, "no-adapter", "refused"})
+_COUNTED: Final = frozenset({_BACKLOGGED, "refused"})
+"""A replica that gives these has counted the request's work."""
+_REASONS: Final = frozenset({_DRAINING, _NO_ENGINE, "no-adapter", *_COUNTED})
 """Why a request comes back; what else a newer sidecar may say counts as lost."""
 
 
@@ -109,6 +111,7 @@ class Routing:
             reason=route.reason,
             candidates=route.candidates if explains else (),
             holds_place=request.holds_place,
+            is_counted=request.is_counted,
         )
 
     def any_peer(self, request: InFlightRequest, payer: str) -> tuple[Peer | None, Forwarded]:
@@ -131,6 +134,7 @@ class Routing:
             self._router.on_refused(request_id, self._clock())
         else:
             self._router.on_ended(request_id)
+            request.is_counted = request.is_counted or reason in _COUNTED
         self._metrics.forwards.labels(reason if reason in _REASONS else "lost").inc()
 
     def ended(self, request: InFlightRequest) -> None:

@@ -78,6 +78,7 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
         candidates: What was compared.
         protocol: `PROTOCOL` of the sender.
         holds_place: It is counted among its payer's requests.
+        is_counted: Its work is counted, by the sender or by a replica at which it was before.
     """
 
     class_name: str
@@ -94,3 +95,4 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
     candidates: tuple[Candidate, ...] = ()
     protocol: int = PROTOCOL
     holds_place: bool = False
+    is_counted: bool = False

@@ -40,7 +40,6 @@ OTHER_TENANTS: Final = "other"
 MAX_TENANTS: Final = 64
 _CLIENTS_DOING: Final = frozenset(
     {
-        Outcome.CLIENT_ERROR,
         Outcome.CLIENT_GONE,
         Outcome.CLIENT_SLOW,
         Outcome.REJECTED_TENANT_LIMIT,
@@ -397,7 +396,8 @@ class Metrics:
             ttft_s: From its arrival to its first token; None where none came.
             target_s: What was promised.
         """
-        if ttft_s is None and outcome in _CLIENTS_DOING:
+        # The first byte of an error is no token.
+        if outcome is Outcome.CLIENT_ERROR or (ttft_s is None and outcome in _CLIENTS_DOING):
             return
         whole = outcome is Outcome.OK or outcome in _CLIENTS_DOING
         met = whole and ttft_s is not None and ttft_s <= target_s

@@ -260,6 +260,22 @@ async def test_a_gateway_holds_requests_while_nobody_takes_them(fleet: Fleet) ->
     assert fleet.served == [0, 5, 0]
 
 
+async def test_work_that_goes_on_to_another_replica_is_offered_once(fleet: Fleet) -> None:
+    fleet.engines[1].profile = SILENT
+    for at in (1, 2):
+        fleet.replicas[at].sidecar.handler.leaving = True
+    fleet.engines[0].healthy = False
+    first, second = (fleet.replicas[at].sidecar for at in (0, 1))
+    await eventually(lambda: not first.monitor.up and first.peers.usable == 0)
+    task = asyncio.create_task(fleet.ask(0))
+    await eventually(lambda: len(first.driver.waiting()) == 1)
+    second.handler.leaving = False
+    tickets = second.driver.scheduler.tickets
+    await eventually(lambda: len(tickets) == 1)
+    assert [ticket.request.is_counted for ticket in tickets.values()] == [True]
+    await leave([task])
+
+
 async def test_what_a_gateway_cannot_place_in_time_is_503_with_retry_after(fleet: Fleet) -> None:
     brief = tuple(replace_class(each, 0.2) for each in CLASSES)
     fleet.tell(PolicyDocument(classes=brief, peer_keys=(KEY,)))

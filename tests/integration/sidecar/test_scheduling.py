@@ -298,8 +298,10 @@ async def test_each_request_is_judged_by_what_it_was_promised(house: House) -> N
         assert answer.status == status
     patience = {**asking("hurried"), "x-slo-ttft-ms": "1000000"}
     assert (await running.post(json=chat(stream=True), headers=patience)).status == 200
+    wrong = await running.post(json=chat(model="unknown"), headers=asking("patient"))
+    assert wrong.status == 404
     assert (await running.get("/v1/models", headers=asking("patient"))).status == 200
-    await running.ended(5)
+    await running.ended(6)
     page = (await running.probe("/metrics")).body.decode()
     assert set(re.findall(r"^weir_attainment_requests_total{(.*)} (\S+)$", page, re.MULTILINE)) == {
         ('class="patient",result="met"', "1.0"),

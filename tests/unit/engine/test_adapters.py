@@ -97,3 +97,35 @@ async def test_a_document_that_cannot_be_read_changes_nothing(
         one.document.write_bytes(content)
         one.adapters.look()
         assert one.told.read_bytes() == before
+
+
+async def test_a_document_that_is_away_changes_nothing(tmp_path: Path) -> None:
+    async with pod(tmp_path, Hub({"o/sql": FILES})) as one:
+        one.declare(sql="hf://o/sql")
+        await one.until(lambda told: bool(told.get("hf://o/sql", FetchedAdapter()).path))
+        before = one.told.read_bytes()
+        one.document.unlink()
+        one.adapters.look()
+        assert one.told.read_bytes() == before
+
+
+async def test_what_is_wrong_at_every_look_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with pod(tmp_path, Hub({})) as one:
+        one.document.write_bytes(b"{")
+        for _ in range(5):
+            one.adapters.look()
+        said = capsys.readouterr().err
+        assert said.count("the document of adapters cannot be read") == 1
+        one.declare()
+        one.adapters.look()
+        one.document.write_bytes(b"{")
+        one.adapters.look()
+        assert capsys.readouterr().err.count("the document of adapters cannot be read") == 1
+        one.declare()
+        one.told.parent.joinpath(f".{one.told.name}.new").mkdir()
+        one.told.unlink()
+        for _ in range(5):
+            one.adapters.look()
+        assert capsys.readouterr().err.count("the sidecar cannot be told") == 1

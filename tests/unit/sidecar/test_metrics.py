@@ -73,6 +73,7 @@ def test_outcomes_and_a_page_have_what_has_just_ended(requests: int) -> None:
         pytest.param(Outcome.CLIENT_GONE, 1.1, 0, 1, id="the client left after a late one"),
         pytest.param(Outcome.CLIENT_GONE, None, None, None, id="the client left before it"),
         pytest.param(Outcome.CLIENT_ERROR, None, None, None, id="a wrong request"),
+        pytest.param(Outcome.CLIENT_ERROR, 0.1, None, None, id="the engine found it wrong"),
         pytest.param(Outcome.REJECTED_TENANT_LIMIT, None, None, None, id="the tenant's limit"),
         pytest.param(Outcome.REJECTED_SATURATED, None, 0, 1, id="shed"),
         pytest.param(Outcome.ENGINE_ERROR, 0.5, 0, 1, id="broken after its first token"),
