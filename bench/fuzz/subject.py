@@ -24,7 +24,7 @@ from weir_core.wire.state_access import authorization
 _LONGEST_PROBE_S: Final = 8.0
 """5 s to connect and 2 s to answer, and a little more."""
 _ROUNDING_S: Final = 1e-6
-_LASTING: Final = frozenset({"monitor", "housekeeping", "peers", "watch", "spans"})
+_LASTING: Final = frozenset({"monitor", "housekeeping", "names", "peers", "watch", "spans"})
 """Tasks that last as long as their process."""
 
 
