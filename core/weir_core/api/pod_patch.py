@@ -12,15 +12,20 @@ from typing import Any, Final
 
 from weir_core.api.base import Contradiction, FreeForm, Location
 from weir_core.api.engine_environment import wrong_variable
-from weir_core.api.labels import ENGINE_CONTAINER, MODEL_CONTAINER, SIDECAR_CONTAINER
+from weir_core.api.labels import (
+    ADAPTERS_CONTAINER,
+    ENGINE_CONTAINER,
+    MODEL_CONTAINER,
+    SIDECAR_CONTAINER,
+)
 
 OURS: Final[Mapping[str, tuple[str, ...]]] = {
-    "initContainers": (SIDECAR_CONTAINER, MODEL_CONTAINER),
+    "initContainers": (SIDECAR_CONTAINER, ADAPTERS_CONTAINER, MODEL_CONTAINER),
     "containers": (ENGINE_CONTAINER,),
 }
 """List of a pod's spec to the containers that a replica has in it."""
 
-READS_ENGINE_ENV: Final = (ENGINE_CONTAINER, MODEL_CONTAINER)
+READS_ENGINE_ENV: Final = (ENGINE_CONTAINER, MODEL_CONTAINER, ADAPTERS_CONTAINER)
 
 
 def wrong_pod_template(template: FreeForm | None) -> Iterator[Contradiction]:

@@ -70,12 +70,18 @@ def test_a_limit_is_its_own_request() -> None:
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [("initContainers", "sidecar"), ("initContainers", "model"), ("containers", "engine")],
+    [
+        ("initContainers", "sidecar"),
+        ("initContainers", "adapters"),
+        ("initContainers", "model"),
+        ("containers", "engine"),
+    ],
 )
 def test_a_limit_in_a_patch_is_its_own_request_too(group: str, name: str) -> None:
     limits = {"cpu": "100m", "memory": "64Mi"}
     container = {"name": name, "resources": {"limits": limits}}
-    asked = resources({"podTemplate": {"spec": {group: [container]}}})[name]
+    model = {"name": "chat", "source": {"uri": "hf://o/m"}, "adapterSlots": 1}
+    asked = resources({"model": model, "podTemplate": {"spec": {group: [container]}}})[name]
     assert asked["limits"].items() >= limits.items()
     assert asked["requests"].keys() == {"ephemeral-storage"}
 
