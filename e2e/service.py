@@ -216,7 +216,7 @@ class Service:
         secret = self.target.kubectl.get("secret", f"{self.name}-policies", NAMESPACE)
         document = document_in(secret)
         assert document is not None
-        shown = authorization(document.peer_keys, name_of(pod), time.time())
+        shown = authorization(document.peer_keys, pod["metadata"]["name"], time.time())
         url = f"http://{pod['status']['podIP']}:{labels.ADMIN_PORT}/state"
         found: Manifest = httpx.get(url, headers={"Authorization": shown}, timeout=5).json()
         return found
