@@ -35,6 +35,8 @@ _GIVEN = os.environ.get("KUBECONFIG")
 collect_ignore = ["test_cluster.py", "test_api_server_outage.py"] if _GIVEN else []
 if not os.environ.get("WEIR_E2E_IMAGES"):  # it builds them: gigabytes
     collect_ignore += ["test_readme.py"]
+if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take minutes
+    collect_ignore += ["test_autoscaling.py", "test_scaling_by_work.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
     collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_node_drain.py"]
     collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
