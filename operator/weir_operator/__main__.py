@@ -85,6 +85,7 @@ async def run(settings: Settings) -> int:
                 return 0
             await _first(elector.keep(), _act(settings, cluster, metrics, page, stop))
             lost = not elector.leading
+            await cluster.finish()  # a renewal may be under way still
             await elector.release()
     return 1 if lost else 0
 
