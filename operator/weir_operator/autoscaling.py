@@ -81,7 +81,6 @@ class _Known:
         self.said_s = 0.0
         self.costs: dict[str, str] = {}
         """Pod -> the deletion cost that it was given."""
-        self.inputs: frozenset[str] = frozenset()
 
     @property
     def pools(self) -> tuple[PoolFacts, ...]:
@@ -141,9 +140,8 @@ class Autoscaling:
 
     def forget(self, service: Service) -> None:
         """Forget one that is gone, or has a fixed number of replicas."""
-        known = self._known.pop(service, None)
-        if known is not None:
-            self._metrics.scaled(service, None, known.inputs)
+        if self._known.pop(service, None) is not None:
+            self._metrics.scaled(service, None)
 
     def asked(self, service: Service) -> Mapping[str, int]:
         """Return the replicas of each pool that scales; empty where they stay as they are."""
@@ -224,8 +222,7 @@ class Autoscaling:
             if has_data
             else {}
         )
-        self._metrics.scaled(service, decision, known.inputs)
-        known.inputs = frozenset(decision.inputs)
+        self._metrics.scaled(service, decision)
         has_changed = any(before[pool] != number for pool, number in known.asked.items())
         if has_changed:
             known.news = decision

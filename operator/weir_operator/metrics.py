@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from weir_core.scale.types import Decision
 
-Series = dict[tuple[Gauge, tuple[str, ...]], int]
+Series = dict[tuple[Gauge, tuple[str, ...]], float]
 """Values of gauges by their labels' values."""
 
 PASS_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -51,7 +51,7 @@ class Metrics:
             ["namespace", "service", "pool", "state"],
             registry=registry,
         )
-        self._shown: dict[tuple[str, str], Series] = {}
+        self._shown: dict[Hashable, Series] = {}
         self.queue_depth = Gauge(
             "weir_operator_queue_depth",
             "InferenceServices that wait for a pass.",
@@ -81,25 +81,14 @@ class Metrics:
             registry=registry,
         )
 
-    def scaled(
-        self, service: tuple[str, str], decision: Decision | None, before: Iterable[str]
-    ) -> None:
-        """Show a decision on a service's replicas; forget a service of which there is none.
-
-        Args:
-            service: Namespace and name.
-            decision: The newest.
-            before: Names of the inputs that are shown.
-        """
-        gone = set(before) - set(() if decision is None else decision.inputs)
-        for name in gone:
-            self.scaling_input.remove(*service, name)
-        if decision is None:
-            self.wanted_replicas.remove(*service)
-            return
-        self.wanted_replicas.labels(*service).set(decision.total)
-        for name, value in decision.inputs.items():
-            self.scaling_input.labels(*service, name).set(value)
+    def scaled(self, service: tuple[str, str], decision: Decision | None) -> None:
+        """Show a decision on a service's replicas in the place of the last one; None shows none."""
+        now: Series = {}
+        if decision is not None:
+            now[self.wanted_replicas, service] = decision.total
+            for name, value in decision.inputs.items():
+                now[self.scaling_input, (*service, name)] = value
+        self._replace(("scaled", *service), now)
 
     def ended(self, service: Hashable, outcome: str, *, gone: bool = False) -> None:
         """Count a pass, and its service under what it ended as; forget one that is gone."""
@@ -122,16 +111,20 @@ class Metrics:
             wanted: Replicas that each pool is to have.
         """
         now = dict(self._series(service, status, wanted)) if status is not None else {}
-        for gauge, labels in self._shown.pop(service, {}).keys() - now.keys():
+        self._replace(("status", *service), now)
+
+    def _replace(self, of: Hashable, now: Series) -> None:
+        """Show these values in the place of those that are shown of the same."""
+        for gauge, labels in self._shown.pop(of, {}).keys() - now.keys():
             gauge.remove(*labels)
         for (gauge, labels), value in now.items():
             gauge.labels(*labels).set(value)
         if now:
-            self._shown[service] = now
+            self._shown[of] = now
 
     def _series(
         self, service: tuple[str, str], status: Mapping[str, Any], wanted: Mapping[str, int]
-    ) -> Iterator[tuple[tuple[Gauge, tuple[str, ...]], int]]:
+    ) -> Iterator[tuple[tuple[Gauge, tuple[str, ...]], float]]:
         for each in status["conditions"]:
             condition = (each["type"], each["status"], each["reason"])
             yield (self.conditions, (*service, *condition)), 1

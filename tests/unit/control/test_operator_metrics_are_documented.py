@@ -22,7 +22,7 @@ def test_the_page_lists_what_the_code_exports() -> None:
     pool = {"name": "a", "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
     metrics.show(("a", "b"), {"conditions": [condition], "pools": [pool]}, {"a": 1})
     decided = Decision({"cpu": 1}, Verdict.STEADY, "", inputs={"need": 0.5})
-    metrics.scaled(("models", "chat"), decided, ())
+    metrics.scaled(("models", "chat"), decided)
     exported = {}
     for family in metrics.registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
