@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import aiohttp
 
@@ -46,6 +46,15 @@ Ask = Callable[[str, str, Sequence[str]], Awaitable[Facts]]
 
 Page = Callable[[str, str, str, Sequence[str]], Awaitable[bytes]]
 """Takes a page's path and the same; returns the page."""
+
+
+class _OfAPod(Protocol):
+    @property
+    def pod(self) -> str:
+        """The pod that says it."""
+
+
+T = TypeVar("T", bound=_OfAPod)
 
 _Start = tuple[str, str]
 """One start of an engine: the pod's uid and the container's id."""
@@ -155,26 +164,40 @@ async def _page(http: aiohttp.ClientSession, where: str, path: str, shown: str) 
     except (aiohttp.ClientError, OSError) as error:
         raise EngineUnavailable(f"{where}: {error}") from error
     except ValueError as error:
-        raise not_a_sidecar(where, error) from error
+        raise _not_a_sidecar(where, error) from error
 
 
-def not_a_sidecar(address: str, error: ValueError) -> EngineUnavailable:
-    """Return what to say of an answer that is no page of a sidecar."""
+def _not_a_sidecar(address: str, error: ValueError) -> EngineUnavailable:
     return EngineUnavailable(f"{address} did not answer as a sidecar: {error}")
 
 
-def another(address: str, pod: str) -> EngineUnavailable:
-    """Return what to say where an address was given to another pod meanwhile."""
-    return EngineUnavailable(f"{address} is {pod} by now")
+async def told_by(
+    page: Page, path: str, read: Callable[[bytes], T], address: str, pod: str, keys: Sequence[str]
+) -> T:
+    """Return what the sidecar of a pod says on a page of its own.
+
+    Args:
+        page: Gets pages.
+        path: The page's.
+        read: Reads it; raises `ValueError` where it is not one.
+        address: The pod's.
+        pod: The pod's name.
+        keys: Those of its service's sidecars.
+
+    Raises:
+        EngineUnavailable: It is not told, or the address is another pod's by now.
+    """
+    try:
+        told = read(await page(path, address, pod, keys))
+    except ValueError as error:
+        raise _not_a_sidecar(address, error) from error
+    if told.pod != pod:
+        raise EngineUnavailable(f"{address} is {told.pod} by now")
+    return told
 
 
 async def _facts(page: Page, address: str, pod: str, keys: Sequence[str]) -> Facts:
-    try:
-        state = SidecarState.decode(await page("/state", address, pod, keys))
-    except ValueError as error:
-        raise not_a_sidecar(address, error) from error
-    if state.pod != pod:
-        raise another(address, state.pod)
+    state = await told_by(page, "/state", SidecarState.decode, address, pod, keys)
     if state.scheduling is None:
         raise EngineUnavailable(f"{address} has met no engine yet")
     return state.scheduling.engine

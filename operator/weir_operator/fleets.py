@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -17,7 +18,7 @@ from weir_core.errors import EngineUnavailable
 from weir_core.scale.shrink import victims_of
 from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
 from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
-from weir_operator.engines import Page, another, not_a_sidecar
+from weir_operator.engines import Page, told_by
 from weir_operator.views import Pod
 
 _OVERDUE: Final = timedelta(minutes=1)
@@ -35,23 +36,13 @@ _MORE: Final = 8
 
 def fleet_by(page: Page) -> AskFleet:
     """Return what asks real sidecars for the loads that they know."""
-    return partial(_fleet, page)
-
-
-async def _fleet(page: Page, address: str, pod: str, keys: Sequence[str]) -> FleetReport:
-    try:
-        report = FleetReport.decode(await page(FLEET_PATH, address, pod, keys))
-    except ValueError as error:
-        raise not_a_sidecar(address, error) from error
-    if report.pod != pod:
-        raise another(address, report.pod)
-    return report
+    return partial(told_by, page, FLEET_PATH, FleetReport.decode)
 
 
 def _is_overdue(pod: Pod, now: datetime) -> bool:
     """Tell whether a pod should be gone, and is not: its node is lost, most often."""
     ends = pod.metadata.deletion_timestamp
-    return ends is not None and now - datetime.fromisoformat(ends) > _OVERDUE
+    return ends is not None and now - ends > _OVERDUE
 
 
 class Survey:
@@ -135,12 +126,8 @@ def _replica(pod: Pod, report: ReplicaReport | None, now: datetime) -> ReplicaLo
         return known
     running = report.load.sequences
     drain_s = report.drain_s if report.drain_s is not None else float("inf") if running else 0.0
-    return ReplicaLoad(
-        known.name,
-        known.pool,
-        known.phase,
-        known.since_s,
-        known.started_in_s,
+    return replace(
+        known,
         heard_s=report.age_s,
         work=tuple(
             ClassWork(one.name, one.offered, one.backlog_s, one.slack_s)

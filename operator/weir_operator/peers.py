@@ -20,8 +20,6 @@ from weir_operator.views import Pod
 
 KEY_BYTES: Final = 32
 
-_FINISHED: Final = frozenset({"Succeeded", "Failed"})
-
 
 def keys_for(
     owner: InferenceService, before: Manifest | None, new_key: Callable[[], str]
@@ -57,7 +55,7 @@ def with_peers(document: PolicyDocument, pods: Sequence[Pod], keys: PeerKeys) ->
 
 
 def _is_reached(pod: Pod) -> bool:
-    return bool(pod.status.pod_ip) and not pod.leaves and pod.status.phase not in _FINISHED
+    return bool(pod.status.pod_ip) and not pod.leaves and not pod.has_ended
 
 
 def _entry(pod: Pod) -> PeerEntry:

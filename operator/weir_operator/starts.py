@@ -68,15 +68,13 @@ def _measured(pod: Pod) -> tuple[Start, datetime] | None:
     """Return how long the engine of a ready pod took, and when it was there."""
     engine = _engine(pod)
     began = None if engine is None else engine.running_since
-    ready = next(
-        (c for c in pod.status.conditions if (c.type, c.status) == ("Ready", "True")), None
-    )
-    if began is None or ready is None or ready.last_transition_time is None:
+    ready_at = pod.ready_since
+    if began is None or ready_at is None:
         return None
-    took = ready.last_transition_time - began
+    took = ready_at - began
     if not timedelta() < took <= _LONGEST:
         return None
-    return Start(began, round(took.total_seconds())), ready.last_transition_time
+    return Start(began, round(took.total_seconds())), ready_at
 
 
 def _loading_since(seen: Observed, pool: str) -> datetime | None:

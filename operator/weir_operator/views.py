@@ -26,7 +26,7 @@ class Meta(_View, frozen=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     creation_timestamp: datetime | None = None
-    deletion_timestamp: str | None = None
+    deletion_timestamp: datetime | None = None
 
 
 class _OfAPool(_View, frozen=True):
@@ -198,9 +198,17 @@ class Pod(_OfAPool, frozen=True):
     @property
     def is_ready(self) -> bool:
         """Whether it takes requests."""
-        return any(
-            each.type == "Ready" and each.status == "True" for each in self.status.conditions
-        )
+        return self._ready is not None
+
+    @property
+    def ready_since(self) -> datetime | None:
+        """When it last began to take requests; None where it takes none."""
+        return None if self._ready is None else self._ready.last_transition_time
+
+    @property
+    def _ready(self) -> ObjectCondition | None:
+        conditions = self.status.conditions
+        return next((c for c in conditions if (c.type, c.status) == ("Ready", "True")), None)
 
     @property
     def has_ended(self) -> bool:
@@ -236,9 +244,7 @@ class Pod(_OfAPool, frozen=True):
 
         A pod that was not ready for a while since then seems to have taken longer.
         """
-        ready = [each for each in self.status.conditions if each.type == "Ready"]
-        since = ready[0].last_transition_time if ready and ready[0].status == "True" else None
-        created = self.metadata.creation_timestamp
+        since, created = self.ready_since, self.metadata.creation_timestamp
         ran_twice = any(each.restart_count for each in self.containers)
         if since is None or created is None or ran_twice:
             return None
