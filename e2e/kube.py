@@ -95,7 +95,7 @@ class Helm(Command):
     """helm."""
 
 
-def name_of(manifest: Manifest) -> str:
+def kind_and_name(manifest: Manifest) -> str:
     """Return `Kind/name`."""
     return f"{manifest['kind']}/{manifest['metadata']['name']}"
 

@@ -16,7 +16,7 @@ import yaml
 
 from e2e.eventually import eventually
 from e2e.hosted import CHECKOUT
-from e2e.kube import Manifest, conditions, name_of
+from e2e.kube import Manifest, conditions, kind_and_name
 from e2e.target import Target
 from weir_core.api import labels
 from weir_core.wire.state_access import authorization
@@ -143,9 +143,9 @@ class Service:
             assert state.get("status") == "True", state
             assert status.get("readyReplicas", 0) == replicas, status
             pods = self.pods()
-            assert len(pods) == replicas, [name_of(pod) for pod in pods]
+            assert len(pods) == replicas, [kind_and_name(pod) for pod in pods]
             # The status of the service may speak of one that is ending.
-            unready = [name_of(pod) for pod in pods if not _takes_requests(pod)]
+            unready = [kind_and_name(pod) for pod in pods if not _takes_requests(pod)]
             assert not unready, unready
 
         eventually(ready, within_s=READY_WITHIN_S)
@@ -164,7 +164,7 @@ class Service:
 
         def gone() -> None:
             pods = self.target.kubectl.list("pods", self.namespace, self.selector)
-            assert len(pods) == replicas, [name_of(pod) for pod in pods]
+            assert len(pods) == replicas, [kind_and_name(pod) for pod in pods]
 
         eventually(gone)
 
@@ -203,7 +203,7 @@ class Service:
     def pod(self) -> Manifest:
         """Return its only pod."""
         pods = self.pods()
-        assert len(pods) == 1, [name_of(pod) for pod in pods]
+        assert len(pods) == 1, [kind_and_name(pod) for pod in pods]
         return pods[0]
 
     def metrics(self) -> str:
@@ -213,12 +213,14 @@ class Service:
 
     def state_of(self, pod: Manifest) -> Manifest:
         """Return what a pod's sidecar knows, which it tells to what holds a key of the service."""
-        secret = self.target.kubectl.get("secret", f"{self.name}-policies", NAMESPACE)
+        secret = self.target.kubectl.get("secret", f"{self.name}-policies", self.namespace)
         document = document_in(secret)
         assert document is not None
         shown = authorization(document.peer_keys, pod["metadata"]["name"], time.time())
         url = f"http://{pod['status']['podIP']}:{labels.ADMIN_PORT}/state"
-        found: Manifest = httpx.get(url, headers={"Authorization": shown}, timeout=5).json()
+        answer = httpx.get(url, headers={"Authorization": shown}, timeout=5)
+        assert answer.status_code == 200, answer.text
+        found: Manifest = answer.json()
         return found
 
     def owned(self) -> list[Manifest]:

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.eventually import eventually
 from e2e.installation import Installation
-from e2e.kube import Manifest, conditions, name_of
+from e2e.kube import Manifest, conditions, kind_and_name
 from e2e.service import MOCK_ENGINE, MODEL, NAMESPACE, Service, quickstart_spec
 from e2e.traffic import chatting
 from weir_core.api.labels import POOL
@@ -69,4 +69,4 @@ def test_an_invalid_edit_under_load_stops_no_request_and_no_scaling(edited: Serv
     assert conditions(found)["Ready"]["status"] == "True"
     assert conditions(found)["SpecValid"]["status"] == "False"
     assert found["status"]["replicas"] == 2
-    assert name_of(before) in [name_of(pod) for pod in edited.pods()]
+    assert kind_and_name(before) in [kind_and_name(pod) for pod in edited.pods()]

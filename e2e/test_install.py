@@ -12,7 +12,7 @@ import yaml
 
 from e2e.eventually import eventually
 from e2e.installation import DEFINITIONS, NAMESPACE, RELEASE, Installation
-from e2e.kube import Manifest, conditions, name_of
+from e2e.kube import Manifest, conditions, kind_and_name
 from e2e.service import NAMESPACE as SERVICES
 from e2e.service import Service, quickstart_spec
 from e2e.target import Target
@@ -60,13 +60,13 @@ def test_an_upgrade_replaces_the_operator_and_no_replica(
     weir: Installation, mocked: Service
 ) -> None:
     replica, templates = mocked.pod(), mocked.templates()
-    before = {name_of(pod) for pod in weir.pods()}
+    before = {kind_and_name(pod) for pod in weir.pods()}
 
     weir.upgrade({"operator": {"podAnnotations": {"example.com/upgraded": "yes"}}})
     weir.ready()
 
     def replaced() -> None:
-        assert not before & {name_of(pod) for pod in weir.pods()}
+        assert not before & {kind_and_name(pod) for pod in weir.pods()}
 
     eventually(replaced)
     weir.acts_on(mocked)

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.eventually import eventually, throughout
 from e2e.installation import Installation
-from e2e.kube import Manifest, name_of
+from e2e.kube import Manifest, kind_and_name
 from e2e.service import NAMESPACE, Service
 
 SETTLED_S = 5.0
@@ -172,7 +172,7 @@ def _uids(service: Service) -> set[str]:
 def _shape(service: Service) -> set[str]:
     """Return kinds and names of what belongs to the service, its own name taken out."""
     return {
-        name_of(one).replace(service.name, "NAME").partition("NAME-")[0]
+        kind_and_name(one).replace(service.name, "NAME").partition("NAME-")[0]
         for one in service.owned()
         if one["kind"] not in ("ReplicaSet", "EndpointSlice")
     }
@@ -181,4 +181,4 @@ def _shape(service: Service) -> set[str]:
 def _versions(service: Service) -> dict[str, str]:
     """Return what changes when anyone writes to the service or to what belongs to it."""
     every = [service.object(), *service.owned()]
-    return {name_of(one): one["metadata"]["resourceVersion"] for one in every}
+    return {kind_and_name(one): one["metadata"]["resourceVersion"] for one in every}

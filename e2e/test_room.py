@@ -9,7 +9,7 @@ import pytest
 
 from e2e.eventually import eventually
 from e2e.installation import Installation
-from e2e.kube import Manifest, conditions, name_of
+from e2e.kube import Manifest, conditions, kind_and_name
 from e2e.service import MOCK_ENGINE, MODEL, NAMESPACE, Service, quickstart_spec
 from e2e.target import Target
 from e2e.traffic import chatting
@@ -56,7 +56,7 @@ def _offer(target: Target, node: Manifest, number: str | None) -> None:
 
 
 def _expect_none(found: list[Manifest]) -> None:
-    assert not found, [name_of(each) for each in found]
+    assert not found, [kind_and_name(each) for each in found]
 
 
 def deployment(service: Service) -> Manifest:

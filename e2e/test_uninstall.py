@@ -16,7 +16,7 @@ import yaml
 from e2e.eventually import eventually
 from e2e.installation import CHART, LEASE, Installation
 from e2e.installation import NAMESPACE as OPERATOR_NAMESPACE
-from e2e.kube import Manifest, name_of
+from e2e.kube import Manifest, kind_and_name
 from e2e.service import MOCK_ENGINE, Service
 from e2e.target import Target
 
@@ -37,7 +37,7 @@ def test_a_deleted_service_leaves_nothing(mocked: Service) -> None:
     mocked.delete()
 
     def gone() -> None:
-        assert [name_of(one) for one in mocked.owned()] == []
+        assert [kind_and_name(one) for one in mocked.owned()] == []
 
     eventually(gone)
     assert mocked.target.kubectl.find("infs", mocked.name, "weir-e2e") is None
@@ -132,7 +132,7 @@ def test_rendered_and_applied_weir_serves_and_a_pruned_lease_comes_back(
     applied: Installation,
 ) -> None:
     rendered = applied.rendered({})
-    assert [name_of(one) for one in rendered if one["kind"] == "Lease"] == []
+    assert [kind_and_name(one) for one in rendered if one["kind"] == "Lease"] == []
     applied.ready()
     (operator,) = applied.pods()
     assert applied.holder() == operator["metadata"]["name"]
