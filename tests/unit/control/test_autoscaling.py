@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.unit.control.builders import NAME, NAMESPACE, body
 from tests.unit.control.memory_cluster import MemoryCluster
 from tests.unit.control.test_reconcile_pass import KEY, conditions, finish_rollouts, parts
-from weir_core.api.scaling import Scaling
+from weir_core.api.scaling import Scaling, ScalingRules
 from weir_core.errors import ClusterUnavailable, EngineUnavailable
 from weir_core.route.types import ClassLoad, LoadVector
 from weir_core.scale.types import (
@@ -430,6 +430,20 @@ def test_a_behavior_is_read_as_an_hpas(written: Any, up: Direction, down: Direct
 
 def test_what_is_not_written_is_as_the_core_has_it() -> None:
     assert policy_of(scaling(), 0) == ScalingPolicy(1, 5)
+
+
+def test_the_definition_says_what_the_core_takes_where_nothing_is_written() -> None:
+    usual = ScalingPolicy(1, 5)
+    (rate,) = usual.scale_down.policies
+    windows, rates = (
+        ScalingRules.model_fields[name].description or ""
+        for name in ("stabilization_window_seconds", "policies")
+    )
+    assert windows.endswith(
+        f"Default: {usual.scale_up.window_s:g} up, {usual.scale_down.window_s:g} down."
+    )
+    assert (usual.scale_up.policies, rate.kind, rate.value) == ((), "Pods", 1)
+    assert rates.endswith(f"Default: none up, one replica in {rate.period_s:g} s down.")
 
 
 def test_the_classes_are_those_that_the_service_accepts() -> None:
