@@ -11,8 +11,8 @@ the engine at once (the bound; docs/invariants.md, INV-6).
 
 What other replicas served to a tenant is charged, too, while anybody waits here. A tenant that
 does not wait here is lifted first, as at its return. By such charges it gets ahead of the smallest
-waiting counter by no more than the caller allows: however much it was served elsewhere, and
-whatever a replica says, it is served here again before long.
+waiting counter by no more than the caller allows, however much it was served elsewhere and
+whatever a replica says.
 """
 
 from __future__ import annotations
