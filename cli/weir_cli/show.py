@@ -81,10 +81,15 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[
 
 def state_of(admin_socket: str) -> Any:
     """Return what a replica's sidecar says of itself, or None if it does not."""
+    return told_at(admin_socket, "/state")
+
+
+def told_at(admin_socket: str, page: str) -> Any:
+    """Return a page of JSON of a sidecar's admin socket, or None where it does not answer."""
     asked = _SidecarConnection(admin_socket)
     with closing(asked):
         try:
-            asked.request("GET", "/state")
+            asked.request("GET", page)
             return json.load(asked.getresponse())
         except (HTTPException, OSError, ValueError):
             return None
