@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from weir_cli import explain_cluster, explain_local
@@ -73,7 +74,7 @@ def of_request(
         record, service = running
         reports, unseen = explain_local.requests(request_id, service)
         files = Instance(cache, record.port).logs
-        logs = (f"grep -h {request_id} {files}/*sidecar.log {files}/*gateway.log",)
+        logs = (f"grep -h {quote(request_id)} {files}/*.log",)
         place = f"`weir up` at port {record.port}"
         return explain_request(request_id, name, place, reports, unseen, logs)
     namespace = where.namespace or explain_cluster.namespace_of(ask)
@@ -85,7 +86,7 @@ def of_request(
     selector = f"{labels.SERVICE}={name}"
     logs = (
         f"kubectl logs -n {namespace} -l {selector} -c sidecar --prefix --tail=-1 "
-        f"| grep {request_id}",
+        f"| grep {quote(request_id)}",
     )
     place = f"namespace {namespace}"
     return explain_request(request_id, name, place, reports, unseen, logs)
