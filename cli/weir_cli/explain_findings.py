@@ -14,6 +14,7 @@ from weir_core.api import labels
 from weir_operator.conditions import READY, Verdict
 
 _SERVING: Final = "Serving"
+_ASLEEP: Final = frozenset({"ScaledToZero", "Asleep"})
 _LEASES_MISSED: Final = 3
 """Durations after which a Lease that nothing renews is nobody's: clocks differ."""
 _MOST_EVENTS: Final = 3
@@ -61,9 +62,9 @@ def _sentence(facts: Facts, ready: Verdict, found: list[Finding]) -> str:
         return f"{name} serves ({ready.message}), but {found[0].what}"
     if found:
         return f"{name} is not ready: {found[0].what}"
-    if ready.reason == _SERVING:
-        return f"{name} is healthy: {ready.message}"
-    return f"{name} is asleep on purpose: {ready.message}"
+    if ready.reason in _ASLEEP:
+        return f"{name} is asleep on purpose: {ready.message}"
+    return f"{name} is healthy: {ready.message}"
 
 
 def _findings(facts: Facts, serves: bool) -> Iterator[Finding]:

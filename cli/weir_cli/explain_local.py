@@ -11,12 +11,13 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from weir_cli import top_pages
 from weir_cli.child import tail
 from weir_cli.explain_facts import Facts, Replica, Unseen
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_cli.replica import Phase
-from weir_cli.show import alive, state_of, told_at
-from weir_cli.top_pages import Address, page_of
+from weir_cli.show import alive, page_of, state_of
+from weir_cli.top_pages import Address
 from weir_core.api import labels
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
 
@@ -73,10 +74,10 @@ def requests(
     reports = []
     unseen = [Unseen(f"requests that wait in {service.name}-gateway", "it has no admin socket")]
     for replica in service.replicas:
-        told = told_at(replica.admin_socket, page)
+        told = page_of(replica.admin_socket, page)
         try:
-            reports.append(msgspec.convert(told, RequestReport))
-        except msgspec.ValidationError:
+            reports.append(RequestReport.decode(told or b""))
+        except msgspec.MsgspecError:
             unseen.append(Unseen(f"the requests of {replica.name}", "its sidecar does not answer"))
     return reports, tuple(unseen)
 
@@ -99,7 +100,7 @@ def _replica(record: ReplicaRecord, logs: Path) -> Replica:
 def _with_pages(
     replicas: Sequence[Replica], places: Sequence[Address], *, later: bool
 ) -> list[Replica]:
-    pages = [page_of(each.host, each.port) for each in places]
+    pages = [top_pages.page_of(each.host, each.port) for each in places]
     return [
         replace(replica, later=page) if later else replace(replica, first=page)
         for replica, page in zip(replicas, pages, strict=True)

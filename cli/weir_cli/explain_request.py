@@ -40,8 +40,8 @@ def explain_request(
     if not found:
         what = f"no request {request_id} is in flight in {name}: it ended, or never came here"
         advice = (
-            "Sidecars keep nothing of a request that ended but its line in their log, "
-            "which has each request's end where WEIR_LOG_LEVEL is DEBUG."
+            "A sidecar keeps nothing of a request that ended but a line in its log, and that where "
+            "WEIR_LOG_LEVEL is DEBUG."
         )
         gone = Finding(
             "NotInFlight", what, (), advice, logs, "operations.md#settings-of-the-sidecar"
@@ -51,7 +51,7 @@ def explain_request(
     pod, nearest = found[0]
     verdict = f"request {request_id} {_place(pod, nearest)}"
     lines = tuple(line for at, each in found for line in _lines(at, each))
-    return Explanation(name, where, Health.HEALTHY, verdict, remarks=lines, unseen=unseen)
+    return Explanation(name, where, Health.HEALTHY, verdict, remarks=lines)
 
 
 def _nearness(request: RequestState) -> int:
@@ -75,7 +75,7 @@ def _place(pod: str, request: RequestState) -> str:
 
 def _progress(runs: Runs) -> str:
     if runs.began:
-        return f"it has begun, {runs.output_tokens} output tokens so far"
+        return f"it has begun; output tokens so far: {runs.output_tokens}"
     return _in(runs.first_token_in_s) or "its prompt is being computed"
 
 
@@ -93,13 +93,13 @@ def _lines(pod: str, request: RequestState) -> Iterator[str]:
         f"here for {request.age_s:.1f} s"
     )
     if request.was_forwarded:
-        yield f"{pod}: another replica forwarded it here"
+        yield f"{pod}: another sidecar forwarded it here"
     if request.forwarded_to:
         yield f"{pod}: forwarded it to {request.forwarded_to}"
     if request.tried:
         yield f"{pod}: it came back from {', '.join(request.tried)}"
     if request.requeues:
-        yield f"{pod}: it lost its place {request.requeues} times, and waited again"
+        yield f"{pod}: it lost its place and waited again; times: {request.requeues}"
     if request.waits is not None:
         yield from (f"{pod}: {line}" for line in _waiting(request.waits))
     if request.runs is not None:

@@ -36,12 +36,12 @@ WAITS = Waits(
         pytest.param(
             state(runs=Runs(1.5, -100, first_token_in_s=-0.5), requeues=1),
             "is in the engine of chat-1: its first token is 0.5 s later than predicted",
-            "chat-1: it lost its place 1 times, and waited again",
+            "chat-1: it lost its place and waited again; times: 1",
             id="its first token is late",
         ),
         pytest.param(
             state(runs=Runs(1.5, -100, True, True, output_tokens=57)),
-            "is in the engine of chat-1: it has begun, 57 output tokens so far",
+            "is in the engine of chat-1: it has begun; output tokens so far: 57",
             "chat-1: it waited 1.5 s for its place, before a higher class by its minimum share",
             id="it has begun",
         ),
