@@ -29,6 +29,16 @@ from weir_operator.views import Container, Pod
 _IMAGE: Final = frozenset(
     {"ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"}
 )
+_BY_REASON: Final = {
+    **dict.fromkeys(_IMAGE, "ImagePull"),
+    "CrashLoopBackOff": "ContainerFailed",
+    "CreateContainerConfigError": "ContainerFailed",
+    "CreateContainerError": "ContainerFailed",
+    "RunContainerError": "ContainerFailed",
+    "EngineFailed": "EngineFailed",
+    "FetchFailed": "FetchFailed",
+}
+_PLACE: Final = re.compile(r"pod (?P<pod>[^,:]+)(?:, container (?P<container>[^:]+))?:")
 _LOOKED_AT: Final = (SPEC, NETWORK, WORKLOADS, MODEL, ROUTER, POLICIES, SCHEDULING, SCALING)
 _SHORT: Final = re.compile(r"Insufficient (?P<what>[^\s,.]+(?:\.[^\s,.]+)*)")
 _ERROR: Final = re.compile(r"\b\w*(?:Error|Exception|error)\b: ?\S")
@@ -46,6 +56,8 @@ class Advice(NamedTuple):
     section: str = ""
 
 
+UNSEEN: Final = Verdict("Unknown", "Pending", "no operator has looked at it yet")
+"""Ready of a service before an operator looked at it, as its definition has it."""
 _DESCRIBE: Final = "kubectl describe pod -n {namespace} {pod}"
 _ENGINE_LOG: Final = "kubectl logs -n {namespace} {pod} -c engine --previous"
 _EDIT: Final = "kubectl edit infs -n {namespace} {name}"
@@ -208,7 +220,7 @@ class Where(NamedTuple):
 def causes(facts: Facts) -> Iterator[Finding]:
     """Yield what the conditions say is wrong, the cause of Ready first, each trouble once."""
     conditions = facts.conditions
-    ready = conditions.get(READY, Verdict("Unknown", "Pending"))
+    ready = conditions.get(READY, UNSEEN)
     troubled = [
         (type_, conditions[type_])
         for type_ in _LOOKED_AT
@@ -221,7 +233,7 @@ def causes(facts: Facts) -> Iterator[Finding]:
         if words not in said:
             said.add(words)
             yield _cause(type_, verdict, facts)
-    if not troubled and ready.status == "False":
+    if not troubled and not ready.holds and ready.reason != UNSEEN.reason:
         yield _under_way(ready, facts)
 
 
@@ -239,7 +251,15 @@ def _cause(type_: str, verdict: Verdict, facts: Facts) -> Finding:
     found = _container_in(message, facts)
     if found is not None:
         return _container(found, facts, line)
-    return finding("StuckRollout", f"its rollout is stuck: {message}", facts, line)
+    kind = _BY_REASON.get(reason, "StuckRollout")
+    what = f"its rollout is stuck: {message}" if kind == "StuckRollout" else message
+    return finding(kind, what, facts, line, _named_in(message))
+
+
+def _named_in(message: str) -> Where:
+    """Return the container of which a condition speaks, where its pod was not read."""
+    found = _PLACE.match(message)
+    return Where(Replica(found["pod"]), found["container"] or "") if found else Where()
 
 
 def _kind_of_refusal(message: str) -> str:
@@ -312,10 +332,11 @@ def _amount(resource: str, pod: Pod | None) -> str:
 def _container_in(message: str, facts: Facts) -> tuple[Replica, Container] | None:
     """Return the container that a condition speaks of: it names the pod, and perhaps it."""
     for replica in facts.replicas:
-        if replica.pod is None or f"pod {replica.name}" not in message:
+        place = _PLACE.match(message)
+        if replica.pod is None or place is None or place["pod"] != replica.name:
             continue
         failed = [each for each in replica.pod.containers if _is_in_trouble(each)]
-        named = [each for each in failed if f"container {each.name}:" in message]
+        named = [each for each in failed if each.name == place["container"]]
         if found := named or failed:
             return replica, found[0]
     return None

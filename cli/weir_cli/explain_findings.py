@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Final
 
-from weir_cli.explain_causes import Where, causes, ended, finding, is_stalled, stalled_finding
+from weir_cli.explain_causes import (
+    UNSEEN,
+    Where,
+    causes,
+    ended,
+    finding,
+    is_stalled,
+    stalled_finding,
+)
 from weir_cli.explain_facts import Explanation, Facts, Finding, Health, Refusal, Replica
 from weir_cli.explain_load import overload, remarks
 from weir_cli.replica import Phase
@@ -15,8 +23,8 @@ from weir_operator.conditions import READY, Verdict
 
 _SERVING: Final = "Serving"
 _ASLEEP: Final = frozenset({"ScaledToZero", "Asleep"})
-_LEASES_MISSED: Final = 3
-"""Durations after which a Lease that nothing renews is nobody's: clocks differ."""
+_CLOCKS_DIFFER_S: Final = 60.0
+"""Between this machine and the operator's, at most."""
 _MOST_EVENTS: Final = 3
 _LESS_THAN_READY: Final = {
     Phase.FETCHING.value: "Fetching",
@@ -33,7 +41,7 @@ def explain(facts: Facts) -> Explanation:
     found = list(_findings(facts, serves))
     if found and not serves:
         found[0] = _with_events(found[0], facts)
-    health = Health.UNHEALTHY if found else Health.HEALTHY
+    health = Health.UNHEALTHY if found or not ready.holds else Health.HEALTHY
     noted = tuple(remarks(facts))
     return Explanation(
         facts.name,
@@ -49,7 +57,7 @@ def explain(facts: Facts) -> Explanation:
 def _ready(facts: Facts) -> Verdict:
     """Return whether requests are answered: the operator's word, or that of `weir up`."""
     if facts.namespace:
-        return facts.conditions.get(READY, Verdict("Unknown", "Pending", "nothing is known of it"))
+        return facts.conditions.get(READY, UNSEEN)
     replicas = [each for each in facts.replicas if each.phase]
     ready = [each for each in replicas if each.phase == Phase.READY.value]
     said = f"{len(ready)} of {len(replicas)} replicas take requests"
@@ -85,8 +93,9 @@ def _findings(facts: Facts, serves: bool) -> Iterator[Finding]:
 
 def _operator(facts: Facts) -> Iterator[Finding]:
     """Yield that no operator looks at the service, if so."""
-    lease, known = facts.lease, READY in facts.conditions
-    expired = lease is not None and lease.age_s > _LEASES_MISSED * lease.duration_s
+    lease = facts.lease
+    known = facts.conditions.get(READY, UNSEEN).reason != UNSEEN.reason
+    expired = lease is not None and lease.age_s > _CLOCKS_DIFFER_S + 3 * lease.duration_s
     waits = facts.is_behind or not known
     if lease is not None and lease.holder and expired:
         seen = f"Lease weir-operator: {lease.holder} renewed it last {lease.age_s:.0f} s ago"
@@ -96,7 +105,7 @@ def _operator(facts: Facts) -> Iterator[Finding]:
         yield finding("NoOperator", "no operator has looked at its spec", facts, (seen,))
     elif waits and not known:
         what = "no operator has looked at it yet"
-        yield finding("NoOperator", what, facts, ("it has no conditions",))
+        yield finding("NoOperator", what, facts, ("it has no condition of an operator's",))
 
 
 def _no_keys(facts: Facts) -> Iterator[Finding]:

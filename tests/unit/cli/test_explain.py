@@ -269,6 +269,27 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="no operator was ever there",
         ),
         pytest.param(
+            facts(("Ready", "Unknown", "Pending", "no operator has looked at it yet")),
+            "NoOperator",
+            "llama is not ready: no operator has looked at it yet",
+            "get lease,pods -n weir-system",
+            id="an operator that leads and does not watch the namespace",
+        ),
+        pytest.param(
+            facts(("Ready", "Unknown", "Waiting", "nothing is known of its pods yet")),
+            "UnderWay",
+            "llama is not ready: nothing is known of its pods yet",
+            "get pods -n ai",
+            id="an operator that has just begun",
+        ),
+        pytest.param(
+            broken("ModelReady", "FetchFailed", "pod llama-a: hf://no/such: no such model"),
+            "FetchFailed",
+            "llama is not ready: pod llama-a: hf://no/such: no such model",
+            "logs -n ai llama-a",
+            id="a model that is not found, and pods that may not be read",
+        ),
+        pytest.param(
             facts(READY, lease=Lease("weir-0", age_s=600.0, duration_s=15.0)),
             "NoOperator",
             "llama serves (2 of 2 replicas take requests), but no operator leads",
