@@ -202,7 +202,7 @@ def finding(
     }
     return Finding(
         reason,
-        what[:_LONGEST],
+        " ".join(what.split())[:_LONGEST],
         tuple(evidence),
         advice.text,
         tuple(each.format_map(fields) for each in advice.commands) if facts.namespace else local,
@@ -227,14 +227,15 @@ def causes(facts: Facts) -> Iterator[Finding]:
         if type_ in conditions and conditions[type_].is_trouble
     ]
     troubled.sort(key=lambda each: each[1].reason != ready.reason)
+    is_said = bool(troubled) and troubled[0][1].reason == ready.reason
+    if not ready.holds and not is_said and ready.reason != UNSEEN.reason:
+        yield _under_way(ready, facts)
     said: set[str] = set()
     for type_, verdict in troubled:
         words = verdict.message.partition(": ")[2] or verdict.message
         if words not in said:
             said.add(words)
             yield _cause(type_, verdict, facts)
-    if not troubled and not ready.holds and ready.reason != UNSEEN.reason:
-        yield _under_way(ready, facts)
 
 
 def _cause(type_: str, verdict: Verdict, facts: Facts) -> Finding:
@@ -263,7 +264,7 @@ def _named_in(message: str) -> Where:
 
 
 def _kind_of_refusal(message: str) -> str:
-    if "exceeded quota" in message or "quota" in message:
+    if "exceeded quota" in message or "failed quota" in message:
         return "Quota"
     if any(each in message for each in ("admission webhook", "ValidatingAdmissionPolicy")):
         return "Admission"
@@ -300,9 +301,11 @@ def _held(replica: Replica) -> object:
 
 
 def _unschedulable(message: str, facts: Facts, line: tuple[str, ...]) -> Finding:
-    pod = next((each.pod for each in facts.replicas if each.pod and each.pod.unschedulable), None)
-    replica = next((each for each in facts.replicas if pod is not None and each.pod is pod), None)
-    return finding("Unschedulable", no_node(message, pod), facts, line, Where(replica))
+    waiting = (each for each in facts.replicas if each.pod and each.pod.unschedulable)
+    replica = next(waiting, None)
+    pod = None if replica is None else replica.pod
+    where = _named_in(message) if replica is None else Where(replica)
+    return finding("Unschedulable", no_node(message, pod), facts, line, where)
 
 
 def no_node(message: str, pod: Pod | None) -> str:

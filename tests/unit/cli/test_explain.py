@@ -276,6 +276,16 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="an operator that leads and does not watch the namespace",
         ),
         pytest.param(
+            facts(
+                ("Ready", "False", "Loading", "the engine is loading the model"),
+                ("PoliciesReady", "False", "SecretMissing", "InferenceTenant/app: gone"),
+            ),
+            "Loading",
+            "llama is not ready: the engine is loading the model",
+            "-c engine -f",
+            id="loading, whatever else is wrong",
+        ),
+        pytest.param(
             facts(("Ready", "Unknown", "Waiting", "nothing is known of its pods yet")),
             "UnderWay",
             "llama is not ready: nothing is known of its pods yet",
