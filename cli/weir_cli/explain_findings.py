@@ -220,9 +220,9 @@ def _forbidden(facts: Facts) -> Finding:
 def _no_cluster(facts: Facts) -> Finding:
     return Finding(
         Refusal.NO_CLUSTER.value,
-        f"cannot tell how {facts.name} is: no `weir up` on this machine serves it, and no cluster "
-        "answers",
+        f"cannot tell how {facts.name} is: no cluster answers",
         (facts.refused,),
-        "Start it, or say which cluster: KUBECONFIG, or --context.",
-        ("weir status", "kubectl cluster-info"),
+        "Say which cluster: KUBECONFIG, or --context. A `weir up` on this machine is asked where "
+        "it serves the name, and neither -n nor --context is given.",
+        ("kubectl cluster-info", "weir status"),
     )
