@@ -17,6 +17,8 @@ _MOST_NOTED: Final = 1024
 """Pairs that are kept between two looks; what further ones are served is not told."""
 _LATELY_S: Final = 5.0
 """A pair is told for so long after its last charge, so that a lost heartbeat costs nothing."""
+_MOST_TOKENS: Final = float(1 << 53)
+"""Of a sum, as `Served` allows; an engine may report any usage."""
 _FADING: Final = 0.9
 """Part of a pair's activity that is left at the next look."""
 _UNHEARD: Final = -1
@@ -35,7 +37,7 @@ class _Sum:
 
     def add(self, tokens: float, now: float) -> None:
         """Count tokens; returned ones are taken back."""
-        self.tokens = max(0.0, self.tokens + tokens)
+        self.tokens = min(max(0.0, self.tokens + tokens), _MOST_TOKENS)
         self.activity += abs(tokens)
         self.charged_s = now
 

@@ -55,6 +55,15 @@ def test_a_pair_is_told_for_five_seconds_and_begins_at_0_again() -> None:
     assert here.lately(5.3) == said(3, ada=7)
 
 
+def test_absurd_usage_is_told_as_what_the_others_take() -> None:
+    here = ServedHere()
+    here.note("gold", "ada", 1e30)
+    here.note("gold", "bob", -1e30)
+    told = here.lately(0.0)
+    body = msgspec.msgpack.encode(told)
+    assert msgspec.msgpack.decode(body, type=ServedLately) == told
+
+
 def test_of_many_tenants_the_most_active_are_told_and_memory_is_bounded() -> None:
     here = ServedHere()
     for serial in range(5000):
