@@ -11,12 +11,16 @@ from typing import Final
 
 from weir_core.sched.types import Served, ServedLately
 
-MOST_TOLD: Final = 32
-"""Pairs of class and tenant that a replica tells of."""
+MOST_TOLD: Final = 16
+"""Pairs of class and tenant that a replica tells of: half a kilobyte to each of the others."""
+MOST_HEARD: Final = 256
+"""The same that are listened to, should a later version tell of more."""
 _MOST_NOTED: Final = 1024
 """Pairs that are kept between two looks; what further ones are served is not told."""
 _LATELY_S: Final = 5.0
 """A pair is told for so long after its last charge, so that a lost heartbeat costs nothing."""
+_MOST_TOKENS: Final = float(1 << 53)
+"""Of a sum, as `Served` allows; an engine may report any usage."""
 _FADING: Final = 0.9
 """Part of a pair's activity that is left at the next look."""
 _UNHEARD: Final = -1
@@ -35,7 +39,7 @@ class _Sum:
 
     def add(self, tokens: float, now: float) -> None:
         """Count tokens; returned ones are taken back."""
-        self.tokens = max(0.0, self.tokens + tokens)
+        self.tokens = min(max(0.0, self.tokens + tokens), _MOST_TOKENS)
         self.activity += abs(tokens)
         self.charged_s = now
 
@@ -105,7 +109,7 @@ class ServedThere:
         is_first, self._number = self._number == _UNHEARD, said.number
         before, self._heard = self._heard, {}
         found: list[Served] = []
-        for each in said.sums[:MOST_TOLD]:
+        for each in said.sums[:MOST_HEARD]:
             pair = (each.class_name, each.tenant)
             known = each.tokens if is_first else before.get(pair, 0)
             if each.tokens > known:

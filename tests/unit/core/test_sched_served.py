@@ -7,7 +7,7 @@ import pytest
 
 from weir_core.sched.fairness import MOST_IDLE, VirtualTokenCounter
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
-from weir_core.sched.served import MOST_TOLD, ServedHere, ServedThere
+from weir_core.sched.served import MOST_HEARD, MOST_TOLD, ServedHere, ServedThere
 from weir_core.sched.types import (
     ClassPolicy,
     Dispatch,
@@ -53,6 +53,15 @@ def test_a_pair_is_told_for_five_seconds_and_begins_at_0_again() -> None:
     assert here.lately(5.1) == said(2)
     here.note("gold", "ada", 7)
     assert here.lately(5.3) == said(3, ada=7)
+
+
+def test_absurd_usage_is_told_as_what_the_others_take() -> None:
+    here = ServedHere()
+    here.note("gold", "ada", 1e30)
+    here.note("gold", "bob", -1e30)
+    told = here.lately(0.0)
+    body = msgspec.msgpack.encode(told)
+    assert msgspec.msgpack.decode(body, type=ServedLately) == told
 
 
 def test_of_many_tenants_the_most_active_are_told_and_memory_is_bounded() -> None:
@@ -115,10 +124,12 @@ def test_what_is_no_sum_of_tokens_is_refused(tokens: object) -> None:
 
 
 def test_a_later_version_may_say_more() -> None:
-    body = msgspec.msgpack.encode([1, [["gold", "a", 5, "more"]] * 40, "more"])
+    body = msgspec.msgpack.encode([1, [["gold", f"t{n}", 5, "more"] for n in range(1000)], "more"])
     told = msgspec.msgpack.decode(body, type=ServedLately)
-    assert told.sums[0] == Served("gold", "a", 5)
-    assert ServedThere().news(told) == []
+    assert told.sums[0] == Served("gold", "t0", 5)
+    there = ServedThere()
+    assert there.news(ServedLately(0)) == []
+    assert len(there.news(told)) == MOST_HEARD
 
 
 # ---- what becomes of turns
