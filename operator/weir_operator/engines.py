@@ -57,7 +57,7 @@ class _OfAPod(Protocol):
 T = TypeVar("T", bound=_OfAPod)
 
 _Start = tuple[str, str]
-"""One start of an engine: the pod's uid and the container's id."""
+"""`Pod.engine_start`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Engines:
             pods: Its pods.
             keys: Those of its sidecars, by which they know the operator.
         """
-        ready = {_start_of(pod): pod for pod in pods if pod.is_ready}
+        ready = {pod.engine_start: pod for pod in pods if pod.is_ready}
         before = self._heard.get(service, {})
         known = {start: before[start] for start in ready if self._stands(before.get(start))}
         missing = [start for start in ready if start not in known]
@@ -116,11 +116,6 @@ class Engines:
             log.warning("pod %s does not tell how its engine orders requests: %s", name, error)
             said = str(error)
         return _Heard(said, self._clock())
-
-
-def _start_of(pod: Pod) -> _Start:
-    engines = (each for each in pod.containers if each.name == labels.ENGINE_CONTAINER)
-    return pod.metadata.uid, next((each.container_id for each in engines), "")
 
 
 def facts_by(page: Page) -> Ask:

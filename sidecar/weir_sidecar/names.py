@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,12 @@ from weir_core.wire.adapters import (
     UnloadAdapter,
 )
 from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.sidecar_state import (
+    ADAPTER_COMING,
+    ADAPTER_HAS_NO_ROOM,
+    ADAPTER_READY,
+    ADAPTER_RENEWED,
+)
 from weir_sidecar.registry import Registry
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.upstreams.connections import Connections, Reply
@@ -164,7 +170,12 @@ class Names:
 
     def states(self) -> dict[str, str]:
         """Return each declared adapter with `ready`, or with why it is not."""
-        return {name: self._why_lacking(name) or "ready" for name in self._uris}
+        return {name: self._why_lacking(name) or ADAPTER_READY for name in self._uris}
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The uri of each declared adapter."""
+        return self._uris
 
     # ---- the engine
 
@@ -336,10 +347,10 @@ class Names:
         if self._known is not None and name in self._known.paths:
             # One whose new weights have to wait until the old ones are not used.
             is_old = name in self._leaving and self._is_to_go(name, self._known)
-            return "its new weights are being loaded" if is_old else ""
+            return ADAPTER_RENEWED if is_old else ""
         if not self._slots:
-            return "the replica has no room for adapters"
-        return self._failure_of(name) or "it is being fetched and loaded"
+            return ADAPTER_HAS_NO_ROOM
+        return self._failure_of(name) or ADAPTER_COMING
 
     def _source(self, name: str) -> FetchedAdapter:
         return self._fetched.sources.get(self._uris[name], NOTHING_FETCHED)

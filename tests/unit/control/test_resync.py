@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.builders import NAMESPACE, body, facts, no_autoscaling, serving_pod
+from tests.unit.control.builders import (
+    NAMESPACE,
+    body,
+    facts,
+    no_adapters,
+    no_autoscaling,
+    serving_pod,
+)
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import finish_rollouts
 from tests.unit.control.virtual_time import VirtualTime
@@ -18,7 +25,7 @@ from weir_core.units import Seconds
 from weir_operator.engines import Engines
 from weir_operator.interests import Interests
 from weir_operator.kinds import SECRET, Kind
-from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.render import Access, Images
@@ -63,6 +70,7 @@ class Bench:
             Workloads(Images(), autoscaling.asked),
             Scaling(autoscaling, lambda: self.now),
             Scheduling(Engines(self._ask, lambda: 0.0)),
+            AdaptersOf(no_adapters()),
         )
         self.reconciler = Reconciler(
             self.cluster, self.parts, lambda: self.now, remark=lambda: self.remark
