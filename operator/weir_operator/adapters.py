@@ -120,7 +120,10 @@ class Adapters:
         """Ask again those that lack something, for ever."""
         while True:
             await asyncio.sleep(LOOK_S)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the operator would end with this task
+                log.exception("could not ask for adapters")
 
     async def look(self) -> None:
         """Ask again those that lack something and have had time to get it."""
