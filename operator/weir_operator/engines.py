@@ -22,6 +22,7 @@ import aiohttp
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable
 from weir_core.units import Seconds
+from weir_core.wire.addresses import host_and_port
 from weir_core.wire.sidecar_state import SidecarState
 from weir_core.wire.state_access import authorization
 from weir_core.wire.steps import Facts
@@ -138,8 +139,9 @@ async def pages(
     """
 
     async def page(path: str, address: str, pod: str, keys: Sequence[str]) -> bytes:
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        return await _page(http, where, path, authorization(keys, pod, wall()))
+        return await _page(
+            http, host_and_port(address, port), path, authorization(keys, pod, wall())
+        )
 
     connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
     limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
