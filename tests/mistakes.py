@@ -114,6 +114,16 @@ MISTAKES: Final = [
         ),
     ),
     Mistake(
+        "a name with capitals and an underscore",
+        {"name": "My_Chat"},
+        "metadata.name",
+        (
+            "'My_Chat' is not an object's name; write small letters, digits, dashes and dots only, "
+            "and begin and end with a letter or a digit"
+        ),
+        server="cannot name a Service in Kubernetes; write my-chat (small letters",
+    ),
+    Mistake(
         "a name that is too long",
         {"name": "a" * 46},
         "metadata.name",

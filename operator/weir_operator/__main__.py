@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_operator import handlers
+from weir_operator.adapters import Adapters, state_by
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
 from weir_operator.definitions import Definitions
@@ -29,7 +30,7 @@ from weir_operator.fleets import fleet_by
 from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
-from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
@@ -109,6 +110,7 @@ async def _lead(
     autoscaling = Autoscaling(
         fleet_by(page), time.monotonic, _now, lambda service: queue.add(Key(*service)), metrics
     )
+    adapters = Adapters(state_by(page), time.monotonic, lambda service: queue.add(Key(*service)))
     parts = (
         Policies(
             interests,
@@ -120,6 +122,7 @@ async def _lead(
         Workloads(settings.images, autoscaling.asked),
         Scaling(autoscaling, _now),
         Scheduling(Engines(facts_by(page), time.monotonic)),
+        AdaptersOf(adapters),
     )
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
@@ -133,6 +136,7 @@ async def _lead(
         running.append(tasks.create_task(resync.follow(settings.watching.resync)))
         running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(autoscaling.run(cluster, settings.watching.scaling)))
+        running.append(tasks.create_task(adapters.run()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
         watching_all = watch(
             cluster, namespaces, lambda change: _ask(change, interests, queue), blind

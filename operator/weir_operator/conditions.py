@@ -13,6 +13,7 @@ ROUTER: Final = "RouterReady"
 SCALING: Final = "ScalingReady"
 POLICIES: Final = "PoliciesReady"
 SCHEDULING: Final = "SchedulingReady"
+ADAPTERS: Final = "AdaptersReady"
 RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
 
@@ -21,6 +22,7 @@ UNDER_WAY: Final = frozenset(
         "Fetching",
         "Loading",
         "NoReadyReplica",
+        "NoRoom",
         "OneByOne",
         "Progressing",
         "ScaledToZero",

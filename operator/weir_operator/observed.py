@@ -19,6 +19,9 @@ from weir_operator.views import Deployment, Pod
 Said = Facts | str
 """What an engine is, or why that is not known."""
 
+Lacks = Mapping[str, str]
+"""Adapters that a replica does not have, each with why; empty where it has all of them."""
+
 Identity = tuple[str, str]
 """Kind and name of an object; a service is in one namespace."""
 
@@ -78,6 +81,8 @@ class Observed:
     """Those of pools the spec no longer names; they serve until those it names do."""
     engines: Mapping[str, Said] = field(default_factory=dict)
     """By the name of each pod that takes requests."""
+    adapters: Mapping[str, Lacks | str] = field(default_factory=dict)
+    """What each pod that takes requests lacks of the adapters, or why that is not known."""
 
     @property
     def staying(self) -> list[Pod]:

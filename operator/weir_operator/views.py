@@ -251,6 +251,12 @@ class Pod(_OfAPool, frozen=True):
         return (since - created).total_seconds()
 
     @property
+    def engine_start(self) -> tuple[str, str]:
+        """Which start of which engine this is: the pod's uid and the container's id."""
+        engines = (each for each in self.containers if each.name == labels.ENGINE_CONTAINER)
+        return self.metadata.uid, next((each.container_id for each in engines), "")
+
+    @property
     def is_told(self) -> bool:
         """Whether it mounts the document of classes and tenants."""
         return any(each.name == labels.POLICIES_VOLUME for each in self.spec.volumes)

@@ -15,6 +15,7 @@ from weir_core.errors import EngineUnavailable
 from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH
 from weir_core.wire.request_state import REQUESTS_PATH
+from weir_core.wire.sidecar_state import ADAPTER_READY
 from weir_sidecar import one_request
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
@@ -103,7 +104,7 @@ class Admin:
 
     def _show_adapters(self) -> None:
         states = list(self._names.states().values())
-        ready = states.count("ready")
+        ready = states.count(ADAPTER_READY)
         self._metrics.adapters.labels("ready").set(ready)
         self._metrics.adapters.labels("lacking").set(len(states) - ready)
 
@@ -190,6 +191,7 @@ class Admin:
                 "open_to": self._driver.directory.openness,
                 "peers": self._parts.peers.states(),
                 "adapters": self._names.states(),
+                "adapter_sources": dict(self._names.sources),
                 "scheduling": self._scheduling(),
             }
         )

@@ -66,6 +66,7 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
         "ScalingReady": ("True", "Fixed"),
         "PoliciesReady": ("True", "Applied"),
         "SchedulingReady": ("True", "Weir"),
+        "AdaptersReady": ("True", "NoAdapters"),
     }
 
 

@@ -15,6 +15,7 @@ from tests.unit.control.builders import (
     UID,
     body,
     engines,
+    no_adapters,
     no_autoscaling,
     serving_pod,
 )
@@ -23,7 +24,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.interests import Interests
 from weir_operator.kinds import API_SERVICE, SECRET, Kind
-from weir_operator.parts import Network, Part, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Part, Policies, Scaling, Scheduling, Workloads
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import Access, Images
 
@@ -59,6 +60,7 @@ def parts(
         Workloads(images, scales.asked),
         Scaling(scales, clock),
         Scheduling(engines()),
+        AdaptersOf(no_adapters()),
     )
 
 
@@ -126,6 +128,7 @@ async def test_publishes_what_it_saw() -> None:
         "ScalingReady": "True",
         "PoliciesReady": "True",
         "SchedulingReady": "True",
+        "AdaptersReady": "True",
     }
     assert status["url"] == "http://chat.models.svc"
     assert status["observedGeneration"] == 1
