@@ -20,6 +20,7 @@ UNDER_WAY: Final = frozenset(
     {
         "Fetching",
         "Loading",
+        "NoReadyGateway",
         "NoReadyReplica",
         "OneByOne",
         "Progressing",

@@ -14,7 +14,8 @@ from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Problem
 from weir_core.wire.steps import Facts
 from weir_operator.render import Manifest
-from weir_operator.views import Deployment, Pod
+from weir_operator.render.naming import is_of_gateways
+from weir_operator.views import Deployment, Pod, view
 
 Said = Facts | str
 """What an engine is, or why that is not known."""
@@ -81,8 +82,19 @@ class Observed:
 
     @property
     def staying(self) -> list[Pod]:
-        """The pods that are not on their way out."""
-        return [pod for pod in self.pods if not pod.leaves]
+        """The replicas' pods that are not on their way out."""
+        return [pod for pod in self.pods if not (pod.leaves or pod.is_gateway)]
+
+    @property
+    def gateways(self) -> list[Pod]:
+        """The pods that stand in for replicas, and are not on their way out."""
+        return [pod for pod in self.pods if pod.is_gateway and not pod.leaves]
+
+    @property
+    def gateway(self) -> Deployment | None:
+        """Their Deployment."""
+        found = (each for each in self.owned if is_of_gateways(each))
+        return next((view(Deployment, each) for each in found), None)
 
     @property
     def of_the_spec(self) -> list[Pod]:

@@ -61,4 +61,4 @@ def _is_reached(pod: Pod) -> bool:
 def _entry(pod: Pod) -> PeerEntry:
     ip = pod.status.pod_ip
     host = f"[{ip}]" if ":" in ip else ip
-    return PeerEntry(pod.name, f"{host}:{labels.PEER_PORT}")
+    return PeerEntry(pod.name, f"{host}:{labels.PEER_PORT}", serves=not pod.is_gateway)

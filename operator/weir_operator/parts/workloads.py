@@ -33,11 +33,12 @@ from weir_operator.render import (
     Images,
     Manifest,
     deployment,
+    gateway_deployment,
     names_in,
     pod_templates,
     same_deployment,
 )
-from weir_operator.render.naming import pool_of
+from weir_operator.render.naming import is_of_a_pool, is_of_gateways, pool_of
 from weir_operator.revisions import choose, expired, template_of
 from weir_operator.rollouts import (
     Outlook,
@@ -91,7 +92,7 @@ class Workloads(Part):
 
     condition = WORKLOADS
     owns: ClassVar[tuple[Owned, ...]] = (
-        Owned(DEPLOYMENT, "the pods of a pool"),
+        Owned(DEPLOYMENT, "the pods of a pool, and gateways where there may be no replica"),
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
@@ -106,7 +107,7 @@ class Workloads(Part):
         return replace(seen, deployments=_deployments(seen.owned))
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
-        """Return each pool's Deployment, and then the revision of its template."""
+        """Return the gateways', then each pool's Deployment, and the revision of its template."""
         scaled = self._scaled((seen.owner.metadata.namespace, seen.owner.metadata.name))
         if seen.service is None:
             return _as_kept(seen, scaled)
@@ -119,7 +120,7 @@ class Workloads(Part):
         slow = one_by_one(situation, {pool: each.digest for pool, each in chosen.items()})
         replicas = handed_over(situation, slow)
         names = names_in(seen.owned)
-        desired: list[Manifest] = []
+        desired = self._gateways(service, seen)
         for pool in service.spec.hardware_pools:
             choice, number = chosen[pool.name], replicas[pool.name]
             goes_slowly = pool.name in slow
@@ -133,6 +134,14 @@ class Workloads(Part):
             # A template that the API server refuses must not be kept, so its revision is second.
             desired += [made] if choice.new is None else [made, choice.new]
         return [*desired, *_lowered(seen, {pool: replicas.get(pool, 0) for pool in leave})]
+
+    def _gateways(self, service: InferenceService, seen: Observed) -> list[Manifest]:
+        """Return the gateways' Deployment: one that is not needed any more goes with an heir."""
+        current = next((each for each in seen.owned if is_of_gateways(each)), None)
+        is_served = any(pod.is_ready for pod in seen.staying)
+        if service.spec.may_sleep or (current is not None and not is_served):
+            return [gateway_deployment(service, self._images, current)]
+        return []
 
     def applied(self, seen: Observed, desired: Sequence[Manifest]) -> Observed:
         """Return the pools of the spec, and those that have to serve until these do."""
@@ -222,7 +231,7 @@ def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
             replicas[pool_of(each)],
         )
         for each in seen.owned
-        if each["kind"] == DEPLOYMENT.name and replicas.get(pool_of(each), 0)
+        if is_of_a_pool(each) and replicas.get(pool_of(each), 0)
     ]
 
 
@@ -231,7 +240,7 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
     asked = replicas_in(seen.body)
     found = []
     for manifest in seen.owned:
-        if manifest["kind"] != DEPLOYMENT.name or "deletionTimestamp" in manifest["metadata"]:
+        if not is_of_a_pool(manifest) or "deletionTimestamp" in manifest["metadata"]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
@@ -245,7 +254,7 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
 
 def _deployments(manifests: Iterable[Manifest]) -> dict[str, Deployment]:
     """Return the Deployments among these by their pool."""
-    mine = (view(Deployment, each) for each in manifests if each["kind"] == DEPLOYMENT.name)
+    mine = (view(Deployment, each) for each in manifests if is_of_a_pool(each))
     return {each.pool: each for each in mine}
 
 
@@ -261,7 +270,7 @@ def _workloads(seen: Observed) -> Verdict:
 def _rollout(seen: Observed) -> Verdict:
     waiting = [(pod, _without_a_node(seen, pod)) for pod in seen.of_the_spec if pod.unschedulable]
     found = (
-        _stuck_container(seen.of_the_spec)
+        _stuck_container([*seen.of_the_spec, *seen.gateways])
         or next((each for _, each in waiting if each.is_trouble), None)
         or _stuck_deployment(seen.deployments)
     )
@@ -289,6 +298,10 @@ def _rollout(seen: Observed) -> Verdict:
             said = "; ".join([counts, *([_why_one_by_one(seen)] if slow else []), *waits])
             reason = "OneByOne" if slow else "Progressing"
             return Verdict("False", reason, said[:LONGEST_MESSAGE])
+    gateway = seen.gateway
+    if gateway is not None and gateway.status.available_replicas < gateway.wanted:
+        counts = f"{gateway.status.available_replicas} of {gateway.wanted} gateways available"
+        return Verdict("False", "Progressing", counts)
     return Verdict("True", "Available", "every pool has its replicas")
 
 
@@ -371,7 +384,7 @@ def _model(seen: Observed) -> Verdict:
 
 
 def _router(seen: Observed) -> Verdict:
-    if seen.scaled_to_zero:
+    if seen.scaled_to_zero and seen.gateway is None:
         return Verdict("False", "ScaledToZero", "no sidecar runs")
     ready = _ready_replicas(seen.of_the_spec, seen.deployments)
     left_over = _ready_replicas(seen.left_over, seen.leaving)
@@ -379,7 +392,23 @@ def _router(seen: Observed) -> Verdict:
         said = f"{ready} of {seen.wanted} replicas take requests"
         more = f", and {left_over} of pools no longer in the spec" if left_over else ""
         return Verdict("True", "Serving", said + more)
+    if seen.gateway is not None:
+        return _by_gateways(seen)
     return Verdict("False", "NoReadyReplica", "no replica takes requests")
+
+
+def _by_gateways(seen: Observed) -> Verdict:
+    """Return what is with requests while no replica takes them: they wait at the gateways."""
+    ready = sum(pod.is_ready for pod in seen.gateways)
+    if not ready:
+        return Verdict("False", "NoReadyGateway", "neither a replica nor a gateway takes requests")
+    if seen.scaled_to_zero:
+        said = f"no replica runs; {ready} gateways take requests, and the first starts a replica"
+        return Verdict("True", "Asleep", said)
+    if _workloads(seen).is_trouble or _model(seen).is_trouble:
+        return Verdict("False", "NoReadyReplica", "no replica takes requests")
+    said = f"{ready} gateways take requests, which wait until the first replica is ready"
+    return Verdict("True", "Waking", said)
 
 
 def _ready_replicas(pods: Sequence[Pod], deployments: Mapping[str, Deployment]) -> int:
