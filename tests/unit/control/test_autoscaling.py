@@ -88,6 +88,7 @@ class Fleet:
         self.told = asyncio.Event()
         """Gateways that are listened to answer."""
         self.heard: list[str] = []
+        self.all_heard, self.woken = asyncio.Event(), asyncio.Event()
         self.asked: list[str] = []
         self.passes: list[tuple[str, str]] = []
         self.now = 1000.0
@@ -98,12 +99,18 @@ class Fleet:
     def operator(self) -> Autoscaling:
         """Return a new process."""
         return Autoscaling(
-            self.ask, lambda: self.now, lambda: NOW, self.passes.append, self.metrics, self.listen
+            self.ask, lambda: self.now, lambda: NOW, self.ask_pass, self.metrics, self.listen
         )
+
+    def ask_pass(self, service: tuple[str, str]) -> None:
+        self.passes.append(service)
+        self.woken.set()
 
     async def listen(self, address: str, name: str, keys: Sequence[str]) -> FleetReport:
         assert (address, keys) == (f"ip-{name}", KEYS)
         self.heard.append(name)
+        if len(self.heard) == len(self.gateways):
+            self.all_heard.set()
         await self.told.wait()
         return self.gateways[name]
 
@@ -120,7 +127,9 @@ class Fleet:
             for other, one in self.loads.items()
             if other != name and other not in self.unheard
         ]
-        return FleetReport(name, (own, *others), idle_s=0.0 if self.loads[name].sequences else 900.0)
+        return FleetReport(
+            name, (own, *others), idle_s=0.0 if self.loads[name].sequences else 900.0
+        )
 
     def follow(self, *pods: Pod, wanted: int, spec: Scaling | None = None) -> None:
         """Have a pass see the service."""
@@ -541,12 +550,10 @@ async def test_a_new_operator_listens_at_once_and_wakes_for_a_request_at_a_leavi
     fleet.follow(gateway("g1"), gateway("g2", leaving=True), wanted=0, spec=ZERO)
     running = asyncio.create_task(fleet.autoscaling.run(fleet.cluster, Seconds(3600.0)))
     async with asyncio.timeout(30):
-        while len(fleet.heard) < 2:
-            await asyncio.sleep(0)
+        await fleet.all_heard.wait()
         assert fleet.wanted == {}
         fleet.told.set()
-        while not fleet.passes:
-            await asyncio.sleep(0)
+        await fleet.woken.wait()
     assert fleet.wanted == {"cpu": 1}
     said = fleet.autoscaling.said(SERVICE)
     assert said is not None
