@@ -17,12 +17,18 @@ from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.containers import sidecar
 from weir_operator.render.naming import Manifest, common_labels, gateway_name, inherited, metadata
+from weir_operator.render.patch import patched
 from weir_operator.render.pods import GRACE_PERIOD_S, Images, pod_security
 from weir_operator.render.policies import policies_volume
 
 GATEWAYS: Final = 2
 """One more than it takes: a node may go."""
 _REQUESTS: Final = {"cpu": "100m", "memory": "256Mi"}
+_OF_SIDECARS: Final = (
+    *("name", "image", "imagePullPolicy", "env", "envFrom"),
+    *("resources", "securityContext", "volumeMounts"),
+)
+"""Fields of the sidecar in spec.podTemplate that count for a gateway."""
 _NOT_OF_GATEWAYS: Final = (labels.ENV_POOL, labels.ENV_RUN_DIR, labels.ENV_ADAPTER_SLOTS)
 
 
@@ -73,7 +79,7 @@ def _digest(owner: InferenceService) -> str:
         spec.model.name,
         list(spec.engine.args),
         None if spec.tracing is None else spec.tracing.model_dump(mode="json"),
-        _pull_secrets(owner),
+        _patch(owner),
         owner.metadata.annotations.get(labels.RESTARTED_AT),
     ]
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
@@ -91,22 +97,16 @@ def _template(owner: InferenceService, images: Images) -> Manifest:
         "containers": [_container(owner, images)],
         "volumes": [{"name": "tmp", "emptyDir": {}}, policies_volume(owner)],
     }
-    secrets = _pull_secrets(owner)
-    if secrets:
-        spec["imagePullSecrets"] = secrets
-    return {
-        "metadata": {
-            "labels": {
-                **inherited(owner.metadata.labels),
-                **common_labels(owner, labels.GATEWAY),
-            },
-            "annotations": {
-                **inherited(owner.metadata.annotations),
-                **({labels.RESTARTED_AT: restarted} if restarted else {}),
-            },
-        },
-        "spec": spec,
-    }
+    annotations = inherited(owner.metadata.annotations)
+    if restarted:
+        annotations[labels.RESTARTED_AT] = restarted
+    meta = {"labels": inherited(owner.metadata.labels), "annotations": annotations}
+    template = patched({"metadata": meta, "spec": spec}, _patch(owner))
+    template["metadata"]["labels"] |= common_labels(owner, labels.GATEWAY)
+    grace = str(template["spec"].setdefault("terminationGracePeriodSeconds", GRACE_PERIOD_S))
+    (container,) = template["spec"]["containers"]
+    container["env"].append({"name": labels.ENV_GRACE_PERIOD_S, "value": grace})
+    return template
 
 
 def _container(owner: InferenceService, images: Images) -> Manifest:
@@ -118,9 +118,8 @@ def _container(owner: InferenceService, images: Images) -> Manifest:
     listen, admin = anywhere
     return {
         **made,
-        "name": labels.GATEWAY,
         "command": ["weir-sidecar", "gateway", "--listen", listen, "--admin", admin],
-        "env": [*env, {"name": labels.ENV_GRACE_PERIOD_S, "value": str(GRACE_PERIOD_S)}],
+        "env": env,
         "resources": {"requests": dict(_REQUESTS)},
         "volumeMounts": [each for each in made["volumeMounts"] if each["name"] != "run"],
     }
@@ -139,7 +138,21 @@ def _apart(owner: InferenceService) -> Manifest:
     }
 
 
-def _pull_secrets(owner: InferenceService) -> list[Any]:
-    """Return the Secrets by which the replicas' images are pulled: the sidecar's is among them."""
-    spec = (owner.spec.pod_template or {}).get("spec") or {}
-    return list(spec.get("imagePullSecrets") or ())
+def _patch(owner: InferenceService) -> Manifest:
+    """Return what of spec.podTemplate is for gateways, too: all but what engines need.
+
+    Of the containers that is the sidecar, but for what it runs and when; of the volumes those that
+    it mounts.
+    """
+    written = owner.spec.pod_template or {}
+    spec = dict(written.get("spec") or {})
+    init, volumes = spec.pop("initContainers", None), spec.pop("volumes", None)
+    spec.pop("containers", None)
+    sidecars = [
+        {key: value for key, value in each.items() if key in _OF_SIDECARS}
+        for each in init or ()
+        if each.get("name") == labels.SIDECAR_CONTAINER
+    ]
+    mounted = {mount.get("name") for each in sidecars for mount in each.get("volumeMounts") or ()}
+    used = [each for each in volumes or () if each.get("name") in mounted]
+    return {**written, "spec": {**spec, "containers": sidecars, "volumes": used}}
