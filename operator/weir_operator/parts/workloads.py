@@ -400,15 +400,15 @@ def _router(seen: Observed) -> Verdict:
 def _by_gateways(seen: Observed) -> Verdict:
     """Return what is with requests while no replica takes them: they wait at the gateways."""
     ready = sum(pod.is_ready for pod in seen.gateways)
+    take = f"{ready} of {len(seen.gateways)} gateways take requests"
     if not ready:
         return Verdict("False", "NoReadyGateway", "neither a replica nor a gateway takes requests")
     if seen.scaled_to_zero:
-        said = f"no replica runs; {ready} gateways take requests, and the first starts a replica"
+        said = f"no replica runs; {take}, and the first one starts a replica"
         return Verdict("True", "Asleep", said)
     if _workloads(seen).is_trouble or _model(seen).is_trouble:
         return Verdict("False", "NoReadyReplica", "no replica takes requests")
-    said = f"{ready} gateways take requests, which wait until the first replica is ready"
-    return Verdict("True", "Waking", said)
+    return Verdict("True", "Waking", f"{take}, which wait until the first replica is ready")
 
 
 def _ready_replicas(pods: Sequence[Pod], deployments: Mapping[str, Deployment]) -> int:

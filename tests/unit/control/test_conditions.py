@@ -146,7 +146,7 @@ def test_a_service_that_sleeps_on_purpose_is_ready_and_current() -> None:
     assert seen["Ready"] == Verdict(
         "True",
         "Asleep",
-        "no replica runs; 2 gateways take requests, and the first starts a replica",
+        "no replica runs; 2 of 2 gateways take requests, and the first one starts a replica",
     )
     assert seen["WorkloadsReady"].status == "True"
     assert seen["ModelReady"].reason == "ScaledToZero"
