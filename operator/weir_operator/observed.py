@@ -14,8 +14,7 @@ from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.problems import Problem
 from weir_core.wire.steps import Facts
 from weir_operator.render import Manifest
-from weir_operator.render.naming import is_of_gateways
-from weir_operator.views import Deployment, Pod, view
+from weir_operator.views import Deployment, Pod
 
 Said = Facts | str
 """What an engine is, or why that is not known."""
@@ -77,6 +76,8 @@ class Observed:
     """Each pool's Deployment, by the pool's name."""
     leaving: Mapping[str, Deployment] = field(default_factory=dict)
     """Those of pools the spec no longer names; they serve until those it names do."""
+    gateway: Deployment | None = None
+    """That of the gateways, where there are to be any."""
     engines: Mapping[str, Said] = field(default_factory=dict)
     """By the name of each pod that takes requests."""
 
@@ -89,12 +90,6 @@ class Observed:
     def gateways(self) -> list[Pod]:
         """The pods that stand in for replicas, and are not on their way out."""
         return [pod for pod in self.pods if pod.is_gateway and not pod.leaves]
-
-    @property
-    def gateway(self) -> Deployment | None:
-        """Their Deployment."""
-        found = (each for each in self.owned if is_of_gateways(each))
-        return next((view(Deployment, each) for each in found), None)
 
     @property
     def of_the_spec(self) -> list[Pod]:

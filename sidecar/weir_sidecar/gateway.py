@@ -169,10 +169,10 @@ class Gateway:
         refusal = refused(request, self.parts, time.time())
         if refusal is not None:
             return refusal
-        try:
-            ends = self._clock() + min(float(request.query.get(WAIT, 0)), LONGEST_WAIT_S)
-        except ValueError:
-            return web.Response(status=400, text=f"{WAIT} is not a number of seconds\n")
+        asked = request.query.get(WAIT, "0")
+        if not asked.isdecimal():
+            return web.Response(status=400, text=f"{WAIT} is not a whole number of seconds\n")
+        ends = self._clock() + min(float(asked), LONGEST_WAIT_S)
         routing = self.parts.routing
         while True:
             if routing.waiting or self._clock() >= ends:

@@ -17,7 +17,8 @@ from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
 
 FLEET_PATH: Final = "/fleet"
 WAIT: Final = "wait"
-"""Parameter of the page of a gateway: it answers when a request waits, or after so many seconds."""
+"""Parameter of the page of a gateway: it answers when a request waits, or after so many whole
+seconds."""
 LONGEST_WAIT_S: Final = 60.0
 
 _Time = Annotated[float, Meta(ge=0.0, le=1e12)]

@@ -104,7 +104,8 @@ class Workloads(Part):
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
         """See the Deployments as they are, before any is written."""
-        return replace(seen, deployments=_deployments(seen.owned))
+        there, gateway = _deployments(seen.owned), _gateway(seen.owned)
+        return replace(seen, deployments=there, gateway=gateway)
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
         """Return the gateways', then each pool's Deployment, and the revision of its template."""
@@ -120,7 +121,7 @@ class Workloads(Part):
         slow = one_by_one(situation, {pool: each.digest for pool, each in chosen.items()})
         replicas = handed_over(situation, slow)
         names = names_in(seen.owned)
-        desired = self._gateways(service, seen)
+        desired = self._gateways(service, seen, is_asked=any(wanted.values()))
         for pool in service.spec.hardware_pools:
             choice, number = chosen[pool.name], replicas[pool.name]
             goes_slowly = pool.name in slow
@@ -135,11 +136,17 @@ class Workloads(Part):
             desired += [made] if choice.new is None else [made, choice.new]
         return [*desired, *_lowered(seen, {pool: replicas.get(pool, 0) for pool in leave})]
 
-    def _gateways(self, service: InferenceService, seen: Observed) -> list[Manifest]:
-        """Return the gateways' Deployment: one that is not needed any more goes with an heir."""
+    def _gateways(
+        self, service: InferenceService, seen: Observed, *, is_asked: bool
+    ) -> list[Manifest]:
+        """Return the gateways' Deployment, where it is needed.
+
+        Where it no longer is, it stays until one of the replicas that are asked for serves.
+        """
         current = next((each for each in seen.owned if is_of_gateways(each)), None)
         is_served = any(pod.is_ready for pod in seen.staying)
-        if service.spec.may_sleep or (current is not None and not is_served):
+        stays = current is not None and is_asked and not is_served
+        if service.spec.may_sleep or stays:
             return [gateway_deployment(service, self._images, current)]
         return []
 
@@ -147,12 +154,13 @@ class Workloads(Part):
         """Return the pools of the spec, and those that have to serve until these do."""
         there = _deployments(desired)
         if seen.service is None:
-            return replace(seen, deployments=there, leaving={})
+            return replace(seen, deployments=there, leaving={}, gateway=_gateway(seen.owned))
         named = {pool.name for pool in seen.service.spec.hardware_pools}
         return replace(
             seen,
             deployments={pool: each for pool, each in there.items() if pool in named},
             leaving={pool: each for pool, each in there.items() if pool not in named},
+            gateway=_gateway(desired),
         )
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
@@ -256,6 +264,11 @@ def _deployments(manifests: Iterable[Manifest]) -> dict[str, Deployment]:
     """Return the Deployments among these by their pool."""
     mine = (view(Deployment, each) for each in manifests if is_of_a_pool(each))
     return {each.pool: each for each in mine}
+
+
+def _gateway(manifests: Iterable[Manifest]) -> Deployment | None:
+    """Return the gateways' Deployment among these."""
+    return next((view(Deployment, each) for each in manifests if is_of_gateways(each)), None)
 
 
 def _workloads(seen: Observed) -> Verdict:

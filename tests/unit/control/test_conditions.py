@@ -23,7 +23,7 @@ from weir_operator import status
 from weir_operator.conditions import Verdict
 from weir_operator.observed import Observed, Said, Told
 from weir_operator.render import Images
-from weir_operator.views import Pod, view
+from weir_operator.views import Deployment, Pod, view
 
 Manifest = dict[str, Any]
 
@@ -126,7 +126,6 @@ def asleep(wanted: int, *pods: Manifest, gateways: int = 2) -> dict[str, Verdict
     """Return what is said of a service that may have no replicas, of whose gateways some serve."""
     component = {"app.kubernetes.io/component": "gateway"}
     gateway = {
-        "kind": "Deployment",
         "metadata": {"name": "chat-gateway", "generation": 1, "labels": component},
         "spec": {"replicas": 2},
         "status": {"availableReplicas": gateways},
@@ -137,8 +136,8 @@ def asleep(wanted: int, *pods: Manifest, gateways: int = 2) -> dict[str, Verdict
         one["metadata"] = {"name": f"chat-gateway-{number}", "labels": component}
         mine.append(one)
     pools = {"cpu": deployment(wanted, readyReplicas=0, availableReplicas=0)}
-    owned = [SERVICE_OBJECT, gateway]
-    return verdicts(observed(pools, [*mine, *pods], spec=ZERO, owned=owned))
+    told: dict[str, Any] = {"owned": [SERVICE_OBJECT], "gateway": view(Deployment, gateway)}
+    return verdicts(observed(pools, [*mine, *pods], spec=ZERO, **told))
 
 
 def test_a_service_that_sleeps_on_purpose_is_ready_and_current() -> None:

@@ -664,6 +664,15 @@ async def test_gateways_stay_until_a_replica_serves_and_keep_their_template() ->
     assert list(cluster.of("Deployment")) == ["chat-cpu"]
 
 
+async def test_a_service_of_which_no_replica_is_asked_for_has_no_gateways() -> None:
+    cluster = MemoryCluster(body({"scaling": {"minReplicas": 0, "maxReplicas": 4}}))
+    await reconciler(cluster).run(KEY)
+    edit(cluster, {"replicas": 0})
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-cpu"]
+    assert conditions(cluster)["Ready"]["reason"] == "ScaledToZero"
+
+
 async def test_the_gateways_of_a_service_go_on_while_its_spec_is_wrong() -> None:
     cluster = MemoryCluster(body({"scaling": {"minReplicas": 0, "maxReplicas": 4}}))
     await reconciler(cluster).run(KEY)
