@@ -232,13 +232,6 @@ MISTAKES: Final = [
         server='Unsupported value: "Pod"',
     ),
     Mistake(
-        "an idle time",
-        {"replicas": None, "scaling": {"idleTimeout": "10m", "maxReplicas": 2}},
-        "spec.scaling.idleTimeout",
-        "10m has no effect yet, because Weir does not scale to zero by itself; leave it out",
-        server="has no effect yet, because Weir does not scale to zero by itself; leave it out",
-    ),
-    Mistake(
         "two pools of one name",
         {"replicas": None, "pools": [GPU, GPU]},
         "spec.pools[1].name",
