@@ -21,6 +21,7 @@ UNDER_WAY: Final = frozenset(
     {
         "Fetching",
         "Loading",
+        "NoReadyGateway",
         "NoReadyReplica",
         "NoRoom",
         "OneByOne",

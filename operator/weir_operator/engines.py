@@ -128,6 +128,7 @@ def facts_by(page: Page) -> Ask:
 async def pages(
     port: int = labels.ADMIN_PORT,
     within: Seconds = ANSWER_WITHIN,
+    at_once: int = AT_ONCE,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Page]:
     """Read pages of real sidecars while the context lasts.
@@ -135,6 +136,7 @@ async def pages(
     Args:
         port: Theirs.
         within: Seconds for an answer.
+        at_once: Connections.
         wall: Unix time, in seconds.
     """
 
@@ -143,7 +145,7 @@ async def pages(
             http, host_and_port(address, port), path, authorization(keys, pod, wall())
         )
 
-    connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+    connector = aiohttp.TCPConnector(limit=at_once, force_close=True)
     limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
     async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
         yield page

@@ -60,4 +60,5 @@ def _is_reached(pod: Pod) -> bool:
 
 
 def _entry(pod: Pod) -> PeerEntry:
-    return PeerEntry(pod.name, host_and_port(pod.status.pod_ip, labels.PEER_PORT))
+    address = host_and_port(pod.status.pod_ip, labels.PEER_PORT)
+    return PeerEntry(pod.name, address, serves=not pod.is_gateway)

@@ -40,6 +40,11 @@ class _OfAPool(_View, frozen=True):
         return self.metadata.labels.get(labels.POOL, "")
 
     @property
+    def is_gateway(self) -> bool:
+        """Whether it stands in for replicas, and has no engine."""
+        return self.metadata.labels.get(labels.COMPONENT) == labels.GATEWAY
+
+    @property
     def leaves(self) -> bool:
         """Whether it is on its way out."""
         return self.metadata.deletion_timestamp is not None
