@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import metric_in
+from tests.integration.sidecar.fleet import Fleet
 from tests.integration.sidecar.harness import PATIENT, House, chat, eventually
 from weir_core.sched.types import TenantPolicy
 from weir_core.units import Seconds
@@ -138,3 +139,16 @@ async def test_lines_that_cannot_be_written_are_counted() -> None:
     log.take(AccessLine(time="2026-11-30"))
     await log.close()
     assert lost.value == 1
+
+
+async def test_through_a_gateway_a_request_and_its_tokens_count_once(fleet: Fleet) -> None:
+    for _ in range(3):
+        assert (await fleet.ask_gateway(max_tokens=4)).status == 200
+    parts = [fleet.gateway.parts, *(each.sidecar.parts for each in fleet.replicas)]
+    await eventually(lambda: sum(fleet.served) == 3 and not any(len(p.registry) for p in parts))
+    pages = [each.metrics.render().decode() for each in parts]
+    requests = [metric_in(page, "weir_usage_requests_total") for page in pages]
+    assert requests == [3, 0, 0, 0]
+    output = r'weir_usage_tokens_total\{class="standard",kind="output",model="tiny",.*\}'
+    assert metric_in(pages[0], output) == 0
+    assert sum(metric_in(page, output) for page in pages) == 12
