@@ -362,7 +362,7 @@ class Driver:
         rank = self._shares.on_step(step.engine, step.duration_s, step.prefill_tokens, step.decodes)
         for place, wire_id in enumerate(step.started):
             request = self._by_wire_id.get(wire_id)
-            if request is not None and place < len(step.prompts):
+            if request is not None and request.dispatch is not None and place < len(step.prompts):
                 _charge_prompt(request, rank, step.prompts[place])
             if request is not None and request.chain is not None:
                 self._note_prompt(request, request.chain, step, place)

@@ -38,6 +38,7 @@ class Tokens:
         if request.away is not None:  # they are those of another engine, which had it last
             usage = exchange = None
         self.prompt = self.output = 0
+        self.queue_s = 0.0 if request.away is not None else request.queue_s
         self.cached: int | None = None
         self.engine_s: float | None = None
         self.exact = usage is not None
@@ -99,7 +100,7 @@ class UsageMeter:
             counts.cached_tokens.inc(tokens.cached or 0)
             counts.output_tokens.inc(tokens.output)
             counts.engine_s.inc(tokens.engine_s or 0.0)
-            counts.queue_s.inc(request.queue_s)
+            counts.queue_s.inc(tokens.queue_s)
         if self._access_log is not None:
             self._access_log.take(self._line(request, outcome, now, ttft_s, tenant, tokens))
 
@@ -145,7 +146,7 @@ class UsageMeter:
             cached_tokens=None if tokens is None else tokens.cached,
             output_tokens=0 if tokens is None else tokens.output,
             exact=tokens is not None and tokens.exact,
-            queue_s=round(request.queue_s, 6) if tokens is not None else None,
+            queue_s=None if tokens is None else round(tokens.queue_s, 6),
             ttft_s=None if ttft_s is None else round(ttft_s, 6),
             duration_s=round(now - request.arrival, 6),
             engine_s=None if engine_s is None else round(engine_s, 6),
