@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from weir_cli import checking, documents, explain_cluster, policies, show, simul
 from weir_cli import explain as explaining
 from weir_cli import top as topping
 from weir_cli import up as upping
+from weir_cli import usage as using
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
 from weir_cli.plan import read
@@ -204,6 +206,48 @@ def explain(
     for line in lines:
         typer.echo(line)
     raise typer.Exit(found.health.exit_code)
+
+
+@app.command()
+def usage(
+    logs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Logs of sidecars; - is standard input. Default: those of what `weir up` serves.",
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="Only requests that ended since then: 30m, 24h."),
+    ] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Some of tenant, class, model, adapter, service, pool and replica.",
+        ),
+    ] = using.DEFAULT_BY,
+    spec: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="YAML with InferenceServices, for pools[].cost."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Sum the access logs: requests, tokens, engine seconds and cost by tenant, class and model.
+
+    The access log is off unless the sidecar has WEIR_ACCESS_LOG=1. Read the logs of all sidecars of
+    a service: one that forwards a request counts it, and the one that executes it its tokens.
+    """
+    columns = using.columns_of(by)
+    costs = using.costs_of(documents.load(spec).services) if spec else {}
+    sums = using.Sums(columns, using.since_of(since, datetime.now(UTC)), costs)
+    for line in using.lines_of(logs or [], cache_dir(os.environ)):
+        sums.add(line)
+    if as_json:
+        typer.echo(using.as_json(sums, columns).decode())
+    else:
+        using.show(sums, columns, Console(width=show.WIDEST))
 
 
 @app.command()

@@ -40,12 +40,10 @@ def explain_request(
     if not found:
         what = f"no request {request_id} is in flight in {name}: it ended, or never came here"
         advice = (
-            "A sidecar keeps nothing of a request that ended but a line in its log, and that where "
-            "WEIR_LOG_LEVEL is DEBUG."
+            "A sidecar keeps nothing of a request that ended but a line in its access log, "
+            "which is written where WEIR_ACCESS_LOG is 1."
         )
-        gone = Finding(
-            "NotInFlight", what, (), advice, logs, "operations.md#settings-of-the-sidecar"
-        )
+        gone = Finding("NotInFlight", what, (), advice, logs, "operations.md#usage")
         return Explanation(name, where, Health.UNKNOWN, what, (gone,), unseen=unseen)
     found.sort(key=lambda each: _nearness(each[1]))
     pod, nearest = found[0]

@@ -23,6 +23,7 @@ from weir_core.route.rebalance import leaving
 from weir_core.sched.concurrency import ConcurrencyLimit
 from weir_core.sched.memory import BodyMemory
 from weir_core.sched.scheduler import Scheduler, SchedulerSettings
+from weir_core.sched.shares import Rank, Share, StepShares
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import (
     Action,
@@ -117,6 +118,7 @@ class Driver:
         self._silent: list[tuple[float, int, InFlightRequest, Dispatch]] = []
         self._starved_since: float | None = None
         self._steps_heard = False
+        self._shares = StepShares()
         self.is_gateway = False
         """There is no engine here: what finds no replica waits for one."""
 
@@ -327,9 +329,7 @@ class Driver:
             prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
             self._note_lengths(request, usage)
         elif request.exchange is not None and request.exchange.tokens:
-            # The last chunk of OpenAI's streams is no token.
-            ends_in_words = request.exchange.tail.endswith(_DONE)
-            output_tokens = max(1, request.exchange.tokens - ends_in_words)
+            output_tokens = streamed_tokens(request.exchange)
         request_id = self._forget(request)
         self._perform(self.scheduler.on_finish(request_id, now, prompt_tokens, output_tokens), now)
 
@@ -359,8 +359,11 @@ class Driver:
             decode_context=step.decode_context,
         )
         actions = self.scheduler.on_step(record, now)
+        rank = self._shares.on_step(step.engine, step.duration_s, step.prefill_tokens, step.decodes)
         for place, wire_id in enumerate(step.started):
             request = self._by_wire_id.get(wire_id)
+            if request is not None and request.dispatch is not None and place < len(step.prompts):
+                _charge_prompt(request, rank, step.prompts[place])
             if request is not None and request.chain is not None:
                 self._note_prompt(request, request.chain, step, place)
             # A stream's own first token is the better witness of it.
@@ -582,6 +585,25 @@ class Driver:
         if self._starved_since is not None:
             self._metrics.bubble.inc(now - self._starved_since)
         self._starved_since = now if starved else None
+
+
+def streamed_tokens(exchange: Exchange) -> int:
+    """Return how many tokens a stream of which some came has brought; some may share a chunk."""
+    # The last chunk of OpenAI's streams is no token.
+    return max(1, exchange.tokens - exchange.tail.endswith(_DONE))
+
+
+def _charge_prompt(request: InFlightRequest, rank: Rank, prompt: tuple[int, int]) -> None:
+    """Charge a request for a prompt that the engine has computed.
+
+    Args:
+        request: Whose prompt it is.
+        rank: Computed it.
+        prompt: Its tokens, and how many of them were cached (`Step.prompts`).
+    """
+    if request.share is None:
+        request.share = Share(request.asks.sequences)
+    request.share.start(rank, prompt[0], max(0, prompt[1]))
 
 
 def _pool_limits(limits: Limits) -> PoolLimits:

@@ -66,6 +66,7 @@ from weir_sidecar.upstreams.upstream import Attempt, Call
 
 if TYPE_CHECKING:
     from weir_core.route.prefix import Chain
+    from weir_core.sched.shares import Share
     from weir_sidecar.driver import Driver
     from weir_sidecar.limits import FleetLimits
     from weir_sidecar.names import Shown
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from weir_sidecar.prefixes import Prefixes
     from weir_sidecar.registry import Registry
     from weir_sidecar.routing import Routing
+    from weir_sidecar.telemetry.usage import UsageMeter
     from weir_sidecar.upstreams.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -141,6 +143,8 @@ class Handler:
         """Which adapters the engine lacks, and which are removed."""
         self.fleet_limits: FleetLimits | None = None
         """Counts the requests of tenants with limits over all replicas."""
+        self.usage: UsageMeter | None = None
+        """Counts who used what."""
         self.own_pages: dict[str, Callable[[HttpRequest], Answer | None]] = {}
         """What is answered here, without an outcome, by what is asked for; None relays it."""
         self.leaving = False
@@ -215,6 +219,9 @@ class InFlightRequest:
         requeues: How often it lost its place.
         chain: What stands for its prompt where prefixes are followed, or None.
         prompt_tokens: As the engine counted them when it had computed the prompt; 0 before.
+        share: What the engine did for it, as the step log tells; None before its prompt is done.
+        was_here: It had a place at the engine here.
+        queue_s: How long it waited for that.
         status: The HTTP status the client got, 0 before.
     """
 
@@ -225,6 +232,7 @@ class InFlightRequest:
     asked: Request | None
     dispatch: Dispatch | None
     chain: Chain | None
+    share: Share | None
     exchange: Exchange | None
     upstream: Upstream | None
     """Where it was sent last."""
@@ -259,13 +267,14 @@ class InFlightRequest:
         self.request_id = self.client.request_id = request_id_of(http.given_id)
         self.class_name = NO_CLASS
         self.caller = self.endpoint = self.asked = self.dispatch = self.exchange = None
-        self.away = self._route = self.chain = None
+        self.away = self._route = self.chain = self.share = None
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
         self.better_at = ""
         self.tried: tuple[str, ...] = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.places = self.number = self.prompt_tokens = 0
+        self.queue_s = 0.0
         self.hops = 0 if forwarded is None else forwarded.hops
         self.api, self.asks = Api.OTHER, _PLAIN
         self.streams, self.is_counted = False, forwarded is not None and forwarded.is_counted
@@ -274,7 +283,7 @@ class InFlightRequest:
         self._task = self._wake = self._life = self._seen = None
         self._computes_nothing = False
         """The engine only looks something up for it."""
-        self._runs = self._is_gone = False
+        self._runs = self._is_gone = self.was_here = False
         self._classified = self._reserved = self._explains = self._broke_off = False
         self._is_last_word = self._came_late = False
         """The other replica's refusal is for the client; a drain had begun to refuse newcomers."""
@@ -477,6 +486,8 @@ class InFlightRequest:
                 self.shared.metrics.judge(self.class_name, outcome, ttft_s, target_s)
         else:  # its client's sidecar counts it; here it would count twice
             self.shared.metrics.forwarded_ended(outcome)
+        if self.shared.usage is not None:
+            self.shared.usage.ended(self, outcome, now, ttft_s)
         if self.trace is not None:
             self.trace.finish(
                 outcome, self.status, now, first_byte_at=first_token_at, usage=self.usage
@@ -913,6 +924,7 @@ class InFlightRequest:
     def dispatched(self, dispatch: Dispatch) -> None:
         """Go to the engine."""
         self.dispatch = dispatch
+        self.was_here, self.queue_s = True, dispatch.waited_s
         self._notify()
 
     def requeued(self) -> None:
@@ -921,6 +933,8 @@ class InFlightRequest:
         self.requeues += 1
         self.told_tokens = self.prompt_tokens = 0
         self.first_token_at = None
+        if self.share is not None:
+            self.share.lose()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.end(Ending.REQUEUED)

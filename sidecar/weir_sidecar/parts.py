@@ -23,8 +23,10 @@ from weir_sidecar.registry import Registry
 from weir_sidecar.routing import Routing
 from weir_sidecar.settings import Settings
 from weir_sidecar.supervise import Supervisor
+from weir_sidecar.telemetry.access_log import AccessLog
 from weir_sidecar.telemetry.metrics import Metrics
 from weir_sidecar.telemetry.request_trace import Tracing
+from weir_sidecar.telemetry.usage import UsageMeter
 from weir_sidecar.upstreams.connections import Connections
 from weir_sidecar.upstreams.prompt_counter import PromptCounter
 
@@ -70,6 +72,8 @@ class Parts:
         self.driver.is_gateway = connections is None
         self.policies = PolicyFile(settings.policies.file, self._apply, self.metrics)
         self.handler = Handler(self.registry, settings, self.driver, clock, tracing=tracing)
+        lines = AccessLog(self.metrics.access_lines_lost) if settings.access_log else None
+        self.usage = self.handler.usage = UsageMeter(self.metrics, settings.identity, lines)
         self.peers = Peers(
             settings.identity.pod,
             settings,
@@ -109,6 +113,7 @@ class Parts:
         async with contextlib.AsyncExitStack() as stack:
             if self.tracing is not None:
                 stack.push_async_callback(self.tracing.close)
+            stack.push_async_callback(self.usage.close)
             stack.callback(self.driver.close)
             stack.callback(self.peers.close)
             stack.callback(self.limits.close)
@@ -139,6 +144,7 @@ class Parts:
         self.driver.apply(document)
         self.peers.apply(document)
         self.limits.apply(document)
+        self.usage.adapters = frozenset(each.name for each in document.adapters)
         self._bound(document)
         if self._on_applied is not None:
             self._on_applied(document)

@@ -254,6 +254,8 @@ class Settings:
     adapter_slots: int = 0
     """Adapters that the engine has room for."""
     log_level: str = "INFO"
+    access_log: bool = False
+    """Each request that ends leaves a line on standard output."""
     follow_prefixes: bool = False
     """Prefixes of prompts are followed without peers, too: for their metrics."""
     step_file: Path | None = None
@@ -315,6 +317,7 @@ class Settings:
             ),
             adapter_slots=int(read.number(labels.ENV_ADAPTER_SLOTS, 0)),
             cors=_cors(env.get(labels.ENV_CORS, "{}")),
+            access_log=read.number("WEIR_ACCESS_LOG", 0) > 0,
             follow_prefixes=read.number("WEIR_FOLLOW_PREFIXES", 0) > 0,
             step_file=Path(env["WEIR_STEP_FILE"]) if env.get("WEIR_STEP_FILE") else None,
             log_level=env.get("WEIR_LOG_LEVEL", "INFO").upper(),

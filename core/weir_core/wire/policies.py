@@ -74,6 +74,7 @@ class TenantEntry(msgspec.Struct, frozen=True):
         max_class: Highest class it may ask for.
         delegates: It may name another tenant to be accounted for, as a gateway does.
         key_hashes: SHA-256 of its API keys, in lower-case hex.
+        key_names: What the Secret calls each of these; empty in documents of earlier versions.
     """
 
     policy: TenantPolicy
@@ -81,6 +82,7 @@ class TenantEntry(msgspec.Struct, frozen=True):
     max_class: str
     delegates: bool = False
     key_hashes: tuple[str, ...] = ()
+    key_names: tuple[str, ...] = ()
 
 
 class PeerEntry(msgspec.Struct, frozen=True, omit_defaults=True):

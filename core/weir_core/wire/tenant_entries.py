@@ -99,20 +99,21 @@ def _entry(manifest: Manifest, secrets: Secrets, classes: Classes) -> TenantEntr
                 f"spec.{field}",
                 f"there is no class {name}; make it, or name one of {listed(classes)}",
             )
-    hashes = _hashes(found, secrets)
-    if isinstance(hashes, Problem):
-        return hashes
+    names = _names_of_hashes(found, secrets)
+    if isinstance(names, Problem):
+        return names
     return TenantEntry(
         policy=tenant_policy(found),
         default_class=spec.default_class,
         max_class=highest,
         delegates=spec.delegates,
-        key_hashes=hashes,
+        key_hashes=tuple(names),
+        key_names=tuple(names.values()),
     )
 
 
-def _hashes(tenant: InferenceTenant, secrets: Secrets) -> tuple[str, ...] | Problem:
-    """Return the hashes of the tenant's keys; no message ever quotes a value."""
+def _names_of_hashes(tenant: InferenceTenant, secrets: Secrets) -> dict[str, str] | Problem:
+    """Return the hashes of the tenant's keys, each with its name; no message quotes a value."""
     secret = tenant.spec.api_key_secret_ref.name
     if secret not in secrets:
         return Problem(
@@ -123,14 +124,14 @@ def _hashes(tenant: InferenceTenant, secrets: Secrets) -> tuple[str, ...] | Prob
             f"there is no Secret {secret} to be read; make it, with the SHA-256 hashes of the "
             "tenant's API keys as values",
         )
-    hashes = set()
+    names: dict[str, str] = {}
     for key, value in sorted(secrets[secret].items()):
         digest = value.strip().lower()
         if not _HASH.fullmatch(digest):
             message = f"is not the SHA-256 hash of a key; {_HOW}"
             return Problem("InvalidSecret", "Secret", secret, f"data.{key}", message)
-        hashes.add(digest)
-    return tuple(sorted(hashes))
+        names.setdefault(digest, key)
+    return dict(sorted(names.items()))
 
 
 def _one_owner_each(offers: Mapping[str, _Offer]) -> tuple[dict[str, TenantEntry], list[Problem]]:

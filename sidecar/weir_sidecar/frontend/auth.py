@@ -61,12 +61,15 @@ class Caller:
         tenant: Who is accounted for the request.
         default_class: Class of requests that name none.
         max_rank: Rank of the highest class it may ask for.
+        delegates: It may name whom a request is accounted to.
+        key: Name of the API key in the tenant's Secret; empty where it is not known.
     """
 
     tenant: str
     default_class: str
     max_rank: float
     delegates: bool = False
+    key: str = ""
 
 
 class Directory:
@@ -96,9 +99,11 @@ class Directory:
         # hash -> (hash, whose it is)
         self._by_key: dict[bytes, tuple[bytes, Caller | None]] = {}
         for entry in document.tenants:
-            for key_hash in entry.key_hashes:
+            # A document of an earlier version has no names.
+            names = entry.key_names or ("",) * len(entry.key_hashes)
+            for key_hash, name in zip(entry.key_hashes, names, strict=True):
                 digest = bytes.fromhex(key_hash)
-                self._by_key[digest] = (digest, self._caller(entry))
+                self._by_key[digest] = (digest, self._caller(entry, name))
 
     @property
     def openness(self) -> str:
@@ -238,12 +243,13 @@ class Directory:
             return None
         return Caller(ANONYMOUS, class_name, self._ranks.get(class_name, float("-inf")))
 
-    def _caller(self, entry: TenantEntry) -> Caller:
+    def _caller(self, entry: TenantEntry, key: str) -> Caller:
         return Caller(
             entry.policy.name,
             entry.default_class,
             self._ranks.get(entry.max_class, self._ranks.get(entry.default_class, float("-inf"))),
             entry.delegates,
+            key,
         )
 
 

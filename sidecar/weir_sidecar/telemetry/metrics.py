@@ -38,6 +38,11 @@ NO_CLASS: Final = "none"
 OTHER_TENANTS: Final = "other"
 """The `tenant` of all beyond the first `MAX_TENANTS`."""
 MAX_TENANTS: Final = 64
+NO_TENANT: Final = "none"
+"""The `tenant` of requests that ended before they had one."""
+_OTHER_MODELS: Final = "other"
+_MAX_USED: Final = 256
+"""Tenants, classes and models whose usage is told apart."""
 _CLIENTS_DOING: Final = frozenset(
     {
         Outcome.CLIENT_GONE,
@@ -106,6 +111,25 @@ class ClassMetrics:
         return counter
 
 
+class UsageCounts:
+    """What is counted for one tenant, class and model.
+
+    Args:
+        labels: These three.
+        metrics: The instruments, of which this binds the labels.
+    """
+
+    def __init__(self, labels: tuple[str, str, str], metrics: Metrics) -> None:
+        tenant, class_name, model = labels
+        self.requests = metrics.usage_requests.labels(tenant, class_name, model)
+        tokens = metrics.usage_tokens
+        self.prompt_tokens = tokens.labels(tenant, class_name, model, "prompt")
+        self.cached_tokens = tokens.labels(tenant, class_name, model, "cached")
+        self.output_tokens = tokens.labels(tenant, class_name, model, "output")
+        self.engine_s = metrics.usage_engine_s.labels(tenant, class_name, model)
+        self.queue_s = metrics.usage_queue_s.labels(tenant, class_name, model)
+
+
 class Metrics:
     """The sidecar's instruments; tests make a fresh one each."""
 
@@ -113,6 +137,7 @@ class Metrics:
         self.registry = registry
         self._classes: dict[str, ClassMetrics] = {}
         self._tenants: set[str] = set()
+        self._used: dict[tuple[str, str, str], UsageCounts] = {}
         self._ended: list[tuple[str, Outcome, float, float | None, int, Usage | None]] = []
         registry.register(_BeforeAll(self._count_ended))
         self.requests = FastCounter(
@@ -163,6 +188,7 @@ class Metrics:
         self._prefixes(registry)
         self._scheduling(registry)
         self._engine(registry)
+        self._usage(registry)
         self._health(registry)
         self._peers(registry)
         # So that each outcome is there, at zero, before the first request.
@@ -199,6 +225,51 @@ class Metrics:
             "Output tokens of answers that reported usage.",
             registry=registry,
         ).labels()
+
+    def _usage(self, registry: CollectorRegistry) -> None:
+        labels = ["tenant", "class", "model"]
+        self.usage_requests = FastCounter(
+            "weir_usage_requests_total",
+            "Requests that ended, by who sent them.",
+            labels,
+            registry=registry,
+        )
+        self.usage_tokens = FastCounter(
+            "weir_usage_tokens_total",
+            "Tokens of requests that ended, by who sent them and by kind.",
+            [*labels, "kind"],
+            registry=registry,
+        )
+        self.usage_engine_s = FastCounter(
+            "weir_usage_engine_seconds_total",
+            "Shares of the engine's steps that requests took, by who sent them.",
+            labels,
+            registry=registry,
+        )
+        self.usage_queue_s = FastCounter(
+            "weir_usage_queue_seconds_total",
+            "Time for which requests waited for their places at the engine, by who sent them.",
+            labels,
+            registry=registry,
+        )
+        self.access_lines_lost = FastCounter(
+            "weir_access_lines_lost_total",
+            "Lines of the access log that could not be written in time.",
+            registry=registry,
+        ).labels()
+
+    def usage_of(self, tenant: str, class_name: str, model: str) -> UsageCounts:
+        """Return what is counted for a tenant, a class and a model, or for those beyond a bound."""
+        labels = (tenant, class_name, model)
+        found = self._used.get(labels)
+        if found is None:
+            labels = (self._tenant(tenant), class_name, model)
+            if labels not in self._used and len(self._used) >= _MAX_USED:
+                labels = (OTHER_TENANTS, class_name, _OTHER_MODELS)
+            found = self._used.get(labels)
+        if found is None:
+            found = self._used[labels] = UsageCounts(labels, self)
+        return found
 
     def _prefixes(self, registry: CollectorRegistry) -> None:
         self._prefix_prompt_tokens = FastCounter(

@@ -38,6 +38,7 @@ SHORT = {
     "/v1/messages": chat(max_tokens=2),
 }
 """A request of each API whose priority goes in a header."""
+KINDS = ("prompt", "output")
 
 
 @pytest.fixture
@@ -267,3 +268,35 @@ async def test_the_engines_levers_stay_out_of_reach(running: Running) -> None:
 
     levers = ["/sleep", "/reset_prefix_cache", "/start_profile", "/v1/load_lora_adapter"]
     assert {await status(path) for path in levers} == {404}
+
+
+async def test_usage_is_what_vllm_counted_also_of_requests_whose_clients_left(
+    running: Running,
+) -> None:
+    async def counted(name: str) -> int:
+        return int(metric_in((await running.probe("/metrics")).body.decode(), name))
+
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    prompts, outputs = [await counted(name) for name in names]
+    received = running.sidecar.registry.received_bytes
+    words = {"stream": True, "ignore_eos": True, "temperature": 0}
+    leaving = asyncio.create_task(running.post(json=chat(stream=True, **LONG)))
+    await eventually(lambda: running.sidecar.registry.received_bytes > received)
+    usage = {"stream_options": {"include_usage": True}}
+    asked = [chat(max_tokens=n, ignore_eos=True) for n in (1, 9)]
+    asked += [chat(max_tokens=n, **words, **usage) for n in (1, 9, 30)]
+    asked += [chat(max_tokens=n, **words) for n in (20, 9)]
+    await asyncio.gather(*(running.post(json=body) for body in asked))
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await until_engine_runs(running, 0)
+    await running.ended(len(asked) + 1)
+    page = (await running.probe("/metrics")).body.decode()
+    kinds = [rf'weir_usage_tokens_total\{{class="\w+",kind="{kind}",.*\}}' for kind in KINDS]
+    counts = [int(metric_in(page, kind)) for kind in kinds]
+    assert counts[0] == await counted(names[0]) - prompts
+    # Of answers without usage the sidecar counts what came, which is no more than was computed.
+    exact = 1 + 9 + 1 + 9 + 30
+    assert exact < counts[1] <= await counted(names[1]) - outputs
+    seconds = metric_in(page, "weir_usage_engine_seconds_total")
+    assert 0 < seconds <= metric_in(page, "weir_engine_step_seconds_sum")

@@ -31,6 +31,7 @@ def coded() -> dict[str, tuple[str, frozenset[str], str]]:
     metrics.of_class("batch").rejections(Reason.SATURATED)
     metrics.show_queue([("batch", "nightly", 1.0)], 0)
     metrics.judge("batch", Outcome.OK, 1.0, 2.0)
+    metrics.usage_of("nightly", "batch", "tiny")
     metrics.forwards.labels("lost")
     metrics.forwarded_ended(Outcome.OK)
     metrics.peers.labels("usable")

@@ -1,0 +1,155 @@
+"""Who used what: the metrics and the access line of each request that has ended.
+
+The sidecar that a client reached counts the request. Tokens, waiting and the engine's time are
+counted by the sidecar whose engine had it, for which the other one has forwarded it. So sums over
+all sidecars count everything once, and nothing has to be told between them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from weir_core.wire.access import AccessLine
+from weir_sidecar.driver import streamed_tokens
+from weir_sidecar.outcomes import Outcome
+from weir_sidecar.settings import Identity
+from weir_sidecar.telemetry.access_log import AccessLog
+from weir_sidecar.telemetry.metrics import NO_TENANT, Metrics
+from weir_sidecar.telemetry.request_trace import MAX_TEXT
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
+
+_NO_MODEL: Final = "none"
+_OTHER_MODELS: Final = "other"
+_MAX_MODELS: Final = 64
+
+
+class Tokens:
+    """What an engine computed for a request.
+
+    Args:
+        request: It has ended, and was at the engine here.
+    """
+
+    def __init__(self, request: InFlightRequest) -> None:
+        usage, share, exchange = request.usage, request.share, request.exchange
+        if request.away is not None:  # they are those of another engine, which had it last
+            usage = exchange = None
+        self.prompt = self.output = 0
+        self.queue_s = 0.0 if request.away is not None else request.queue_s
+        self.cached: int | None = None
+        self.engine_s: float | None = None
+        self.exact = usage is not None
+        if exchange is not None and exchange.tokens:
+            self.output = streamed_tokens(exchange)
+        if usage is not None:
+            self.prompt, self.output = usage.prompt_tokens, usage.output_tokens
+        if share is not None:
+            share.stop(self.output or None)
+            self.cached, self.engine_s = share.cached_tokens, share.engine_s
+            self.prompt = self.prompt or share.prompt_tokens
+
+
+class UsageMeter:
+    """Counts requests that have ended, and writes their lines.
+
+    Args:
+        metrics: The instruments.
+        identity: Who this replica is.
+        access_log: Takes the lines, or None.
+    """
+
+    def __init__(
+        self, metrics: Metrics, identity: Identity, access_log: AccessLog | None = None
+    ) -> None:
+        self._metrics = metrics
+        self._identity = identity
+        self._access_log = access_log
+        self._models: set[str] = set()
+        self.adapters: frozenset[str] = frozenset()
+        """Names of those that are declared."""
+
+    async def close(self) -> None:
+        """Write what is left of the access log, within a bound."""
+        if self._access_log is not None:
+            await self._access_log.close()
+
+    def ended(
+        self, request: InFlightRequest, outcome: Outcome, now: float, ttft_s: float | None
+    ) -> None:
+        """Count a request and write its line.
+
+        Args:
+            request: It has ended.
+            outcome: How.
+            now: When, on the sidecar's clock.
+            ttft_s: Arrival to the first token; None where none came.
+        """
+        tokens = Tokens(request) if request.was_here else None
+        caller = request.caller
+        tenant = request.tenant or ("" if caller is None else caller.tenant)
+        counts = self._metrics.usage_of(
+            tenant or NO_TENANT, request.class_name, self._model_label(request)
+        )
+        if request.forwarded is None:
+            counts.requests.inc()
+        if tokens is not None:
+            counts.prompt_tokens.inc(tokens.prompt)
+            counts.cached_tokens.inc(tokens.cached or 0)
+            counts.output_tokens.inc(tokens.output)
+            counts.engine_s.inc(tokens.engine_s or 0.0)
+            counts.queue_s.inc(tokens.queue_s)
+        if self._access_log is not None:
+            self._access_log.take(self._line(request, outcome, now, ttft_s, tenant, tokens))
+
+    def _model_label(self, request: InFlightRequest) -> str:
+        """Return a label value: clients may name any model, so only real ones become one."""
+        model = request.asks.model
+        if not model:
+            return _NO_MODEL
+        if model not in self._models:
+            is_real = request.share is not None or 200 <= request.status < 300
+            if not is_real or len(self._models) >= _MAX_MODELS:
+                return _OTHER_MODELS
+            self._models.add(model)
+        return model
+
+    def _line(
+        self,
+        request: InFlightRequest,
+        outcome: Outcome,
+        now: float,
+        ttft_s: float | None,
+        tenant: str,
+        tokens: Tokens | None,
+    ) -> AccessLine:
+        identity, caller, away = self._identity, request.caller, request.away
+        model = (request.asks.model or "")[:MAX_TEXT]
+        executed_by = "" if away is None else away.name
+        engine_s = None if tokens is None else tokens.engine_s
+        return AccessLine(
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            request_id=request.request_id[:MAX_TEXT],
+            service=identity.service,
+            pool=identity.pool,
+            replica=identity.pod,
+            forwarded=request.forwarded is not None,
+            executed_by=executed_by or (identity.pod if tokens is not None else ""),
+            tenant=tenant,
+            key="" if caller is None else caller.key,
+            class_name=request.class_name,
+            model=model,
+            adapter=model if model in self.adapters else "",
+            prompt_tokens=0 if tokens is None else tokens.prompt,
+            cached_tokens=None if tokens is None else tokens.cached,
+            output_tokens=0 if tokens is None else tokens.output,
+            exact=tokens is not None and tokens.exact,
+            queue_s=None if tokens is None else round(tokens.queue_s, 6),
+            ttft_s=None if ttft_s is None else round(ttft_s, 6),
+            duration_s=round(now - request.arrival, 6),
+            engine_s=None if engine_s is None else round(engine_s, 6),
+            outcome=outcome.value,
+            status=request.status,
+        )

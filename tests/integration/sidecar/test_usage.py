@@ -1,0 +1,154 @@
+"""The access log and the metrics of usage: one line for each request, whatever became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import metric_in
+from tests.integration.sidecar.fleet import Fleet
+from tests.integration.sidecar.harness import PATIENT, House, chat, eventually
+from weir_core.sched.types import TenantPolicy
+from weir_core.units import Seconds
+from weir_core.wire.access import AccessLine
+from weir_core.wire.policies import PolicyDocument, TenantEntry
+from weir_core.wire.steps import Step
+from weir_sidecar.settings import Identity
+from weir_sidecar.telemetry.access_log import MOST_WAITING, AccessLog
+from weir_sidecar.telemetry.instruments import Count
+from weir_sim.mock_engine import Profile
+
+LOGGED = replace(
+    PATIENT, access_log=True, identity=Identity("chat", "default", "big", "chat-0", "tiny")
+)
+KEY = {"Authorization": "Bearer sk-red", "x-request-id": "mine"}
+SECRET = "what nobody may read"
+
+
+def document() -> PolicyDocument:
+    digest = hashlib.sha256(b"sk-red").hexdigest()
+    red = TenantEntry(
+        TenantPolicy("red", max_requests=1), "batch", "batch", False, (digest,), ("laptop",)
+    )
+    return PolicyDocument(tenants=(red,))
+
+
+async def lines(house: House, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Stop the sidecar; return its access log."""
+    await house.stack.aclose()
+    output = capfd.readouterr().out
+    assert SECRET not in output
+    assert "sk-red" not in output
+    found = [json.loads(line) for line in output.splitlines()]
+    return [line for line in found if line["event"] == "access"]
+
+
+async def test_each_request_has_one_line_whatever_became_of_it(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(document())
+    await house.mock_engine(Profile(ttft_s=Seconds(0.05), token_gap_s=Seconds(0.01)))
+    running = await house.sidecar(LOGGED)
+    body = chat(max_tokens=4) | {"messages": [{"role": "user", "content": SECRET}]}
+    assert (await running.post(json=body)).status == 401
+    assert (await running.post("/nowhere", json=body, headers=KEY)).status == 404
+    assert (await running.post(json=body, headers=KEY)).status == 200
+    assert (await running.post(json=body | {"stream": True}, headers=KEY)).status == 200
+    before = running.sidecar.registry.received_bytes
+    leaving = asyncio.create_task(
+        running.post(json=body | {"stream": True, "max_tokens": 5000}, headers=KEY)
+    )
+    await eventually(lambda: running.sidecar.registry.received_bytes > before)
+    assert (await running.post(json=body, headers=KEY)).status == 429
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    outcomes = await running.ended(6)
+    page = (await running.probe("/metrics")).body.decode()
+    assert metric_in(page, "weir_usage_requests_total") == 6
+    found = await lines(house, capfd)
+    assert [line["outcome"] for line in found] == [
+        *("client_error", "client_error", "ok", "ok", "rejected_tenant_limit", "client_gone"),
+    ]
+    assert sum(outcomes.values()) == len(found)
+    assert [line["status"] for line in found] == [401, 404, 200, 200, 429, 200]
+    assert [line["tenant"] for line in found] == ["", "", *(4 * ["red"])]
+    assert [line["key"] for line in found] == ["", "", *(4 * ["laptop"])]
+    plain, stream, gone = found[2], found[3], found[5]
+    assert (plain["class"], plain["model"], plain["pool"]) == ("batch", "tiny", "big")
+    assert (plain["exact"], plain["output_tokens"], plain["executed_by"]) == (True, 4, "chat-0")
+    # The mock ends a stream with a chunk that has no token, where vLLM's last one has.
+    assert (stream["exact"], stream["output_tokens"]) == (False, 5)
+    assert gone["output_tokens"] > 0
+    assert all(line["request_id"] == "mine" for line in found[1:])
+    assert metric_in(page, r'weir_usage_tokens_total\{class="batch",kind="output",.*\}') == sum(
+        line["output_tokens"] for line in found
+    )
+
+
+async def test_a_line_has_what_the_step_log_tells(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+    await house.mock_engine(Profile(ttft_s=Seconds(0.05), token_gap_s=Seconds(0.01)))
+    running = await house.sidecar(LOGGED)
+    asking = asyncio.create_task(
+        running.post(json=chat(stream=True, max_tokens=3), headers={"x-request-id": "mine"})
+    )
+    await eventually(lambda: running.sidecar.registry.at_engine == 1)
+    driver = running.sidecar.driver
+    driver.on_step(Step(1, 0.5, prefill_tokens=10, started=("mine",), prompts=((40, 30),)))
+    await asking
+    page = (await running.probe("/metrics")).body.decode()
+    assert metric_in(page, "weir_usage_engine_seconds_total") == 0.5
+    assert metric_in(page, r'weir_usage_tokens_total\{class="standard",kind="cached",.*\}') == 30
+    (line,) = await lines(house, capfd)
+    assert (line["prompt_tokens"], line["cached_tokens"], line["engine_s"]) == (40, 30, 0.5)
+
+
+async def test_a_log_that_nothing_reads_holds_up_nothing_and_does_not_grow() -> None:
+    lost, release = Count(), threading.Event()
+    written: list[bytes] = []
+
+    def write(piece: bytes) -> None:
+        release.wait(30)
+        written.append(piece)
+
+    log = AccessLog(lost, write)
+    for _ in range(MOST_WAITING + 5):
+        log.take(AccessLine(time="2026-11-30"))
+    assert lost.value == 5
+    release.set()
+    await log.close()
+    assert b"".join(written).count(b"\n") == MOST_WAITING
+    assert all(piece.endswith(b"\n") for piece in written)
+
+
+async def test_lines_that_cannot_be_written_are_counted() -> None:
+    lost = Count()
+
+    def write(_piece: bytes) -> None:
+        raise OSError("no space left on device")
+
+    log = AccessLog(lost, write)
+    log.take(AccessLine(time="2026-11-30"))
+    await log.close()
+    assert lost.value == 1
+
+
+async def test_through_a_gateway_a_request_and_its_tokens_count_once(fleet: Fleet) -> None:
+    for _ in range(3):
+        assert (await fleet.ask_gateway(max_tokens=4)).status == 200
+    parts = [fleet.gateway.parts, *(each.sidecar.parts for each in fleet.replicas)]
+    await eventually(lambda: sum(fleet.served) == 3 and not any(len(p.registry) for p in parts))
+    pages = [each.metrics.render().decode() for each in parts]
+    requests = [metric_in(page, "weir_usage_requests_total") for page in pages]
+    assert requests == [3, 0, 0, 0]
+    output = r'weir_usage_tokens_total\{class="standard",kind="output",model="tiny",.*\}'
+    assert metric_in(pages[0], output) == 0
+    assert sum(metric_in(page, output) for page in pages) == 12
