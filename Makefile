@@ -63,6 +63,14 @@ test: check integration e2e ## Everything
 generate: install ## Write crds/, the chart's copies and its dashboards
 	@$(BIN)/python scripts/generate
 
+.PHONY: docs
+docs: install ## Build the site of docs/ into .weir/site, with its links checked (npm fetches Mermaid once)
+	@scripts/site build
+
+.PHONY: docs-serve
+docs-serve: install ## Serve the site while you write, at http://127.0.0.1:8008
+	@scripts/site serve --dev-addr 127.0.0.1:8008
+
 .PHONY: format
 format: install ## Format the sources
 	$(BIN)/ruff format $(PYTHON_SOURCES)
