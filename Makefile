@@ -60,7 +60,7 @@ integration-gpu-lock: install ## The engine's tests on the Python code of the vL
 test: check integration e2e ## Everything
 
 .PHONY: generate
-generate: install ## Write crds/, the chart's copies and its dashboards
+generate: install ## Write crds/, the chart's copies, its dashboards and the reference pages
 	@$(BIN)/python scripts/generate
 
 .PHONY: docs
