@@ -14,7 +14,9 @@ PATIENCE_S = 120.0
 
 
 def eventually(check: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
-    """Call `check` until it raises no AssertionError any more, and return what it returns.
+    """Call `check` until it neither fails nor misses anything, and return what it returns.
+
+    A field or an item that is not there yet (LookupError) is waited for like an assertion.
 
     Args:
         check: Looks at the world and asserts; its last failure is what the test fails with.
@@ -24,7 +26,7 @@ def eventually(check: Callable[[], T], *, within_s: float = PATIENCE_S) -> T:
     while True:
         try:
             return check()
-        except AssertionError as error:
+        except (AssertionError, LookupError) as error:
             if time.monotonic() >= deadline:
                 error.add_note(f"(still so after {within_s:.0f} s)")
                 raise

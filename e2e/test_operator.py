@@ -65,7 +65,7 @@ def test_the_api_server_takes_a_policy_with_every_kind_of_source(empty_service: 
 
     def narrowed() -> None:
         (policy,) = _owned(empty_service, "networkpolicy")
-        sources = {each["ports"][0]["port"]: each.get("from") for each in policy["spec"]["ingress"]}
+        sources = {each["ports"][0]["port"]: each["from"] for each in policy["spec"]["ingress"]}
         assert sources[8000] == callers
         assert sources[8001][:-1] == callers[:1]
 
