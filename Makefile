@@ -100,11 +100,15 @@ bench-prefixes: install ## Cost of following prefixes, compiled as in the image 
 
 .PHONY: bench-overload
 bench-overload: install ## Twice what a real engine can do, for three minutes, with and without Weir
-	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.overload $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: install ## Overload before a modelled engine: Weir beside other gateways
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.peers $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: install ## Four engines behind Weir's sidecars and behind other routers (ARGS=...)
+	$(BIN)/python -m bench.fleet routers $(ARGS)
 
 .PHONY: bench-serve
 bench-serve: install ## vLLM's own benchmark, 500 chats, against what `make up` serves
