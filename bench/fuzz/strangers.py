@@ -15,6 +15,7 @@ from bench.fuzz.policies import PEER_PORT
 from bench.fuzz.replica import Host
 from weir_core.errors import EngineUnavailable
 from weir_core.route.types import ClassLoad, LoadVector
+from weir_core.sched.types import Served, ServedLately
 from weir_core.wire.peer_auth import Hello, Keys, Proof
 from weir_core.wire.peers import HEARTBEAT_PATH, HELLO_PATH, Forwarded, Heartbeat
 from weir_core.wire.policies import PeerEntry
@@ -96,6 +97,13 @@ def _load(rng: random.Random) -> LoadVector | None:
     )
 
 
+def _served(rng: random.Random) -> ServedLately | None:
+    number = rng.choice((None, *_NUMBERS))
+    tenants = rng.choices(("ada", "eve", ""), k=rng.choice((0, 1, 40)))
+    sums = (Served(rng.choice(_NAMES), each, rng.choice(_NUMBERS[3:6])) for each in tenants)
+    return None if number is None else ServedLately(number, tuple(sums))
+
+
 def _heartbeat(rng: random.Random, itself: _Itself) -> bytes:
     beat = Heartbeat(
         itself.name if rng.random() < 0.9 else rng.choice(("r1", "")),
@@ -107,6 +115,7 @@ def _heartbeat(rng: random.Random, itself: _Itself) -> bytes:
         tuple(PeerEntry(f"{GHOST}-{rng.randrange(4)}", each) for each in _ADDRESSES[:2]),
         protocol=rng.choice((1, 1, 1, 0, 99)),
         asks_peers=rng.random() < 0.5,
+        served=_served(rng),
     )
     written = msgspec.msgpack.encode(beat)
     chance = rng.random()

@@ -14,7 +14,8 @@ import typer
 import yaml
 from rich.console import Console
 
-from weir_cli import checking, documents, policies, show, simulate, starting
+from weir_cli import checking, documents, explain_cluster, policies, show, simulate, starting
+from weir_cli import explain as explaining
 from weir_cli import top as topping
 from weir_cli import up as upping
 from weir_cli.display import Display
@@ -164,6 +165,45 @@ def top(
     if once or not console.is_terminal:
         raise typer.Exit(topping.once(cache, Console(width=show.WIDEST), interval))
     raise typer.Exit(topping.live(cache, console, interval))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The InferenceService.")],
+    namespace: Annotated[
+        str,
+        typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Of a service on a cluster."),
+    ] = "",
+    request: Annotated[
+        str,
+        typer.Option(
+            metavar="ID", help="Tell where this request is: the x-request-id of its answer."
+        ),
+    ] = "",
+    context: Annotated[
+        str, typer.Option(metavar="CONTEXT", help="Of your kubeconfig. Default: the current one.")
+    ] = "",
+    operator_namespace: Annotated[
+        str, typer.Option(metavar="NAMESPACE", help="Where Weir's operator runs.")
+    ] = explaining.OPERATOR_NAMESPACE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for programs.")] = False,
+) -> None:
+    """Say what is wrong with a service, from what that follows, and what to do.
+
+    Without -n and --context it is a service of a `weir up` on this machine, if one has that name;
+    else one on the cluster of your kubeconfig, which is read by kubectl, with your rights. Exit
+    codes: 0 healthy, or the request was found; 1 something is wrong; 2 nothing can be said.
+    """
+    where = explaining.Where(namespace, context, operator_namespace)
+    cache, ask = cache_dir(os.environ), explain_cluster.kubectl(context)
+    if request:
+        found = explaining.of_request(request, name, where, cache, ask)
+    else:
+        found = explaining.of_service(name, where, cache, ask)
+    lines = [explaining.as_json(found)] if as_json else explaining.lines_of(found)
+    for line in lines:
+        typer.echo(line)
+    raise typer.Exit(found.health.exit_code)
 
 
 @app.command()

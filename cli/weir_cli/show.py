@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from contextlib import closing, suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,21 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[
 
 def state_of(admin_socket: str) -> Any:
     """Return what a replica's sidecar says of itself, or None if it does not."""
+    try:
+        return json.loads(page_of(admin_socket, "/state") or b"null")
+    except ValueError:
+        return None
+
+
+def page_of(admin_socket: str, path: str) -> bytes | None:
+    """Return a page of a sidecar's admin socket, or None where there is no answer."""
     asked = _SidecarConnection(admin_socket)
     with closing(asked):
         try:
-            asked.request("GET", "/state")
-            return json.load(asked.getresponse())
-        except (HTTPException, OSError, ValueError):
+            asked.request("GET", path)
+            answer = asked.getresponse()
+            return answer.read() if answer.status == HTTPStatus.OK else None
+        except (HTTPException, OSError):
             return None
 
 

@@ -149,13 +149,13 @@ class Picture:
     classes: tuple[ClassRow, ...]
 
 
-def read_page(text: str) -> Page:
-    """Read the series that are shown of a page of metrics.
+def read_page(text: str, names: tuple[str, ...] = _READ) -> Page:
+    """Read some series of a page of metrics, by how their names begin.
 
     Raises:
         ValueError: It is not one.
     """
-    lines = [line for line in text.splitlines() if line.startswith(_READ)]
+    lines = [line for line in text.splitlines() if line.startswith(names)]
     families = text_string_to_metric_families("\n".join([*lines, ""]))
     return {
         Series(sample.name, tuple(sorted(sample.labels.items()))): sample.value

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlencode
 
 import aiohttp
 import uvloop
@@ -18,6 +19,7 @@ from prometheus_client import disable_created_metrics
 
 from weir_core.api import labels
 from weir_core.errors import WeirError
+from weir_core.wire.request_state import REQUESTS_PATH
 from weir_sidecar.app import Sidecar
 from weir_sidecar.descriptors import raise_limit
 from weir_sidecar.drain import Drain
@@ -32,15 +34,16 @@ _STATE_WITHIN_S: Final = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `weir-sidecar [serve]`, `gateway` or `state`; return the exit status."""
+    """Run `weir-sidecar [serve]`, `gateway`, `state` or `request`; return the exit status."""
     chosen = _parser().parse_args(argv)
     # Without this each counter has a second series that nobody reads.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         settings = Settings.from_env(os.environ)
         logs.configure(settings.log_level)
-        if chosen.command == "state":
-            sys.stdout.write(asyncio.run(state_of(settings)))
+        if chosen.command in {"state", "request"}:
+            asked = "/state" if chosen.command == "state" else _page_of(chosen.id)
+            sys.stdout.write(asyncio.run(page_of(settings, asked)))
             return 0
         raise_limit()
         gateway = chosen.command == "gateway"
@@ -56,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="the sidecar of one replica (the default)")
     commands.add_parser("state", help="show what this pod's sidecar knows, as JSON")
+    one = commands.add_parser("request", help="show where a request in flight is, as JSON")
+    one.add_argument("id", metavar="ID", help="the x-request-id of its answer")
     relay = commands.add_parser(
         "gateway", help="one address before the replicas, without an engine"
     )
@@ -65,8 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def state_of(settings: Settings) -> str:
-    """Return what the sidecar of this pod says of itself.
+def _page_of(request_id: str) -> str:
+    return f"{REQUESTS_PATH}?{urlencode({'id': request_id})}"
+
+
+async def page_of(settings: Settings, page: str) -> str:
+    """Return what the sidecar of this pod says at its admin socket.
 
     Raises:
         WeirError: None answers.
@@ -76,7 +85,7 @@ async def state_of(settings: Settings) -> str:
     try:
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
-            http.get("http://weir/state", timeout=limit) as answer,
+            http.get(f"http://weir{page}", timeout=limit) as answer,
         ):
             return await answer.text()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -14,6 +14,8 @@ from aiohttp.typedefs import Handler
 from weir_core.errors import EngineUnavailable
 from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH
+from weir_core.wire.request_state import REQUESTS_PATH
+from weir_sidecar import one_request
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
 from weir_sidecar.names import Names
@@ -88,6 +90,7 @@ class Admin:
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state)
         app.router.add_get(FLEET_PATH, self.fleet)
+        app.router.add_get(REQUESTS_PATH, self.requests)
         return app
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -161,6 +164,15 @@ class Admin:
         """Return the load of this replica and what is known of those of the others."""
         report = self._parts.routing.fleet(self._settings.identity.pod)
         return web.Response(body=report.encode(), content_type="application/json")
+
+    async def requests(self, request: web.Request) -> web.Response:
+        """Return where the requests of one id are; it names their tenants."""
+        asked = request.query.get("id", "")
+        if not asked:
+            raise web.HTTPBadRequest(text=f"say which: {REQUESTS_PATH}?id=ID\n")
+        pod = self._settings.identity.pod
+        found = one_request.report(pod, self._registry, self._driver, asked)
+        return web.Response(body=found.encode(), content_type="application/json")
 
     async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""

@@ -68,6 +68,10 @@ class Registry:
         """Tell whether a request names this model."""
         return any(request.asks.model == model for request in self._requests)
 
+    def named(self, request_id: str) -> list[InFlightRequest]:
+        """Return the requests that their clients, or their engine, call so."""
+        return [each for each in self._requests if request_id in (each.request_id, each.wire_id)]
+
     def away_at(self, replica: str) -> list[InFlightRequest]:
         """Return the requests that were forwarded to a replica."""
         return [each for each in self._requests if each.is_away_at(replica)]

@@ -17,7 +17,7 @@ import msgspec
 from weir_core.route.load import ask_of, drain_s_of, load_of
 from weir_core.route.rebalance import moves_to
 from weir_core.route.types import Ask, Forward, Keep, LoadVector, Move, Nowhere, Route
-from weir_core.sched.types import Reason, Request
+from weir_core.sched.types import Reason, Request, ServedLately
 from weir_core.wire.fleet import FleetReport, ReplicaReport
 from weir_core.wire.peers import Forwarded
 from weir_sidecar.frontend import errors
@@ -65,6 +65,9 @@ class Routing:
         self.name = self._router.name
         peers.on_load = self._heard
         peers.on_lost = self._lost
+        peers.on_served = self._driver.scheduler.on_served_elsewhere
+        if not self._driver.is_gateway:
+            peers.own.look_at_served = self._served_lately
 
     # ---- what the request path asks
 
@@ -155,6 +158,9 @@ class Routing:
             return None
         self._driver.note_silent()
         return load_of(self._driver.scheduler, self._clock(), self._handler.leaving)
+
+    def _served_lately(self) -> ServedLately:
+        return self._driver.scheduler.served_lately(self._clock())
 
     def fleet(self, pod: str) -> FleetReport:
         """Return what is known of all replicas; a gateway is none of them.

@@ -14,8 +14,9 @@ from weir_core.route.load import ask_of, load_of
 from weir_core.route.rebalance import moves_to
 from weir_core.route.router import HOP_LIMIT, Router
 from weir_core.route.types import Ask, DigestUpdate, Forward, Keep, LoadVector, Nowhere
+from weir_core.sched.served import ServedThere
 from weir_core.sched.tickets import State
-from weir_core.sched.types import Request
+from weir_core.sched.types import Request, ServedLately
 from weir_sim.replica import as_request
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Messages:
         jitter_s: Most that a vector takes beyond a hop; what takes longer is overtaken. The
             receiver is not told.
         hop_s: One way between two replicas, for requests and answers too.
+        shares: They say what tenants were served, as sidecars do.
     """
 
     heartbeat_s: float = 1.0
@@ -43,6 +45,7 @@ class Messages:
     loss: float = 0.0
     jitter_s: float = 0.0
     hop_s: float = 0.0005
+    shares: bool = True
 
 
 def usual_heartbeat_s(replicas: int) -> float:
@@ -76,6 +79,9 @@ class Peers:
         self.routers = [Router(name, 2 * self._messages.hop_s) for name in self._names]
         # Receiver -> sender -> what it forwarded there.
         self._links: list[dict[int, _Link]] = [{} for _ in self._names]
+        # Receiver -> sender -> what it was heard to have served.
+        self._served: list[dict[int, ServedThere]] = [{} for _ in self._names]
+        self._shares = self._messages.shares and _has_shares(fleet.trips)
         self._moves = fleet.config.routing == "weir"
         self._has_prefixes = any(trip.chain is not None for trip in fleet.trips)
         self._trips = {trip.request.request_id: trip for trip in fleet.trips}
@@ -182,6 +188,9 @@ class Peers:
         delay_s = self._messages.age_s + self._messages.hop_s
         delay_s += self._messages.jitter_s * self._rng.random()
         self._loop.at(now + delay_s, self._hear, index, load, taken, reached)
+        if self._shares:
+            served = self._fleet.schedulers[index].served_lately(now)
+            self._loop.at(now + delay_s, self._hear_served, index, served, reached)
         if self._has_prefixes:
             updates = self._fleet.prefixes[index].updates()
             self._loop.at(now + delay_s, self._hear_digest, index, updates, reached)
@@ -199,6 +208,14 @@ class Peers:
             self.routers[to].on_load(name, load, self._messages.age_s, now)
             if self._moves and self._fleet.schedulers[to].pool.requests:
                 self._rebalance(to, name)
+
+    def _hear_served(self, index: int, served: ServedLately, listeners: Sequence[int]) -> None:
+        for to in listeners:
+            heard = self._served[to].setdefault(index, ServedThere())
+            for each in heard.news(served):
+                self._fleet.schedulers[to].on_served_elsewhere(
+                    each.class_name, each.tenant, each.tokens
+                )
 
     def _hear_digest(
         self,
@@ -241,3 +258,9 @@ class Peers:
             self._forward(trip, ask, replica, self._cached(trip, (replica,)).get(replica, 0))
         else:
             self._loop.at(self._loop.now + self._messages.hop_s, self._returned, trip, replica)
+
+
+def _has_shares(trips: Sequence[FleetTrip]) -> bool:
+    """Return whether a class has several tenants; otherwise there is nothing to share."""
+    pairs = {(trip.request.class_name, trip.request.tenant) for trip in trips}
+    return len(pairs) > len({class_name for class_name, _ in pairs})

@@ -8,6 +8,11 @@ A tenant that returns after a pause is lifted to the smallest counter among thos
 meanwhile: time without requests earns nothing. Between two tenants that both always have
 requests waiting, the counters therefore never drift apart by more than what one tenant has in
 the engine at once (the bound; docs/invariants.md, INV-6).
+
+What other replicas served to a tenant is charged, too, while anybody waits here. A tenant that
+does not wait here is lifted first, as at its return. By such charges it gets ahead of the smallest
+waiting counter by no more than the caller allows, however much it was served elsewhere and
+whatever a replica says.
 """
 
 from __future__ import annotations
@@ -51,6 +56,16 @@ class Fairness(ABC):
     @abstractmethod
     def charge(self, name: str, tokens: float) -> None:
         """Note tokens served to `name`; a negative amount returns a charge."""
+
+    @abstractmethod
+    def charge_elsewhere(self, name: str, tokens: float, most: float) -> None:
+        """Note tokens that another replica served to `name`.
+
+        Args:
+            name: Whose they are.
+            tokens: At least 0.
+            most: Tokens by which it may come to be ahead of the one whose turn it is.
+        """
 
     @abstractmethod
     def next(self) -> str | None:
@@ -143,6 +158,18 @@ class VirtualTokenCounter(Fairness):
         # A stale entry may only be too small: a counter that sinks needs a new one.
         if tokens < 0 and name in self._valid:
             self._push(name)
+
+    def charge_elsewhere(self, name: str, tokens: float, most: float) -> None:
+        """Raise the counter within bounds; without anybody who waits there is no turn to lose."""
+        top = self._top()
+        if top is None:
+            return
+        floor, weight = top[0], self._weight(name)
+        counter = max(self._counters.get(name, 0.0), floor)
+        raised = min(counter + tokens / weight, floor + most / weight)
+        self._counters[name] = max(counter, raised)
+        if len(self._counters) > 2 * (len(self._valid) + MOST_IDLE):
+            self._forget_idle()
 
     def next(self) -> str | None:
         """Return the waiting name with the smallest counter."""

@@ -15,6 +15,7 @@ from typing import Final
 from weir_core.sched.fairness import Fairness, VirtualTokenCounter
 from weir_core.sched.lazyheap import LazyHeap
 from weir_core.sched.order import Order
+from weir_core.sched.served import ServedHere
 from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import ClassPolicy
 
@@ -205,6 +206,7 @@ class Pool:
         self.classes: list[ClassQueue] = []
         """All classes, the highest rank first."""
         self._level_of: dict[str, Level] = {}
+        self.served = ServedHere()
         self.requests = 0
         self.body_bytes = 0
 
@@ -278,8 +280,22 @@ class Pool:
         queue = self._by_name.get(name)
         if queue is not None:
             queue.fairness.charge(ticket.account, tokens)
+            self.served.note(name, ticket.account, tokens)
             if queue.shares_rank:
                 self._level_of[name].charge(name, tokens)
+
+    def charge_elsewhere(self, class_name: str, tenant: str, tokens: float, most: float) -> None:
+        """Count tokens that another replica served to a tenant; classes keep their turns.
+
+        Args:
+            class_name: One that is not known here is ignored.
+            tenant: Whose they are.
+            tokens: At least 0.
+            most: Tokens by which the tenant may come to be ahead by them.
+        """
+        queue = self._by_name.get(class_name)
+        if queue is not None and queue.waiting:
+            queue.fairness.charge_elsewhere(queue.fairness.key(tenant), tokens, most)
 
     def _arrange(self) -> None:
         by_rank: dict[int, list[ClassQueue]] = {}

@@ -48,6 +48,7 @@ from weir_core.sched.types import (
     Request,
     Requeue,
     RequeueReason,
+    ServedLately,
     StepRecord,
     TenantPolicy,
 )
@@ -55,6 +56,9 @@ from weir_core.sched.work import WorkMeter, WorkRate
 
 _BUSY_PATIENCE: Final = 4.0
 """Times the longest wait for a first token, where the engine works on and only this one is late."""
+_MOST_AHEAD_S: Final = 10.0
+"""A tenant is put behind others for what it was served elsewhere by so much of this engine's work;
+several times what a heartbeat brings."""
 _NO_ENGINE_YET: Final = EngineFacts(EngineKind.FCFS, 1, 2048, 2 * LONGEST_GUESS_TOKENS)
 """What rules and estimates reckon with before any engine was there to dispatch to."""
 
@@ -124,6 +128,10 @@ class Scheduler:
         patience_s = max(ticket.policy.max_queue_wait_s, longest_s)
         silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
         return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
+
+    def block_of(self, ticket: Ticket, now: float) -> Block | None:
+        """Return what the engine lacks for a request that waits, were it the next; for people."""
+        return self._gate.block(ticket, ticket.policy.rank, self.engine_load, now)
 
     def overdue_s(self, now: float) -> float:
         """Return for how long the engine has made no progress beyond what its prompts explain.
@@ -283,6 +291,18 @@ class Scheduler:
             self._progress_s = now
             self._count_output(ticket, count, now)
         return []
+
+    def on_served_elsewhere(self, class_name: str, tenant: str, tokens: float) -> None:
+        """Note tokens that another replica served to a tenant: its turn here comes later for them.
+
+        Nothing becomes free by it, so nothing is pumped.
+        """
+        rate = self._drain.value() or 1.0 / self.estimator.token_s
+        self.pool.charge_elsewhere(class_name, tenant, tokens, _MOST_AHEAD_S * rate)
+
+    def served_lately(self, now: float) -> ServedLately:
+        """Return what other replicas are told of the tokens served here."""
+        return self.pool.served.lately(now)
 
     def on_finish(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -150,6 +150,26 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     sequences: int = 1
     holds_place: bool = False
     is_counted: bool = False
+
+
+class Served(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Tokens (prompt + 2 x output) that a tenant was served in one class."""
+
+    class_name: str
+    tenant: str
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class ServedLately(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a replica tells of the tokens that it served.
+
+    Attributes:
+        number: Higher with each change.
+        sums: Of those that were served within the last seconds, since each is told of.
+    """
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+    sums: tuple[Served, ...] = ()
 
 
 class StepRecord(msgspec.Struct, frozen=True, gc=False):

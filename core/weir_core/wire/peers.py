@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from weir_core.route.types import Candidate, DigestUpdate, LoadVector
+from weir_core.sched.types import ServedLately
 from weir_core.wire.policies import PeerEntry
 
 PROTOCOL: Final = 1
@@ -43,6 +44,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
         digest_seq: The reader's digest that the writer has: base of the next update to it.
         protocol: `PROTOCOL` of the writer.
         asks_peers: The writer has not heard yet which sidecars the reader knows.
+        served: What tenants were served at the writer; None from one that does not tell it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True):
     digest_seq: int = 0
     protocol: int = PROTOCOL
     asks_peers: bool = False
+    served: ServedLately | None = None
 
 
 class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,8 @@ from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from weir_core.sched.served import ServedThere
+
 if TYPE_CHECKING:
     from weir_sidecar.peers.peer import Peer
 
@@ -63,6 +65,7 @@ class Member:
         sender_epoch: The process of its that counts so.
         held_seq: Its digest that is held here.
         told_seq: Our digest that it holds.
+        served: What it has said of the tokens that it served.
     """
 
     def __init__(self, peer: Peer, now: float) -> None:
@@ -81,9 +84,12 @@ class Member:
         self.failures = self.sent = self.taken = 0
         self.unacknowledged: deque[tuple[int, str]] = deque()
         self.held_seq = self.told_seq = 0
+        self.served = ServedThere()
 
     def restarted(self, epoch: int) -> None:
         """Forget what another process of it had said."""
+        if self.epoch:
+            self.served.restarted()
         self.epoch = epoch
         self.told_peers = False
         self.unacknowledged.clear()

@@ -58,6 +58,7 @@ class Peers:
     Attributes:
         router: Knows the loads of those that may get requests.
         on_load: Called after a member's load was heard.
+        on_served: Called with what a member has served to a tenant: class, tenant, tokens.
         on_lost: Called when a member that might have had requests of ours is lost.
         digests: What makes digests of prefixes, if anything does.
     """
@@ -75,6 +76,7 @@ class Peers:
         self.own = Own(name, settings.addresses, load, clock)
         self.router = Router("" if gateway else self.own.name)
         self.on_load: Callable[[str], None] | None = None
+        self.on_served: Callable[[str, str, float], None] | None = None
         self.on_lost: Callable[[str], None] | None = None
         self.digests: Digests | None = None
         self._metrics = metrics
@@ -223,6 +225,7 @@ class Peers:
         measured_s = now - max(0.0, heartbeat.age_s) - member.rtt_s / 2
         self._acknowledge(member, heartbeat.received, measured_s)
         self._note_digest(member, heartbeat)
+        self._note_served(member, heartbeat)
         if member.reached:
             self._note_load(member, heartbeat.load, measured_s, now)
 
@@ -265,6 +268,11 @@ class Peers:
         if self.digests is not None and heartbeat.digest is not None:
             member.held_seq = self.digests.heard(member.name, heartbeat.digest)
 
+    def _note_served(self, member: Member, heartbeat: Heartbeat) -> None:
+        if self.on_served is not None and heartbeat.served is not None:
+            for each in member.served.news(heartbeat.served):
+                self.on_served(each.class_name, each.tenant, each.tokens)
+
     # ---- what is said
 
     def _encoded(self, member: Member, known: tuple[PeerEntry, ...] = ()) -> bytes:
@@ -284,6 +292,7 @@ class Peers:
                 digest,
                 member.held_seq,
                 asks_peers=not member.told_peers,
+                served=own.served(),
             )
         )
         self._sent.inc(len(body))
@@ -298,6 +307,7 @@ class Peers:
     def _lost(self, member: Member) -> None:
         self.router.on_gone(member.name)
         member.unacknowledged.clear()
+        member.served.lost()
         if self.on_lost is not None:
             self.on_lost(member.name)
 

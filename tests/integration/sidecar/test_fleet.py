@@ -74,6 +74,16 @@ async def test_a_request_counts_once_in_the_fleet(fleet: Fleet) -> None:
     assert sum('weir_forwarded_requests_total{outcome="ok"} 1.0' in page for page in pages) == 1
 
 
+async def test_what_a_replica_served_a_tenant_is_told_to_the_others(fleet: Fleet) -> None:
+    heard: list[tuple[str, str, float]] = []
+    fleet.gateway.peers.on_served = lambda *said: heard.append(said)
+    answer = await fleet.ask_gateway()
+    usage = json.loads(answer.body)["usage"]
+    wanted = usage["prompt_tokens"] + 2 * usage["completion_tokens"]
+    await eventually(lambda: sum(tokens for *_, tokens in heard) == wanted)
+    assert {said[:2] for said in heard} == {("standard", "anonymous")}
+
+
 async def test_an_explanation_names_candidates_and_who_executed(fleet: Fleet) -> None:
     answer = await fleet.ask_gateway({"x-weir-explain": "1"})
     told = json.loads(answer.headers["x-weir-explain"])

@@ -22,6 +22,7 @@ from tests.unit.sidecar.fleet import (
     vector,
 )
 from weir_core.route.types import Ask, Candidate, Forward
+from weir_core.sched.types import Served, ServedLately
 from weir_core.wire.peer_auth import Hello, Keys
 from weir_core.wire.peers import Heartbeat
 from weir_core.wire.policies import PeerEntry, PolicyDocument
@@ -509,6 +510,19 @@ def beat(**fields: object) -> list[object]:
     return items
 
 
+async def test_what_a_replica_served_counts_once_and_from_0_after_its_restart(made: Fleet) -> None:
+    near = await made.add("near")
+    near.told()
+    heard: list[tuple[str, str, float]] = []
+    near.peers.on_served = lambda *said: heard.append(said)
+    for epoch, number, tokens in [(7, 3, 100), (7, 4, 130), (7, 4, 130), (7, 3, 100), (8, 1, 10)]:
+        served = ServedLately(number, (Served("gold", "ada", tokens),))
+        said = Heartbeat("other", "127.0.0.1:1", epoch, vector(), served=served)
+        assert near.peers.answer("other", msgspec.msgpack.encode(said)) is not None
+    assert near.peers.answer("other", msgspec.msgpack.encode(beat()[:11])) is not None
+    assert heard == [("gold", "ada", 30), ("gold", "ada", 10)]
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -548,6 +562,15 @@ async def test_a_sidecar_of_a_newer_protocol_gets_no_requests_but_goes_on(made: 
         pytest.param(msgspec.msgpack.encode(beat()), 400, id="another name than it has shown"),
         pytest.param(
             msgspec.msgpack.encode(Heartbeat("third", "nowhere", 1)), 400, id="no address"
+        ),
+        pytest.param(
+            msgspec.msgpack.encode(
+                Heartbeat(
+                    "third", "127.0.0.1:9", 1, served=ServedLately(1, (Served("c", "t", -1),))
+                )
+            ),
+            400,
+            id="fewer than no tokens",
         ),
         pytest.param(bytes((1 << 20) + 1), 413, id="more than a heartbeat may have"),
     ],

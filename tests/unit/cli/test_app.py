@@ -64,7 +64,8 @@ def test_prints_its_version(weir: Weir) -> None:
 def test_help_names_every_command(weir: Weir) -> None:
     shown = weir("--help").stdout
     assert all(
-        command in shown for command in ("up", "status", "top", "down", "init", "check", "render")
+        command in shown
+        for command in ("up", "status", "top", "explain", "down", "init", "check", "render")
     )
 
 

@@ -209,6 +209,17 @@ class SchedulerHistory(RuleBasedStateMachine):
         record = StepRecord(duration_s, prefill, decodes, context, context)
         self.perform(self.scheduler.on_step(record, self.now))
 
+    @rule(
+        class_name=st.sampled_from(CLASS_NAMES),
+        tenant=st.sampled_from(["a", "b", "of another replica"]),
+        tokens=st.sampled_from([0, 1, 5000, 1 << 53]),
+    )
+    def is_served_elsewhere(self, class_name: str, tenant: str, tokens: float) -> None:
+        self.scheduler.on_served_elsewhere(class_name, tenant, tokens)
+        self.actions = ()
+        for each in self.scheduler.served_lately(self.now).sums:
+            assert 0 <= each.tokens <= 1 << 53
+
     @rule()
     def engine_goes(self) -> None:
         self.perform(self.scheduler.on_engine_gone(self.now))

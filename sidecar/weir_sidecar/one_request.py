@@ -1,0 +1,91 @@
+"""Where the requests of one id are: the page that `weir explain NAME --request ID` reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from weir_core.sched.tickets import State, Ticket
+from weir_core.wire.request_state import RequestReport, RequestState, Runs, Waits
+from weir_sidecar.driver import Driver
+from weir_sidecar.registry import Registry
+
+if TYPE_CHECKING:
+    from weir_sidecar.inflight import InFlightRequest
+
+
+def report(pod: str, registry: Registry, driver: Driver, request_id: str) -> RequestReport:
+    """Return what is known here of the requests that are called so.
+
+    Args:
+        pod: Whose sidecar this is.
+        registry: The requests in flight.
+        driver: Knows the scheduler.
+        request_id: The `x-request-id` of their answers.
+    """
+    found = (_told(each, driver) for each in registry.named(request_id))
+    return RequestReport(pod, tuple(found))
+
+
+def _told(request: InFlightRequest, driver: Driver) -> RequestState:
+    ticket = driver.scheduler.tickets.get(request.id)
+    waits = runs = None
+    if ticket is not None and ticket.state is State.WAITING:
+        waits = _waits(ticket, driver)
+    elif ticket is not None and request.dispatch is not None:
+        runs = _runs(request, ticket, driver.now())
+    return RequestState(
+        class_name=request.class_name,
+        tenant=request.tenant,
+        age_s=round(driver.now() - request.arrival, 3),
+        forwarded_to="" if request.away is None else request.away.name,
+        was_forwarded=request.forwarded is not None,
+        tried=request.tried,
+        requeues=request.requeues,
+        waits=waits,
+        runs=runs,
+    )
+
+
+def _waits(ticket: Ticket, driver: Driver) -> Waits:
+    now, scheduler = driver.now(), driver.scheduler
+    order = driver.waiting()
+    ahead = order[: order.index(ticket)]
+    block = scheduler.block_of(ticket, now)
+    forever = ticket.expires_s == float("inf")
+    return Waits(
+        waited_s=round(now - ticket.request.arrival_s, 3),
+        position=len(ahead) + 1,
+        ahead=dict(Counter(each.policy.name for each in ahead)),
+        blocked_by="" if block is None else block.value,
+        first_token_in_s=_first_token_in_s(ticket, ahead, driver),
+        given_up_in_s=None if forever else round(ticket.expires_s - now, 3),
+    )
+
+
+def _first_token_in_s(ticket: Ticket, ahead: list[Ticket], driver: Driver) -> float | None:
+    """Return the time until the first token, by the rate at which work was done lately."""
+    scheduler = driver.scheduler
+    rate = scheduler.forecast.drain_rate
+    if not rate or not driver.has_engine:
+        return None
+    own = sum(each.cost for each in ahead if each.policy.name == ticket.policy.name)
+    wait_s = scheduler.forecast.wait_behind_s(
+        ticket.policy, own, scheduler.pool, rate, driver.now()
+    )
+    return round(wait_s + scheduler.estimator.first_token_s(ticket.new_tokens), 3)
+
+
+def _runs(request: InFlightRequest, ticket: Ticket, now: float) -> Runs:
+    dispatch = request.dispatch
+    assert dispatch is not None
+    expected_s = ticket.first_token_expected_s
+    is_due = not ticket.started and expected_s > 0
+    return Runs(
+        waited_s=round(dispatch.waited_s, 3),
+        rank=dispatch.rank,
+        by_min_share=dispatch.by_min_share,
+        began=ticket.started,
+        first_token_in_s=round(ticket.dispatched_s + expected_s - now, 3) if is_due else None,
+        output_tokens=request.told_tokens,
+    )

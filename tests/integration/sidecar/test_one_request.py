@@ -1,0 +1,60 @@
+"""What a sidecar tells of one request in flight, at its admin socket alone."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import aiohttp
+import pytest
+
+from tests.integration.sidecar.harness import House, Running, chat, eventually
+from weir_core.wire.request_state import REQUESTS_PATH, RequestReport, RequestState
+from weir_sim.mock_engine import Profile
+
+SILENT = Profile(ttft_s=60.0)  # type: ignore[arg-type]
+
+
+async def told(running: Running, request_id: str) -> tuple[RequestState, ...]:
+    path = running.sidecar.settings.addresses.admin_socket
+    page = f"http://weir{REQUESTS_PATH}?{urlencode({'id': request_id})}"
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as pod,
+        pod.get(page) as answer,
+    ):
+        answer.raise_for_status()
+        return RequestReport.decode(await answer.read()).requests
+
+
+async def ask(running: Running, request_id: str, class_name: str) -> None:
+    headers = {"x-request-id": request_id, "x-llm-d-inference-objective": class_name}
+    await running.post(json=chat(stream=True), headers=headers)
+
+
+async def test_tells_where_it_waits_and_who_is_ahead(house: House) -> None:
+    house.facts(slots=1)
+    engine = await house.mock_engine(SILENT)
+    running = await house.sidecar()
+    asked = [asyncio.create_task(ask(running, "first", "batch"))]
+    await eventually(lambda: engine.running == 1)
+    for request_id, class_name in (("low", "batch"), ("high", "batch")):
+        asked.append(asyncio.create_task(ask(running, request_id, class_name)))
+        await eventually(lambda: len(running.sidecar.driver.waiting()) == len(asked) - 1)
+
+    (first,) = await told(running, "first")
+    (high,) = await told(running, "high")
+
+    assert (first.class_name, first.waits) == ("batch", None)
+    assert first.runs is not None
+    assert not first.runs.began
+    assert (high.runs, high.tenant) == (None, "anonymous")
+    assert high.waits is not None
+    assert (high.waits.position, high.waits.ahead) == (2, {"batch": 1})
+    assert high.waits.blocked_by == "slot"
+    assert await told(running, "low & lost") == ()
+    with pytest.raises(aiohttp.ClientResponseError, match="400"):
+        await told(running, "")
+    assert (await running.probe(f"{REQUESTS_PATH}?id=first")).status == 404
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)

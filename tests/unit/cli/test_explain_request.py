@@ -1,0 +1,78 @@
+"""`weir explain NAME --request ID`: where a request is, of what the sidecars say."""
+
+from __future__ import annotations
+
+import pytest
+
+from weir_cli.explain_facts import Health
+from weir_cli.explain_request import explain_request
+from weir_core.wire.request_state import RequestReport, RequestState, Runs, Waits
+
+
+def state(**more: object) -> RequestState:
+    return RequestState("batch", "app", 4.0, **more)  # type: ignore[arg-type]
+
+
+WAITS = Waits(
+    4.0, 3, {"interactive": 1, "batch": 1}, "slot", first_token_in_s=2.5, given_up_in_s=56.0
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "line"),
+    [
+        pytest.param(
+            state(waits=WAITS),
+            "waits in chat-1, at place 3; its first token is predicted in 2.5 s",
+            "chat-1: it has waited 4.0 s; ahead of it: interactive 1, batch 1",
+            id="it waits",
+        ),
+        pytest.param(
+            state(waits=WAITS),
+            "waits in chat-1, at place 3; its first token is predicted in 2.5 s",
+            "chat-1: the engine has no free slot for it",
+            id="it waits for a slot",
+        ),
+        pytest.param(
+            state(runs=Runs(1.5, -100, first_token_in_s=-0.5), requeues=1),
+            "is in the engine of chat-1: its first token is 0.5 s later than predicted",
+            "chat-1: it lost its place and waited again; times: 1",
+            id="its first token is late",
+        ),
+        pytest.param(
+            state(runs=Runs(1.5, -100, True, True, output_tokens=57)),
+            "is in the engine of chat-1: it has begun; output tokens so far: 57",
+            "chat-1: it waited 1.5 s for its place, before a higher class by its minimum share",
+            id="it has begun",
+        ),
+        pytest.param(
+            state(forwarded_to="chat-2", tried=("chat-3",)),
+            "was forwarded by chat-1 to chat-2",
+            "chat-1: it came back from chat-3",
+            id="it was forwarded, and the other replica says nothing",
+        ),
+    ],
+)
+def test_says_where_a_request_is(found: RequestState, verdict: str, line: str) -> None:
+    reports = [RequestReport("chat-0"), RequestReport("chat-1", (found,))]
+    said = explain_request("r1", "chat", "namespace ai", reports, (), ())
+    assert said.verdict == f"request r1 {verdict}"
+    assert line in said.remarks
+    assert said.health is Health.HEALTHY
+
+
+def test_the_replica_that_executes_it_says_the_most() -> None:
+    reports = [
+        RequestReport("chat-0", (state(forwarded_to="chat-1"),)),
+        RequestReport("chat-1", (state(was_forwarded=True, waits=WAITS),)),
+    ]
+    said = explain_request("r1", "chat", "namespace ai", reports, (), ())
+    assert said.verdict.startswith("request r1 waits in chat-1")
+    assert "chat-0: forwarded it to chat-1" in said.remarks
+
+
+def test_one_that_ended_is_to_be_found_in_the_log() -> None:
+    said = explain_request("r1", "chat", "namespace ai", [RequestReport("c")], (), ("grep r1 LOG",))
+    assert said.verdict == "no request r1 is in flight in chat: it ended, or never came here"
+    assert said.findings[0].commands == ("grep r1 LOG",)
+    assert said.health.exit_code == 2
