@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from e2e.installation import Installation
 from e2e.kube import Manifest
 from e2e.service import MOCK_ENGINE, Service
 from e2e.target import Target, connect, is_ours
+from weir_core.api import labels
 
 TARGET = pytest.StashKey[Target]()
 
@@ -27,6 +29,13 @@ TARGET = pytest.StashKey[Target]()
 WHOLE_PROMPTS = ["--no-enable-chunked-prefill", "--max-num-batched-tokens=8192"]
 REAL_ENGINES = {"quickstart": {}, "plain": {"engine": {"args": WHOLE_PROMPTS}}}
 """What differs from the quickstart's spec, by the fixture whose service runs vLLM for a session."""
+
+PATIENT_CLASSES: dict[str, dict[str, Any]] = {
+    "interactive": {"rank": 100},
+    "standard": {"rank": 0, "ttftTargetMs": 1000},
+    "batch": {"rank": -100},
+}
+"""The names are those that every service knows."""
 
 # These start clusters on this machine, or stop a part of the one that was started; someone who
 # brings their own may not be able to. To disturb pods from outside, or to have them mount a folder,
@@ -37,6 +46,7 @@ if not os.environ.get("WEIR_E2E_IMAGES"):  # it builds them: gigabytes
     collect_ignore += ["test_readme.py"]
 if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take minutes
     collect_ignore += ["test_autoscaling.py", "test_scaling_by_work.py"]
+    collect_ignore += ["test_scaling_to_zero.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
     collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_node_drain.py"]
     collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
@@ -53,6 +63,18 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         yield connected
         if connected.outlives_us:
             _tidy_up(connected)
+
+
+@pytest.fixture
+def patient_classes(target: Target) -> Iterator[None]:
+    """Classes that wait for ten minutes, and refuse no request for being late."""
+    for name, spec in PATIENT_CLASSES.items():
+        patient = {"maxQueueWait": "10m", "shed": "never", **spec}
+        kind = {"apiVersion": labels.API_VERSION, "kind": "InferencePriorityClass"}
+        target.kubectl.apply({**kind, "metadata": {"name": name}, "spec": patient})
+    yield
+    for name in PATIENT_CLASSES:
+        target.kubectl("delete", f"ipc/{name}", "--ignore-not-found")
 
 
 def _tidy_up(target: Target) -> None:

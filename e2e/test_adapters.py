@@ -100,11 +100,15 @@ def answers(service: Service, model: str, status: int, **fields: Any) -> None:
 def test_an_adapter_is_added_and_removed_under_traffic_without_a_restart(adapted: Service) -> None:
     pod, url = adapted.pod(), adapted.url()
     assert ask(adapted, "one").status_code == 200, "a ready replica has its adapters"
+    assert "one: ready on 1 of 1" in adapted.says("AdaptersReady", "True", "Loaded")["message"]
     with chatting(url, MODEL) as model, chatting(url, "one") as first:
-        adapted.patch({"model": {"adapters": adapters("one", "two")}})
+        adapted.patch({"model": {"adapters": adapters("one", "two", "nowhere")}})
         answers(adapted, "two", 200)
         with chatting(url, "two") as second:
             eventually(lambda: _is_busy(second.answered))
+        said = adapted.says("AdaptersReady", "False", "AdapterFailed")["message"]
+        assert "nowhere: ready on 0 of 1 replicas; " in said
+        assert "two: ready on 1 of 1 replicas" in said
         adapted.patch({"model": {"adapters": adapters("one")}})
         answers(adapted, "two", 404)
         adapted.patch({"model": {"aliases": ["also"]}, "admission": {"maxBodyBytes": 4096}})

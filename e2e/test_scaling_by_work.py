@@ -17,10 +17,8 @@ from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Manifest
 from e2e.service import MODEL, NAMESPACE, READY_WITHIN_S, Service
-from e2e.target import Target
 from e2e.traffic import chatting
 from weir_core.api.labels import (
-    API_VERSION,
     ENGINE_CONTAINER,
     ENGINE_SOCKET,
     FACTS_FILE,
@@ -66,27 +64,10 @@ SPEC: dict[str, Any] = {
     },
     "admission": {"anonymousClass": "standard"},
 }
-CLASSES: dict[str, dict[str, Any]] = {
-    "interactive": {"rank": 100},
-    "standard": {"rank": 0, "ttftTargetMs": 1000},
-    "batch": {"rank": -100},
-}
-"""The names are those that every service knows; none refuses a request for being late."""
 
 
 @pytest.fixture
-def classes(target: Target) -> Iterator[None]:
-    for name, spec in CLASSES.items():
-        patient = {"maxQueueWait": "10m", "shed": "never", **spec}
-        kind = {"apiVersion": API_VERSION, "kind": "InferencePriorityClass"}
-        target.kubectl.apply({**kind, "metadata": {"name": name}, "spec": patient})
-    yield
-    for name in CLASSES:
-        target.kubectl("delete", f"ipc/{name}", "--ignore-not-found")
-
-
-@pytest.fixture
-def scaled(weir: Installation, classes: None) -> Iterator[Service]:
+def scaled(weir: Installation, patient_classes: None) -> Iterator[Service]:
     """A service that scales, with one ready replica."""
     service = Service(weir.target, "scaled", SPEC, pod_patch=MOCK)
     manifest = service.manifest

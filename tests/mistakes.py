@@ -114,6 +114,16 @@ MISTAKES: Final = [
         ),
     ),
     Mistake(
+        "a name with capitals and an underscore",
+        {"name": "My_Chat"},
+        "metadata.name",
+        (
+            "'My_Chat' is not an object's name; write small letters, digits, dashes and dots only, "
+            "and begin and end with a letter or a digit"
+        ),
+        server="cannot name a Service in Kubernetes; write my-chat (small letters",
+    ),
+    Mistake(
         "a name that is too long",
         {"name": "a" * 46},
         "metadata.name",
@@ -190,14 +200,14 @@ MISTAKES: Final = [
         server="must not exceed maxReplicas; write that number or less",
     ),
     Mistake(
-        "scaling to zero",
-        {"replicas": None, "scaling": {"minReplicas": 0, "maxReplicas": 2}},
-        "spec.scaling.minReplicas",
+        "an idle timeout without zero",
+        {"replicas": None, "scaling": {"maxReplicas": 2, "idleTimeout": "5m"}},
+        "spec.scaling.idleTimeout",
         (
-            "0 has no effect yet, because Weir does not scale to zero by itself; write 1 or"
-            " more, or spec.replicas: 0 in place of spec.scaling for none"
+            "5m has no effect, because replicas go to zero with minReplicas: 0 alone; write that,"
+            " or leave idleTimeout out"
         ),
-        server="has no effect yet, because Weir does not scale to zero by itself; write 1 or more",
+        server="has no effect, because replicas go to zero with minReplicas: 0 alone; write that",
     ),
     Mistake(
         "a load above the one that counts more",
@@ -230,13 +240,6 @@ MISTAKES: Final = [
         "spec.scaling.behavior.scaleUp.policies[0].type",
         "'Pod' is not known here; write Pods or Percent",
         server='Unsupported value: "Pod"',
-    ),
-    Mistake(
-        "an idle time",
-        {"replicas": None, "scaling": {"idleTimeout": "10m", "maxReplicas": 2}},
-        "spec.scaling.idleTimeout",
-        "10m has no effect yet, because Weir does not scale to zero by itself; leave it out",
-        server="has no effect yet, because Weir does not scale to zero by itself; leave it out",
     ),
     Mistake(
         "two pools of one name",

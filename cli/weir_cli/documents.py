@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from weir_core.api.base import Model
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.labels import API_VERSION
 from weir_core.api.priorityclass import InferencePriorityClass
-from weir_core.api.reading import read, unknown_metadata
+from weir_core.api.reading import read, shown, unknown_metadata
 from weir_core.api.tenant import InferenceTenant
 from weir_core.errors import Fault, InvalidSpec
 from weir_operator.render import pod_templates
@@ -135,12 +136,10 @@ def _resource(document: _Document) -> Model:
     kind = WEIR_KINDS.get(document.kind)
     api_version = document.body.get("apiVersion")
     if kind is None:
-        known = ", ".join([*WEIR_KINDS, "Secret"])
-        raise InvalidSpec(
-            f"{document.where}: kind", f"{document.kind!r} is not a kind Weir knows ({known})"
-        )
+        raise InvalidSpec(f"{document.where}: kind", _no_kind(document))
     if api_version != API_VERSION:
-        raise InvalidSpec(f"{document.where}: apiVersion", f"must be {API_VERSION}")
+        is_there = "is missing" if api_version is None else f"{shown(api_version)} is not Weir's"
+        raise InvalidSpec(f"{document.where}: apiVersion", f"{is_there}; write {API_VERSION}")
     metadata = document.body.get("metadata")
     faults = unknown_metadata(metadata) if isinstance(metadata, dict) else []
     try:
@@ -154,6 +153,17 @@ def _resource(document: _Document) -> Model:
         whose = f"{document.where} ({document.kind}{f' {name}' if name else ''})"
         raise InvalidSpec.of([Fault(f"{whose}: {field}", said) for field, said in faults])
     return resource
+
+
+def _no_kind(document: _Document) -> str:
+    """Return what to write in the place of a kind that is none of Weir's."""
+    if "kind" not in document.body:
+        return f"is missing; write one of {', '.join([*WEIR_KINDS, 'Secret'])}"
+    known = {each.lower(): each for each in (*WEIR_KINDS, "Secret")}
+    found = get_close_matches(document.kind.lower(), known, n=1, cutoff=0.8)
+    meant = f"; did you mean {known[found[0]]}?" if found else ""
+    names = ", ".join(known.values())
+    return f"{shown(document.body['kind'])} is not a kind Weir knows ({names}){meant}"
 
 
 def _object_of(document: _Document) -> Object:

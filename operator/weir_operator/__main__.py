@@ -20,16 +20,18 @@ from kopf._core.engines.peering import Identity
 from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
+from weir_core.units import Seconds
 from weir_operator import handlers
-from weir_operator.autoscaling import Autoscaling
+from weir_operator.adapters import Adapters, state_by
+from weir_operator.autoscaling import LISTEN_AT_ONCE, LISTEN_S, Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
 from weir_operator.definitions import Definitions
-from weir_operator.engines import Engines, Page, facts_by, pages
-from weir_operator.fleets import fleet_by
+from weir_operator.engines import ANSWER_WITHIN, Engines, Page, facts_by, pages
+from weir_operator.fleets import fleet_by, waiting_by
 from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
-from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
@@ -71,7 +73,11 @@ async def run(settings: Settings) -> int:
     _on_signal(stop)
     server = await credentials()
     metrics = Metrics(CollectorRegistry())
-    async with pages() as page, aclosing(Kubernetes((), server)) as election:
+    async with (
+        pages() as page,
+        pages(within=Seconds(LISTEN_S + ANSWER_WITHIN), at_once=LISTEN_AT_ONCE) as later,
+        aclosing(Kubernetes((), server)) as election,
+    ):
         elector = Elector(election, settings.leadership, time.monotonic)
         metrics.leading.set_function(lambda: elector.leading)
         async with (
@@ -83,7 +89,7 @@ async def run(settings: Settings) -> int:
             await _first(stop.wait(), elector.acquire())
             if not elector.leading:
                 return 0
-            await _first(elector.keep(), _act(settings, cluster, metrics, page, stop))
+            await _first(elector.keep(), _act(settings, cluster, metrics, (page, later), stop))
             lost = not elector.leading
             await cluster.finish()  # a renewal may be under way still
             await elector.release()
@@ -91,24 +97,47 @@ async def run(settings: Settings) -> int:
 
 
 async def _act(
-    settings: Settings, cluster: Kubernetes, metrics: Metrics, page: Page, stop: asyncio.Event
+    settings: Settings,
+    cluster: Kubernetes,
+    metrics: Metrics,
+    asking: tuple[Page, Page],
+    stop: asyncio.Event,
 ) -> None:
     """Lead until `stop` is set, and until what was being written then is written."""
-    await _first(stop.wait(), _lead(settings, cluster, metrics, page, stop))
+    await _first(stop.wait(), _lead(settings, cluster, metrics, asking, stop))
     await cluster.finish()
 
 
 async def _lead(
-    settings: Settings, cluster: Kubernetes, metrics: Metrics, page: Page, stop: asyncio.Event
+    settings: Settings,
+    cluster: Kubernetes,
+    metrics: Metrics,
+    asking: tuple[Page, Page],
+    stop: asyncio.Event,
 ) -> None:
-    """Watch and work until `stop` is set."""
+    """Watch and work until `stop` is set.
+
+    Args:
+        settings: What the environment says.
+        cluster: The API server.
+        metrics: The instruments.
+        asking: Gets pages of sidecars: those that answer at once, and those that answer later.
+        stop: Ends it.
+    """
+    page, later = asking
     watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
     blind: set[Topic] = set()
     autoscaling = Autoscaling(
-        fleet_by(page), time.monotonic, _now, lambda service: queue.add(Key(*service)), metrics
+        fleet_by(page),
+        time.monotonic,
+        _now,
+        lambda service: queue.add(Key(*service)),
+        metrics,
+        waiting_by(later, LISTEN_S),
     )
+    adapters = Adapters(state_by(page), time.monotonic, lambda service: queue.add(Key(*service)))
     parts = (
         Policies(
             interests,
@@ -120,6 +149,7 @@ async def _lead(
         Workloads(settings.images, autoscaling.asked),
         Scaling(autoscaling, _now),
         Scheduling(Engines(facts_by(page), time.monotonic)),
+        AdaptersOf(adapters),
     )
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
@@ -133,6 +163,7 @@ async def _lead(
         running.append(tasks.create_task(resync.follow(settings.watching.resync)))
         running.append(tasks.create_task(definitions.follow()))
         running.append(tasks.create_task(autoscaling.run(cluster, settings.watching.scaling)))
+        running.append(tasks.create_task(adapters.run()))
         running.append(tasks.create_task(_take_signals_back(watching, stop)))
         watching_all = watch(
             cluster, namespaces, lambda change: _ask(change, interests, queue), blind

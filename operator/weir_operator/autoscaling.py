@@ -4,20 +4,31 @@
 that a Deployment has one writer. What a decision is made from comes from the sidecars and from the
 last pass: the spec, the classes, the pods. Nothing is kept beyond the process: a new operator, or a
 new leader, shrinks nothing before it has seen a whole window.
+
+A service without replicas is not looked at again and again. Each of its gateways is asked once to
+answer when a request waits there; the question is repeated when it was answered, and every
+`LISTEN_S`. So services that sleep cost little, however many they are, and each is woken at once. A
+new operator asks so as soon as it has had its first pass over a service. While the API server
+cannot be asked it goes on, and what it decides is written by the first pass that can.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
+from weir_core.errors import (
+    ClusterRefuses,
+    ClusterUnavailable,
+    EngineUnavailable,
+    InvalidSpec,
+)
 from weir_core.scale.autoscaler import Autoscaler
+from weir_core.scale.pools import with_speeds
 from weir_core.scale.types import (
     ClassTarget,
     Decision,
@@ -40,10 +51,14 @@ GOES_FIRST: Final = "-1000"
 NO_COST: Final = "0"
 _AT_ONCE: Final = 16
 """Services whose sidecars are asked side by side."""
+LISTEN_S: Final = Seconds(25.0)
+"""Time after which a gateway answers at which nothing waits: a connection that is silent for longer
+may be forgotten on its way."""
+LISTEN_AT_ONCE: Final = 4096
+"""Gateways that may be listened to at once."""
+_LISTEN_AGAIN_S: Final = 1.0
 _SELDOM_S: Final = 30.0
 """Time between two passes for another reason alone, which may change with every look."""
-_FASTER: Final = 64.0
-"""Times another pool's that a pool's speed may be, whatever its replicas tell."""
 
 Service = tuple[str, str]
 """Namespace and name."""
@@ -79,8 +94,16 @@ class _Known:
         self.news: Decision | None = None
         """What is to be told in an Event once it is written."""
         self.said_s = 0.0
+        self.turn = asyncio.Lock()
+        """Held by one look at a time."""
         self.costs: dict[str, str] = {}
         """Pod -> the deletion cost that it was given."""
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it has no replica, and a request at a gateway brings one."""
+        may = self.scaled.policy.min_replicas == 0
+        return may and not any(pool.replicas for pool in self.pools)
 
     @property
     def pools(self) -> tuple[PoolFacts, ...]:
@@ -101,6 +124,8 @@ class Autoscaling:
         wall: The time of day, with its zone.
         changed: Asks for a pass over a service.
         metrics: The instruments.
+        listen: Asks a gateway, which answers when a request waits, or after a while; None looks at
+            services that sleep as at others.
     """
 
     def __init__(
@@ -110,8 +135,11 @@ class Autoscaling:
         wall: Callable[[], datetime],
         changed: Callable[[Service], None],
         metrics: Metrics,
+        listen: AskFleet | None = None,
     ) -> None:
         self._ask = ask
+        self._listen = listen
+        self._listening: dict[tuple[Service, str], asyncio.Task[None]] = {}
         self._clock = clock
         self._wall = wall
         self._changed = changed
@@ -167,10 +195,48 @@ class Autoscaling:
     # ---- what it does by itself
 
     async def run(self, cluster: Cluster, period: Seconds) -> None:
-        """Look at all services each `period` seconds, for ever."""
+        """Look at all services each `period` seconds, and listen to gateways, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_again(cluster, period))
+            if self._listen is not None:
+                tasks.create_task(self._listen_again(cluster, self._listen))
+
+    async def _look_again(self, cluster: Cluster, period: Seconds) -> None:
         while True:
             await asyncio.sleep(period)
             await self.look(cluster)
+
+    async def _listen_again(self, cluster: Cluster, listen: AskFleet) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                for service, known, pod in self._silent_gateways():
+                    asking = tasks.create_task(self._hear(service, known, pod, cluster, listen))
+                    self._listening[service, pod.name] = asking
+                await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    def _silent_gateways(self) -> list[tuple[Service, _Known, Pod]]:
+        """Return the gateways of services that sleep that are not listened to at present."""
+        self._listening = {one: task for one, task in self._listening.items() if not task.done()}
+        return [
+            (service, known, pod)
+            for service, known in self._known.items()
+            if known.sleeps
+            for pod in known.scaled.pods
+            if pod.is_gateway and pod.status.pod_ip and not pod.has_ended
+            if (service, pod.name) not in self._listening
+        ]
+
+    async def _hear(
+        self, service: Service, known: _Known, pod: Pod, cluster: Cluster, listen: AskFleet
+    ) -> None:
+        """Wait until a request waits at a gateway, and decide then."""
+        try:
+            report = await listen(pod.status.pod_ip, pod.name, known.scaled.keys)
+        except EngineUnavailable as error:
+            log.debug("%s/%s: gateway %s: %s", *service, pod.name, error)
+            return
+        if report.waiting and self._known.get(service) is known:
+            await self._look_at(service, known, cluster)
 
     async def look(self, cluster: Cluster) -> None:
         """Ask the sidecars of each service, and decide."""
@@ -180,15 +246,25 @@ class Autoscaling:
             async with places:
                 await self._look_at(service, known, cluster)
 
-        await asyncio.gather(*(one(*each) for each in list(self._known.items())))
+        await asyncio.gather(
+            *(one(*each) for each in list(self._known.items()) if not self._is_heard(each[1]))
+        )
+
+    def _is_heard(self, known: _Known) -> bool:
+        """Tell whether its gateways say when there is something to decide."""
+        if self._listen is None or known.said is None or not known.sleeps:
+            return False
+        return known.said.reason is Verdict.ASLEEP
 
     async def _look_at(self, service: Service, known: _Known, cluster: Cluster) -> None:
         """Decide on one service; what goes wrong with it stops no other."""
         try:
-            await _follow_leaving(service, known, cluster)
-            decision = await self._decide(known)
-            if self._known.get(service) is known:
-                await self._take_over(service, known, decision, cluster)
+            async with known.turn:
+                if not known.sleeps:  # a request must be heard though no pods can be listed
+                    await _follow_leaving(service, known, cluster)
+                decision = await self._decide(known)
+                if self._known.get(service) is known:
+                    await self._take_over(service, known, decision, cluster)
         except ClusterUnavailable as error:
             log.warning("%s/%s: scales later: %s", *service, error)
         except Exception:
@@ -198,7 +274,7 @@ class Autoscaling:
         scaled = known.scaled
         survey = Survey(self._ask, scaled.pods, scaled.keys, self._wall())
         replicas = await survey.take()
-        pools = _with_speeds(known.pools, survey.token_s())
+        pools = with_speeds(known.pools, survey.token_s())
         load = ServiceLoad(scaled.classes, pools, tuple(replicas))
         decision = known.scaler.decide(load, scaled.policy, self._clock())
         if decision.reason is Verdict.DATA_MISSING and survey.silent:
@@ -267,15 +343,3 @@ async def _follow_leaving(service: Service, known: _Known, cluster: Cluster) -> 
         pods = [view(Pod, each) for each in await cluster.pods(*service)]
         if known.scaled is before:  # else a pass was there meanwhile
             known.scaled = replace(before, pods=[pod for pod in pods if pod.pool in pools])
-
-
-def _with_speeds(
-    pools: Sequence[PoolFacts], token_s: Mapping[str, Sequence[float]]
-) -> tuple[PoolFacts, ...]:
-    """Return pools with their speeds; one of which no replica tells is taken for the usual."""
-    known = {name: statistics.median(times) for name, times in token_s.items()}
-    usual = next((known[pool.name] for pool in pools if pool.name in known), 1.0)
-    return tuple(
-        replace(pool, speed=min(_FASTER, max(1 / _FASTER, usual / known.get(pool.name, usual))))
-        for pool in pools
-    )

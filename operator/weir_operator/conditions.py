@@ -13,6 +13,7 @@ ROUTER: Final = "RouterReady"
 SCALING: Final = "ScalingReady"
 POLICIES: Final = "PoliciesReady"
 SCHEDULING: Final = "SchedulingReady"
+ADAPTERS: Final = "AdaptersReady"
 RECONCILING: Final = "Reconciling"
 STALLED: Final = "Stalled"
 
@@ -20,7 +21,9 @@ UNDER_WAY: Final = frozenset(
     {
         "Fetching",
         "Loading",
+        "NoReadyGateway",
         "NoReadyReplica",
+        "NoRoom",
         "OneByOne",
         "Progressing",
         "ScaledToZero",

@@ -22,6 +22,7 @@ import aiohttp
 from weir_core.api import labels
 from weir_core.errors import EngineUnavailable
 from weir_core.units import Seconds
+from weir_core.wire.addresses import host_and_port
 from weir_core.wire.sidecar_state import SidecarState
 from weir_core.wire.state_access import authorization
 from weir_core.wire.steps import Facts
@@ -57,7 +58,7 @@ class _OfAPod(Protocol):
 T = TypeVar("T", bound=_OfAPod)
 
 _Start = tuple[str, str]
-"""One start of an engine: the pod's uid and the container's id."""
+"""`Pod.engine_start`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Engines:
             pods: Its pods.
             keys: Those of its sidecars, by which they know the operator.
         """
-        ready = {_start_of(pod): pod for pod in pods if pod.is_ready}
+        ready = {pod.engine_start: pod for pod in pods if pod.is_ready}
         before = self._heard.get(service, {})
         known = {start: before[start] for start in ready if self._stands(before.get(start))}
         missing = [start for start in ready if start not in known]
@@ -118,11 +119,6 @@ class Engines:
         return _Heard(said, self._clock())
 
 
-def _start_of(pod: Pod) -> _Start:
-    engines = (each for each in pod.containers if each.name == labels.ENGINE_CONTAINER)
-    return pod.metadata.uid, next((each.container_id for each in engines), "")
-
-
 def facts_by(page: Page) -> Ask:
     """Return what asks real sidecars what their engines are."""
     return partial(_facts, page)
@@ -132,6 +128,7 @@ def facts_by(page: Page) -> Ask:
 async def pages(
     port: int = labels.ADMIN_PORT,
     within: Seconds = ANSWER_WITHIN,
+    at_once: int = AT_ONCE,
     wall: Callable[[], float] = time.time,
 ) -> AsyncIterator[Page]:
     """Read pages of real sidecars while the context lasts.
@@ -139,14 +136,16 @@ async def pages(
     Args:
         port: Theirs.
         within: Seconds for an answer.
+        at_once: Connections.
         wall: Unix time, in seconds.
     """
 
     async def page(path: str, address: str, pod: str, keys: Sequence[str]) -> bytes:
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        return await _page(http, where, path, authorization(keys, pod, wall()))
+        return await _page(
+            http, host_and_port(address, port), path, authorization(keys, pod, wall())
+        )
 
-    connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+    connector = aiohttp.TCPConnector(limit=at_once, force_close=True)
     limit = aiohttp.ClientTimeout(total=within)  # the wait for a connection included
     async with aiohttp.ClientSession(connector=connector, timeout=limit) as http:
         yield page

@@ -2,7 +2,8 @@
 
 Each sidecar knows the loads of all others, so two are asked, and one more where they leave
 something open: a replica that neither has heard of, or one that may go next, which alone knows how
-long its requests will last.
+long its requests will last. Gateways are all asked, those that leave, too: each alone knows what
+waits at it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Final
 
 from weir_core.errors import EngineUnavailable
 from weir_core.scale.shrink import victims_of
-from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
-from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
+from weir_core.scale.types import Phase, ReplicaLoad
+from weir_core.units import Seconds
+from weir_core.wire.fleet import FLEET_PATH, WAIT, FleetReport, ReplicaReport, heard
 from weir_operator.engines import Page, told_by
 from weir_operator.views import Pod
 
@@ -37,6 +39,11 @@ _MORE: Final = 8
 def fleet_by(page: Page) -> AskFleet:
     """Return what asks real sidecars for the loads that they know."""
     return partial(told_by, page, FLEET_PATH, FleetReport.decode)
+
+
+def waiting_by(page: Page, longest_s: Seconds) -> AskFleet:
+    """Return what asks a gateway, which answers when a request waits, or after `longest_s`."""
+    return partial(told_by, page, f"{FLEET_PATH}?{WAIT}={longest_s:g}", FleetReport.decode)
 
 
 def _is_overdue(pod: Pod, now: datetime) -> bool:
@@ -67,12 +74,15 @@ class Survey:
         self._now = now
         self._reports: dict[str, ReplicaReport] = {}
         self._asked: set[str] = set()
+        self._told: dict[str, FleetReport] = {}
         self.silent: dict[str, str] = {}
 
     async def take(self) -> list[ReplicaLoad]:
         """Ask; return every pod, also what no sidecar has told of."""
-        ready = {pod.name: pod for pod in self._pods if pod.is_ready and not pod.leaves}
-        await self._ask_all(ready[name] for name in sorted(ready)[:_FIRST])
+        gateways = [pod for pod in self._pods if pod.is_gateway and pod.status.pod_ip]
+        replicas = [pod for pod in self._pods if not pod.is_gateway]
+        ready = {pod.name: pod for pod in replicas if pod.is_ready and not pod.leaves}
+        await self._ask_all([*gateways, *(ready[name] for name in sorted(ready)[:_FIRST])])
         unheard = [name for name in sorted(ready) if name not in self._reports]
         leaving = [name for name in self._next_to_leave() if name in ready]
         await self._ask_all(ready[name] for name in {*unheard[:_MORE], *leaving})
@@ -94,13 +104,22 @@ class Survey:
         except EngineUnavailable as error:
             self.silent[pod.name] = str(error)
             return
+        self._told[pod.name] = report
         for one in report.replicas:
             known = self._reports.get(one.name)
             if known is None or one.age_s < known.age_s or one.name == pod.name:
                 self._reports[one.name] = one
 
     def _replicas(self) -> list[ReplicaLoad]:
-        return [_replica(pod, self._reports.get(pod.name), self._now) for pod in self._pods]
+        return [self._replica(pod) for pod in self._pods]
+
+    def _replica(self, pod: Pod) -> ReplicaLoad:
+        known = _replica(pod, self._reports.get(pod.name), self._now)
+        told = self._told.get(pod.name)
+        if told is None:
+            return known
+        heard_s = 0.0 if pod.is_gateway else known.heard_s
+        return replace(known, heard_s=heard_s, waiting=told.waiting, idle_s=told.idle_s)
 
     def token_s(self) -> Mapping[str, Sequence[float]]:
         """Return the times per prompt token that the ready replicas of each pool tell."""
@@ -113,36 +132,19 @@ class Survey:
 
 
 def _replica(pod: Pod, report: ReplicaReport | None, now: datetime) -> ReplicaLoad:
-    """Return a pod as the autoscaler sees it; running requests that may last any time do."""
+    """Return a pod as the autoscaler sees it."""
     created = pod.metadata.creation_timestamp
     known = ReplicaLoad(
         name=pod.name,
         pool=pod.pool,
-        phase=_phase(pod, report),
+        phase=_phase(pod),
         since_s=0.0 if created is None else max(0.0, (now - created).total_seconds()),
         started_in_s=pod.started_in_s,
     )
-    if report is None:
-        return known
-    running = report.load.sequences
-    drain_s = report.drain_s if report.drain_s is not None else float("inf") if running else 0.0
-    return replace(
-        known,
-        heard_s=report.age_s,
-        work=tuple(
-            ClassWork(one.name, one.offered, one.backlog_s, one.slack_s)
-            for one in report.load.classes
-        ),
-        running=running,
-        drain_s=drain_s,
-    )
+    return known if report is None else heard(known, report)
 
 
-def _phase(pod: Pod, report: ReplicaReport | None) -> Phase:
+def _phase(pod: Pod) -> Phase:
     if pod.leaves:
         return Phase.DRAINING
-    if not pod.is_ready:
-        return Phase.STARTING
-    # One without an engine is not ready in a moment.
-    has_left = report is not None and report.load.draining
-    return Phase.DRAINING if has_left else Phase.READY
+    return Phase.READY if pod.is_ready else Phase.STARTING

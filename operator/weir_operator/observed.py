@@ -19,6 +19,9 @@ from weir_operator.views import Deployment, Pod
 Said = Facts | str
 """What an engine is, or why that is not known."""
 
+Lacks = Mapping[str, str]
+"""Adapters that a replica does not have, each with why; empty where it has all of them."""
+
 Identity = tuple[str, str]
 """Kind and name of an object; a service is in one namespace."""
 
@@ -76,13 +79,22 @@ class Observed:
     """Each pool's Deployment, by the pool's name."""
     leaving: Mapping[str, Deployment] = field(default_factory=dict)
     """Those of pools the spec no longer names; they serve until those it names do."""
+    gateway: Deployment | None = None
+    """That of the gateways, where there are to be any."""
     engines: Mapping[str, Said] = field(default_factory=dict)
     """By the name of each pod that takes requests."""
+    adapters: Mapping[str, Lacks | str] = field(default_factory=dict)
+    """What each pod that takes requests lacks of the adapters, or why that is not known."""
 
     @property
     def staying(self) -> list[Pod]:
-        """The pods that are not on their way out."""
-        return [pod for pod in self.pods if not pod.leaves]
+        """The replicas' pods that are not on their way out."""
+        return [pod for pod in self.pods if not (pod.leaves or pod.is_gateway)]
+
+    @property
+    def gateways(self) -> list[Pod]:
+        """The pods that stand in for replicas, and are not on their way out."""
+        return [pod for pod in self.pods if pod.is_gateway and not pod.leaves]
 
     @property
     def of_the_spec(self) -> list[Pod]:

@@ -13,6 +13,7 @@ import msgspec
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.wire.addresses import host_and_port
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_operator.observed import PeerKeys
 from weir_operator.render import Manifest, document_in
@@ -59,6 +60,5 @@ def _is_reached(pod: Pod) -> bool:
 
 
 def _entry(pod: Pod) -> PeerEntry:
-    ip = pod.status.pod_ip
-    host = f"[{ip}]" if ":" in ip else ip
-    return PeerEntry(pod.name, f"{host}:{labels.PEER_PORT}")
+    address = host_and_port(pod.status.pod_ip, labels.PEER_PORT)
+    return PeerEntry(pod.name, address, serves=not pod.is_gateway)

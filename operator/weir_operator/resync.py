@@ -76,6 +76,8 @@ class Resync:
                 await self.look()
             except ClusterUnavailable as error:
                 log.warning("resync: %s", error)
+            except Exception:  # the operator would end with this task, for one object's sake
+                log.exception("resync failed")
             await asyncio.sleep(interval)
 
     async def look(self) -> None:

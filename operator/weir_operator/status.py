@@ -1,7 +1,8 @@
 """What was observed, as the status of the resource. Pure: objects in, status out.
 
 The parts say their conditions; here are those that sum up. SpecValid: the spec can be acted upon.
-Ready: requests to the service's address are answered, or none are asked for. So Ready holds through
+Ready: requests to the service's address are answered, or none are asked for; those that wait at the
+gateways for a first replica are answered, unless something is wrong with it. So Ready holds through
 a rollout and through an invalid edit, and WorkloadsReady says when a rollout is complete.
 Reconciling and Stalled are there only while they are true, for tools that read them as kstatus
 does: something is on its way, or only a person can help.
@@ -129,8 +130,8 @@ def _spec_alone(seen: Observed) -> Verdict:
 def _ready(seen: Observed, spoken: Mapping[str, Verdict]) -> Verdict:
     router = spoken.get(ROUTER, Verdict("Unknown", "Waiting"))
     if router.holds:
-        return Verdict("True", "Serving", router.message)
-    if seen.scaled_to_zero and spoken[SPEC].holds:
+        return router
+    if seen.scaled_to_zero and seen.gateway is None and spoken[SPEC].holds:
         return Verdict("True", "ScaledToZero", "no replicas are asked for, and none answer")
     causes = (spoken.get(each) for each in (SPEC, NETWORK, WORKLOADS, MODEL, ROUTER))
     failed = [each for each in causes if each is not None and not each.holds]

@@ -40,6 +40,11 @@ class _OfAPool(_View, frozen=True):
         return self.metadata.labels.get(labels.POOL, "")
 
     @property
+    def is_gateway(self) -> bool:
+        """Whether it stands in for replicas, and has no engine."""
+        return self.metadata.labels.get(labels.COMPONENT) == labels.GATEWAY
+
+    @property
     def leaves(self) -> bool:
         """Whether it is on its way out."""
         return self.metadata.deletion_timestamp is not None
@@ -249,6 +254,12 @@ class Pod(_OfAPool, frozen=True):
         if since is None or created is None or ran_twice:
             return None
         return (since - created).total_seconds()
+
+    @property
+    def engine_start(self) -> tuple[str, str]:
+        """Which start of which engine this is: the pod's uid and the container's id."""
+        engines = (each for each in self.containers if each.name == labels.ENGINE_CONTAINER)
+        return self.metadata.uid, next((each.container_id for each in engines), "")
 
     @property
     def is_told(self) -> bool:

@@ -6,7 +6,8 @@ requests once it has its names, so a replica that restarts refuses none of them.
 
 An adapter is loaded when its files are there, which another container of the pod fetches. One that
 is removed is unloaded when no request here asks for it any more, and a while later than it was
-removed: other sidecars may be told of it later. New weights under a name take the place of the old
+removed: other sidecars may be told of it later. That holds for one that was removed while no
+sidecar ran, too. New weights under a name take the place of the old
 ones in the same way.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,12 @@ from weir_core.wire.adapters import (
     UnloadAdapter,
 )
 from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.sidecar_state import (
+    ADAPTER_COMING,
+    ADAPTER_HAS_NO_ROOM,
+    ADAPTER_READY,
+    ADAPTER_RENEWED,
+)
 from weir_sidecar.registry import Registry
 from weir_sidecar.telemetry.logs import Seldom
 from weir_sidecar.upstreams.connections import Connections, Reply
@@ -52,6 +59,9 @@ TRY_AGAIN_S: Final = (5.0, 300.0)
 ANSWER_WITHIN_S: Final = 120.0
 """The engine reads an adapter from its disk meanwhile."""
 LONGEST_ANSWER: Final = 1 << 20
+
+OURS_FILE: Final = "adapters-declared.json"
+"""Beside what was fetched: the names of all adapters that were declared, and may be loaded."""
 
 NOTHING_FETCHED: Final = FetchedAdapter()
 
@@ -118,8 +128,11 @@ class Names:
         self._known: _AtEngine | None = None
         self._is_sure = False
         """The engine has answered all that it was asked since its names were asked for."""
-        self._ours: set[str] = set()
-        """Adapters that this process has seen declared."""
+        self._notes = fetched.with_name(OURS_FILE)
+        self._ours: set[str] = _read_notes(self._notes)
+        """Adapters that this process, or one before it, has seen declared."""
+        self._noted = frozenset(self._ours)
+        """Those in the file."""
         self._leaving: dict[str, float] = {}
         """Since when those that the engine serves are to be unloaded."""
         self._failures: dict[str, _Failure] = {}
@@ -128,7 +141,7 @@ class Names:
         self._takes_aliases = True
         self._is_met = False
         """The engine that answers has, or had, what can be had of its names."""
-        self._is_idle = True
+        self._is_idle = not self._ours
         """Nothing was ever declared, so the engine is not asked."""
         self._wake = asyncio.Event()
         self.shown = Shown()
@@ -143,6 +156,7 @@ class Names:
         self._uris = {each.name: each.uri for each in document.adapters}
         self._ours |= self._uris.keys()
         self._is_idle = self._is_idle and not (self._aliases or self._uris)
+        self._note_ours()
         self._show()
         self._wake.set()
 
@@ -164,7 +178,12 @@ class Names:
 
     def states(self) -> dict[str, str]:
         """Return each declared adapter with `ready`, or with why it is not."""
-        return {name: self._why_lacking(name) or "ready" for name in self._uris}
+        return {name: self._why_lacking(name) or ADAPTER_READY for name in self._uris}
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The uri of each declared adapter."""
+        return self._uris
 
     # ---- the engine
 
@@ -208,6 +227,7 @@ class Names:
 
     async def _unload_all(self, known: _AtEngine) -> None:
         self._ours &= {*self._uris, *known.paths}
+        self._note_ours()
         to_go = [name for name in known.paths if self._is_to_go(name, known)]
         now = self._clock()
         self._leaving = {name: self._leaving.get(name, now) for name in to_go}
@@ -336,10 +356,10 @@ class Names:
         if self._known is not None and name in self._known.paths:
             # One whose new weights have to wait until the old ones are not used.
             is_old = name in self._leaving and self._is_to_go(name, self._known)
-            return "its new weights are being loaded" if is_old else ""
+            return ADAPTER_RENEWED if is_old else ""
         if not self._slots:
-            return "the replica has no room for adapters"
-        return self._failure_of(name) or "it is being fetched and loaded"
+            return ADAPTER_HAS_NO_ROOM
+        return self._failure_of(name) or ADAPTER_COMING
 
     def _source(self, name: str) -> FetchedAdapter:
         return self._fetched.sources.get(self._uris[name], NOTHING_FETCHED)
@@ -350,6 +370,19 @@ class Names:
             self.shown.lacking = frozenset(filter(self._why_lacking, self._uris))
             self.shown.removed = frozenset(self._ours.difference(self._uris, self._aliases))
 
+    def _note_ours(self) -> None:
+        """Write down which adapters are ours: an engine outlives its sidecar."""
+        if self._ours == self._noted:
+            return
+        fresh = self._notes.with_name(f".{self._notes.name}.new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(sorted(self._ours)))
+            fresh.replace(self._notes)
+        except OSError as error:  # it is written again with the next change
+            self._seldom.warn(log, "adapters cannot be noted", {"error": str(error)})
+            return
+        self._noted = frozenset(self._ours)
+
     def _read_fetched(self) -> None:
         try:
             self._fetched = Fetched.decode(self._file.read_bytes())
@@ -357,6 +390,17 @@ class Names:
             self._fetched = Fetched()
         except (OSError, ValueError) as error:  # it is read again at the next look
             self._seldom.warn(log, "what was fetched cannot be read", {"error": str(error)})
+
+
+def _read_notes(file: Path) -> set[str]:
+    """Return the adapters that a sidecar before this one has seen declared."""
+    try:
+        return set(msgspec.json.decode(file.read_bytes(), type=list[str]))
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read: %s", file, error)
+        return set()
 
 
 def _message_of(reply: Reply) -> str:

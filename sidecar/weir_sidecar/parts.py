@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -120,14 +119,8 @@ class Parts:
             await stack.enter_async_context(self.supervisor.running("peers", self.peers.run))
             yield
 
-    async def keep(self) -> None:
-        """Look after what nobody tells us of: changed policies, tokens of running streams."""
-        while True:
-            await asyncio.sleep(self.settings.policies.poll_s)
-            self.look()
-
     def look(self) -> None:
-        """Do so once."""
+        """Look after what nobody tells us of: changed policies, tokens of running streams."""
         self.policies.look()
         self.driver.count_tokens()
         self.limits.keep()

@@ -13,6 +13,7 @@ from typing import Final
 
 from weir_core.api import labels
 from weir_core.errors import InvalidSpec
+from weir_core.wire.addresses import host_and_port
 from weir_core.wire.cors import Cors
 
 ANY_ADDRESS: Final = "::"
@@ -54,9 +55,7 @@ class Addresses:
         if self.peer_address:
             return self.peer_address
         host = self.pod_ip or ("" if self.host in ("0.0.0.0", ANY_ADDRESS) else self.host)
-        if not host:
-            return ""
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return host_and_port(host, port) if host else ""
 
     @property
     def is_loopback(self) -> bool:

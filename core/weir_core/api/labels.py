@@ -13,6 +13,8 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 FIELD_MANAGER: Final = "weir-operator"
 PART_OF: Final = "weir"
+GATEWAY: Final = "gateway"
+"""Component of the pods that stand in for replicas."""
 OPERATOR: Final = "operator"
 """Component of the operator's pods (helm/weir/templates/_helpers.tpl)."""
 

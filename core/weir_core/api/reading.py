@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final, NamedTuple, TypeVar
@@ -24,6 +25,39 @@ Schema = dict[str, Any]
 
 MOST_SHOWN: Final = 60
 """Characters of a value in a message."""
+
+
+_OF_PODS: Final = (
+    *("affinity", "containers", "imagePullSecrets", "initContainers", "priorityClassName"),
+    *("runtimeClassName", "securityContext", "serviceAccountName", "volumes"),
+)
+_ARGS: Final = "spec.engine.args"
+_COUNT: Final = "spec.pools[].accelerator.count"
+_HASHES: Final = "spec.apiKeySecretRef"
+_REQUESTS: Final = "spec.pools[].resources.requests"
+_URI: Final = "spec.model.source.uri"
+
+ALSO_CALLED: Final[Mapping[str, tuple[str, ...]]] = {
+    **{name: (f"spec.podTemplate.spec.{name}",) for name in _OF_PODS},
+    **dict.fromkeys(("gpu", "gpus", "gpuCount"), (_COUNT,)),
+    **dict.fromkeys(("cpu", "memory"), (_REQUESTS,)),
+    **dict.fromkeys(("predictor", "storageUri", "storage"), (_URI,)),
+    **dict.fromkeys(("maxModelLen", "maxModelLength", "gpuMemoryUtilization"), (_ARGS,)),
+    **dict.fromkeys(("apiKey", "apiKeys", "keys"), (_HASHES,)),
+    **dict.fromkeys(("allowedClasses", "classes", "priorityClass"), ("spec.maxClass",)),
+    "tensorParallelSize": ("spec.engine.parallelism.tensor",),
+    "pipelineParallelSize": ("spec.engine.parallelism.pipeline",),
+    "dataParallelSize": ("spec.engine.parallelism.data",),
+    "secretName": ("spec.model.source.secretRef.name", "spec.apiKeySecretRef.name"),
+    "value": ("spec.rank",),
+}
+"""Fields of plain pods, of KServe and of vLLM, and what stands for them here."""
+
+_UNITS: Final = {
+    **{"k": 10**3, "M": 10**6, "G": 10**9},
+    **{"Ki": 2**10, "Mi": 2**20, "Gi": 2**30},
+}
+_WITH_UNIT: Final = re.compile(r"([0-9]{1,9})([kMG]i?|Ki)")
 
 
 class Known(NamedTuple):
@@ -130,6 +164,8 @@ def _words(schema: Schema, each: Any) -> str:
 
 
 def _missing(schema: Schema, each: Any) -> str:
+    if each["loc"] == ("metadata",):
+        return "is missing; write it, like {name: chat}"
     about = _node(schema, each["loc"]).get("description", "").partition(". ")[0].rstrip(".")
     return f"is missing; write it ({about})" if about else "is missing; write it"
 
@@ -173,20 +209,43 @@ def _no_text(schema: Schema, each: Any) -> str:
 def _no_number(kind: str) -> Callable[[Schema, Any], str]:
     def words(_: Schema, each: Any) -> str:
         value = each["input"]
-        in_quotes = isinstance(value, str) and value.replace(".", "", 1).isdecimal()
-        remedy = f"; write {value} without quotes" if in_quotes else ""
+        remedy = _as_number(value) if isinstance(value, str) else ""
         return f"{shown(value)} is not a {kind}{remedy}"
 
     return words
 
 
+def _as_number(text: str) -> str:
+    """Return what to write for a text that means a number; nothing where it means none."""
+    if text.replace(".", "", 1).isdecimal():
+        return f"; write {text} without quotes"
+    found = _WITH_UNIT.fullmatch(text)
+    return f"; write {int(found[1]) * _UNITS[found[2]]}" if found else ""
+
+
 def _no_object(schema: Schema, each: Any) -> str:
     value = each["input"]
     fields = _inside(schema, _node(schema, each["loc"])).get("properties", {})
-    if len(fields) == 1 and isinstance(value, str):
-        (only,) = fields
+    only = _field_for(schema, each)
+    if only:
         return f"{shown(value)} is not an object; write {{{only}: {value}}}"
     return f"{shown(value)} is not an object with fields{_of(fields)}"
+
+
+def _field_for(schema: Schema, each: Any) -> str:
+    """Return the one field of an object that the value in its place can be; empty if there is none.
+
+    Where an object needs two fields, one of them is not what was meant.
+    """
+    node = _inside(schema, _node(schema, each["loc"]))
+    needed, fields = node.get("required", ()), node.get("properties", {})
+    type_ = {str: "string", int: "integer"}.get(type(each["input"]))
+    fitting = [
+        name
+        for name in needed or fields
+        if type_ and _inside(schema, fields[name]).get("type") == type_
+    ]
+    return fitting[0] if len(needed) <= 1 and len(fitting) == 1 else ""
 
 
 def _no_list(schema: Schema, each: Any) -> str:
@@ -237,14 +296,23 @@ _WORDS: Final[Mapping[str, Callable[[Schema, Any], str]]] = {
 
 
 def _sibling(schema: Schema, location: Location) -> str | None:
-    """Return the field that is spelt most like the unknown one, where it stands."""
+    """Return the field that is spelt most like the unknown one, where it stands.
+
+    None is returned where a field has the very name, only not here.
+    """
+    name = str(location[-1])
     known = _node(schema, location[:-1]).get("properties", {})
-    return _closest(str(location[-1]), known)
+    return None if _elsewhere(schema, name) else _closest(name, known)
 
 
 def _elsewhere(schema: Schema, name: str) -> list[str]:
-    """Return the paths of the fields of this name that stand somewhere else."""
-    return [path for path in _paths(schema, schema, "") if path.rpartition(".")[2] == name]
+    """Return the paths of the fields of this name, or with another for the same, elsewhere."""
+    paths = list(_paths(schema, schema, ""))
+    named = [path for path in paths if path.rpartition(".")[2] == name]
+    # What stands in a pod is not of this schema.
+    return named or [
+        path for path in ALSO_CALLED.get(name, ()) if path.partition(".spec.")[0] in paths
+    ]
 
 
 def _paths(schema: Schema, node: Schema, start: str) -> Iterator[str]:

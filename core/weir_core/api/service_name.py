@@ -26,7 +26,8 @@ def wrong(name: str) -> Iterator[str]:
 def rules() -> tuple[Rule, ...]:
     """Return what the API server checks, of the object as a whole."""
     name = "self.metadata.name"
-    instead = f"({name}.matches('^[a-z]') ? '' : 'm-') + {name}.replace('.', '-')"
+    plain = f"{name}.lowerAscii().replace('.', '-').replace('_', '-')"
+    instead = f"({name}.matches('^[A-Za-z]') ? '' : 'm-') + {plain}"
     return (
         Rule(
             f"{name}.matches({quoted(PATTERN)})",

@@ -5,9 +5,17 @@ The page says much more, for people; only this part of it is a contract.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from weir_core.wire.steps import Facts
+
+ADAPTER_READY: Final = "ready"
+ADAPTER_COMING: Final = "it is being fetched and loaded"
+ADAPTER_RENEWED: Final = "its new weights are being loaded"
+ADAPTER_HAS_NO_ROOM: Final = "the replica has no room for adapters"
+"""What is said of an adapter; all else is why it could not be fetched or loaded."""
 
 
 class Scheduling(msgspec.Struct, frozen=True):
@@ -22,10 +30,14 @@ class SidecarState(msgspec.Struct, frozen=True):
     Attributes:
         pod: Whose it is.
         scheduling: What is known of its engine; None before one was there.
+        adapters: Each adapter that it is told of with `ADAPTER_READY`, or with why it is not.
+        adapter_sources: The uri of each; sidecars of an earlier Weir leave it out.
     """
 
     pod: str
     scheduling: Scheduling | None = None
+    adapters: dict[str, str] = {}
+    adapter_sources: dict[str, str] = {}
 
     @classmethod
     def decode(cls, data: bytes) -> SidecarState:

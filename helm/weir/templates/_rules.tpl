@@ -51,7 +51,7 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
-# The pods of a pool.
+# The pods of a pool, and gateways where there may be no replica.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]

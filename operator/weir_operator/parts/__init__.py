@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from weir_operator.parts.adapters import AdaptersOf
 from weir_operator.parts.network import Network
 from weir_operator.parts.part import Owned, Part
 from weir_operator.parts.policies import Policies
@@ -18,6 +19,7 @@ from weir_operator.parts.workloads import Workloads
 
 __all__ = [
     "PARTS",
+    "AdaptersOf",
     "Network",
     "Owned",
     "Part",
@@ -28,7 +30,14 @@ __all__ = [
     "owned",
 ]
 
-PARTS: Final[tuple[type[Part], ...]] = (Policies, Network, Workloads, Scaling, Scheduling)
+PARTS: Final[tuple[type[Part], ...]] = (
+    Policies,
+    Network,
+    Workloads,
+    Scaling,
+    Scheduling,
+    AdaptersOf,
+)
 """In the order in which a pass takes them."""
 
 

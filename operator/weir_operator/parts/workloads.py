@@ -33,11 +33,12 @@ from weir_operator.render import (
     Images,
     Manifest,
     deployment,
+    gateway_deployment,
     names_in,
     pod_templates,
     same_deployment,
 )
-from weir_operator.render.naming import pool_of
+from weir_operator.render.naming import is_of_a_pool, is_of_gateways, pool_of
 from weir_operator.revisions import choose, expired, template_of
 from weir_operator.rollouts import (
     Outlook,
@@ -91,7 +92,7 @@ class Workloads(Part):
 
     condition = WORKLOADS
     owns: ClassVar[tuple[Owned, ...]] = (
-        Owned(DEPLOYMENT, "the pods of a pool"),
+        Owned(DEPLOYMENT, "the pods of a pool, and gateways where there may be no replica"),
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
@@ -103,10 +104,11 @@ class Workloads(Part):
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
         """See the Deployments as they are, before any is written."""
-        return replace(seen, deployments=_deployments(seen.owned))
+        there, gateway = _deployments(seen.owned), _gateway(seen.owned)
+        return replace(seen, deployments=there, gateway=gateway)
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
-        """Return each pool's Deployment, and then the revision of its template."""
+        """Return the gateways', then each pool's Deployment, and the revision of its template."""
         scaled = self._scaled((seen.owner.metadata.namespace, seen.owner.metadata.name))
         if seen.service is None:
             return _as_kept(seen, scaled)
@@ -119,7 +121,7 @@ class Workloads(Part):
         slow = one_by_one(situation, {pool: each.digest for pool, each in chosen.items()})
         replicas = handed_over(situation, slow)
         names = names_in(seen.owned)
-        desired: list[Manifest] = []
+        desired = self._gateways(service, seen, is_asked=any(wanted.values()))
         for pool in service.spec.hardware_pools:
             choice, number = chosen[pool.name], replicas[pool.name]
             goes_slowly = pool.name in slow
@@ -134,16 +136,31 @@ class Workloads(Part):
             desired += [made] if choice.new is None else [made, choice.new]
         return [*desired, *_lowered(seen, {pool: replicas.get(pool, 0) for pool in leave})]
 
+    def _gateways(
+        self, service: InferenceService, seen: Observed, *, is_asked: bool
+    ) -> list[Manifest]:
+        """Return the gateways' Deployment, where it is needed.
+
+        Where it no longer is, it stays until one of the replicas that are asked for serves.
+        """
+        current = next((each for each in seen.owned if is_of_gateways(each)), None)
+        is_served = any(pod.is_ready for pod in seen.staying)
+        stays = current is not None and is_asked and not is_served
+        if service.spec.may_sleep or stays:
+            return [gateway_deployment(service, self._images, current)]
+        return []
+
     def applied(self, seen: Observed, desired: Sequence[Manifest]) -> Observed:
         """Return the pools of the spec, and those that have to serve until these do."""
         there = _deployments(desired)
         if seen.service is None:
-            return replace(seen, deployments=there, leaving={})
+            return replace(seen, deployments=there, leaving={}, gateway=_gateway(seen.owned))
         named = {pool.name for pool in seen.service.spec.hardware_pools}
         return replace(
             seen,
             deployments={pool: each for pool, each in there.items() if pool in named},
             leaving={pool: each for pool, each in there.items() if pool not in named},
+            gateway=_gateway(desired),
         )
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
@@ -222,7 +239,7 @@ def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
             replicas[pool_of(each)],
         )
         for each in seen.owned
-        if each["kind"] == DEPLOYMENT.name and replicas.get(pool_of(each), 0)
+        if is_of_a_pool(each) and replicas.get(pool_of(each), 0)
     ]
 
 
@@ -231,7 +248,7 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
     asked = replicas_in(seen.body)
     found = []
     for manifest in seen.owned:
-        if manifest["kind"] != DEPLOYMENT.name or "deletionTimestamp" in manifest["metadata"]:
+        if not is_of_a_pool(manifest) or "deletionTimestamp" in manifest["metadata"]:
             continue
         template = template_of(manifest, seen.owned)
         if template is not None:
@@ -245,8 +262,13 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
 
 def _deployments(manifests: Iterable[Manifest]) -> dict[str, Deployment]:
     """Return the Deployments among these by their pool."""
-    mine = (view(Deployment, each) for each in manifests if each["kind"] == DEPLOYMENT.name)
+    mine = (view(Deployment, each) for each in manifests if is_of_a_pool(each))
     return {each.pool: each for each in mine}
+
+
+def _gateway(manifests: Iterable[Manifest]) -> Deployment | None:
+    """Return the gateways' Deployment among these."""
+    return next((view(Deployment, each) for each in manifests if is_of_gateways(each)), None)
 
 
 def _workloads(seen: Observed) -> Verdict:
@@ -261,7 +283,7 @@ def _workloads(seen: Observed) -> Verdict:
 def _rollout(seen: Observed) -> Verdict:
     waiting = [(pod, _without_a_node(seen, pod)) for pod in seen.of_the_spec if pod.unschedulable]
     found = (
-        _stuck_container(seen.of_the_spec)
+        _stuck_container([*seen.of_the_spec, *seen.gateways])
         or next((each for _, each in waiting if each.is_trouble), None)
         or _stuck_deployment(seen.deployments)
     )
@@ -289,6 +311,10 @@ def _rollout(seen: Observed) -> Verdict:
             said = "; ".join([counts, *([_why_one_by_one(seen)] if slow else []), *waits])
             reason = "OneByOne" if slow else "Progressing"
             return Verdict("False", reason, said[:LONGEST_MESSAGE])
+    gateway = seen.gateway
+    if gateway is not None and gateway.status.available_replicas < gateway.wanted:
+        counts = f"{gateway.status.available_replicas} of {gateway.wanted} gateways available"
+        return Verdict("False", "Progressing", counts)
     return Verdict("True", "Available", "every pool has its replicas")
 
 
@@ -371,7 +397,7 @@ def _model(seen: Observed) -> Verdict:
 
 
 def _router(seen: Observed) -> Verdict:
-    if seen.scaled_to_zero:
+    if seen.scaled_to_zero and seen.gateway is None:
         return Verdict("False", "ScaledToZero", "no sidecar runs")
     ready = _ready_replicas(seen.of_the_spec, seen.deployments)
     left_over = _ready_replicas(seen.left_over, seen.leaving)
@@ -379,7 +405,23 @@ def _router(seen: Observed) -> Verdict:
         said = f"{ready} of {seen.wanted} replicas take requests"
         more = f", and {left_over} of pools no longer in the spec" if left_over else ""
         return Verdict("True", "Serving", said + more)
+    if seen.gateway is not None:
+        return _by_gateways(seen)
     return Verdict("False", "NoReadyReplica", "no replica takes requests")
+
+
+def _by_gateways(seen: Observed) -> Verdict:
+    """Return what is with requests while no replica takes them: they wait at the gateways."""
+    ready = sum(pod.is_ready for pod in seen.gateways)
+    take = f"{ready} of {len(seen.gateways)} gateways take requests"
+    if not ready:
+        return Verdict("False", "NoReadyGateway", "neither a replica nor a gateway takes requests")
+    if seen.scaled_to_zero:
+        said = f"no replica runs; {take}, and the first one starts a replica"
+        return Verdict("True", "Asleep", said)
+    if _workloads(seen).is_trouble or _model(seen).is_trouble:
+        return Verdict("False", "NoReadyReplica", "no replica takes requests")
+    return Verdict("True", "Waking", f"{take}, which wait until the first replica is ready")
 
 
 def _ready_replicas(pods: Sequence[Pod], deployments: Mapping[str, Deployment]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_operator.render.access import Access, network_policy, service_account
+from weir_operator.render.gateways import gateway_deployment
 from weir_operator.render.naming import (
     Manifest,
     Names,
@@ -39,6 +40,7 @@ __all__ = [
     "desired_state",
     "digest_of",
     "document_in",
+    "gateway_deployment",
     "names_in",
     "network",
     "pod_templates",
@@ -88,9 +90,11 @@ def desired_state(owner: InferenceService, images: Images | None = None) -> list
     Raises:
         InvalidSpec: The spec contradicts itself in a way only rendering shows.
     """
+    images = images or Images()
     templates = pod_templates(owner, images)
     pools = owner.spec.hardware_pools
     return [
         *network(owner),
+        *([gateway_deployment(owner, images)] if owner.spec.may_sleep else []),
         *(deployment(owner, pool, templates[pool.name]) for pool in pools),
     ]

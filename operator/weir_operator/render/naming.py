@@ -45,9 +45,19 @@ def names_in(owned: Iterable[Manifest]) -> dict[tuple[str, str], str]:
 
     An object that is being deleted counts only where no other has its place.
     """
-    named = [each for each in owned if each["kind"] in ("Deployment", "Service")]
+    named = [each for each in owned if each["kind"] == "Service" or is_of_a_pool(each)]
     named.sort(key=lambda each: "deletionTimestamp" not in each["metadata"])
     return {(each["kind"], pool_of(each) or _component(each)): _name(each) for each in named}
+
+
+def is_of_a_pool(manifest: Manifest) -> bool:
+    """Tell whether this is the Deployment of a pool: that of the gateways is of none."""
+    return manifest["kind"] == "Deployment" and _component(manifest) != labels.GATEWAY
+
+
+def is_of_gateways(manifest: Manifest) -> bool:
+    """Tell whether this is the Deployment of a service's gateways."""
+    return manifest["kind"] == "Deployment" and _component(manifest) == labels.GATEWAY
 
 
 def _component(manifest: Manifest) -> str:
@@ -75,6 +85,11 @@ def deployment_name(owner: InferenceService, pool: Pool, names: Names | None = N
 def headless_name(owner: InferenceService, names: Names | None = None) -> str:
     """Return the name of the Service that lists every replica, which is that of no service."""
     return (names or {}).get(("Service", REPLICAS)) or _told_apart(owner, REPLICAS, MAX_LABEL)
+
+
+def gateway_name(owner: InferenceService) -> str:
+    """Return the name of the gateways' Deployment, which is that of no pool."""
+    return _told_apart(owner, labels.GATEWAY, MAX_DEPLOYMENT_NAME)
 
 
 def _told_apart(owner: InferenceService, part: str, limit: int) -> str:

@@ -176,12 +176,7 @@ def _template(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "securityContext": {
-            "runAsNonRoot": True,
-            **({} if images.assigned_users else _ids()),
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(images),
         "initContainers": init,
         "containers": [engine_container(owner, pool, config, engine_image, mounts)],
         "volumes": _volumes(owner, mounts, fetching=has_room or bool(to_fetch)),
@@ -204,6 +199,16 @@ def _template(
         annotations[labels.RESTARTED_AT] = restarted
     meta["annotations"] = annotations
     return {"metadata": meta, "spec": spec}
+
+
+def pod_security(images: Images) -> Manifest:
+    """Return whose the containers of a pod are."""
+    return {
+        "runAsNonRoot": True,
+        **({} if images.assigned_users else _ids()),
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def _ids() -> Manifest:

@@ -11,6 +11,7 @@ from tests.integration.sidecar.harness import PATIENT, Answer, House, Running, c
 from weir_core.units import Seconds
 from weir_core.wire.adapters import Fetched, FetchedAdapter
 from weir_core.wire.policies import AdapterEntry, PolicyDocument
+from weir_core.wire.sidecar_state import ADAPTER_READY, SidecarState
 from weir_sidecar.upstreams.monitor import EngineState
 from weir_sim.mock_engine import MockEngine, Profile
 
@@ -63,6 +64,8 @@ async def test_until_an_adapter_is_loaded_its_clients_are_told_to_come_back(hous
     assert (await ask(running, "tiny")).status == 200
     fetched(house, {SQL.uri: FetchedAdapter(PATH)})
     await eventually(lambda: not running.sidecar.names.shown.lacking)
+    state = SidecarState.decode(await running.state())
+    assert (state.adapters, state.adapter_sources) == ({"sql": ADAPTER_READY}, {"sql": SQL.uri})
     assert engine.adapters == {"sql": PATH}
     assert (await ask(running, "sql")).status == 200
 

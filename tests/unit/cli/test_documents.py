@@ -8,8 +8,9 @@ from typing import Final
 
 import pytest
 
-from weir_cli.documents import load
+from weir_cli.documents import WEIR_KINDS, load
 from weir_core.api.model import URI_SAYS
+from weir_core.api.reading import ALSO_CALLED
 from weir_core.errors import InvalidSpec
 
 ROOT: Final = Path(__file__).parents[3]
@@ -125,8 +126,33 @@ def test_the_examples_work_together() -> None:
         ),
         pytest.param(
             SERVICE.replace("v1alpha1", "v1"),
-            "weir.yaml: document 1: apiVersion: must be serving.weir.dev/v1alpha1",
+            "weir.yaml: document 1: apiVersion: 'serving.weir.dev/v1' is not Weir's; write "
+            "serving.weir.dev/v1alpha1",
             id="another version",
+        ),
+        pytest.param(
+            SERVICE.partition("\n")[2],
+            "weir.yaml: document 1: apiVersion: is missing; write serving.weir.dev/v1alpha1",
+            id="no version",
+        ),
+        pytest.param(
+            SERVICE.replace("kind: InferenceService", "kind: inferenceservice"),
+            "weir.yaml: document 1: kind: 'inferenceservice' is not a kind Weir knows "
+            "(InferenceService, InferencePriorityClass, InferenceTenant, Secret); did you mean "
+            "InferenceService?",
+            id="a kind in small letters",
+        ),
+        pytest.param(
+            SERVICE.replace("kind: InferenceService\n", ""),
+            "weir.yaml: document 1: kind: is missing; write one of InferenceService, "
+            "InferencePriorityClass, InferenceTenant, Secret",
+            id="no kind",
+        ),
+        pytest.param(
+            SERVICE.replace("metadata: {name: chat}\n", ""),
+            "weir.yaml: document 1 (InferenceService): metadata: is missing; write it, like "
+            "{name: chat}",
+            id="no metadata",
         ),
         pytest.param(
             "- a list",
@@ -155,10 +181,83 @@ def test_refuses(text: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written_as", "told"),
+    [
+        pytest.param(
+            "gpus: 4",
+            "spec.gpus: unknown field; did you mean spec.pools[].accelerator.count?",
+            id="GPUs of the service",
+        ),
+        pytest.param(
+            "containers: [{name: engine}]",
+            "spec.containers: unknown field; did you mean spec.podTemplate.spec.containers?",
+            id="a field of pods",
+        ),
+        pytest.param(
+            "maxReplicas: 4",
+            "spec.maxReplicas: unknown field; did you mean spec.scaling.maxReplicas?",
+            id="a field of an HPA, which is spelt like another one, too",
+        ),
+        pytest.param(
+            "predictor: {model: {}}",
+            "spec.predictor: unknown field; did you mean spec.model.source.uri?",
+            id="a field of KServe",
+        ),
+        pytest.param(
+            "engine: {parallelism: {tensorParallelSize: 2}}",
+            "spec.engine.parallelism.tensorParallelSize: unknown field; did you mean "
+            "spec.engine.parallelism.tensor?",
+            id="a word of vLLM's",
+        ),
+        pytest.param(
+            "pools: [{name: gpu, resources: {cpu: 4}}]",
+            "spec.pools[0].resources.cpu: unknown field; did you mean "
+            "spec.pools[].resources.requests?",
+            id="resources neither asked for nor bounded",
+        ),
+        pytest.param(
+            "admission: {maxBodyBytes: 32Mi}",
+            "spec.admission.maxBodyBytes: '32Mi' is not a whole number; write 33554432",
+            id="a number with a unit",
+        ),
+        pytest.param(
+            "pools: [{name: gpu, accelerator: 4}]",
+            "spec.pools[0].accelerator: 4 is not an object; write {count: 4}",
+            id="a number for an object",
+        ),
+    ],
+)
+def test_what_is_written_as_elsewhere_is_told_as_it_is_here(
+    written_as: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        load([written(tmp_path, f"{SERVICE}  {written_as}")])
+    where = f"{tmp_path}/weir.yaml: document 1 (InferenceService chat): "
+    assert [str(fault) for fault in caught.value.faults] == [where + told]
+
+
+def test_a_source_by_its_bare_uri_is_told_its_field(tmp_path: Path) -> None:
+    text = SERVICE.replace('{uri: "tiny://"}', "hf://o/m")
+    with pytest.raises(InvalidSpec, match=r"is not an object; write \{uri: hf://o/m\}"):
+        load([written(tmp_path, text)])
+
+
+def test_every_field_that_is_called_otherwise_elsewhere_exists_here() -> None:
+    text = "".join(str(each.model_json_schema()) for each in WEIR_KINDS.values())
+    for path in {path for paths in ALSO_CALLED.values() for path in paths}:
+        name = path.partition(".spec.")[0].rpartition(".")[2]
+        assert f"'{name}'" in text, path
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         pytest.param("a: [", "is not YAML: line 1, column 5: ", id="broken YAML"),
         pytest.param("a: 1\na: 2", "key 'a' is written twice", id="a key written twice"),
+        pytest.param("a:\n\tb: 1", "indent with spaces, not with tabs", id="tabs"),
+        pytest.param("a: 1\nb 2\nc: 3", "has a key without `: `", id="no colon"),
+        pytest.param("a: 1\n  b: 2", "is indented unlike its neighbours", id="wrong indentation"),
+        pytest.param("a: {b: 1\nc: 2", "a `{` above is not closed", id="an open brace"),
     ],
 )
 def test_refuses_what_is_not_yaml_and_names_the_line(

@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.wire.fleet import FleetReport
+from weir_core.wire.sidecar_state import SidecarState
 from weir_core.wire.steps import Facts
+from weir_operator.adapters import Adapters
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.engines import Engines
 from weir_operator.metrics import Metrics
@@ -149,6 +151,15 @@ def engines(said: Facts | None = None) -> Engines:
         return said or facts()
 
     return Engines(ask, lambda: 0.0)
+
+
+def no_adapters() -> Adapters:
+    """Return what asks sidecars that have no adapter yet, on a clock that stands."""
+
+    async def ask(_address: str, pod: str, _keys: Sequence[str]) -> SidecarState:
+        return SidecarState(pod)
+
+    return Adapters(ask, lambda: 0.0, lambda _service: None)
 
 
 def no_autoscaling() -> Autoscaling:

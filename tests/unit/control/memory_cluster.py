@@ -34,7 +34,7 @@ class MemoryCluster:
         """Kinds of the objects that were applied, each as often as it was."""
         self.touched: list[str] = []
         """Names of pods, each as often as it was annotated."""
-        self.down: ClusterUnavailable | None = None
+        self.down: Exception | None = None
         self.calls = 0
         self.calls_left: int | None = None
         """Calls that it still answers before it is down; None for no end."""

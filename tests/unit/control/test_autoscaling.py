@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from weir_core.scale.types import (
     ScalingPolicy,
     Verdict,
 )
+from weir_core.units import Seconds
 from weir_core.wire.fleet import FleetReport, ReplicaReport
 from weir_core.wire.policies import PolicyDocument
 from weir_operator.autoscaling import DELETION_COST, GOES_FIRST, NO_COST, Autoscaling, Scaled
@@ -82,6 +84,11 @@ class Fleet:
         self.silent: set[str] = set()
         self.unheard: set[str] = set()
         """Those that no other sidecar has heard of."""
+        self.gateways: dict[str, FleetReport] = {}
+        self.told = asyncio.Event()
+        """Gateways that are listened to answer."""
+        self.heard: list[str] = []
+        self.all_heard, self.woken = asyncio.Event(), asyncio.Event()
         self.asked: list[str] = []
         self.passes: list[tuple[str, str]] = []
         self.now = 1000.0
@@ -92,21 +99,37 @@ class Fleet:
     def operator(self) -> Autoscaling:
         """Return a new process."""
         return Autoscaling(
-            self.ask, lambda: self.now, lambda: NOW, self.passes.append, self.metrics
+            self.ask, lambda: self.now, lambda: NOW, self.ask_pass, self.metrics, self.listen
         )
+
+    def ask_pass(self, service: tuple[str, str]) -> None:
+        self.passes.append(service)
+        self.woken.set()
+
+    async def listen(self, address: str, name: str, keys: Sequence[str]) -> FleetReport:
+        assert (address, keys) == (f"ip-{name}", KEYS)
+        self.heard.append(name)
+        if len(self.heard) == len(self.gateways):
+            self.all_heard.set()
+        await self.told.wait()
+        return self.gateways[name]
 
     async def ask(self, address: str, name: str, keys: Sequence[str]) -> FleetReport:
         assert (address, keys) == (f"ip-{name}", KEYS)
         self.asked.append(name)
         if name in self.silent:
             raise EngineUnavailable(f"{address} did not answer in time")
+        if name in self.gateways:
+            return self.gateways[name]
         own = ReplicaReport(name, self.loads[name], drain_s=self.drains.get(name, 0.0))
         others = [
             ReplicaReport(other, one, age_s=1.0)
             for other, one in self.loads.items()
             if other != name and other not in self.unheard
         ]
-        return FleetReport(name, (own, *others))
+        return FleetReport(
+            name, (own, *others), idle_s=0.0 if self.loads[name].sequences else 900.0
+        )
 
     def follow(self, *pods: Pod, wanted: int, spec: Scaling | None = None) -> None:
         """Have a pass see the service."""
@@ -480,3 +503,60 @@ def test_the_largest_fleet_fits_an_answer() -> None:
     page = FleetReport("a", tuple(ReplicaReport(pod, one, 1 / 3) for pod in pods)).encode()
     assert len(page) < LONGEST_ANSWER / 2
     assert FleetReport.decode(page).replicas[-1].load == one
+
+
+ZERO = scaling(minReplicas=0)
+IDLE = {name: FleetReport(name, idle_s=900.0) for name in ("g1", "g2")}
+
+
+def gateway(name: str, **more: Any) -> Pod:
+    return pod(name, labels={"app.kubernetes.io/component": "gateway"}, **more)
+
+
+async def test_an_idle_service_goes_to_zero_and_is_looked_at_no_more(fleet: Fleet) -> None:
+    fleet.loads, fleet.gateways = {"a": load()}, dict(IDLE)
+    fleet.follow(pod("a"), gateway("g1"), gateway("g2"), wanted=1, spec=ZERO)
+    assert await fleet.look() is Verdict.ASLEEP
+    assert fleet.wanted == {"cpu": 0}
+    assert set(fleet.asked) == {"a", "g1", "g2"}
+    fleet.follow(gateway("g1"), gateway("g2"), wanted=0, spec=ZERO)
+    fleet.asked.clear()
+    assert await fleet.look() is Verdict.ASLEEP
+    assert fleet.asked == []
+
+
+@pytest.mark.parametrize(
+    "gateways",
+    [
+        pytest.param({"g1": FleetReport("g1", idle_s=900.0)}, id="one that does not answer"),
+        pytest.param({**IDLE, "g2": FleetReport("g2", idle_s=3.0)}, id="one that had a request"),
+        pytest.param({**IDLE, "g2": FleetReport("g2")}, id="one that does not tell"),
+    ],
+)
+async def test_a_gateway_keeps_the_last_replica(
+    fleet: Fleet, gateways: dict[str, FleetReport]
+) -> None:
+    fleet.loads, fleet.gateways = {"a": load()}, gateways
+    fleet.silent = {"g1", "g2"} - gateways.keys()
+    fleet.follow(pod("a"), gateway("g1"), gateway("g2"), wanted=1, spec=ZERO)
+    assert await fleet.look() is not Verdict.ASLEEP
+    assert fleet.wanted in ({}, {"cpu": 1})
+
+
+async def test_a_new_operator_listens_at_once_and_wakes_for_a_request_at_a_leaving_gateway(
+    fleet: Fleet,
+) -> None:
+    fleet.gateways = {**IDLE, "g2": FleetReport("g2", waiting=1, idle_s=0.0)}
+    fleet.follow(gateway("g1"), gateway("g2", leaving=True), wanted=0, spec=ZERO)
+    running = asyncio.create_task(fleet.autoscaling.run(fleet.cluster, Seconds(3600.0)))
+    async with asyncio.timeout(30):
+        await fleet.all_heard.wait()
+        assert fleet.wanted == {}
+        fleet.told.set()
+        await fleet.woken.wait()
+    assert fleet.wanted == {"cpu": 1}
+    said = fleet.autoscaling.said(SERVICE)
+    assert said is not None
+    assert said.reason is Verdict.WOKEN
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -23,7 +23,7 @@ from weir_operator import status
 from weir_operator.conditions import Verdict
 from weir_operator.observed import Observed, Said, Told
 from weir_operator.render import Images
-from weir_operator.views import Pod, view
+from weir_operator.views import Deployment, Pod, view
 
 Manifest = dict[str, Any]
 
@@ -66,6 +66,7 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
         "ScalingReady": ("True", "Fixed"),
         "PoliciesReady": ("True", "Applied"),
         "SchedulingReady": ("True", "Weir"),
+        "AdaptersReady": ("True", "NoAdapters"),
     }
 
 
@@ -117,6 +118,59 @@ def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
     assert (seen["Ready"].status, seen["Ready"].reason) == ("True", "ScaledToZero")
     assert seen["WorkloadsReady"].status == "True"
     assert not {"Reconciling", "Stalled"} & set(seen)
+
+
+ZERO = {"scaling": {"minReplicas": 0, "maxReplicas": 3}}
+
+
+def asleep(wanted: int, *pods: Manifest, gateways: int = 2) -> dict[str, Verdict]:
+    """Return what is said of a service that may have no replicas, of whose gateways some serve."""
+    component = {"app.kubernetes.io/component": "gateway"}
+    gateway = {
+        "metadata": {"name": "chat-gateway", "generation": 1, "labels": component},
+        "spec": {"replicas": 2},
+        "status": {"availableReplicas": gateways},
+    }
+    mine = []
+    for number in range(gateways):
+        one = pod(container("gateway", started=True), ready=True)
+        one["metadata"] = {"name": f"chat-gateway-{number}", "labels": component}
+        mine.append(one)
+    pools = {"cpu": deployment(wanted, readyReplicas=0, availableReplicas=0)}
+    told: dict[str, Any] = {"owned": [SERVICE_OBJECT], "gateway": view(Deployment, gateway)}
+    return verdicts(observed(pools, [*mine, *pods], spec=ZERO, **told))
+
+
+def test_a_service_that_sleeps_on_purpose_is_ready_and_current() -> None:
+    seen = asleep(0)
+    assert seen["Ready"] == Verdict(
+        "True",
+        "Asleep",
+        "no replica runs; 2 of 2 gateways take requests, and the first one starts a replica",
+    )
+    assert seen["WorkloadsReady"].status == "True"
+    assert seen["ModelReady"].reason == "ScaledToZero"
+    assert not {"Reconciling", "Stalled"} & set(seen)
+
+
+def test_a_service_that_wakes_is_ready_and_under_way() -> None:
+    seen = asleep(1, pod(container("engine")))
+    assert (seen["Ready"].status, seen["Ready"].reason) == ("True", "Waking")
+    assert seen["Reconciling"].status == "True"
+
+
+def test_a_replica_that_cannot_start_leaves_a_waking_service_not_ready() -> None:
+    stuck = container("engine", "waiting", reason="CrashLoopBackOff", last=CRASHED)
+    seen = asleep(1, pod(stuck))
+    assert (seen["Ready"].status, seen["RouterReady"].reason) == ("False", "NoReadyReplica")
+    assert seen["Stalled"].status == "True"
+
+
+def test_a_service_whose_gateways_are_not_there_cannot_sleep() -> None:
+    seen = asleep(0, gateways=0)
+    assert (seen["RouterReady"].status, seen["RouterReady"].reason) == ("False", "NoReadyGateway")
+    assert seen["WorkloadsReady"].message == "0 of 2 gateways available"
+    assert "Reconciling" in seen
 
 
 @pytest.mark.parametrize(

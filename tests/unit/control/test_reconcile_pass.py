@@ -15,6 +15,7 @@ from tests.unit.control.builders import (
     UID,
     body,
     engines,
+    no_adapters,
     no_autoscaling,
     serving_pod,
 )
@@ -23,7 +24,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.interests import Interests
 from weir_operator.kinds import API_SERVICE, SECRET, Kind
-from weir_operator.parts import Network, Part, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Part, Policies, Scaling, Scheduling, Workloads
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import Access, Images
 
@@ -59,6 +60,7 @@ def parts(
         Workloads(images, scales.asked),
         Scaling(scales, clock),
         Scheduling(engines()),
+        AdaptersOf(no_adapters()),
     )
 
 
@@ -126,6 +128,7 @@ async def test_publishes_what_it_saw() -> None:
         "ScalingReady": "True",
         "PoliciesReady": "True",
         "SchedulingReady": "True",
+        "AdaptersReady": "True",
     }
     assert status["url"] == "http://chat.models.svc"
     assert status["observedGeneration"] == 1
@@ -639,3 +642,44 @@ async def test_tells_the_story_in_events_each_once() -> None:
     told = [(each["type"], each["reason"]) for each in cluster.events]
     assert told == [("Normal", "Progressing"), ("Normal", "Serving")]
     assert {each["involvedObject"]["uid"] for each in cluster.events} == {UID}
+
+
+async def test_gateways_stay_until_a_replica_serves_and_keep_their_template() -> None:
+    zero = {"scaling": {"minReplicas": 0, "maxReplicas": 4}}
+    cluster = MemoryCluster(body(zero))
+    await reconciler(cluster).run(KEY)
+    (gateway,) = (name for name in cluster.of("Deployment") if name.startswith("chat-gateway"))
+    assert {name: each["spec"]["replicas"] for name, each in cluster.of("Deployment").items()} == {
+        gateway: 2,
+        "chat-cpu": 0,
+    }
+    before = templates(cluster)[gateway]
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster)[gateway] == before
+    edit(cluster, zero, annotations={"serving.weir.dev/restarted-at": "now"})
+    await reconciler(cluster, "2").run(KEY)
+    assert templates(cluster)[gateway]["spec"]["containers"][0]["image"] == "weir:2"
+    edit(cluster, {"scaling": {"minReplicas": 1, "maxReplicas": 4}})
+    await reconciler(cluster).run(KEY)
+    assert gateway in cluster.of("Deployment")
+    cluster.all_pods = {KEY: [serving_pod("cpu")]}
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-cpu"]
+
+
+async def test_a_service_of_which_no_replica_is_asked_for_has_no_gateways() -> None:
+    cluster = MemoryCluster(body({"scaling": {"minReplicas": 0, "maxReplicas": 4}}))
+    await reconciler(cluster).run(KEY)
+    edit(cluster, {"replicas": 0})
+    await reconciler(cluster).run(KEY)
+    assert list(cluster.of("Deployment")) == ["chat-cpu"]
+    assert conditions(cluster)["Ready"]["reason"] == "ScaledToZero"
+
+
+async def test_the_gateways_of_a_service_go_on_while_its_spec_is_wrong() -> None:
+    cluster = MemoryCluster(body({"scaling": {"minReplicas": 0, "maxReplicas": 4}}))
+    await reconciler(cluster).run(KEY)
+    before = templates(cluster)
+    edit(cluster, {"scaling": {"minReplicas": 5, "maxReplicas": 4}})
+    assert await reconciler(cluster).run(KEY) is Outcome.REJECTED
+    assert templates(cluster) == before

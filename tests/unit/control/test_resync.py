@@ -9,16 +9,23 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.builders import NAMESPACE, body, facts, no_autoscaling, serving_pod
+from tests.unit.control.builders import (
+    NAMESPACE,
+    body,
+    facts,
+    no_adapters,
+    no_autoscaling,
+    serving_pod,
+)
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import finish_rollouts
 from tests.unit.control.virtual_time import VirtualTime
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, EngineUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, EngineUnavailable, InvalidSpec
 from weir_core.units import Seconds
 from weir_operator.engines import Engines
 from weir_operator.interests import Interests
 from weir_operator.kinds import SECRET, Kind
-from weir_operator.parts import Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.render import Access, Images
@@ -63,6 +70,7 @@ class Bench:
             Workloads(Images(), autoscaling.asked),
             Scaling(autoscaling, lambda: self.now),
             Scheduling(Engines(self._ask, lambda: 0.0)),
+            AdaptersOf(no_adapters()),
         )
         self.reconciler = Reconciler(
             self.cluster, self.parts, lambda: self.now, remark=lambda: self.remark
@@ -266,11 +274,19 @@ async def test_a_service_that_is_gone_is_forgotten() -> None:
     assert await bench.look() == ["a"]
 
 
-@pytest.mark.parametrize("down", [False, True], ids=["the cluster answers", "not at first"])
-def test_it_looks_at_once_and_after_each_interval(down: bool) -> None:
+@pytest.mark.parametrize(
+    "down",
+    [
+        pytest.param(None, id="the cluster answers"),
+        pytest.param(ClusterUnavailable("connection refused"), id="not at first"),
+        pytest.param(InvalidSpec("", "the list is refused"), id="with a refusal at first"),
+        pytest.param(KeyError("metadata"), id="with what nothing foresaw at first"),
+    ],
+)
+def test_it_looks_at_once_and_after_each_interval(down: Exception | None) -> None:
     async def follow() -> None:
         bench = Bench("a")
-        bench.cluster.down = ClusterUnavailable("connection refused") if down else None
+        bench.cluster.down = down
         following = asyncio.ensure_future(bench.resync.follow(Seconds(300)))
         await asyncio.sleep(1)
         assert len(bench.queue) == (0 if down else 1)

@@ -346,6 +346,32 @@ async def test_a_replica_without_room_lacks_them_and_serves(tmp_path: Path) -> N
     assert scene.names.shown.lacking == {"sql"}
 
 
+async def test_one_that_is_removed_while_no_sidecar_runs_goes_with_the_next_one(
+    scene: Scene, tmp_path: Path
+) -> None:
+    await scene.running(SQL, LAW)
+    after = Scene(tmp_path, slots=4)
+    after.engine.adapters = {**scene.engine.adapters, "theirs": "/models/theirs"}
+    after.declare()
+    after.names.engine_answers()
+    await after.looks()
+    assert after.names.engine_answers()
+    assert after.names.shown.removed == {"sql", "law"}
+    await after.looks(names.LINGER_S)
+    assert after.engine.adapters == {"theirs": "/models/theirs"}
+    await after.looks()
+    last = Scene(tmp_path, slots=4)
+    last.declare()
+    assert last.names.engine_answers(), "there is nothing left to unload"
+
+
+async def test_notes_that_are_none_are_as_good_as_missing(tmp_path: Path) -> None:
+    (tmp_path / names.OURS_FILE).write_text("{")
+    scene = Scene(tmp_path, slots=4)
+    await scene.running(SQL)
+    assert json.loads((tmp_path / names.OURS_FILE).read_text()) == ["sql"]
+
+
 async def test_what_someone_else_loaded_stays(scene: Scene) -> None:
     scene.engine.adapters["theirs"] = "/models/theirs"
     await scene.running(SQL)

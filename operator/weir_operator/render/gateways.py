@@ -1,0 +1,158 @@
+"""The gateways of a service that may have no replicas: two small pods, without an engine.
+
+They have the service's label, so its Service, its list of peers, its NetworkPolicy and its
+disruption budget have them as they have the replicas. They are ready all the time, and the Service
+sends them a share of the requests while replicas serve, too; they route these on, as any sidecar
+does. Were they in the Service only while there is no replica, requests that come in the moment
+between the last replica's leave and the gateways' readiness would find nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from weir_core.api import labels
+from weir_core.api.inferenceservice import InferenceService
+from weir_operator.render.containers import sidecar
+from weir_operator.render.naming import Manifest, common_labels, gateway_name, inherited, metadata
+from weir_operator.render.patch import patched
+from weir_operator.render.pods import GRACE_PERIOD_S, Images, pod_security
+from weir_operator.render.policies import policies_volume
+
+GATEWAYS: Final = 2
+"""One more than it takes: a node may go."""
+_REQUESTS: Final = {"cpu": "100m", "memory": "256Mi"}
+_OF_SIDECARS: Final = (
+    *("name", "image", "imagePullPolicy", "env", "envFrom"),
+    *("resources", "securityContext", "volumeMounts"),
+)
+"""Fields of the sidecar in spec.podTemplate that count for a gateway."""
+_NOT_OF_GATEWAYS: Final = (labels.ENV_POOL, labels.ENV_RUN_DIR, labels.ENV_ADAPTER_SLOTS)
+
+
+def gateway_deployment(
+    owner: InferenceService, images: Images, current: Manifest | None = None
+) -> Manifest:
+    """Return the Deployment of a service's gateways.
+
+    Args:
+        owner: The service.
+        images: Where the sidecar's image is named.
+        current: The Deployment as it is. An upgrade of the operator alone does not replace its
+            pods, as it does no replica's: what they were made from stays while the spec does.
+    """
+    digest = _digest(owner)
+    template = _template(owner, images)
+    if current is not None:
+        noted = current["metadata"].get("annotations", {}).get(labels.SPEC_HASH)
+        template = current["spec"]["template"] if noted == digest else template
+    meta = metadata(owner, gateway_name(owner), labels.GATEWAY)
+    meta["annotations"] = {**meta.get("annotations", {}), labels.SPEC_HASH: digest}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta,
+        "spec": {
+            "paused": False,
+            "replicas": GATEWAYS,
+            "revisionHistoryLimit": 3,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            },
+            "selector": {"matchLabels": _selector(owner)},
+            "template": template,
+        },
+    }
+
+
+def _selector(owner: InferenceService) -> dict[str, str]:
+    return {labels.SERVICE: owner.metadata.name, labels.COMPONENT: labels.GATEWAY}
+
+
+def _digest(owner: InferenceService) -> str:
+    """Return a digest of what of a spec is in a gateway's pod."""
+    spec = owner.spec
+    written = [
+        spec.model.name,
+        list(spec.engine.args),
+        None if spec.tracing is None else spec.tracing.model_dump(mode="json"),
+        _patch(owner),
+        owner.metadata.annotations.get(labels.RESTARTED_AT),
+    ]
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _template(owner: InferenceService, images: Images) -> Manifest:
+    restarted = owner.metadata.annotations.get(labels.RESTARTED_AT)
+    spec: dict[str, Any] = {
+        "serviceAccountName": owner.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+        "securityContext": pod_security(images),
+        "affinity": {"podAntiAffinity": _apart(owner)},
+        "containers": [_container(owner, images)],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, policies_volume(owner)],
+    }
+    annotations = inherited(owner.metadata.annotations)
+    if restarted:
+        annotations[labels.RESTARTED_AT] = restarted
+    meta = {"labels": inherited(owner.metadata.labels), "annotations": annotations}
+    template = patched({"metadata": meta, "spec": spec}, _patch(owner))
+    template["metadata"]["labels"] |= common_labels(owner, labels.GATEWAY)
+    grace = str(template["spec"].setdefault("terminationGracePeriodSeconds", GRACE_PERIOD_S))
+    (container,) = template["spec"]["containers"]
+    container["env"].append({"name": labels.ENV_GRACE_PERIOD_S, "value": grace})
+    return template
+
+
+def _container(owner: InferenceService, images: Images) -> Manifest:
+    """Return a replica's sidecar without what belongs to an engine."""
+    made = sidecar(owner, owner.spec.hardware_pools[0], images.sidecar)
+    del made["restartPolicy"]
+    env = [each for each in made["env"] if each["name"] not in _NOT_OF_GATEWAYS]
+    anywhere = (f"[::]:{port}" for port in (labels.API_PORT, labels.ADMIN_PORT))
+    listen, admin = anywhere
+    return {
+        **made,
+        "command": ["weir-sidecar", "gateway", "--listen", listen, "--admin", admin],
+        "env": env,
+        "resources": {"requests": dict(_REQUESTS)},
+        "volumeMounts": [each for each in made["volumeMounts"] if each["name"] != "run"],
+    }
+
+
+def _apart(owner: InferenceService) -> Manifest:
+    """Return the wish for different nodes, which a cluster of one node does not fulfil."""
+    term = {
+        "labelSelector": {"matchLabels": _selector(owner)},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    return {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": term}
+        ]
+    }
+
+
+def _patch(owner: InferenceService) -> Manifest:
+    """Return what of spec.podTemplate is for gateways, too: all but what engines need.
+
+    Of the containers that is the sidecar, but for what it runs and when; of the volumes those that
+    it mounts.
+    """
+    written = owner.spec.pod_template or {}
+    spec = dict(written.get("spec") or {})
+    init, volumes = spec.pop("initContainers", None), spec.pop("volumes", None)
+    spec.pop("containers", None)
+    sidecars = [
+        {key: value for key, value in each.items() if key in _OF_SIDECARS}
+        for each in init or ()
+        if each.get("name") == labels.SIDECAR_CONTAINER
+    ]
+    mounted = {mount.get("name") for each in sidecars for mount in each.get("volumeMounts") or ()}
+    used = [each for each in volumes or () if each.get("name") in mounted]
+    return {**written, "spec": {**spec, "containers": sidecars, "volumes": used}}
