@@ -61,8 +61,16 @@ integration-gpu-lock: install ## The engine's tests on the Python code of the vL
 test: check integration e2e ## Everything
 
 .PHONY: generate
-generate: install ## Write crds/, the chart's copies and its dashboards
+generate: install ## Write crds/, the chart's copies, its dashboards and the reference pages
 	@$(BIN)/python scripts/generate
+
+.PHONY: docs
+docs: install ## Build the site of docs/ into .weir/site, with its links checked (npm fetches Mermaid once)
+	@scripts/site build
+
+.PHONY: docs-serve
+docs-serve: install ## Serve the site while you write, at http://127.0.0.1:8008
+	@scripts/site serve --dev-addr 127.0.0.1:8008
 
 .PHONY: format
 format: install ## Format the sources
@@ -93,11 +101,15 @@ bench-prefixes: install ## Cost of following prefixes, compiled as in the image 
 
 .PHONY: bench-overload
 bench-overload: install ## Twice what a real engine can do, for three minutes, with and without Weir
-	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.overload $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: install ## Overload before a modelled engine: Weir beside other gateways
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.peers $(ARGS)
+
+.PHONY: bench-fleet
+bench-fleet: install ## Four engines behind Weir's sidecars and behind other routers (ARGS=...)
+	$(BIN)/python -m bench.fleet routers $(ARGS)
 
 .PHONY: bench-serve
 bench-serve: install ## vLLM's own benchmark, 500 chats, against what `make up` serves

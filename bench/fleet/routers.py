@@ -2,7 +2,7 @@
 
 A run is one target under one load with one seed: its engines and what stands before them are
 started afresh, so that no cache holds what an earlier run left. Targets take turns in random
-order. docs/performance.md says what came out.
+order. docs/performance.md and docs/overload.md say what came out.
 """
 
 from __future__ import annotations
