@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from contextlib import closing, suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from weir_cli import records
-from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
+from weir_cli.records import (
+    Instance,
+    InstanceRecord,
+    ReplicaRecord,
+    ScalingRecord,
+    ServiceRecord,
+)
 from weir_core.errors import MachineUnfit
 from weir_core.wire.sidecar_state import SidecarState, shortfall
 from weir_core.wire.steps import Facts
@@ -52,6 +59,8 @@ def status(cache: Path, console: Console) -> int:
     notes = []
     for record in running:
         for service in record.services:
+            if service.scaling is not None:
+                notes.append(scaling_note(service.name, service.scaling))
             for replica in service.replicas:
                 state = state_of(replica.admin_socket)
                 table.add_row(*_cells(service, replica, state))
@@ -81,12 +90,21 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[
 
 def state_of(admin_socket: str) -> Any:
     """Return what a replica's sidecar says of itself, or None if it does not."""
+    try:
+        return json.loads(page_of(admin_socket, "/state") or b"null")
+    except ValueError:
+        return None
+
+
+def page_of(admin_socket: str, path: str) -> bytes | None:
+    """Return a page of a sidecar's admin socket, or None where there is no answer."""
     asked = _SidecarConnection(admin_socket)
     with closing(asked):
         try:
-            asked.request("GET", "/state")
-            return json.load(asked.getresponse())
-        except (HTTPException, OSError, ValueError):
+            asked.request("GET", path)
+            answer = asked.getresponse()
+            return answer.read() if answer.status == HTTPStatus.OK else None
+        except (HTTPException, OSError):
             return None
 
 
@@ -117,6 +135,11 @@ def scheduler_note(replica: str, facts: Facts | None) -> str:
     """Return what to say of an engine whose steps Weir's scheduler does not order, if so."""
     why = shortfall(facts) if facts else ""
     return f"{replica}: runs vLLM's own {facts.kind} scheduler: {why}" if facts and why else ""
+
+
+def scaling_note(service: str, scaling: ScalingRecord) -> str:
+    """Return what was decided of a service's replicas, and why."""
+    return f"{service}: {scaling.reason}: {scaling.message}"
 
 
 def load_of(state: Any) -> tuple[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Final
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.scale.autoscaler import Autoscaler
+from weir_core.scale.pools import with_speeds
 from weir_core.scale.types import (
     ClassTarget,
     Decision,
@@ -42,8 +42,6 @@ _AT_ONCE: Final = 16
 """Services whose sidecars are asked side by side."""
 _SELDOM_S: Final = 30.0
 """Time between two passes for another reason alone, which may change with every look."""
-_FASTER: Final = 64.0
-"""Times another pool's that a pool's speed may be, whatever its replicas tell."""
 
 Service = tuple[str, str]
 """Namespace and name."""
@@ -198,7 +196,7 @@ class Autoscaling:
         scaled = known.scaled
         survey = Survey(self._ask, scaled.pods, scaled.keys, self._wall())
         replicas = await survey.take()
-        pools = _with_speeds(known.pools, survey.token_s())
+        pools = with_speeds(known.pools, survey.token_s())
         load = ServiceLoad(scaled.classes, pools, tuple(replicas))
         decision = known.scaler.decide(load, scaled.policy, self._clock())
         if decision.reason is Verdict.DATA_MISSING and survey.silent:
@@ -267,15 +265,3 @@ async def _follow_leaving(service: Service, known: _Known, cluster: Cluster) -> 
         pods = [view(Pod, each) for each in await cluster.pods(*service)]
         if known.scaled is before:  # else a pass was there meanwhile
             known.scaled = replace(before, pods=[pod for pod in pods if pod.pool in pools])
-
-
-def _with_speeds(
-    pools: Sequence[PoolFacts], token_s: Mapping[str, Sequence[float]]
-) -> tuple[PoolFacts, ...]:
-    """Return pools with their speeds; one of which no replica tells is taken for the usual."""
-    known = {name: statistics.median(times) for name, times in token_s.items()}
-    usual = next((known[pool.name] for pool in pools if pool.name in known), 1.0)
-    return tuple(
-        replace(pool, speed=min(_FASTER, max(1 / _FASTER, usual / known.get(pool.name, usual))))
-        for pool in pools
-    )

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from weir_core.errors import EngineUnavailable
 from weir_core.scale.shrink import victims_of
-from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
-from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
+from weir_core.scale.types import Phase, ReplicaLoad
+from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport, heard
 from weir_operator.engines import Page, told_by
 from weir_operator.views import Pod
 
@@ -113,36 +112,19 @@ class Survey:
 
 
 def _replica(pod: Pod, report: ReplicaReport | None, now: datetime) -> ReplicaLoad:
-    """Return a pod as the autoscaler sees it; running requests that may last any time do."""
+    """Return a pod as the autoscaler sees it."""
     created = pod.metadata.creation_timestamp
     known = ReplicaLoad(
         name=pod.name,
         pool=pod.pool,
-        phase=_phase(pod, report),
+        phase=_phase(pod),
         since_s=0.0 if created is None else max(0.0, (now - created).total_seconds()),
         started_in_s=pod.started_in_s,
     )
-    if report is None:
-        return known
-    running = report.load.sequences
-    drain_s = report.drain_s if report.drain_s is not None else float("inf") if running else 0.0
-    return replace(
-        known,
-        heard_s=report.age_s,
-        work=tuple(
-            ClassWork(one.name, one.offered, one.backlog_s, one.slack_s)
-            for one in report.load.classes
-        ),
-        running=running,
-        drain_s=drain_s,
-    )
+    return known if report is None else heard(known, report)
 
 
-def _phase(pod: Pod, report: ReplicaReport | None) -> Phase:
+def _phase(pod: Pod) -> Phase:
     if pod.leaves:
         return Phase.DRAINING
-    if not pod.is_ready:
-        return Phase.STARTING
-    # One without an engine is not ready in a moment.
-    has_left = report is not None and report.load.draining
-    return Phase.DRAINING if has_left else Phase.READY
+    return Phase.READY if pod.is_ready else Phase.STARTING

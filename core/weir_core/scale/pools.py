@@ -8,6 +8,7 @@ next one, and lower classes fill what rounding to whole replicas has left.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -17,11 +18,30 @@ from weir_core.scale.types import PoolFacts, ScalingPolicy
 
 _ROUNDING: Final = 1e-9
 """Sums of floats are not to ask for one more replica."""
+_FASTER: Final = 64.0
+"""Times another pool's that a pool's speed may be, whatever its replicas tell."""
 
 
 def cheapest_first(pools: Sequence[PoolFacts]) -> list[PoolFacts]:
     """Return pools in the order in which they are used."""
     return sorted(pools, key=lambda pool: (pool.cost / pool.speed, not pool.spot, pool.name))
+
+
+def with_speeds(
+    pools: Sequence[PoolFacts], token_s: Mapping[str, Sequence[float]]
+) -> tuple[PoolFacts, ...]:
+    """Return pools with their speeds; one of which no replica tells is taken for the usual.
+
+    Args:
+        pools: Of one service.
+        token_s: Pool -> the times per prompt token that its ready replicas tell.
+    """
+    known = {name: statistics.median(times) for name, times in token_s.items()}
+    usual = next((known[pool.name] for pool in pools if pool.name in known), 1.0)
+    return tuple(
+        replace(pool, speed=min(_FASTER, max(1 / _FASTER, usual / known.get(pool.name, usual))))
+        for pool in pools
+    )
 
 
 def place(

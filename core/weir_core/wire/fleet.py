@@ -6,12 +6,14 @@ page is JSON; a load in it is an array, as it is in a heartbeat (`weir_core.wire
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from weir_core.route.types import LoadVector
+from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
 
 FLEET_PATH: Final = "/fleet"
 
@@ -58,3 +60,25 @@ class FleetReport(msgspec.Struct, frozen=True):
             ValueError: It is not one.
         """
         return msgspec.json.decode(page, type=cls)
+
+
+def heard(known: ReplicaLoad, report: ReplicaReport) -> ReplicaLoad:
+    """Return what is known of a replica with what is told of it.
+
+    One without an engine takes nothing new, so it counts as leaving. Requests that run may last any
+    time where that is not told.
+    """
+    running = report.load.sequences
+    drain_s = report.drain_s if report.drain_s is not None else float("inf") if running else 0.0
+    has_left = known.phase is Phase.READY and report.load.draining
+    return replace(
+        known,
+        phase=Phase.DRAINING if has_left else known.phase,
+        heard_s=report.age_s,
+        work=tuple(
+            ClassWork(one.name, one.offered, one.backlog_s, one.slack_s)
+            for one in report.load.classes
+        ),
+        running=running,
+        drain_s=drain_s,
+    )
