@@ -190,14 +190,14 @@ MISTAKES: Final = [
         server="must not exceed maxReplicas; write that number or less",
     ),
     Mistake(
-        "scaling to zero",
-        {"replicas": None, "scaling": {"minReplicas": 0, "maxReplicas": 2}},
-        "spec.scaling.minReplicas",
+        "an idle timeout without zero",
+        {"replicas": None, "scaling": {"maxReplicas": 2, "idleTimeout": "5m"}},
+        "spec.scaling.idleTimeout",
         (
-            "0 has no effect yet, because Weir does not scale to zero by itself; write 1 or"
-            " more, or spec.replicas: 0 in place of spec.scaling for none"
+            "5m has no effect, because replicas go to zero with minReplicas: 0 alone; write that,"
+            " or leave idleTimeout out"
         ),
-        server="has no effect yet, because Weir does not scale to zero by itself; write 1 or more",
+        server="has no effect, because replicas go to zero with minReplicas: 0 alone; write that",
     ),
     Mistake(
         "a load above the one that counts more",

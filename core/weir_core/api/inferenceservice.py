@@ -385,7 +385,13 @@ class InferenceServiceSpec(Model):
         """
         assert self.scaling is not None
         cheapest = min(self.open_pools, key=lambda each: (each.hourly_cost, not each.spot))
-        return max(1, self.scaling.min_replicas) if pool.name == cheapest.name else 0
+        return self.scaling.min_replicas if pool.name == cheapest.name else 0
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether no replica runs while no request comes, and a gateway stands in for them."""
+        fixed = sum(pool.replicas or 0 for pool in self.pools)
+        return self.scaling is not None and self.scaling.min_replicas == 0 and not fixed
 
 
 def _wrong_name(metadata: ObjectMeta) -> Iterator[Contradiction]:

@@ -17,12 +17,13 @@ from weir_core.api.base import (
     none_of,
     rules,
 )
+from weir_core.units import Seconds, parse_duration
 
-TO_ZERO = (
-    "has no effect yet, because Weir does not scale to zero by itself; write 1 or more, or "
-    "spec.replicas: 0 in place of spec.scaling for none"
+IDLE = (
+    "has no effect, because replicas go to zero with minReplicas: 0 alone; write that, or leave "
+    "idleTimeout out"
 )
-IDLE = "has no effect yet, because Weir does not scale to zero by itself; leave it out"
+NO_TIME = "must be longer than no time at all; write it like 10m"
 BOUNDS = "must not exceed maxReplicas; write that number or less"
 LOADS = (
     "targetLoad exceeds batchTargetLoad, which counts the work of all classes; write it lower, or "
@@ -30,6 +31,7 @@ LOADS = (
 )
 TARGET_LOAD = 0.78
 BATCH_TARGET_LOAD = 0.85
+IDLE_TIMEOUT = "10m"
 
 
 class ScalingPolicy(Model):
@@ -88,8 +90,11 @@ class Scaling(Model):
                 BOUNDS,
                 field=".minReplicas",
             ),
-            Rule("!has(self.minReplicas) || self.minReplicas >= 1", TO_ZERO, field=".minReplicas"),
-            Rule("!has(self.idleTimeout)", IDLE, field=".idleTimeout"),
+            Rule(
+                "!has(self.idleTimeout) || (has(self.minReplicas) && self.minReplicas == 0)",
+                IDLE,
+                field=".idleTimeout",
+            ),
             Rule(
                 f"(has(self.targetLoad) ? self.targetLoad : {TARGET_LOAD}) <= "
                 f"(has(self.batchTargetLoad) ? self.batchTargetLoad : {BATCH_TARGET_LOAD})",
@@ -98,7 +103,13 @@ class Scaling(Model):
         )
     )
 
-    min_replicas: Integer = Field(default=1, le=10000, description="Lower bound. Default: 1.")
+    min_replicas: Integer = Field(
+        default=1,
+        ge=0,
+        le=10000,
+        description="Lower bound. With 0 a service that is idle has no replicas, and the next "
+        "request starts one. Default: 1.",
+    )
     max_replicas: Integer = Field(ge=1, le=10000, description="Upper bound.")
     target_load: Number = Field(
         default=TARGET_LOAD,
@@ -120,8 +131,15 @@ class Scaling(Model):
         "one by one after 15 minutes.",
     )
     idle_timeout: Duration | None = Field(
-        default=None, description="Reserved, and refused: it has no effect yet. Default: none."
+        default=None,
+        description="With `minReplicas: 0`: the last replica goes when no request came, waited or "
+        f"ran for so long. Default: {IDLE_TIMEOUT}.",
     )
+
+    @property
+    def idle_s(self) -> Seconds:
+        """Time without a request after which the last replica goes, where it may."""
+        return parse_duration(self.idle_timeout or IDLE_TIMEOUT)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Scaling:
@@ -130,9 +148,9 @@ class Scaling(Model):
     def _wrong(self) -> Iterator[Contradiction]:
         if self.min_replicas > self.max_replicas:
             yield Contradiction(("minReplicas",), f"{self.min_replicas} {BOUNDS}")
-        if self.min_replicas < 1:
-            yield Contradiction(("minReplicas",), f"{self.min_replicas} {TO_ZERO}")
-        if self.idle_timeout is not None:
+        if self.idle_timeout is not None and self.min_replicas > 0:
             yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
+        elif self.idle_s <= 0:
+            yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {NO_TIME}")
         if self.target_load > self.batch_target_load:
             yield Contradiction((), LOADS)

@@ -15,7 +15,15 @@ from dataclasses import replace
 from typing import Final
 
 from weir_core.scale.demand import Demand, Trend, demand_of, needs, ready_capacity
-from weir_core.scale.explain import Finding, inputs_of, missing_data, verdict, words
+from weir_core.scale.explain import (
+    Finding,
+    inputs_of,
+    missing_data,
+    verdict,
+    why_asleep,
+    why_woken,
+    words,
+)
 from weir_core.scale.pools import bounded, place
 from weir_core.scale.shrink import one_leaves, victims_of
 from weir_core.scale.types import (
@@ -28,6 +36,7 @@ from weir_core.scale.types import (
     ServiceLoad,
     Verdict,
 )
+from weir_core.scale.zero import Idleness, first_pool, waiting_in
 
 _SETTLE_S: Final = 600.0
 _FULL_LOAD: Final = 0.95
@@ -58,6 +67,7 @@ class Autoscaler:
         self._seen_s: float | None = None
         # Pool -> when it was there first.
         self._begun: dict[str, float] = {}
+        self._idleness = Idleness()
 
     def decide(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> Decision:
         """Return the replicas of each pool; ask every few seconds, on a clock that never jumps."""
@@ -65,6 +75,10 @@ class Autoscaler:
         asked = {pool.name: pool.replicas for pool in load.pools}
         load = replace(load, pools=tuple(bounded(load.pools, policy)))
         held = {pool.name: pool.replicas for pool in load.pools}
+        if not any(held.values()):
+            woken = self._woken(load, policy)
+            if woken is not None:
+                return woken
         victims = {pool.name: victims_of(load.replicas, pool.name) for pool in load.pools}
         missing = missing_data(load.replicas, policy)
         if missing is not None:
@@ -72,6 +86,8 @@ class Autoscaler:
         self._note_seen(now)
         self._note_pools(held, now)
         finding = self._find(load, policy, now)
+        if self._sleeps(load, policy, finding, now):
+            return self._asleep(load, policy, finding, asked)
         counts = {
             pool.name: self._follow(
                 pool, finding.wished[pool.name], finding.kept[pool.name], policy, now
@@ -86,6 +102,42 @@ class Autoscaler:
         reason = verdict(finding, before, after, load)
         message = words(finding, before, after, policy)
         return Decision(counts, reason, message, finding.need, inputs_of(finding), victims)
+
+    def _woken(self, load: ServiceLoad, policy: ScalingPolicy) -> Decision | None:
+        """Return the first replica for what waits at the gateways; None where nothing does.
+
+        Windows and rates bound what follows it, and missing data of one gateway no request at
+        another.
+        """
+        waiting, pool = waiting_in(load), first_pool(load)
+        if not waiting or pool is None:
+            return None
+        counts = {each.name: int(each.name == pool) for each in load.pools}
+        message = why_woken(waiting, self._horizon_s(load, policy))
+        return Decision(counts, Verdict.WOKEN, message, inputs={"waiting": float(waiting)})
+
+    def _sleeps(
+        self, load: ServiceLoad, policy: ScalingPolicy, finding: Finding, now: float
+    ) -> bool:
+        """Return whether there is to be no replica: at once, once the others have gone."""
+        if policy.min_replicas > 0 or any(pool.min_replicas for pool in load.pools):
+            return False
+        is_idle = self._idleness.is_over(load, policy, now)
+        held = sum(pool.replicas for pool in load.pools)
+        return held == 0 or (is_idle and held <= sum(finding.kept.values()))
+
+    def _asleep(
+        self,
+        load: ServiceLoad,
+        policy: ScalingPolicy,
+        finding: Finding,
+        asked: Mapping[str, int],
+    ) -> Decision:
+        counts = {pool.name: 0 for pool in load.pools}
+        victims = {name: victims_of(load.replicas, name) for name in counts}
+        message = why_asleep(sum(asked.values()), policy, finding.horizon_s)
+        inputs = inputs_of(finding)
+        return Decision(counts, Verdict.ASLEEP, message, finding.need, inputs, victims)
 
     def _find(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> Finding:
         horizon_s = self._horizon_s(load, policy)

@@ -98,3 +98,20 @@ def words(finding: Finding, before: int, after: int, policy: ScalingPolicy) -> s
     if sum(finding.kept.values()) < before:
         return f"{before} replicas until fewer have sufficed for the whole window: {work}"
     return f"{before} replicas: {work}; {limits}"
+
+
+def why_asleep(before: int, policy: ScalingPolicy, start_s: float) -> str:
+    """Return why there is no replica, and what brings one back."""
+    wakes = f"the next request starts one, which takes {start_s:.0f} s"
+    if before:
+        return (
+            f"from {before} to 0 replicas: no request came, waited or ran for "
+            f"{policy.idle_timeout_s:g} s; {wakes}"
+        )
+    return f"0 replicas, because no request waits; {wakes}"
+
+
+def why_woken(waiting: int, start_s: float) -> str:
+    """Return why the first replica starts."""
+    count = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+    return f"from 0 to 1 replicas: {count} at the gateway; a start takes {start_s:.0f} s"

@@ -50,6 +50,9 @@ class ReplicaLoad:
         running: Requests that its engine holds.
         drain_s: Predicted time until its running requests end.
         cached_tokens: Of its prefix cache, which is lost with it.
+        waiting: Requests that wait at it because no replica takes them; of gateways.
+        idle_s: Time since it had a request last, or since it was begun; 0 while it has one. None is
+            not known.
     """
 
     name: str
@@ -62,6 +65,8 @@ class ReplicaLoad:
     running: int = 0
     drain_s: float = 0.0
     cached_tokens: int = 0
+    waiting: int = 0
+    idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,8 @@ class ScalingPolicy:
     """What a service's owner asks of its scaling.
 
     Attributes:
-        min_replicas: Of all pools together; with 0 a service that runs keeps one.
+        min_replicas: Of all pools together. With 0 all of them go after `idle_timeout_s`, and a
+            request that waits at a gateway brings one back; until then one stays.
         max_replicas: Of all pools together.
         target_load: Part of a replica's time that work may take, 0 to 1; the rest absorbs bursts.
         batch_target_load: The same with the work of patient classes included.
@@ -159,6 +165,7 @@ class ScalingPolicy:
         cold_start_s: Taken for the time that a replica needs to start before one was seen.
         oldest_data_s: What a sidecar said longer ago counts as missing.
         catch_up_s: Work that is late already is to be done within so long.
+        idle_timeout_s: The last replica goes when no request came, waited or ran for so long.
     """
 
     min_replicas: int
@@ -175,6 +182,7 @@ class ScalingPolicy:
     cold_start_s: float = 120.0
     oldest_data_s: float = 15.0
     catch_up_s: float = 600.0
+    idle_timeout_s: float = 600.0
 
 
 class Verdict(Enum):
@@ -186,6 +194,8 @@ class Verdict(Enum):
     WAITING = "WaitingToShrink"
     AT_MOST = "AtMaxReplicas"
     DATA_MISSING = "DataMissing"
+    ASLEEP = "Asleep"
+    WOKEN = "Woken"
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ def policy_of(scaling: api.Scaling, fixed: int) -> ScalingPolicy:
         max_replicas=scaling.max_replicas + fixed,
         target_load=scaling.target_load,
         batch_target_load=scaling.batch_target_load,
+        idle_timeout_s=scaling.idle_s,
     )
     behavior = scaling.behavior
     return replace(
