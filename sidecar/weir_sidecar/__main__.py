@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         raise_limit()
         gateway = chosen.command == "gateway"
-        uvloop.run(relay(settings, chosen.listen) if gateway else serve(settings))
+        uvloop.run(relay(settings, chosen.listen, chosen.admin) if gateway else serve(settings))
     except WeirError as error:
         sys.stderr.write(f"weir-sidecar: {error}\n")
         return 2
@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     relay.add_argument(
         "--listen", default=("127.0.0.1", labels.API_PORT), type=_address, metavar="HOST:PORT"
+    )
+    relay.add_argument(
+        "--admin",
+        type=_address,
+        metavar="HOST:PORT",
+        help="the admin port, for a gateway in a cluster: it is ready without a replica",
     )
     return parser
 
@@ -91,10 +97,10 @@ async def serve(settings: Settings) -> None:
         await drained_by_signal(sidecar.drain)
 
 
-async def relay(settings: Settings, listen: tuple[str, int]) -> None:
+async def relay(settings: Settings, listen: tuple[str, int], admin: tuple[str, int] | None) -> None:
     """Run a gateway until told to leave, then drain."""
     tracing = tracing_of(os.environ, settings.identity)
-    async with Gateway(settings, listen, tracing=tracing).running() as gateway:
+    async with Gateway(settings, listen, tracing=tracing, admin=admin).running() as gateway:
         _settle_memory()
         await drained_by_signal(gateway.drain)
 

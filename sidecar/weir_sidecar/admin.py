@@ -72,7 +72,7 @@ class Admin:
 
     def port_app(self) -> web.Application:
         """Return the app of the admin port, which is open to scrapers, probes and the operator."""
-        app = web.Application(middlewares=[_reported])
+        app = web.Application(middlewares=[reported])
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
@@ -83,7 +83,7 @@ class Admin:
 
     def socket_app(self) -> web.Application:
         """Return the app of the admin socket, which only the pod can reach."""
-        app = web.Application(middlewares=[_reported])
+        app = web.Application(middlewares=[reported])
         app.router.add_post("/drain", self.drain)
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state)
@@ -150,12 +150,8 @@ class Admin:
     async def _for_operator(
         self, request: web.Request, page: Callable[[web.Request], Awaitable[web.Response]]
     ) -> web.Response:
-        shown = request.headers.get("Authorization", "")
-        pod, keys = self._settings.identity.pod, self._parts.peers.own.keys
-        if state_access.may_read(shown, keys, pod, self._wall()):
-            return await page(request)
-        scheme = {"WWW-Authenticate": state_access.SCHEME}
-        return web.Response(status=401, text=_NOT_HERE, headers=scheme)
+        refusal = refused(request, self._parts, self._wall())
+        return await page(request) if refusal is None else refusal
 
     async def fleet(self, _request: web.Request) -> web.Response:
         """Return the load of this replica and what is known of those of the others."""
@@ -230,8 +226,23 @@ class Admin:
         )
 
 
+def refused(request: web.Request, parts: Parts, now: float) -> web.Response | None:
+    """Return the refusal of a page that is the operator's; None where it may be read.
+
+    Args:
+        request: Asks for it.
+        parts: Of the sidecar: they hold the service's keys.
+        now: Unix time, in seconds.
+    """
+    shown = request.headers.get("Authorization", "")
+    if state_access.may_read(shown, parts.peers.own.keys, parts.settings.identity.pod, now):
+        return None
+    scheme = {"WWW-Authenticate": state_access.SCHEME}
+    return web.Response(status=401, text=_NOT_HERE, headers=scheme)
+
+
 @web.middleware
-async def _reported(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def reported(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Log what fails: aiohttp's own lines, mostly of malformed requests, are off."""
     try:
         return await handler(request)

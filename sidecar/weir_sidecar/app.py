@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
 
 from aiohttp import web
 
@@ -20,7 +19,7 @@ from weir_sidecar.drain import Drain
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH
-from weir_sidecar.listening import site
+from weir_sidecar.listening import admin_port
 from weir_sidecar.names import Names
 from weir_sidecar.parts import Parts
 from weir_sidecar.settings import Settings
@@ -31,9 +30,6 @@ from weir_sidecar.upstreams.engine_link import StepFile, read_facts, send_mode, 
 from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 log = logging.getLogger(__name__)
-
-_ADMIN_IDLE_S: Final = 10.0
-"""Silent connections to the admin port end early: they use the descriptors that are kept for it."""
 
 
 class Sidecar:
@@ -122,7 +118,7 @@ class Sidecar:
                 self.server.listen(addresses.host, addresses.api_port)
             )
             self.admin_port = await stack.enter_async_context(
-                _admin_port(self._admin, addresses.host, addresses.admin_port)
+                admin_port(self._admin.port_app(), addresses.host, addresses.admin_port)
             )
             await stack.enter_async_context(_admin_socket(self._admin, addresses.admin_socket))
             log.info("listening", extra={"api": self.api_port, "admin": self.admin_port})
@@ -166,19 +162,6 @@ class Sidecar:
             self.settings.addresses.mode_socket, self._mode
         ):
             self._told_mode = self._mode
-
-
-@contextlib.asynccontextmanager
-async def _admin_port(admin: Admin, host: str, port: int) -> AsyncIterator[int]:
-    runner = web.AppRunner(
-        admin.port_app(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
-    )
-    await runner.setup()
-    try:
-        await site(runner, host, port).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
 
 
 @contextlib.asynccontextmanager

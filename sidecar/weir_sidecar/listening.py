@@ -8,8 +8,9 @@ IPv4.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +18,8 @@ from aiohttp import web
 from weir_sidecar.settings import ANY_ADDRESS
 
 _BACKLOG: Final = 1024
+_ADMIN_IDLE_S: Final = 10.0
+"""Silent connections to the admin port end early: they use the descriptors that are kept for it."""
 
 
 def any_address(port: int, *, both: bool | None = None) -> socket.socket:
@@ -57,3 +60,17 @@ def site(runner: web.BaseRunner, host: str, port: int) -> web.BaseSite:
     if host == ANY_ADDRESS:
         return web.SockSite(runner, any_address(port))
     return web.TCPSite(runner, host, port)
+
+
+@contextlib.asynccontextmanager
+async def admin_port(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve an app of pages for scrapers, probes and the operator; yield the port it got."""
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_ADMIN_IDLE_S
+    )
+    await runner.setup()
+    try:
+        await site(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -43,6 +43,7 @@ class Registry:
         # In the order in which they came: a set's order follows from where objects lie in memory.
         self._requests: dict[InFlightRequest, None] = {}
         self._finished_bytes = 0
+        self._quiet_since = clock()
         self._when_idle: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
@@ -52,6 +53,14 @@ class Registry:
     def full(self) -> bool:
         """Whether one more is too many; the one that asks has been added already."""
         return len(self._requests) > self.max_held
+
+    @property
+    def idle_s(self) -> float:
+        """Time since the last request that asks for an engine's work ended; 0 while any runs.
+
+        What computes nothing, such as a list of models that a probe reads, is none of them.
+        """
+        return 0.0 if self._requests else self._clock() - self._quiet_since
 
     @property
     def received_bytes(self) -> int:
@@ -80,6 +89,8 @@ class Registry:
         """Remove a request that has its outcome."""
         self._requests.pop(request, None)
         self._finished_bytes += _received_bytes(request)
+        if request.asked is not None:
+            self._quiet_since = self._clock()
         if not self._requests:
             calls, self._when_idle = self._when_idle, []
             for call in calls:

@@ -169,7 +169,12 @@ class Routing:
             found.append(ReplicaReport(pod, own, drain_s=drain_s))
         for name, load, age_s in self._router.loads(now):
             found.append(ReplicaReport(name, load, age_s))
-        return FleetReport(pod, tuple(found))
+        return FleetReport(pod, tuple(found), self.waiting, self._handler.registry.idle_s)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait at a gateway for a replica; a replica counts its own in its load."""
+        return self._driver.scheduler.pool.requests if self._driver.is_gateway else 0
 
     def taken(self, sender: str, forwarded: Forwarded) -> None:
         """Note a request that has come from another sidecar."""

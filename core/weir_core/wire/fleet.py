@@ -16,6 +16,9 @@ from weir_core.route.types import LoadVector
 from weir_core.scale.types import ClassWork, Phase, ReplicaLoad
 
 FLEET_PATH: Final = "/fleet"
+WAIT: Final = "wait"
+"""Parameter of the page of a gateway: it answers when a request waits, or after so many seconds."""
+LONGEST_WAIT_S: Final = 60.0
 
 _Time = Annotated[float, Meta(ge=0.0, le=1e12)]
 
@@ -43,10 +46,15 @@ class FleetReport(msgspec.Struct, frozen=True):
     Attributes:
         pod: Of the sidecar.
         replicas: Those with an engine, now or of late.
+        waiting: Requests that wait at this sidecar for a replica that takes them; of a gateway.
+        idle_s: Time since this sidecar had a request last, or since its start; 0 while it has one.
+            None is not told, as by an older Weir.
     """
 
     pod: str
     replicas: tuple[ReplicaReport, ...] = ()
+    waiting: Annotated[int, Meta(ge=0)] = 0
+    idle_s: _Time | None = None
 
     def encode(self) -> bytes:
         """Return the page."""

@@ -10,10 +10,11 @@ import aiohttp
 
 from tests.integration.sidecar.fleet import DOCUMENT, KEY, SILENT, Fleet, named
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
-from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport
+from weir_core.wire.fleet import FLEET_PATH, WAIT, FleetReport, ReplicaReport
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.state_access import authorization
-from weir_sidecar.settings import Limits
+from weir_sidecar.gateway import Gateway, StartTime
+from weir_sidecar.settings import Limits, Policies
 from weir_sim.mock_engine import Profile
 
 
@@ -89,3 +90,43 @@ async def test_the_admin_port_tells_it_to_what_holds_a_key_only(house: House) ->
     assert answer.status == 200
     (own,) = FleetReport.decode(answer.body).replicas
     assert (own.name, own.load.draining) == ("chat-1", True)
+
+
+async def test_a_gateway_of_a_cluster_tells_at_once_that_a_request_waits(house: House) -> None:
+    house.policies(PolicyDocument(peer_keys=(KEY,)))
+    here = ("127.0.0.1", 0)
+    settings = replace(named(PATIENT, "gate-1"), policies=Policies(house.policies_dir))
+    gateway = Gateway(settings, here, admin=here)
+    await house.stack.enter_async_context(gateway.running())
+    admin = f"http://127.0.0.1:{gateway.admin_port}"
+    shown = {"Authorization": authorization([KEY], "gate-1", time.time())}
+    page = f"{admin}{FLEET_PATH}"
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{admin}/readyz") as ready:
+            assert (ready.status, await ready.text()) == (200, "0 replicas take requests\n")
+        async with http.get(page) as refused:
+            assert refused.status == 401
+        async with http.get(page, headers=shown) as at_once:
+            idle = FleetReport.decode(await at_once.read())
+        assert (idle.pod, idle.replicas, idle.waiting) == ("gate-1", (), 0)
+        assert idle.idle_s is not None
+        url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+        held = asyncio.create_task(http.post(url, json=chat()))
+        async with http.get(page, headers=shown, params={WAIT: "60"}) as told:
+            waits = FleetReport.decode(await told.read())
+        assert (waits.waiting, waits.idle_s) == (1, 0.0)
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+
+
+def test_refused_clients_come_back_when_the_first_replica_is_likely_there() -> None:
+    start = StartTime(5)
+    assert start.left_s(0.0) == 5
+    start.look(False, 1, 10.0)
+    start.look(False, 0, 20.0)
+    assert start.left_s(20.0) == 5  # none was seen yet
+    start.look(True, 0, 50.0)
+    start.look(False, 3, 100.0)
+    assert [start.left_s(each) for each in (100.0, 110.0, 139.0)] == [40, 30, 5]
+    start.look(True, 0, 130.0)
+    assert start.left_s(130.0) == 5
