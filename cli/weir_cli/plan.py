@@ -75,6 +75,8 @@ class ServicePlan:
     """Names of those that are started at the beginning."""
     asked: tuple[room.Room, ...]
     """What as many replicas as there may be at a time ask for."""
+    sleeps: bool
+    """It has no replica while no request comes."""
     namespace: str
     policies: PolicyDocument
     """What its sidecars are told at the start."""
@@ -156,6 +158,7 @@ def plan_services(
                 replicas=tuple(_replica(spot, secrets, ground) for spot in own),
                 first=tuple(spot.seat.name for spot in own if spot.seat.is_first),
                 asked=_asked(service, [spot.seat for spot in own]),
+                sleeps=service.spec.may_sleep,
                 namespace=service.metadata.namespace,
                 policies=document,
                 models=ground.models,

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -56,19 +57,26 @@ def status(cache: Path, console: Console) -> int:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
-    notes = []
-    for record in running:
-        for service in record.services:
-            if service.scaling is not None:
-                notes.append(scaling_note(service.name, service.scaling))
-            for replica in service.replicas:
-                state = state_of(replica.admin_socket)
-                table.add_row(*_cells(service, replica, state))
-                notes.append(scheduler_note(replica.name, facts_of(state)))
+    notes: list[str] = []
+    for service in (service for record in running for service in record.services):
+        notes += _add_rows(table, service)
     console.print(table)
     for note in filter(None, notes):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _add_rows(table: Table, service: ServiceRecord) -> Iterator[str]:
+    """Add a service's rows; yield what there is to say below the table."""
+    if not service.replicas:
+        empty = ["-"] * (len(COLUMNS) - 4)
+        table.add_row(service.name, "-", "asleep" if service.scaling else "-", *empty, service.url)
+    for replica in service.replicas:
+        state = state_of(replica.admin_socket)
+        table.add_row(*_cells(service, replica, state))
+        yield scheduler_note(replica.name, facts_of(state))
+    if service.scaling is not None:
+        yield scaling_note(service.name, service.scaling)
 
 
 def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from weir_cli.edits import Edit, Edits
 from weir_cli.plan import Ground, ServicePlan, plan_services, read
 from weir_cli.records import Instance, InstanceRecord
 from weir_cli.replica import Replica
-from weir_cli.scaling import Scaling, fleet_at
+from weir_cli.scaling import RealSidecars, Scaling
 from weir_cli.served import Served
 from weir_core.api.engine_environment import wrong_variable
 from weir_core.errors import EngineUnavailable
@@ -238,6 +238,7 @@ class _Session:
 
     def _serve(self, plan: ServicePlan, around: Surroundings) -> Served:
         """Start the first replicas of a service; make its gateway."""
+        gateway.tell(plan)
         front = Child(
             plan.name, gateway.process(plan, self._grace_s), plan.host, self._scratch, around
         )
@@ -248,7 +249,8 @@ class _Session:
         spec = self._edits.scales(plan.object)
         if spec is not None:
             told = partial(self._edits.told, plan.object)
-            scaling = Scaling(served, spec, told, self._display.notice, fleet_at)
+            sidecars = RealSidecars(around.http)
+            scaling = Scaling(served, spec, told, self._display.notice, sidecars)
             self._scalings[plan.object] = scaling
         return served
 
@@ -314,6 +316,8 @@ class _Session:
                 f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
                 f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
             )
+            if not served.replicas:
+                self._display.notice("  asleep: the first request starts a replica, and waits")
             self._display.notice(f"  {policies.callers(self._edits.told(served.plan.object))}")
             self._display.notice(curl(served.plan))
 

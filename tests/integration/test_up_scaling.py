@@ -1,0 +1,161 @@
+"""`weir up` follows the work: asleep, woken, grown, shrunk, asleep; by decisions, not by speed.
+
+The engine is the mock of vLLM, which starts at once. All else is real. The windows are short, and
+the load that a replica may have is set so that any request asks for a second replica.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from weir_cli.records import Instance, InstanceRecord, is_alive
+
+SOON_S: Final = 45.0
+"""A bound on hanging."""
+ENGINE: Final = {
+    "__init__.py": "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n",
+    "fetch.py": "def fetch(environment):\n    pass\n",
+    "serve.py": """\
+from pathlib import Path
+from weir_core.wire.steps import Facts
+from weir_sim.mock_engine import main
+
+def serve(environment):
+    run = Path(environment["WEIR_RUN_DIR"])
+    run.joinpath("engine.json").write_bytes(Facts("fcfs", 1, 2048, 100_000).encode())
+    main(["--uds", str(run / "engine.sock"), "--ttft-ms", "100", "--token-gap-ms", "10"])
+""",
+}
+SERVICE: Final = """\
+apiVersion: serving.weir.dev/v1alpha1
+kind: InferenceService
+metadata: {{name: chat}}
+spec:
+  model: {{name: tiny, source: {{uri: "tiny://"}}}}
+  pools: [{{name: cpu, accelerator: {{count: 0}}}}]
+  scaling:
+    minReplicas: 0
+    maxReplicas: {most}
+    idleTimeout: 2s
+    targetLoad: {load}
+    batchTargetLoad: {load}
+    behavior:
+      scaleDown: {{stabilizationWindowSeconds: 1}}
+"""
+
+
+class Up:
+    """A running `weir up` of one service with the mock engine."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.instance = Instance(folder, self.port)
+        self.output, self.file = folder / "output", folder / "chat.yaml"
+        engine = folder / "shadow" / "weir_engine"
+        engine.mkdir(parents=True)
+        for name, text in ENGINE.items():
+            (engine / name).write_text(text)
+        self.write(most=2, load=0.1)
+        self.environment = {
+            **os.environ,
+            "WEIR_CACHE": str(folder),
+            "PYTHONPATH": str(engine.parent),
+        }
+        with self.output.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*self.weir, "up", str(self.file), "--port", str(self.port)],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def weir(self) -> tuple[str, ...]:
+        return (sys.executable, "-m", "weir_cli")
+
+    def write(self, *, most: int, load: float) -> None:
+        self.file.write_text(SERVICE.format(most=most, load=load))
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SOON_S
+        while not condition():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"never {what}: {self.output.read_text()}"
+            time.sleep(0.1)
+
+    def said(self, words: str) -> None:
+        self.until(lambda: words in self.output.read_text(), words)
+
+    @property
+    def record(self) -> InstanceRecord:
+        record = self.instance.read()
+        assert record is not None
+        return record
+
+    @property
+    def phases(self) -> list[str]:
+        return [replica.phase for replica in self.record.services[0].replicas]
+
+    def status(self) -> str:
+        shown = [*self.weir, "status"]
+        return subprocess.run(
+            shown, env=self.environment, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    def chat(self) -> int:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        return httpx.post(url, json=body, timeout=SOON_S, trust_env=False).status_code
+
+
+@pytest.fixture
+def up() -> Iterator[Up]:
+    folder = Path(tempfile.mkdtemp(prefix="weir-"))
+    running = Up(folder)
+    try:
+        yield running
+    finally:
+        running.process.send_signal(signal.SIGINT)
+        running.process.wait(60)
+        shutil.rmtree(folder)
+
+
+def test_asleep_woken_grown_shrunk_and_asleep(up: Up) -> None:
+    up.said("asleep: the first request starts a replica")
+    up.until(lambda: "chat: Asleep: 0 replicas" in up.status(), "asleep in status")
+    assert up.phases == []
+    assert up.chat() == 200
+    up.said("chat: from 0 to 1 replicas: 1 request waits at the gateway")
+
+    def grown() -> bool:
+        assert up.chat() == 200
+        return up.phases == ["ready", "ready"]
+
+    up.until(grown, "grown")
+    up.said("chat: from 1 to 2 replicas: the work of class standard and above takes")
+    record = up.record
+    up.write(most=2, load=1)
+    up.said("chat: replicas follow the work by the new spec.scaling")
+    up.said("chat: from 2 to 1 replicas: ")
+    up.said("chat: from 1 to 0 replicas: no request came, waited or ran for 2 s")
+    up.until(lambda: up.phases == [], "asleep")
+    left = [each for each in record.services[0].replicas for each in each.processes]
+    assert not [process.name for process in left if is_alive(process)]
+    assert up.chat() == 200
