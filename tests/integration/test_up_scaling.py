@@ -1,7 +1,8 @@
 """`weir up` follows the work: asleep, woken, grown, shrunk, asleep; by decisions, not by speed.
 
-The engine is the mock of vLLM, which starts at once. All else is real. The windows are short, and
-the load that a replica may have is set so that any request asks for a second replica.
+The engine is the mock of vLLM, which starts at once. All else is real. The windows are short. The
+class's target is shorter than a start, so that its work counts before it waits, and the load that a
+replica may have is so low that requests which wait for its one slot ask for a second one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +56,11 @@ spec:
     batchTargetLoad: {load}
     behavior:
       scaleDown: {{stabilizationWindowSeconds: 1}}
+---
+apiVersion: serving.weir.dev/v1alpha1
+kind: InferencePriorityClass
+metadata: {{name: standard}}
+spec: {{rank: 0, ttftTargetMs: 200, maxQueueWait: 60s, shed: never}}
 """
 
 
@@ -97,7 +104,7 @@ class Up:
         deadline = time.monotonic() + SOON_S
         while not condition():
             assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"never {what}: {self.output.read_text()}"
+            assert time.monotonic() < deadline, f"never {what}: {self.output.read_text()}{self.status()}"
             time.sleep(0.1)
 
     def said(self, words: str) -> None:
@@ -145,7 +152,9 @@ def test_asleep_woken_grown_shrunk_and_asleep(up: Up) -> None:
     up.said("chat: from 0 to 1 replicas: 1 request waits at the gateway")
 
     def grown() -> bool:
-        assert up.chat() == 200
+        with ThreadPoolExecutor(4) as clients:  # for one slot: requests wait
+            asked = [clients.submit(up.chat) for _ in range(8)]
+        assert [each.result() for each in asked] == [200] * 8
         return up.phases == ["ready", "ready"]
 
     up.until(grown, "grown")
