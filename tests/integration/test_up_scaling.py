@@ -8,6 +8,7 @@ replica may have is so low that requests which wait for its one slot ask for a s
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,7 +26,11 @@ import pytest
 
 from weir_cli.records import Instance, InstanceRecord, is_alive
 
-SOON_S: Final = 45.0
+ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "scaling.md"
+EXAMPLE: Final = ROOT / "examples" / "scaling.yaml"
+BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SOON_S: Final = 120.0
 """A bound on hanging."""
 ENGINE: Final = {
     "__init__.py": "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n",
@@ -51,9 +56,9 @@ spec:
   scaling:
     minReplicas: 0
     maxReplicas: {most}
-    idleTimeout: 2s
-    targetLoad: {load}
-    batchTargetLoad: {load}
+    idleTimeout: {idle}
+    targetLoad: 0.1
+    batchTargetLoad: 0.1
     behavior:
       scaleDown: {{stabilizationWindowSeconds: 1}}
 ---
@@ -62,6 +67,15 @@ kind: InferencePriorityClass
 metadata: {{name: standard}}
 spec: {{rank: 0, ttftTargetMs: 200, maxQueueWait: 60s, shed: never}}
 """
+
+
+def mocked(folder: Path) -> dict[str, str]:
+    """Return the environment of a `weir up` whose engines are mocks."""
+    engine = folder / "shadow" / "weir_engine"
+    engine.mkdir(parents=True)
+    for name, text in ENGINE.items():
+        (engine / name).write_text(text)
+    return {**os.environ, "WEIR_CACHE": str(folder), "PYTHONPATH": str(engine.parent)}
 
 
 class Up:
@@ -73,16 +87,8 @@ class Up:
             self.port = free.getsockname()[1]
         self.instance = Instance(folder, self.port)
         self.output, self.file = folder / "output", folder / "chat.yaml"
-        engine = folder / "shadow" / "weir_engine"
-        engine.mkdir(parents=True)
-        for name, text in ENGINE.items():
-            (engine / name).write_text(text)
-        self.write(most=2, load=0.1)
-        self.environment = {
-            **os.environ,
-            "WEIR_CACHE": str(folder),
-            "PYTHONPATH": str(engine.parent),
-        }
+        self.write(most=2, idle="10m")
+        self.environment = mocked(folder)
         with self.output.open("wb") as log:
             self.process = subprocess.Popen(
                 [*self.weir, "up", str(self.file), "--port", str(self.port)],
@@ -97,14 +103,14 @@ class Up:
     def weir(self) -> tuple[str, ...]:
         return (sys.executable, "-m", "weir_cli")
 
-    def write(self, *, most: int, load: float) -> None:
-        self.file.write_text(SERVICE.format(most=most, load=load))
+    def write(self, *, most: int, idle: str) -> None:
+        self.file.write_text(SERVICE.format(most=most, idle=idle))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SOON_S
         while not condition():
             assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"never {what}: {self.output.read_text()}{self.status()}"
+            assert time.monotonic() < deadline, f"never {what}: {self.output.read_text()}"
             time.sleep(0.1)
 
     def said(self, words: str) -> None:
@@ -160,11 +166,45 @@ def test_asleep_woken_grown_shrunk_and_asleep(up: Up) -> None:
     up.until(grown, "grown")
     up.said("chat: from 1 to 2 replicas: the work of class standard and above takes")
     record = up.record
-    up.write(most=2, load=1)
-    up.said("chat: replicas follow the work by the new spec.scaling")
+    up.write(most=1, idle="10m")
     up.said("chat: from 2 to 1 replicas: ")
-    up.said("chat: from 1 to 0 replicas: no request came, waited or ran for 2 s")
+    up.said("chat: replicas follow the work by the new spec.scaling")
+    up.until(lambda: up.phases == ["ready"], "shrunk")
+    assert up.chat() == 200
+    up.write(most=1, idle="1s")
+    up.said("chat: from 1 to 0 replicas: no request came, waited or ran for 1 s")
     up.until(lambda: up.phases == [], "asleep")
     left = [each for each in record.services[0].replicas for each in each.processes]
     assert not [process.name for process in left if is_alive(process)]
     assert up.chat() == 200
+
+
+def test_the_page_does_what_it_says() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="weir-"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    example = folder / "scaling.yaml"
+    example.write_text(EXAMPLE.read_text().replace("idleTimeout: 30s", "idleTimeout: 1s"))
+    section = PAGE.read_text().partition("## On a laptop\n")[2].partition("\n## ")[0]
+    script = "\necho ----\n".join(BLOCK.findall(section)).replace(":8000/", f":{port}/")
+    script = script.replace("examples/scaling.yaml", f"{example} --port {port}")
+    weir = f'weir() {{ {sys.executable} -m weir_cli "$@"; }}\n'
+    try:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", weir + script],
+            env=mocked(folder),
+            capture_output=True,
+            text=True,
+            timeout=SOON_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        begun, used, ended = done.stdout.split("----\n")
+        assert "asleep: the first request starts a replica" in begun
+        assert '"choices"' in used
+        assert "stopped port" in ended
+    finally:
+        down = [sys.executable, "-m", "weir_cli", "down"]
+        subprocess.run(down, env={**os.environ, "WEIR_CACHE": str(folder)}, check=True, timeout=60)
+        shutil.rmtree(folder)
