@@ -1,10 +1,11 @@
 """Edits of the user's files while `weir up` runs: what can change at once, and what cannot.
 
 Classes, tenants, their Secrets, `spec.admission`, `spec.engine.scheduling`, and the aliases and
-adapters of `spec.model` reach running sidecars. All else is a property of processes and needs a new
-`weir up`; it is named, not applied. Files may be anything while they are edited, half saved or
-gone, so whatever is wrong with them leaves everything as it is, and a service that asks for keys
-goes on asking for them.
+adapters of `spec.model` reach running sidecars. A service that scales goes on by another
+`spec.scaling`, with as many places for replicas as it began with. All else is a property of
+processes and needs a new `weir up`; it is named, not applied. Files may be anything while they are
+edited, half saved or gone, so whatever is wrong with them leaves everything as it is, and a service
+that asks for keys goes on asking for them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _LIVE: Final = (
     "spec.model.adapterSlots",
     "spec.model.adapterRank",
 )
+_SCALING: Final = "spec.scaling"
 _STAYS: Final = "all stays as it was"
 
 _Look = tuple[bytes | str, ...]
@@ -51,6 +53,8 @@ class Edit:
     notices: tuple[str, ...] = ()
     fresh: Mapping[Object, PolicyDocument] = field(default_factory=dict)
     links: Mapping[str, Path] = field(default_factory=dict)
+    scaled: Mapping[Object, InferenceService] = field(default_factory=dict)
+    """Services whose replicas follow the work by another `spec.scaling` from now on."""
 
 
 class Edits:
@@ -85,6 +89,11 @@ class Edits:
     def told(self, service: Object) -> PolicyDocument:
         """Return what the sidecars of a service are to be told."""
         return self._told[service]
+
+    def scales(self, service: Object) -> InferenceService | None:
+        """Return a service as it was started, if its replicas follow the work; else None."""
+        started = self._started[service]
+        return None if started.spec.scaling is None else started
 
     def look(self) -> Edit | None:
         """Look at the files once more; return what a change comes to, or None.
@@ -136,9 +145,40 @@ class Edits:
         documents.check_serves()
         links = dict(link for service in documents.services for link in _links(service))
         fresh: dict[Object, PolicyDocument] = {}
-        notices = [*self._needing_restart(documents), *self._refresh(documents, fresh)]
+        scaled = self._scaled(documents)
+        notices = [
+            *self._needing_restart(documents),
+            *(self._words_on(*each) for each in scaled.items()),
+            *self._refresh(documents, fresh),
+        ]
         self._services |= {_id(service): service for service in documents.services}
-        return Edit(tuple(notices), fresh, links if fresh else {})
+        return Edit(tuple(notices), fresh, links if fresh else {}, scaled)
+
+    def _scaled(self, documents: Documents) -> dict[Object, InferenceService]:
+        """Return the services whose `spec.scaling` is another than it was, and applies."""
+        return {
+            _id(service): service
+            for service in documents.services
+            if self._is_live(service)
+            and service.spec.scaling != self._services[_id(service)].spec.scaling
+        }
+
+    def _is_live(self, service: InferenceService) -> bool:
+        """Tell whether what the file says of a service's scaling applies while it runs."""
+        started = self._started.get(_id(service))
+        begun = None if started is None else started.spec.scaling
+        return begun is not None and service.spec.scaling is not None
+
+    def _words_on(self, each: Object, service: InferenceService) -> str:
+        """Return what to say of another `spec.scaling`."""
+        started, now = self._started[each].spec.scaling, service.spec.scaling
+        assert started is not None
+        assert now is not None
+        words = f"{each[1]}: replicas follow the work by the new spec.scaling"
+        most = started.max_replicas
+        if now.max_replicas > most:
+            words += f", up to {most}; for {now.max_replicas} start `weir up` again"
+        return words
 
     def _refresh(self, documents: Documents, fresh: dict[Object, PolicyDocument]) -> Iterator[str]:
         """Compile every service that runs; add what is new to `fresh` and yield what is not.
@@ -171,6 +211,8 @@ class Edits:
         for each in sorted(now.keys() & self._started.keys()):
             before, after = _fixed(self._started[each]), _fixed(now[each])
             changed = sorted(f for f in {*before, *after} if before.get(f) != after.get(f))
+            if self._is_live(now[each]) and _SCALING in changed:
+                changed.remove(_SCALING)
             if changed:
                 yield f"{each[1]}: {', '.join(changed)} changed; {how}"
 
@@ -213,7 +255,7 @@ def _fixed(service: InferenceService) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for section, value in service.spec.model_dump(mode="json", by_alias=True).items():
         path = f"spec.{section}"
-        inner = value.items() if isinstance(value, dict) else ()
+        inner = value.items() if isinstance(value, dict) and path != _SCALING else ()
         flat |= {f"{path}.{key}": each for key, each in inner} if inner else {path: value}
     fixed = {path: value for path, value in flat.items() if not path.startswith(_LIVE)}
     room = {f"spec.model.adapters ({name})": each for name, each in _room(service).items()}

@@ -31,6 +31,7 @@ def process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
         argv=(
             *(sys.executable, "-m", MODULES["weir-sidecar"], "gateway"),
             *("--listen", f"{plan.host}:{plan.port}"),
+            *(("--admin", f"{plan.gateway.address}:{labels.ADMIN_PORT}") if plan.sleeps else ()),
         ),
         env={
             **_settings(plan),
@@ -67,5 +68,5 @@ def _sidecars(plan: ServicePlan) -> list[ProcessPlan]:
 
 
 def readiness(port: int) -> Probe:
-    """Return the probe of whether a gateway has a replica to send requests to."""
+    """Return the probe of whether a gateway has a replica to send requests to, or needs none."""
     return Probe("/readyz", port, period_s=0.25, timeout_s=2.0, failure_threshold=1)

@@ -200,7 +200,11 @@ def assign_gpus(wanted: Sequence[int], gpus: Sequence[str]) -> list[tuple[str, .
     """
     if sum(wanted) > len(gpus):
         has = f"has {len(gpus)}" if gpus else "has none"
-        fewer = "ask for fewer replicas (--replicas), or " if gpus else ""
+        fewer = (
+            "ask for fewer replicas (--replicas, or a lower spec.scaling.maxReplicas), or "
+            if gpus
+            else ""
+        )
         raise MachineUnfit(
             f"the replicas ask for {sum(wanted)} GPU(s) together and this machine {has}; {fewer}"
             "serve on the CPU with `accelerator: {count: 0}` in the pool "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from weir_cli import machine, policies
+from weir_cli import machine, policies, room
 from weir_cli.documents import Documents, Object, load
 from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica
 from weir_core.api import labels
@@ -70,6 +70,13 @@ class ServicePlan:
     port: int
     gateway: GatewayPlan
     replicas: tuple[ReplicaPlan, ...]
+    """Every one that there may be: a service that scales has places up to `maxReplicas`."""
+    first: tuple[str, ...]
+    """Names of those that are started at the beginning."""
+    asked: tuple[room.Room, ...]
+    """What as many replicas as there may be at a time ask for."""
+    sleeps: bool
+    """It has no replica while no request comes."""
     namespace: str
     policies: PolicyDocument
     """What its sidecars are told at the start."""
@@ -87,15 +94,6 @@ class ServicePlan:
         """The InferenceService it is of."""
         return self.namespace, self.name
 
-    @property
-    def policies_files(self) -> dict[Path, str]:
-        """Where its gateway and its sidecars read what they are told, and whose file that is."""
-        found = {self.gateway.policies_file: self.gateway.name}
-        for replica in self.replicas:
-            if replica.policies_file is not None:
-                found[replica.policies_file] = replica.name
-        return found
-
 
 @dataclass(frozen=True)
 class _Seat:
@@ -105,6 +103,8 @@ class _Seat:
     pool: Pool
     template: Template
     name: str
+    is_first: bool
+    """It is started at the beginning."""
 
 
 class _Spot(NamedTuple):
@@ -156,6 +156,9 @@ def plan_services(
                 port=ground.port + PORT_STEP * index,
                 gateway=gateway,
                 replicas=tuple(_replica(spot, secrets, ground) for spot in own),
+                first=tuple(spot.seat.name for spot in own if spot.seat.is_first),
+                asked=_asked(service, [spot.seat for spot in own]),
+                sleeps=service.spec.may_sleep,
                 namespace=service.metadata.namespace,
                 policies=document,
                 models=ground.models,
@@ -197,7 +200,7 @@ def _replica(
 
 
 def _seats(service: InferenceService) -> list[_Seat]:
-    """Return the replicas of a service, in the order of its pools."""
+    """Return the replicas that there may be of a service, in the order of its pools."""
     templates = pod_templates(service)
     return [
         _Seat(
@@ -205,10 +208,27 @@ def _seats(service: InferenceService) -> list[_Seat]:
             pool=pool,
             template=templates[pool.name],
             name=f"{deployment_name(service, pool)}-{number}",
+            is_first=number <= service.spec.replicas_of(pool),
         )
         for pool in service.spec.hardware_pools
-        for number in range(1, service.spec.replicas_of(pool) + 1)
+        for number in range(1, _most(service, pool) + 1)
     ]
+
+
+def _most(service: InferenceService, pool: Pool) -> int:
+    """Return how many replicas a pool may have."""
+    scaling = service.spec.scaling
+    scales = scaling is not None and pool.replicas is None
+    return scaling.max_replicas if scaling and scales else service.spec.replicas_of(pool)
+
+
+def _asked(service: InferenceService, seats: Sequence[_Seat]) -> tuple[room.Room, ...]:
+    """Return what replicas ask for when there are as many as there may be, the largest ones."""
+    fixed = [room.asked_by(seat.template) for seat in seats if seat.pool.replicas is not None]
+    others = [room.asked_by(seat.template) for seat in seats if seat.pool.replicas is None]
+    scaling = service.spec.scaling
+    most = len(others) if scaling is None else scaling.max_replicas
+    return (*fixed, *sorted(others, reverse=True)[:most])
 
 
 def _gpus_wanted(pool: Pool) -> int:

@@ -65,6 +65,14 @@ class ReplicaRecord(_Record):
         return next((p.pid for p in self.processes if p.name.endswith("/engine")), None)
 
 
+class ScalingRecord(_Record):
+    """What was decided last of the number of a service's replicas."""
+
+    replicas: int
+    reason: str
+    message: str
+
+
 class ServiceRecord(_Record):
     """One InferenceService and its public address."""
 
@@ -75,6 +83,8 @@ class ServiceRecord(_Record):
     """What its gateway is told (`wire.policies.PolicyDocument`), edits included."""
     gateway: ProcessRecord | None = None
     replicas: tuple[ReplicaRecord, ...] = ()
+    scaling: ScalingRecord | None = None
+    """None where the number is fixed, and before the first decision."""
 
 
 class InstanceRecord(_Record):

@@ -74,11 +74,15 @@ class Replica:
         """When the phase last changed, on the clock this replica was given."""
         self._fetching: Child | None = None
         self._ready = False
-        self._ending = False
+        self._began = now()
+        self.started_in_s: float | None = None
+        """How long it took to be ready first; None before that."""
+        self._end: asyncio.Task[None] | None = None
         self._run: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to start the processes; returns at once."""
+        self._began = self._now()
         for path in self.plan.directories:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for link, target in self.plan.links.items():
@@ -103,7 +107,7 @@ class Replica:
         async with self._around.fetching:
             self._fetching = child
             done = False
-            while not (done or self._ending):
+            while not (done or self.leaving):
                 done = await child.run_to_completion()
             self._fetching = None
 
@@ -118,9 +122,11 @@ class Replica:
         phase = self._observed_phase()
         if phase != self._phase:
             self._phase, self.since = phase, self._now()
+        if phase is Phase.READY and self.started_in_s is None:
+            self.started_in_s = self._now() - self._began
 
     def _observed_phase(self) -> Phase:
-        if self._ending:
+        if self.leaving:
             return Phase.DRAINING
         if self._fetching is not None:
             return Phase.FETCHING
@@ -140,6 +146,11 @@ class Replica:
     def ready(self) -> bool:
         """Whether it takes requests."""
         return self._phase is Phase.READY
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was told to end."""
+        return self._end is not None
 
     @property
     def failure(self) -> str | None:
@@ -162,9 +173,16 @@ class Replica:
         )
 
     async def end(self, deadline: float) -> None:
-        """Drain and end in the pod's order, at the latest at `deadline` on the replica's clock."""
-        self._ending = True
-        self._update_phase()
+        """Drain and end in the pod's order, at the latest at `deadline` on the replica's clock.
+
+        One that ends already keeps the deadline it has.
+        """
+        if self._end is None:
+            self._end = asyncio.create_task(self._end_in_order(deadline), name=self.plan.name)
+            self._update_phase()
+        await self._end
+
+    async def _end_in_order(self, deadline: float) -> None:
         for child in self._children:
             child.retire()
         mains = [child for child in self._children if child.plan.role == "main"]

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -18,7 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from weir_cli import records
-from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
+from weir_cli.records import (
+    Instance,
+    InstanceRecord,
+    ReplicaRecord,
+    ScalingRecord,
+    ServiceRecord,
+)
 from weir_core.errors import MachineUnfit
 from weir_core.wire.sidecar_state import SidecarState, shortfall
 from weir_core.wire.steps import Facts
@@ -50,17 +57,26 @@ def status(cache: Path, console: Console) -> int:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
-    notes = []
-    for record in running:
-        for service in record.services:
-            for replica in service.replicas:
-                state = state_of(replica.admin_socket)
-                table.add_row(*_cells(service, replica, state))
-                notes.append(scheduler_note(replica.name, facts_of(state)))
+    notes: list[str] = []
+    for service in (service for record in running for service in record.services):
+        notes += _add_rows(table, service)
     console.print(table)
     for note in filter(None, notes):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _add_rows(table: Table, service: ServiceRecord) -> Iterator[str]:
+    """Add a service's rows; yield what there is to say below the table."""
+    if not service.replicas:
+        empty = ["-"] * (len(COLUMNS) - 4)
+        table.add_row(service.name, "-", "asleep" if service.scaling else "-", *empty, service.url)
+    for replica in service.replicas:
+        state = state_of(replica.admin_socket)
+        table.add_row(*_cells(service, replica, state))
+        yield scheduler_note(replica.name, facts_of(state))
+    if service.scaling is not None:
+        yield scaling_note(service.name, service.scaling)
 
 
 def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[str, ...]:
@@ -127,6 +143,11 @@ def scheduler_note(replica: str, facts: Facts | None) -> str:
     """Return what to say of an engine whose steps Weir's scheduler does not order, if so."""
     why = shortfall(facts) if facts else ""
     return f"{replica}: runs vLLM's own {facts.kind} scheduler: {why}" if facts and why else ""
+
+
+def scaling_note(service: str, scaling: ScalingRecord) -> str:
+    """Return what was decided of a service's replicas, and why."""
+    return f"{service}: {scaling.reason}: {scaling.message}"
 
 
 def load_of(state: Any) -> tuple[str, str]:

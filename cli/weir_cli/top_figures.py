@@ -90,6 +90,8 @@ class Service:
     classes: tuple[ClassPolicy, ...]
     gateway: Process
     replicas: tuple[Process, ...]
+    scaling: str = ""
+    """What was decided last of the number of its replicas, and why."""
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -147,6 +149,7 @@ class Picture:
 
     replicas: tuple[ReplicaRow, ...]
     classes: tuple[ClassRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_page(text: str, names: tuple[str, ...] = _READ) -> Page:
@@ -188,7 +191,8 @@ def picture(
         for name in class_names(service)
         if choice.class_name in {None, name}
     ]
-    return Picture(tuple(sorted(replicas, key=_order(choice.order))), tuple(classes))
+    notes = tuple(service.scaling for service in shown if service.scaling)
+    return Picture(tuple(sorted(replicas, key=_order(choice.order))), tuple(classes), notes)
 
 
 def pressed(choice: Choice, key: str, services: Sequence[Service]) -> Choice:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from weir_cli.records import InstanceRecord, ReplicaRecord, ServiceRecord
-from weir_cli.show import state_of
+from weir_cli.show import scaling_note, state_of
 from weir_cli.top_figures import Page, Process, Reading, Service, read_page
 from weir_core.api import labels
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
@@ -132,6 +132,7 @@ def _service(record: ServiceRecord, readers: Mapping[Address, Reader]) -> Servic
             Process(each.name, each.phase, readers[Address.of_replica(each)].readings)
             for each in record.replicas
         ),
+        scaling_note(record.name, record.scaling) if record.scaling else "",
     )
 
 

@@ -48,6 +48,7 @@ def draw(picture: Picture, choice: Choice, window: str, width: int) -> Renderabl
             "TPOT MET is of the requests of all classes: vLLM does not tell them apart.",
             style="dim",
         ),
+        *map(Text, picture.notes),
     )
 
 

@@ -17,19 +17,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 
-from weir_cli import gateway, logs, machine, policies, records, show
+from weir_cli import gateway, logs, machine, policies, records, room, show
 from weir_cli.child import Child, Surroundings, succeeds
 from weir_cli.deliveries import Deliveries
 from weir_cli.display import Display, Row
-from weir_cli.documents import Documents
+from weir_cli.documents import Documents, Object
 from weir_cli.edits import Edit, Edits
 from weir_cli.plan import Ground, ServicePlan, plan_services, read
-from weir_cli.records import Instance, InstanceRecord, ServiceRecord
+from weir_cli.records import Instance, InstanceRecord
 from weir_cli.replica import Replica
+from weir_cli.scaling import RealSidecars, Scaling
+from weir_cli.served import Served
 from weir_core.api.engine_environment import wrong_variable
 from weir_core.errors import EngineUnavailable
 
@@ -67,6 +70,9 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
         )
         plans = plan_services(documents, ground, claims, lambda: secrets.token_hex(PEER_KEY_BYTES))
         check_ground(plans)
+        for service, plan in zip(documents.services, plans, strict=True):
+            if service.spec.scaling is not None:
+                warn_of_shortage(plan, display)
         edits = Edits(
             options.files,
             lambda: read(options.files, options.replicas),
@@ -102,24 +108,11 @@ def check_ground(plans: Sequence[ServicePlan]) -> None:
             machine.check_weights(replica.links.values())
 
 
-@dataclass
-class _Served:
-    """One service that runs."""
-
-    plan: ServicePlan
-    gateway: Child
-    replicas: list[Replica]
-
-    @property
-    def record(self) -> ServiceRecord:
-        return ServiceRecord(
-            name=self.plan.name,
-            model=self.plan.model,
-            url=self.plan.url,
-            policies_file=str(self.plan.gateway.policies_file),
-            gateway=self.gateway.record,
-            replicas=tuple(replica.record for replica in self.replicas),
-        )
+def warn_of_shortage(plan: ServicePlan, display: Display) -> None:
+    """Say where a service could grow beyond what this machine has."""
+    trouble = room.shortage(plan.name, plan.asked, room.of_this_machine())
+    if trouble:
+        display.notice(trouble)
 
 
 class _Session:
@@ -140,7 +133,9 @@ class _Session:
         self._scratch = machine.scratch_path(instance.directory)
         self._options = options
         self._display = display
-        self._served: list[_Served] = []
+        self._served: list[Served] = []
+        self._scalings: dict[Object, Scaling] = {}
+        self._growing: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
         self._announced = asyncio.Event()
@@ -170,6 +165,8 @@ class _Session:
             background.append(tasks.create_task(self._follow_edits()))
             background.append(tasks.create_task(self._announce_when_ready(around.http)))
             background.append(tasks.create_task(self._tell_of_schedulers()))
+            for scaling in self._scalings.values():
+                self._growing.append(tasks.create_task(scaling.run(tasks)))
             if self._options.show_logs:
                 background.append(tasks.create_task(logs.follow(around.logs, self._display.notice)))
             with self._signals():
@@ -228,28 +225,34 @@ class _Session:
         """Say what there is to say, and begin to tell every sidecar what is new for it."""
         for notice in edit.notices:
             self._display.notice(notice)
-        for plan in self._plans:
+        for each, spec in edit.scaled.items():
+            self._scalings[each].spec = spec
+        for served in self._served:
+            plan = served.plan
             document = edit.fresh.get(plan.object)
             if document is not None:
                 done = f"applied what changed; {policies.callers(document)}"
                 text = document.encode().decode()
                 links = {plan.models / name: target for name, target in edit.links.items()}
-                self._deliveries.add(plan.object, text, plan.policies_files, done, links)
+                self._deliveries.add(plan.object, text, served.policies_files, done, links)
 
-    def _serve(self, plan: ServicePlan, around: Surroundings) -> _Served:
-        """Start the replicas of a service; make its gateway."""
-        directories = [self._scratch / replica.name for replica in plan.replicas]
-        replicas = []
-        for replica_plan, directory in zip(plan.replicas, directories, strict=True):
-            directory.mkdir(parents=True, exist_ok=True)
-            replica = Replica(replica_plan, directory, around)
-            replica.start()
-            replicas.append(replica)
+    def _serve(self, plan: ServicePlan, around: Surroundings) -> Served:
+        """Start the first replicas of a service; make its gateway."""
         gateway.tell(plan)
         front = Child(
             plan.name, gateway.process(plan, self._grace_s), plan.host, self._scratch, around
         )
-        return _Served(plan, front, replicas)
+        served = Served(plan, front, self._scratch, around)
+        for replica_plan in plan.replicas:
+            if replica_plan.name in plan.first:
+                served.start(replica_plan, plan.policies)
+        spec = self._edits.scales(plan.object)
+        if spec is not None:
+            told = partial(self._edits.told, plan.object)
+            sidecars = RealSidecars(around.http)
+            scaling = Scaling(served, spec, told, self._display.notice, sidecars)
+            self._scalings[plan.object] = scaling
+        return served
 
     async def _until_ended(self) -> tuple[str | None, bool]:
         """Watch until something ends the run, and end it in order.
@@ -262,6 +265,8 @@ class _Session:
             failure = await self._watch_until_stopped()
         finally:
             self._display.end()
+        for task in self._growing:  # nothing is started any more
+            task.cancel()
         if failure:
             self._display.notice("giving up")
         return failure, await self._end()
@@ -311,6 +316,8 @@ class _Session:
                 f"[bold green]{served.plan.name} is ready at {served.plan.url}[/]  "
                 f"[dim](model {served.plan.model}; Ctrl-C drains and stops)[/]"
             )
+            if not served.replicas:
+                self._display.notice("  asleep: the first request starts a replica, and waits")
             self._display.notice(f"  {policies.callers(self._edits.told(served.plan.object))}")
             self._display.notice(curl(served.plan))
 
@@ -335,10 +342,7 @@ class _Session:
         if hurried:
             self._display.notice("killing what still runs")
             for served in self._served:
-                served.gateway.retire()
-                served.gateway.kill()
-                for replica in served.replicas:
-                    replica.kill()
+                served.kill()
         killing.cancel()
         await ending
         return not hurried
@@ -350,7 +354,7 @@ class _Session:
         self._display.notice(f"{what} (Ctrl-C again kills)")
         deadline = time.monotonic() + self._grace_s
         await asyncio.gather(*(s.gateway.end(self._grace_s) for s in self._served))
-        await asyncio.gather(*(replica.end(deadline) for replica in self._replicas))
+        await asyncio.gather(*(served.end(deadline) for served in self._served))
         self._display.notice("stopped")
 
     @contextmanager

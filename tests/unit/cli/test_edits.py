@@ -428,3 +428,32 @@ def test_a_file_is_refused_as_it_would_be_at_the_start(run: Run) -> None:
     with pytest.raises(InvalidSpec, match="no InferenceService in it"):
         planned(load([written(running.folder, GOLD)]))
     assert "no InferenceService in it" in running.edit(GOLD).notices[0]
+
+
+SCALING: Final = "  scaling: {{minReplicas: 1, maxReplicas: {most}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [
+        pytest.param(2, "follow the work by the new spec.scaling", id="fewer"),
+        pytest.param(9, "up to 3; for 9 start `weir up` again", id="more than there are places"),
+    ],
+)
+def test_another_scaling_applies_while_it_runs(run: Run, most: int, said: str) -> None:
+    running = run(SERVICE, SCALING.format(most=3))
+    edit = running.edit(SERVICE, SCALING.format(most=most))
+    assert list(edit.scaled) == [CHAT]
+    (notice,) = edit.notices
+    assert notice.endswith(said)
+
+
+@pytest.mark.parametrize("scales_first", [True, False], ids=["removed", "added"])
+def test_scaling_is_neither_added_nor_removed_while_it_runs(run: Run, scales_first: bool) -> None:
+    with_scaling = [SERVICE, SCALING.format(most=3)]
+    before, after = (with_scaling, [SERVICE]) if scales_first else ([SERVICE], with_scaling)
+    edit = run(*before).edit(*after)
+    assert edit.scaled == {}
+    assert edit.notices == (
+        "chat: spec.scaling changed; stop this `weir up` and start it again for that",
+    )

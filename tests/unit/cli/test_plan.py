@@ -69,7 +69,8 @@ def test_the_sidecars_of_a_service_and_its_front_know_each_other(tmp_path: Path)
         assert sorted(found) == [f"{plan.name}-cpu-1", f"{plan.name}-cpu-2", f"{plan.name}-gateway"]
         assert [each["WEIR_HOST"] for each in members] == [each["WEIR_POD_IP"] for each in members]
         folders = [Path(each["WEIR_POLICIES_DIR"]) for each in members]
-        assert {folder / "policies.json" for folder in folders} == set(plan.policies_files)
+        read = {plan.gateway.policies_file, *(each.policies_file for each in plan.replicas)}
+        assert {folder / "policies.json" for folder in folders} == read
         assert len(plan.policies.peer_keys) == 1
         assert list(plan.policies.faults()) == []
     assert plans[0].policies.peer_keys != plans[1].policies.peer_keys
