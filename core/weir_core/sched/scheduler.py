@@ -125,6 +125,10 @@ class Scheduler:
         silent_s = max(ticket.dispatched_s, self._progress_s) + patience_s
         return min(silent_s, ticket.dispatched_s + _BUSY_PATIENCE * patience_s)
 
+    def block_of(self, ticket: Ticket, now: float) -> Block | None:
+        """Return what the engine lacks for a request that waits, were it the next; for people."""
+        return self._gate.block(ticket, ticket.policy.rank, self.engine_load, now)
+
     def overdue_s(self, now: float) -> float:
         """Return for how long the engine has made no progress beyond what its prompts explain.
 
