@@ -127,6 +127,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
             args=list(FLAGS),
             viewport=WIDE,
             color_scheme="light",
+            reduced_motion="reduce",
         )
         await context.route("**/*", here_only)
         page = context.pages[0]
@@ -139,13 +140,22 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
     assert (elsewhere, faults) == ([], [])
 
 
+@pytest.fixture
+async def asked(replicas: list[Replica]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Requests in flight; their clients leave before the replicas stop."""
+    tasks: list[asyncio.Task[None]] = []
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
-    replicas: list[Replica], page: Page, tmp_path: Path
+    replicas: list[Replica], asked: list[asyncio.Task[None]], page: Page, tmp_path: Path
 ) -> None:
     expect.set_options(timeout=SEEN_WITHIN_MS)
     first, second = replicas
     write_down(tmp_path, replicas)
-    asked: list[asyncio.Task[None]] = []
 
     async def ask(at: Replica, class_name: str, name: str) -> None:
         headers = {"x-llm-d-inference-objective": class_name, "x-request-id": name}
@@ -206,11 +216,5 @@ async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
         await page.emulate_media(color_scheme="dark")
         across = "document.documentElement.scrollWidth <= window.innerWidth"
         assert await page.evaluate(across)
-        if PICTURE:
-            await page.screenshot(path=str(tmp_path / "phone.png"), full_page=True)
-
         Instance(tmp_path, 8000).directory.joinpath("state.json").unlink()
         await expect(page.get_by_text("Nothing runs on this machine")).to_be_visible()
-    for task in asked:
-        task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)

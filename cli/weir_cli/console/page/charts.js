@@ -88,7 +88,7 @@ export const Timelines = ({ moments, classes }) => {
       <div class="charts">
         <${Chart} title="Waiting" note="requests, by class" moments=${moments} format=${count}
           lines=${byClass("waiting", 0)} />
-        <${Chart} title="TTFT, 99th percentile" note="of a minute; dashed: target"
+        <${Chart} title="TTFT p99" note="of a minute; dashed: target"
           moments=${moments} format=${seconds}
           lines=${byClass("ttft_p99_s", null).map((line) => ({
             ...line,
