@@ -63,6 +63,14 @@ test: check integration e2e ## Everything
 generate: install ## Write crds/, the chart's copies and its dashboards
 	@$(BIN)/python scripts/generate
 
+.PHONY: console
+console: ## Copy the npm packages of the console's page anew, as its lock pins them (needs npm)
+	@scripts/console-vendor
+
+.PHONY: console-picture
+console-picture: install ## Write docs/console.png, which the console's test takes
+	WEIR_CONSOLE_PICTURE=docs/console.png $(BIN)/pytest tests/integration/sidecar/test_console.py
+
 .PHONY: format
 format: install ## Format the sources
 	$(BIN)/ruff format $(PYTHON_SOURCES)

@@ -21,6 +21,8 @@ from weir_cli.top_pages import Readers
 from weir_core.errors import MachineUnfit
 
 LOCAL: Final = "127.0.0.1"
+GOODBYE_S: Final = 0.1
+"""A stream has no end of its own, so it is not waited for; 0 would be for ever to aiohttp."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,7 @@ async def serving(
     token = secrets.token_urlsafe(24) if options.host else ""
     readers = Readers(options.interval_s)
     feed = Feed(lambda: readers.services(alive(cache)), options.interval_s, options.service)
-    # A stream has no end of its own, so it is not waited for.
-    runner = web.AppRunner(
-        Server(feed, token).app(), access_log=None, handler_cancellation=True, shutdown_timeout=0
-    )
+    runner = web.AppRunner(Server(feed, token).app(), access_log=None, shutdown_timeout=GOODBYE_S)
     await runner.setup()
     looking = asyncio.create_task(feed.run())
     try:

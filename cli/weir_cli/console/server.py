@@ -56,7 +56,8 @@ class Server:
         self._feed = feed
         self._token = token
         self._send_limit_s = send_limit_s
-        self._viewers = 0
+        self.viewers = 0
+        """Pages that look now."""
         folder = files("weir_cli.console") / "page"
         self._page = {name: (folder / name).read_bytes() for name in _PAGE}
 
@@ -103,14 +104,14 @@ class Server:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Send frames until the viewer leaves, or does not read."""
-        if self._viewers >= MAX_VIEWERS:
+        if self.viewers >= MAX_VIEWERS:
             text = f"{MAX_VIEWERS} viewers look already; close a page\n"
             return web.Response(status=503, text=text, headers=_SECURITY)
-        self._viewers += 1
+        self.viewers += 1
         try:
             return await self._stream(request)
         finally:
-            self._viewers -= 1
+            self.viewers -= 1
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         service, replica = request.query.get("service", ""), request.query.get("replica", "")
