@@ -72,6 +72,14 @@ docs: install ## Build the site of docs/ into .weir/site, with its links checked
 docs-serve: install ## Serve the site while you write, at http://127.0.0.1:8008
 	@scripts/site serve --dev-addr 127.0.0.1:8008
 
+.PHONY: console
+console: ## Copy the npm packages of the console's page anew, as its lock pins them (needs npm)
+	@scripts/console-vendor
+
+.PHONY: console-picture
+console-picture: install ## Write docs/console.png, which the console's test takes
+	WEIR_CONSOLE_PICTURE=docs/console.png $(BIN)/pytest tests/integration/sidecar/test_console.py
+
 .PHONY: format
 format: install ## Format the sources
 	$(BIN)/ruff format $(PYTHON_SOURCES)

@@ -20,6 +20,7 @@ from weir_cli import explain as explaining
 from weir_cli import top as topping
 from weir_cli import up as upping
 from weir_cli import usage as using
+from weir_cli.console import command as consoling
 from weir_cli.display import Display
 from weir_cli.machine import cache_dir
 from weir_cli.plan import read
@@ -248,6 +249,35 @@ def usage(
         typer.echo(using.as_json(sums, columns).decode())
     else:
         using.show(sums, columns, Console(width=show.WIDEST))
+
+
+@app.command()
+def console(
+    service: Annotated[
+        str, typer.Argument(metavar="[SERVICE]", help="Show this one only.", show_default=False)
+    ] = "",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=1, max=65535, help="Port of the page.")
+    ] = 8765,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Listen on this address instead; the URL then has a token without which nothing "
+            "is shown.",
+        ),
+    ] = "",
+    interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=1.0, max=10.0, help="Read each replica this often."),
+    ] = 1.0,
+) -> None:
+    """Watch what `weir up` serves on this machine as a web page: pool, batch, replicas, timelines.
+
+    The page changes nothing. It is shown to this machine only, until Ctrl-C.
+    """
+    options = consoling.ConsoleOptions(service, host, port, interval)
+    raise typer.Exit(consoling.run(cache_dir(os.environ), options))
 
 
 @app.command()

@@ -22,6 +22,7 @@ QUEUE: Final = "weir_queue_requests"
 OLDEST: Final = "weir_queue_oldest_seconds"
 REQUESTS: Final = "weir_requests_total"
 ATTAINMENT: Final = "weir_attainment_requests_total"
+TTFT: Final = "weir_time_to_first_token_seconds"
 KV_RATIO: Final = "vllm:kv_cache_usage_perc"
 PROMPT_TOKENS: Final = "vllm:prompt_tokens_total"
 OUTPUT_TOKENS: Final = "vllm:generation_tokens_total"
@@ -32,7 +33,7 @@ ORDERS: Final = ("name", "waiting", "at engine", "output")
 
 _READ: Final = (
     *(QUEUE, OLDEST, REQUESTS, ATTAINMENT, KV_RATIO, PROMPT_TOKENS, OUTPUT_TOKENS),
-    *(f"{TPOT}_sum", f"{TPOT}_count", f"{TPOT}_bucket"),
+    *(f"{TPOT}_sum", f"{TPOT}_count", f"{TPOT}_bucket", f"{TTFT}_bucket"),
 )
 
 Labels = tuple[tuple[str, str], ...]
@@ -141,6 +142,8 @@ class ClassRow:
     ttft_met: float | None
     tpot_target_s: float | None
     tpot_met: float | None
+    ttft_p99_s: float | None = None
+    """By the buckets of a histogram."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,13 @@ def _class_row(service: Service, name: str, heard_since_s: float, since_start: b
         ttft_met=judged.get("met", 0) / sum(judged.values()) if sum(judged.values()) else None,
         tpot_target_s=tpot_target_s,
         tpot_met=None if tpot_target_s is None else share_within(times, tpot_target_s),
+        ttft_p99_s=quantile(
+            _total(
+                _of(_increase(p, f"{TTFT}_bucket", since_start), f"{TTFT}_bucket", name)
+                for p in answering
+            ),
+            0.99,
+        ),
     )
 
 
@@ -302,9 +312,7 @@ def share_within(buckets: Page, limit_s: float) -> float | None:
 
     Inside a bucket the observations are taken to be spread evenly.
     """
-    by_bound: defaultdict[float, float] = defaultdict(float)
-    for series, value in buckets.items():
-        by_bound[float(series.label("le"))] += value
+    by_bound = _by_bound(buckets)
     total = by_bound.get(float("inf"))
     if not total:
         return None
@@ -315,6 +323,30 @@ def share_within(buckets: Page, limit_s: float) -> float | None:
             return (reached + part * (within - reached)) / total
         below, reached = bound, within
     return 1.0
+
+
+def quantile(buckets: Page, ratio: float) -> float | None:
+    """Return below which value so many of a histogram's observations are; None where it is empty.
+
+    Inside a bucket they are taken to be spread evenly. What is above the last bound counts as it.
+    """
+    by_bound = _by_bound(buckets)
+    wanted = ratio * by_bound.get(float("inf"), 0.0)
+    below, reached = 0.0, 0.0
+    for bound, within in sorted(by_bound.items()):
+        if wanted and within >= wanted:
+            part = (wanted - reached) / (within - reached)
+            return below if bound == float("inf") else below + part * (bound - below)
+        below, reached = bound, within
+    return None
+
+
+def _by_bound(buckets: Page) -> dict[float, float]:
+    """Return how many observations are at most as large as each bound."""
+    found: defaultdict[float, float] = defaultdict(float)
+    for series, value in buckets.items():
+        found[float(series.label("le"))] += value
+    return dict(found)
 
 
 def _answers(process: Process, heard_since_s: float) -> bool:

@@ -16,7 +16,7 @@ from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH
 from weir_core.wire.request_state import REQUESTS_PATH
 from weir_core.wire.sidecar_state import ADAPTER_READY
-from weir_sidecar import one_request
+from weir_sidecar import one_request, requests_page
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.driver import Driver
 from weir_sidecar.names import Names
@@ -30,8 +30,6 @@ from weir_sidecar.upstreams.monitor import EngineState, Monitor
 
 log = logging.getLogger(__name__)
 
-MAX_SHOWN: Final = 100
-"""Waiting requests that /state lists one by one."""
 ENGINE_METRICS_TIMEOUT_S: Final = 2.0
 """A busy engine's page may be missing from one scrape; the scrape itself is never late."""
 _NOT_HERE: Final = "this page is shown to the operator only; in the pod: weir-sidecar state\n"
@@ -188,6 +186,7 @@ class Admin:
                 "peers": self._parts.peers.states(),
                 "adapters": self._names.states(),
                 "adapter_sources": dict(self._names.sources),
+                "ended": requests_page.ended(self._registry, self._driver),
                 "scheduling": self._scheduling(),
             }
         )
@@ -197,7 +196,6 @@ class Admin:
         scheduler, facts = self._driver.scheduler, self._driver.facts
         if facts is None:
             return None
-        now = self._driver.now()
         waiting = self._driver.waiting()
         counts = scheduler.counts
         return {
@@ -219,17 +217,8 @@ class Admin:
                 "preempted": counts.requeued,
                 "rejected": {reason.value: n for reason, n in counts.rejected.items()},
             },
-            "queue": [
-                {
-                    "position": position,
-                    "class": ticket.policy.name,
-                    "tenant": ticket.request.tenant,
-                    "waited_s": round(now - ticket.request.arrival_s, 3),
-                    "prompt_tokens": ticket.prompt_tokens,
-                    "preempted": ticket.requeues,
-                }
-                for position, ticket in enumerate(waiting[:MAX_SHOWN], start=1)
-            ],
+            "queue": requests_page.queue(waiting, self._driver),
+            "batch": requests_page.batch(self._driver),
         }
 
     async def drain(self, _request: web.Request) -> web.Response:

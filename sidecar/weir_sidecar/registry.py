@@ -7,15 +7,43 @@ what still runs when a drain's time is over.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from weir_core.sched.memory import BodyMemory
+from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Limits, Timeouts
-from weir_sidecar.telemetry.metrics import Metrics
+from weir_sidecar.telemetry.metrics import NO_CLASS, Metrics
 
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
+
+_SERVED_KEPT: Final = 20
+_OTHERS_KEPT: Final = 60
+"""Requests of which is known how they ended, for people to look at; others than served ones are
+kept apart, so that a flood of answers does not hide why one was refused."""
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """What is remembered of a request that ended.
+
+    Attributes:
+        at_s: When.
+        ttft_s: None where no answer began.
+        replica: To which it was forwarded; empty where it stayed.
+    """
+
+    request_id: str
+    class_name: str
+    tenant: str
+    outcome: str
+    arrival_s: float
+    at_s: float
+    ttft_s: float | None
+    replica: str
 
 
 class Registry:
@@ -45,6 +73,8 @@ class Registry:
         self._finished_bytes = 0
         self._quiet_since = clock()
         self._when_idle: list[Callable[[], None]] = []
+        self._served: deque[Ended] = deque(maxlen=_SERVED_KEPT)
+        self._others: deque[Ended] = deque(maxlen=_OTHERS_KEPT)
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -95,10 +125,33 @@ class Registry:
         self._finished_bytes += _received_bytes(request)
         if request.asked is not None:
             self._quiet_since = self._clock()
+        if request.class_name != NO_CLASS:
+            self._remember(request)
         if not self._requests:
             calls, self._when_idle = self._when_idle, []
             for call in calls:
                 call()
+
+    def _remember(self, request: InFlightRequest) -> None:
+        outcome, exchange = request.outcome or Outcome.INTERNAL_ERROR, request.exchange
+        began_at = None if exchange is None else exchange.first_byte_at
+        kept = self._served if outcome is Outcome.OK else self._others
+        kept.append(
+            Ended(
+                request.request_id,
+                request.class_name,
+                request.tenant,
+                outcome.value,
+                request.arrival,
+                self._clock(),
+                None if began_at is None else began_at - request.arrival,
+                "" if request.away is None else request.away.name,
+            )
+        )
+
+    def ended_last(self) -> list[Ended]:
+        """Return the requests that ended last, the newest first."""
+        return sorted([*self._served, *self._others], key=lambda each: -each.at_s)
 
     def when_idle(self, call: Callable[[], None]) -> None:
         """Call once, as soon as no request is in flight."""

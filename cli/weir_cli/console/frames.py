@@ -1,0 +1,177 @@
+"""What the page is sent: the fleet, one replica's requests, and the last minutes; no I/O, no clock.
+
+The figures are those of `weir top` (`weir_cli.top_figures`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from weir_cli.top_figures import (
+    Choice,
+    ClassRow,
+    Picture,
+    Process,
+    ReplicaRow,
+    Service,
+    picture,
+)
+
+GONE_SHOWN_S: Final = 60.0
+"""How long a replica that is no longer there is shown."""
+GONE: Final = "gone"
+_SHOWN_OF_STATE: Final = ("phase", "engine", "ended", "scheduling")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One service at one instant, for the timelines; the numbers by class leave out those of 0.
+
+    Attributes:
+        at_s: Unix time.
+        ttft_p99_s: Of the last minute.
+        rejected: In the last minute.
+    """
+
+    at_s: float
+    waiting: Mapping[str, int]
+    at_engine: int
+    output_tokens_s: float
+    prompt_tokens_s: float
+    ttft_p99_s: Mapping[str, float]
+    rejected: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What all viewers of a service see.
+
+    Attributes:
+        at_s: Unix time of the frame.
+        services: Names of all services that run.
+        service: The one that is shown; empty where it does not run.
+        gateway: The row of its gateway.
+        replicas: By name; those that have just gone are among them.
+        slots: Slots of the engine, by replica, where they are known.
+    """
+
+    at_s: float
+    services: tuple[str, ...] = ()
+    service: str = ""
+    gateway: ReplicaRow | None = None
+    replicas: tuple[ReplicaRow, ...] = ()
+    classes: tuple[ClassRow, ...] = ()
+    slots: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replica:
+    """The requests of one replica, as its sidecar told them last.
+
+    Attributes:
+        age_s: Age of what it told.
+        state: What is shown of its page `/state`; None where it never answered.
+    """
+
+    name: str
+    age_s: float | None = None
+    state: Mapping[str, Any] | None = None
+
+
+def fleet_of(
+    services: Sequence[Service], name: str, at_s: float, heard_since_s: float
+) -> tuple[Fleet, Service | None]:
+    """Return what is shown of a service, and the service; its name may be of none that runs."""
+    names = tuple(sorted({each.name for each in services}))
+    service = next((each for each in services if each.name == name), None)
+    if service is None:
+        return Fleet(at_s, names), None
+    shown = _picture(service, heard_since_s)
+    gateway = next((row for row in shown.replicas if row.name == service.gateway.name), None)
+    return (
+        Fleet(
+            at_s,
+            names,
+            name,
+            gateway,
+            tuple(row for row in shown.replicas if row is not gateway),
+            shown.classes,
+            {each.name: slots for each in service.replicas if (slots := _slots(each))},
+        ),
+        service,
+    )
+
+
+def _picture(service: Service, heard_since_s: float) -> Picture:
+    return picture([service], Choice(), heard_since_s, since_start=False)
+
+
+def moment_of(fleet: Fleet) -> Moment:
+    """Return what the timelines keep of a frame."""
+    rows = [*fleet.replicas, *([fleet.gateway] if fleet.gateway else [])]
+    return Moment(
+        fleet.at_s,
+        {row.name: n for row in fleet.classes if (n := sum(row.waiting.values()))},
+        sum(row.at_engine or 0 for row in rows),
+        sum(row.output_tokens_s or 0.0 for row in rows),
+        sum(row.prompt_tokens_s or 0.0 for row in rows),
+        {row.name: row.ttft_p99_s for row in fleet.classes if row.ttft_p99_s is not None},
+        {row.name: n for row in fleet.classes if (n := sum(row.rejected.values()))},
+    )
+
+
+def with_gone(fleet: Fleet, before: Mapping[str, tuple[float, ReplicaRow]]) -> Fleet:
+    """Return the frame with the replicas that have gone a short time ago.
+
+    Args:
+        fleet: The frame.
+        before: When each replica was there last, and its row.
+    """
+    there = {row.name for row in fleet.replicas}
+    gone = [
+        ReplicaRow(row.service, row.name, GONE, answers=False)
+        for name, (at_s, row) in before.items()
+        if name not in there and fleet.at_s - at_s <= GONE_SHOWN_S
+    ]
+    rows = sorted([*fleet.replicas, *gone], key=lambda row: row.name)
+    return Fleet(
+        fleet.at_s,
+        fleet.services,
+        fleet.service,
+        fleet.gateway,
+        tuple(rows),
+        fleet.classes,
+        fleet.slots,
+    )
+
+
+def replica_of(service: Service | None, name: str, now_s: float) -> Replica:
+    """Return the requests of a replica.
+
+    Args:
+        service: Where it is looked for.
+        name: Its name; the first one where it is empty.
+        now_s: By the clock of the readings.
+    """
+    processes = service.replicas if service else ()
+    found = next((each for each in processes if name in {"", each.name}), None)
+    if found is None:
+        return Replica(name)
+    heard = [each for each in found.readings if isinstance(each.state, dict)]
+    if not heard:
+        return Replica(found.name)
+    newest = heard[-1]
+    shown = {key: newest.state.get(key) for key in _SHOWN_OF_STATE}
+    return Replica(found.name, round(now_s - newest.at_s, 1), shown)
+
+
+def _slots(process: Process) -> int | None:
+    """Return how many sequences an engine computes at a time."""
+    for reading in reversed(process.readings):
+        scheduling = reading.state.get("scheduling") if isinstance(reading.state, dict) else None
+        if isinstance(scheduling, dict):
+            slots: int = scheduling["engine"]["max_num_seqs"]
+            return slots
+    return None

@@ -1,0 +1,240 @@
+// One replica alive: what waits, what the scheduler does about it, the batch, and how requests end.
+import { block, ClassName, classStyle, count, html, reason, seconds, Shape, UNKNOWN } from "./words.js";
+
+const SHED = /^(rejected|cut)/;
+
+const Mark = ({ request, classes, open, place, chosen }) => {
+  const style = classStyle(classes, request.class);
+  const hollow = place === "engine" && !request.began;
+  const told = {
+    pool: () => `waits for ${seconds(request.waited_s)}`,
+    engine: () => (request.began ? `answers, ${count(request.output_tokens)} tokens so far` : "its prompt is computed"),
+  }[place]();
+  return html`
+    <button class="mark" data-id=${request.id} aria-pressed=${chosen === request.id}
+      aria-label=${`${request.class} request of ${request.tenant}: ${told}`}
+      title=${`${request.class} · ${request.tenant} · ${told}`} onClick=${() => open(request)}>
+      <${Shape} style=${style} hollow=${hollow} />
+    </button>`;
+};
+
+const Meter = ({ name, value, most, shown }) => html`
+  <div class="measure">
+    <span>${name}</span><b>${shown}</b>
+    <svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">
+      <rect class="meter-room" width="100" height="6" rx="2" />
+      <rect class="meter-fill" width=${most ? Math.min(100, (100 * (value ?? 0)) / most) : 0} height="6" rx="2" />
+    </svg>
+  </div>`;
+
+const Pool = ({ scheduling, classes, open, chosen }) => {
+  const queue = scheduling.queue;
+  return html`
+    <div class="stage" role="group" aria-labelledby="pool">
+      <h3 id="pool">Request pool <b>${count(scheduling.waiting)}</b></h3>
+      ${scheduling.classes.map((each) => {
+        const marks = queue.filter((request) => request.class === each.name);
+        const more = each.waiting - marks.length;
+        return html`
+          <div class="lane" key=${each.name}>
+            <div class="lane-head"><${ClassName} classes=${classes} name=${each.name} />
+              <span>${count(each.waiting)} wait${each.waiting === 1 ? "s" : ""}</span></div>
+            <div class="marks">
+              ${marks.map((request) => html`<${Mark} key=${request.id} request=${request}
+                classes=${classes} open=${open} place="pool" chosen=${chosen} />`)}
+              ${more > 0 && html`<span class="quiet">+ ${count(more)}</span>`}
+            </div>
+          </div>`;
+      })}
+    </div>`;
+};
+
+const Scheduler = ({ scheduling, classes }) => {
+  const [first] = scheduling.queue;
+  const counts = scheduling.counts;
+  return html`
+    <div class="stage" role="group" aria-labelledby="scheduler">
+      <h3 id="scheduler">Scheduler</h3>
+      <p class="says">${
+        !first
+          ? "Nothing waits: requests go to the engine as they come."
+          : html`Next: <${ClassName} classes=${classes} name=${first.class} /> of ${first.tenant}. ${
+              first.blocked_by ? `It waits: ${block(first.blocked_by)}.` : "It goes as soon as its turn comes."
+            }`
+      }</p>
+      <dl class="counts">
+        <div><dt>sent to the engine</dt><dd>${count(counts.dispatched)}</dd></div>
+        <div><dt>finished</dt><dd>${count(counts.finished)}</dd></div>
+        <div><dt>preempted</dt><dd>${count(counts.preempted)}</dd></div>
+        <div><dt>rejected</dt><dd>${count(Object.values(counts.rejected).reduce((a, b) => a + b, 0))}</dd></div>
+      </dl>
+    </div>`;
+};
+
+const Batch = ({ scheduling, row, classes, open, chosen }) => {
+  const engine = scheduling.engine;
+  const more = scheduling.at_engine - scheduling.batch.length;
+  return html`
+    <div class="stage" role="group" aria-labelledby="batch">
+      <h3 id="batch">Engine's batch <b>${count(scheduling.at_engine)}</b></h3>
+      <${Meter} name="slots" value=${scheduling.at_engine} most=${engine.max_num_seqs}
+        shown=${`${count(scheduling.at_engine)} of ${count(engine.max_num_seqs)}`} />
+      <${Meter} name="KV cache" value=${scheduling.kv_tokens} most=${engine.kv_capacity_tokens}
+        shown=${engine.kv_capacity_tokens ? `${count(scheduling.kv_tokens)} of ${count(engine.kv_capacity_tokens)} tokens` : `${count(scheduling.kv_tokens)} tokens`} />
+      <div class="marks">
+        ${scheduling.batch.map((request) => html`<${Mark} key=${request.id} request=${request}
+          classes=${classes} open=${open} place="engine" chosen=${chosen} />`)}
+        ${more > 0 && html`<span class="quiet">+ ${count(more)}</span>`}
+      </div>
+      <p class="quiet">hollow: its prompt is computed · filled: it answers${
+        row?.output_tokens_s != null ? html` · ${count(row.output_tokens_s)} tokens a second` : ""
+      }</p>
+    </div>`;
+};
+
+const verdict = (request) => {
+  if (request.first_token_in_s == null || request.due_in_s == null) return UNKNOWN;
+  return request.first_token_in_s <= request.due_in_s ? "on time" : "late";
+};
+
+const Predictions = ({ scheduling, classes, open }) => {
+  const expected = [...scheduling.batch, ...scheduling.queue]
+    .filter((request) => request.first_token_in_s != null)
+    .sort((one, other) => one.first_token_in_s - other.first_token_in_s)
+    .slice(0, 8);
+  return html`
+    <div class="stage" role="group" aria-labelledby="predictions">
+      <h3 id="predictions">Predicted first tokens</h3>
+      ${
+        expected.length
+          ? html`<table>
+              <thead><tr><th scope="col">request</th><th scope="col" class="number">in</th>
+                <th scope="col" class="number">due in</th><th scope="col"></th></tr></thead>
+              <tbody>${expected.map(
+                (request) => html`
+                  <tr key=${request.id}>
+                    <td><button class="link" onClick=${() => open(request)}
+                      aria-label=${`${request.class} request of ${request.tenant}`}>
+                      <${ClassName} classes=${classes} name=${request.class} /></button></td>
+                    <td class="number">${request.first_token_in_s < 0 ? "now" : seconds(request.first_token_in_s)}</td>
+                    <td class="number">${seconds(request.due_in_s)}</td>
+                    <td class=${verdict(request) === "late" ? "late" : ""}>${verdict(request)}</td>
+                  </tr>`,
+              )}</tbody>
+            </table>`
+          : html`<p class="quiet">No first token is awaited.</p>`
+      }
+    </div>`;
+};
+
+const Ended = ({ ended, classes, open }) => html`
+  <div class="stage" role="group" aria-labelledby="ended">
+    <h3 id="ended">Ended last</h3>
+    ${ended.length === 0 && html`<p class="quiet">Nothing ended yet.</p>`}
+    <ul class="ended">
+      ${ended.map(
+        (each) => html`
+          <li key=${`${each.id} ${each.outcome}`} class=${SHED.test(each.outcome) ? "shed" : ""}>
+            <button class="link" onClick=${() => open(each)}>
+              <${ClassName} classes=${classes} name=${each.class} />
+              <span class="why">${reason(each.outcome)}</span>
+            </button>
+            <span class="quiet">${seconds(each.ago_s)} ago</span>
+          </li>`,
+      )}
+    </ul>
+  </div>`;
+
+// What is shown at a time: served requests would push out why others were refused.
+const shown = (ended) => [
+  ...ended.filter((each) => each.outcome !== "ok").slice(0, 6),
+  ...ended.filter((each) => each.outcome === "ok").slice(0, 4),
+];
+
+export const placeOf = (scheduling, ended, id) => {
+  const waiting = scheduling?.queue.find((request) => request.id === id);
+  if (waiting) return { place: "pool", request: waiting };
+  const running = scheduling?.batch.find((request) => request.id === id);
+  if (running) return { place: "engine", request: running };
+  const over = ended?.find((request) => request.id === id);
+  return over ? { place: "ended", request: over } : null;
+};
+
+const steps = ({ place, request }, scheduling, replica) => {
+  if (place === "pool") {
+    const ahead = request.position - 1;
+    return [
+      ["where", `in the pool of ${replica}, place ${request.position}`],
+      ["waits for", seconds(request.waited_s)],
+      ["why", `${ahead ? `${ahead} before it by rank and arrival; ` : ""}${request.blocked_by ? block(request.blocked_by) : "its turn comes next"}`],
+      ["first token", request.first_token_in_s == null ? "not predicted: nothing was measured yet" : `predicted in ${seconds(request.first_token_in_s)}`],
+      ["target", request.due_in_s == null ? "none" : request.due_in_s < 0 ? `missed ${seconds(-request.due_in_s)} ago` : `due in ${seconds(request.due_in_s)}`],
+      ["rejected", request.given_up_in_s == null ? "never by time" : `in ${seconds(request.given_up_in_s)}, if it still waits`],
+    ];
+  }
+  if (place === "engine") {
+    return [
+      ["where", `in the engine of ${replica}`],
+      ["age", seconds(request.age_s)],
+      ["waited", `${seconds(request.waited_s)} in the pool${request.by_min_share ? "; it went before a higher class on its minimum share" : ""}`],
+      ["now", request.began ? `answers: ${count(request.output_tokens)} tokens so far` : "its prompt is computed"],
+      ["first token", request.began ? "sent" : request.first_token_in_s == null ? "not predicted" : `predicted in ${seconds(request.first_token_in_s)}`],
+      ["target", request.due_in_s == null ? (request.began ? "no longer counts" : "none") : `due in ${seconds(request.due_in_s)}`],
+    ];
+  }
+  return [
+    ["where", request.sent_to ? `ended; it was sent on to ${request.sent_to}` : `ended at ${replica}`],
+    ["how", reason(request.outcome)],
+    ["code", request.outcome],
+    ["when", `${seconds(request.ago_s)} ago, at an age of ${seconds(request.age_s)}`],
+    ["first token", request.ttft_s == null ? "none was sent" : `after ${seconds(request.ttft_s)}`],
+  ];
+};
+
+export const Way = ({ opened, scheduling, ended, replica, classes, close }) => {
+  const found = placeOf(scheduling, ended, opened.id);
+  const request = found?.request ?? opened;
+  return html`
+    <aside class="way" role="region" aria-labelledby="way" tabindex="-1">
+      <header><h3 id="way"><${ClassName} classes=${classes} name=${request.class} /> request</h3>
+        <button class="close" onClick=${close} aria-label="Close the request">✕</button></header>
+      <dl>
+        <div><dt>id</dt><dd class="id">${request.id}</dd></div>
+        <div><dt>tenant</dt><dd>${request.tenant}</dd></div>
+        ${request.prompt_tokens != null && html`<div><dt>prompt</dt><dd>about ${count(request.prompt_tokens)} tokens</dd></div>`}
+        ${request.preempted > 0 && html`<div><dt>preempted</dt><dd>${count(request.preempted)} times</dd></div>`}
+        ${(found ? steps(found, scheduling, replica) : [["where", "no longer among those that are shown"]]).map(
+          ([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`,
+        )}
+      </dl>
+    </aside>`;
+};
+
+export const Replica = ({ replica, fleet, open, opened, close }) => {
+  const { state, name } = replica;
+  const scheduling = state?.scheduling;
+  const row = fleet.replicas.find((each) => each.name === name);
+  const classes = fleet.classes;
+  const old = replica.age_s != null && replica.age_s > 5;
+  return html`
+    <section aria-labelledby="one">
+      <h2 id="one">${name || "No replica"} <span class="quiet">${row ? row.state : ""}${
+        state ? ` · engine ${state.engine}` : ""}${old ? ` · as of ${seconds(replica.age_s)} ago` : ""}</span></h2>
+      ${
+        scheduling
+          ? html`
+            <div class=${`flow${old ? " old" : ""}`}>
+              <${Pool} scheduling=${scheduling} classes=${classes} open=${open} chosen=${opened?.id} />
+              <${Scheduler} scheduling=${scheduling} classes=${classes} />
+              <${Batch} scheduling=${scheduling} row=${row} classes=${classes} open=${open} chosen=${opened?.id} />
+              <div class="stages">
+                <${Predictions} scheduling=${scheduling} classes=${classes} open=${open} />
+                <${Ended} ended=${shown(state.ended ?? [])} classes=${classes} open=${open} />
+              </div>
+            </div>`
+          : html`<p class="empty">${row && !row.answers ? `This replica does not answer: ${row.state}.` : "Its engine has not been here yet."}</p>`
+      }
+      ${opened && html`<${Way} opened=${opened} scheduling=${scheduling} ended=${state?.ended}
+        replica=${name} classes=${classes} close=${close} />`}
+    </section>`;
+};

@@ -1,0 +1,110 @@
+"""What the page `/state` shows of single requests: those that wait, that run, and the last to end.
+
+`weir console` draws them. Only ids, tenants, sizes and times are shown, never a prompt or a key.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, Final
+
+from weir_core.sched.tickets import State, Ticket
+from weir_sidecar.driver import Driver
+from weir_sidecar.registry import Ended, Registry
+
+MAX_SHOWN: Final = 100
+"""Waiting requests, and running ones, that are shown one by one."""
+
+
+def queue(waiting: list[Ticket], driver: Driver) -> list[dict[str, Any]]:
+    """Return the first requests that wait, in order of rank and arrival."""
+    scheduler, now = driver.scheduler, driver.now()
+    rate = scheduler.forecast.drain_rate if driver.has_engine else None
+    ahead: defaultdict[str, float] = defaultdict(float)
+    shown = []
+    for position, ticket in enumerate(waiting[:MAX_SHOWN], start=1):
+        policy = ticket.policy
+        first_token_in_s = None
+        if rate:
+            wait_s = scheduler.forecast.wait_behind_s(
+                policy, ahead[policy.name], scheduler.pool, rate, now
+            )
+            first_token_in_s = wait_s + scheduler.estimator.first_token_s(ticket.new_tokens)
+        ahead[policy.name] += ticket.cost
+        block = scheduler.block_of(ticket, now)
+        shown.append(
+            {
+                "id": _id_of(ticket, driver),
+                "position": position,
+                "class": policy.name,
+                "tenant": ticket.request.tenant,
+                "waited_s": round(now - ticket.request.arrival_s, 3),
+                "prompt_tokens": ticket.prompt_tokens,
+                "preempted": ticket.requeues,
+                "blocked_by": "" if block is None else block.value,
+                "first_token_in_s": _rounded(first_token_in_s),
+                "due_in_s": _left(ticket.due_s, now),
+                "given_up_in_s": _left(ticket.expires_s, now),
+            }
+        )
+    return shown
+
+
+def batch(driver: Driver) -> list[dict[str, Any]]:
+    """Return the first requests that the engine was given and that have not ended."""
+    running = [t for t in driver.scheduler.tickets.values() if t.state is State.RUNNING]
+    return [_running(ticket, driver) for ticket in running[:MAX_SHOWN]]
+
+
+def _running(ticket: Ticket, driver: Driver) -> dict[str, Any]:
+    now, expected_s = driver.now(), ticket.first_token_expected_s
+    is_due = not ticket.started and expected_s > 0
+    arrival_s = ticket.request.arrival_s
+    return {
+        "id": _id_of(ticket, driver),
+        "class": ticket.policy.name,
+        "tenant": ticket.request.tenant,
+        "age_s": round(now - arrival_s, 3),
+        "waited_s": round(ticket.dispatched_s - arrival_s, 3),
+        "prompt_tokens": ticket.prompt_tokens,
+        "output_tokens": ticket.output_tokens,
+        "began": ticket.started,
+        "by_min_share": ticket.by_min_share,
+        "preempted": ticket.requeues,
+        "first_token_in_s": _left(ticket.dispatched_s + expected_s, now) if is_due else None,
+        "due_in_s": None if ticket.started else _left(ticket.due_s, now),
+    }
+
+
+def ended(registry: Registry, driver: Driver) -> list[dict[str, Any]]:
+    """Return the requests that ended last, the newest first."""
+    now = driver.now()
+    return [_ended(each, now) for each in registry.ended_last()]
+
+
+def _ended(each: Ended, now: float) -> dict[str, Any]:
+    return {
+        "id": each.request_id,
+        "class": each.class_name,
+        "tenant": each.tenant,
+        "outcome": each.outcome,
+        "ago_s": round(now - each.at_s, 3),
+        "age_s": round(each.at_s - each.arrival_s, 3),
+        "ttft_s": _rounded(each.ttft_s),
+        "sent_to": each.replica,
+    }
+
+
+def _id_of(ticket: Ticket, driver: Driver) -> str:
+    """Return the id that the client knows."""
+    request = driver.request_of(ticket.request.request_id)
+    return ticket.request.request_id if request is None else request.request_id
+
+
+def _left(instant_s: float, now: float) -> float | None:
+    """Return the time until an instant, which is negative when it is past; None for never."""
+    return None if instant_s == float("inf") else round(instant_s - now, 3)
+
+
+def _rounded(value_s: float | None) -> float | None:
+    return None if value_s is None else round(value_s, 3)

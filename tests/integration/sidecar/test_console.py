@@ -1,0 +1,236 @@
+"""`weir console` in a browser: a flood, a request that is shed, a replica that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Page, Route, ViewportSize, async_playwright, expect
+
+from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
+from weir_cli.console.command import ConsoleOptions, serving
+from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, record_of
+from weir_core.api import labels
+from weir_core.sched.types import ClassPolicy
+from weir_core.wire.policies import PolicyDocument
+from weir_sidecar.settings import Identity
+from weir_sim.mock_engine import MockEngine, Profile
+
+CLASSES = (
+    ClassPolicy("interactive", rank=100, ttft_target_s=60.0, shed="never"),
+    ClassPolicy("batch", rank=-100, max_queue_wait_s=600.0, shed="never"),
+)
+SLOTS = 8
+WAITING = 40
+ANSWERS = Profile(output_tokens=100_000, token_gap_s=0.02)  # type: ignore[arg-type]
+ROOT = Path(__file__).resolve().parents[3]
+PICTURE = os.environ.get("WEIR_CONSOLE_PICTURE", "")
+"""Where the documents' picture is written, if it is wanted (`make console-picture`)."""
+SEEN_WITHIN_MS = 15_000
+WIDE: ViewportSize = {"width": 1280, "height": 1010}
+PHONE: ViewportSize = {"width": 390, "height": 800}
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+
+
+@dataclass
+class Replica:
+    """A replica of the service, at an address of its own as below `weir up`."""
+
+    name: str
+    address: str
+    running: Running
+    engine: MockEngine
+    life: contextlib.AsyncExitStack
+
+
+@pytest.fixture
+async def replicas(house: House, tmp_path: Path) -> AsyncIterator[list[Replica]]:
+    network = f"127.{random.randrange(100, 250)}.{random.randrange(1, 250)}"
+    found = []
+    async with contextlib.AsyncExitStack() as stack:
+        for number in (1, 2):
+            life = await stack.enter_async_context(contextlib.AsyncExitStack())
+            own = House(house.run_dir / str(number), life)
+            own.run_dir.mkdir()
+            own.facts(slots=SLOTS)
+            own.policies(PolicyDocument(classes=CLASSES, default_class="batch", max_queued=WAITING))
+            engine = await own.mock_engine(ANSWERS)
+            address, name = f"{network}.{number}", f"chat-{number}"
+            settings = replace(
+                PATIENT,
+                identity=Identity(pod=name),
+                addresses=replace(PATIENT.addresses, host=address, admin_port=labels.ADMIN_PORT),
+            )
+            found.append(Replica(name, address, await own.sidecar(settings), engine, life))
+        yield found
+
+
+def write_down(cache: Path, replicas: list[Replica]) -> None:
+    """Leave the record of a `weir up` that runs them."""
+    own = record_of("weir up", os.getpid())
+    assert own is not None
+    shown = tuple(
+        ReplicaRecord(
+            name=each.name,
+            pool="gpu",
+            address=each.address,
+            phase="ready",
+            admin_socket=str(each.running.sidecar.settings.addresses.admin_socket),
+        )
+        for each in replicas
+    )
+    policies = replicas[0].running.sidecar.settings.addresses.run_dir / "policies/policies.json"
+    service = ServiceRecord(
+        name="chat",
+        model="tiny",
+        url="http://127.255.255.254:1",
+        policies_file=str(policies),
+        replicas=shown,
+    )
+    instance = Instance(cache, 8000)
+    instance.directory.mkdir(parents=True, exist_ok=True)
+    instance.write(
+        InstanceRecord(up=own, port=8000, scratch=str(cache), grace_period_s=1, services=(service,))
+    )
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    """A page of Chromium that reaches this machine and nothing else."""
+    found = await asyncio.to_thread(
+        subprocess.run, [ROOT / "scripts/chromium"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    elsewhere: list[str] = []
+
+    async def here_only(route: Route) -> None:
+        if urlsplit(route.request.url).hostname == "127.0.0.1":
+            await route.continue_()
+        else:
+            elsewhere.append(route.request.url)
+            await route.abort()
+
+    expect.set_options(timeout=SEEN_WITHIN_MS)
+    async with async_playwright() as playwright:
+        context = await playwright.chromium.launch_persistent_context(
+            tmp_path / "browser",
+            executable_path=found.stdout.strip(),
+            args=list(FLAGS),
+            viewport=WIDE,
+            color_scheme="light",
+            reduced_motion="reduce",
+        )
+        await context.route("**/*", here_only)
+        page = context.pages[0]
+        page.set_default_timeout(SEEN_WITHIN_MS)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        yield page
+        await context.close()
+    assert (elsewhere, faults) == ([], [])
+
+
+@pytest.fixture
+async def asked(replicas: list[Replica]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Requests in flight; their clients leave before the replicas stop."""
+    tasks: list[asyncio.Task[None]] = []
+    yield tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def ask(at: Replica, class_name: str, name: str) -> None:
+    headers = {"x-llm-d-inference-objective": class_name, "x-request-id": name}
+    url = f"http://{at.address}:{at.running.sidecar.api_port}/v1/chat/completions"
+    async with at.running.session.post(url, json=chat(stream=True), headers=headers) as answer:
+        await answer.read()
+
+
+async def flood(replicas: list[Replica], asked: list[asyncio.Task[None]]) -> None:
+    """Fill the first replica's engine and its pool, with both classes; one more is refused."""
+    first, second = replicas
+    driver = first.running.sidecar.driver
+
+    def begin(at: Replica, class_name: str, number: int) -> None:
+        names = (f"{class_name}-{at.name}-{len(asked) + each}" for each in range(number))
+        asked.extend(asyncio.create_task(ask(at, class_name, name)) for name in names)
+
+    begin(first, "interactive", 3)
+    begin(second, "interactive", 2)
+    await eventually(lambda: first.engine.running == 3)
+    begin(first, "batch", SLOTS - 3 + 24)
+    await eventually(lambda: len(driver.waiting()) == 24)
+    begin(first, "interactive", WAITING - 24)
+    await eventually(lambda: len(driver.waiting()) == WAITING)
+    await ask(first, "batch", "one-too-many")
+
+
+async def see_the_pool(page: Page, first: Replica) -> None:
+    """Look at what waits, and by keyboard at why the last one does."""
+    pool = page.get_by_role("group", name="Request pool")
+    waiting = first.running.sidecar.driver.waiting()
+    for each in CLASSES:
+        number = sum(1 for ticket in waiting if ticket.policy.name == each.name)
+        marks = pool.get_by_role("button", name=f"{each.name} request of anonymous: waits")
+        await expect(marks).to_have_count(number)
+    last = pool.get_by_role("button", name="batch request").last
+    await last.focus()
+    await page.keyboard.press("Enter")
+    way = page.get_by_role("region", name="batch request")
+    await expect(way).to_contain_text("all slots of the batch are taken")
+    await expect(way).to_contain_text(f"place {WAITING}")
+    if PICTURE:
+        await page.wait_for_timeout(15_000)  # for lines to be seen in the timelines
+        await page.screenshot(path=PICTURE, full_page=True)
+    await page.keyboard.press("Escape")
+    await expect(last).to_be_focused()
+
+
+async def see_the_shed_one(page: Page) -> None:
+    ended = page.get_by_role("group", name="Ended last")
+    await ended.get_by_role("button", name="the pool holds as many requests as it may").click()
+    way = page.get_by_role("region", name="batch request")
+    await expect(way).to_contain_text("rejected_queue_full")
+    await expect(way).to_contain_text("one-too-many")
+    await page.keyboard.press("Escape")
+
+
+async def width_of(page: Page) -> float:
+    """Return how wide the page is, by the browser: the page's policy lets no test run a script."""
+    browser = await page.context.new_cdp_session(page)
+    width: float = (await browser.send("Page.getLayoutMetrics"))["cssContentSize"]["width"]
+    return width
+
+
+async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
+    replicas: list[Replica], asked: list[asyncio.Task[None]], page: Page, tmp_path: Path
+) -> None:
+    first, second = replicas
+    write_down(tmp_path, replicas)
+    await flood(replicas, asked)
+    async with serving(tmp_path, ConsoleOptions(port=0, interval_s=0.25)) as (url, _):
+        await page.goto(url)
+        await see_the_pool(page, first)
+        await see_the_shed_one(page)
+        await second.life.aclose()
+        await expect(page.get_by_role("button", name="chat-2: no answer")).to_be_visible()
+        write_down(tmp_path, [first])
+        await expect(page.get_by_role("button", name="chat-2: gone")).to_be_visible()
+        await page.set_viewport_size(PHONE)
+        await page.emulate_media(color_scheme="dark")
+        assert await width_of(page) <= PHONE["width"]
+        Instance(tmp_path, 8000).directory.joinpath("state.json").unlink()
+        await expect(page.get_by_text("Nothing runs on this machine")).to_be_visible()
+        await page.goto("about:blank")  # a stream that breaks is an error of the page

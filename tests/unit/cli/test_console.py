@@ -1,0 +1,273 @@
+"""`weir console`: its server, its one loop, and the files of its page."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from weir_cli.__main__ import main
+from weir_cli.console.command import ConsoleOptions, serving
+from weir_cli.console.feed import Feed
+from weir_cli.console.server import MAX_VIEWERS, Server
+from weir_cli.top_figures import Process, Reading, Series, Service, quantile
+from weir_core.sched.types import BUILT_IN_CLASSES
+
+PAGE = Path(__file__).parents[3] / "cli/weir_cli/console/page"
+PROMPT = "never shown"
+
+
+def service(*names: str, slots: int = 8) -> Service:
+    """Return a service of replicas that were read once."""
+    scheduling = {"engine": {"max_num_seqs": slots}, "at_engine": 3, "queue": [{"id": "r-1"}]}
+    state = {"phase": "serving", "model": PROMPT, "scheduling": scheduling}
+    reading = Reading(10.0, state, {Series("weir_queue_requests", (("class", "batch"),)): 5.0})
+    replicas = tuple(Process(name, "ready", (reading,)) for name in names)
+    return Service("chat", BUILT_IN_CLASSES, Process("chat-gateway", "ready"), replicas)
+
+
+class Machine:
+    """What runs, and how often it was looked at."""
+
+    def __init__(self, *services: Service) -> None:
+        self.services: Sequence[Service] = services
+        self.looks = 0
+        self.wall = 1000.0
+
+    def read(self) -> Sequence[Service]:
+        self.looks += 1
+        return self.services
+
+    def feed(self, only: str = "") -> Feed:
+        return Feed(self.read, 1.0, only, wall=lambda: self.wall, clock=lambda: 10.5)
+
+
+@asynccontextmanager
+async def opened(feed: Feed, token: str = "") -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """Serve a feed; yield a client and the URL."""
+    async with served(Server(feed, token)) as found:
+        yield found
+
+
+@asynccontextmanager
+async def served(console: Server) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    server = TestServer(console.app())
+    async with AsyncExitStack() as stack:
+        await server.start_server(shutdown_timeout=0.1)
+        stack.push_async_callback(server.close)
+        jar = aiohttp.CookieJar(unsafe=True)
+        session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=jar))
+        yield session, f"http://127.0.0.1:{server.port}"
+
+
+async def event(stream: aiohttp.ClientResponse) -> tuple[str, Any]:
+    """Read one event."""
+    async with asyncio.timeout(20):
+        name = (await stream.content.readline()).decode().removeprefix("event: ").strip()
+        data = json.loads((await stream.content.readline()).removeprefix(b"data: "))
+        assert await stream.content.readline() == b"\n"
+    return name, data
+
+
+async def test_a_viewer_gets_the_history_and_then_frames() -> None:
+    machine = Machine(service("chat-1", "chat-2"))
+    feed = machine.feed()
+    await feed.look()
+    async with opened(feed) as (session, url), session.get(url + "/events?replica=chat-2") as got:
+        assert got.content_type == "text/event-stream"
+        assert await event(got) == ("history", [pytest.approx(frame_moment())])
+        name, frame = await event(got)
+        assert (name, frame["replica"]["name"]) == ("frame", "chat-2")
+        assert frame["replica"]["state"]["scheduling"]["queue"] == [{"id": "r-1"}]
+        assert PROMPT not in json.dumps(frame)
+        assert frame["fleet"]["slots"] == {"chat-1": 8, "chat-2": 8}
+        machine.wall += 1
+        await feed.look()
+        assert (await event(got))[1]["fleet"]["at_s"] == 1001.0
+
+
+def frame_moment() -> dict[str, Any]:
+    return {
+        "at_s": 1000.0,
+        "waiting": {},
+        "at_engine": 6,
+        "output_tokens_s": 0.0,
+        "prompt_tokens_s": 0.0,
+        "ttft_p99_s": {},
+        "rejected": {},
+    }
+
+
+async def test_several_viewers_share_one_look() -> None:
+    machine = Machine(service("chat-1"))
+    feed = machine.feed()
+    await feed.look()
+    async with opened(feed) as (session, url), AsyncExitStack() as stack:
+        for _ in range(MAX_VIEWERS):
+            got = await stack.enter_async_context(session.get(url + "/events"))
+            await event(got)
+        assert machine.looks == 1
+        async with session.get(url + "/events") as refused:
+            assert (refused.status, await refused.text()) == (
+                503,
+                f"{MAX_VIEWERS} viewers look already; close a page\n",
+            )
+
+
+async def test_a_viewer_that_does_not_read_is_dropped() -> None:
+    feed = Machine(service(*(f"chat-{number}" for number in range(100)))).feed()
+    await feed.look()
+    server = Server(feed, send_limit_s=0.05)
+    async with served(server) as (_, url), asyncio.timeout(60):
+        port = int(url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await writer.drain()
+        while not server.viewers:  # noqa: ASYNC110 - what a test observes has no event
+            await asyncio.sleep(0)
+        while server.viewers:
+            await feed.look()  # fills what the kernel keeps for a reader that does not read
+        writer.close()
+        del reader
+
+
+async def test_a_service_that_vanishes_leaves_an_empty_page() -> None:
+    machine = Machine(service("chat-1"))
+    feed = machine.feed()
+    await feed.look()
+    machine.services = ()
+    await feed.look()
+    frame = json.loads(feed.frame("chat", "chat-1"))
+    assert (frame["fleet"]["service"], frame["replica"], feed.history("chat")) == ("", None, b"[]")
+
+
+async def test_a_replica_that_vanishes_is_shown_as_gone_for_a_minute() -> None:
+    machine = Machine(service("chat-1", "chat-2"))
+    feed = machine.feed()
+
+    async def states() -> dict[str, str]:
+        await feed.look()
+        rows = json.loads(feed.frame("", ""))["fleet"]["replicas"]
+        return {row["name"]: row["state"] for row in rows}
+
+    assert await states() == {"chat-1": "ready", "chat-2": "ready"}
+    machine.services = (service("chat-1"),)
+    machine.wall += 60
+    assert await states() == {"chat-1": "ready", "chat-2": "gone"}
+    machine.wall += 1
+    assert await states() == {"chat-1": "ready"}
+
+
+async def test_shows_the_service_that_was_asked_for_only() -> None:
+    feed = Machine(service("chat-1")).feed(only="other")
+    await feed.look()
+    assert json.loads(feed.frame("", ""))["fleet"]["services"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        pytest.param("/", None, 200, id="the page"),
+        pytest.param("/console.js", "localhost:9", 200, id="localhost"),
+        pytest.param("/vendor/preact.mjs", "[::1]", 200, id="IPv6"),
+        pytest.param("/", "weir.example", 421, id="another name"),
+        pytest.param("/events", "127.0.0.1.example:80", 421, id="a name like an address"),
+        pytest.param("/vendor/../server.py", None, 404, id="a path out of the page"),
+        pytest.param("/vendor/LICENSE.htm", None, 404, id="not of the page"),
+    ],
+)
+async def test_answers_local_names(path: str, host: str | None, status: int) -> None:
+    headers = {"Host": host} if host else {}
+    async with (
+        opened(Machine().feed()) as (session, url),
+        session.get(url + path, headers=headers) as got,
+    ):
+        assert got.status == status
+        assert "default-src 'none'" in got.headers["Content-Security-Policy"]
+
+
+async def test_a_token_is_asked_for_and_kept_out_of_the_address() -> None:
+    async with opened(Machine().feed(), token="secret") as (session, url):
+        async with session.get(url + "/?token=wrong") as got:
+            assert got.status == 401
+        async with session.get(url + "/?token=secret", headers={"Host": "weir.example"}) as got:
+            assert (got.status, got.url.query_string) == (200, "")
+        async with session.get(url + "/console.js") as got:
+            assert got.status == 200
+        async with session.post(url + "/") as got:
+            assert got.status == 405
+
+
+async def test_ends_while_a_viewer_looks(tmp_path: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with asyncio.timeout(30), serving(tmp_path, ConsoleOptions(port=0)) as (url, _):
+            got = await session.get(url + "events")
+            await event(got)
+        got.close()
+
+
+async def test_only_an_address_that_was_chosen_has_a_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, ConsoleOptions(port=0)) as (url, _):
+        assert url.startswith("http://127.0.0.1:")
+        assert "token" not in url
+    async with serving(tmp_path, ConsoleOptions(host="127.0.0.2", port=0)) as (url, _):
+        assert "/?token=" in url
+
+
+def test_a_port_that_is_taken_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIR_CACHE", str(tmp_path))
+
+    async def taken() -> int:
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        with pytest.raises(SystemExit) as left:
+            await asyncio.to_thread(main, ["console", "--port", str(port)])
+        await runner.cleanup()
+        assert left.value.code == 1
+        return int(port)
+
+    port = asyncio.run(taken())
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("buckets", "want"),
+    [
+        pytest.param({}, None, id="nothing"),
+        pytest.param({"1": 0, "+Inf": 0}, None, id="no observation"),
+        pytest.param({"1": 100, "2": 100, "+Inf": 100}, 0.99, id="in the first"),
+        pytest.param({"1": 0, "2": 100, "+Inf": 100}, 1.99, id="in the second"),
+        pytest.param({"1": 0, "2": 0, "+Inf": 100}, 2.0, id="above the last"),
+    ],
+)
+def test_a_percentile_comes_from_the_buckets(buckets: dict[str, float], want: Any) -> None:
+    page = {Series("x_bucket", (("le", bound),)): float(n) for bound, n in buckets.items()}
+    assert quantile(page, 0.99) == (want if want is None else pytest.approx(want))
+
+
+def test_the_vendored_files_are_what_the_lock_says() -> None:
+    lock = json.loads((PAGE / "vendor/package-lock.json").read_text())["packages"]
+    vendored = json.loads((PAGE / "vendor/vendored.json").read_text())
+    for name, package in vendored.items():
+        locked = lock[f"node_modules/{name}"]
+        assert (package["version"], package["integrity"]) == (
+            locked["version"],
+            locked["integrity"],
+        )
+        for file, digest in package["files"].items():
+            found = hashlib.sha256((PAGE / "vendor" / file).read_bytes()).hexdigest()
+            assert found == digest, f"{file} is not what `make console` copied"
+    assert vendored.keys() == lock[""]["dependencies"].keys()
