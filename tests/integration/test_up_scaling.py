@@ -174,8 +174,8 @@ def test_asleep_woken_grown_shrunk_and_asleep(up: Up) -> None:
     up.write(most=1, idle="1s")
     up.said("chat: from 1 to 0 replicas: no request came, waited or ran for 1 s")
     up.until(lambda: up.phases == [], "asleep")
-    left = [each for each in record.services[0].replicas for each in each.processes]
-    assert not [process.name for process in left if is_alive(process)]
+    left = [each for replica in record.services[0].replicas for each in replica.processes]
+    assert not [each.name for each in left if is_alive(each)]
     assert up.chat() == 200
 
 
