@@ -53,9 +53,9 @@ def run(cache: Path, options: ConsoleOptions) -> int:
 
 async def _until_ended(cache: Path, options: ConsoleOptions) -> None:
     ended = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serving(cache, options) as (url, looking):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
         typer.echo(f"weir console: {url}   (Ctrl-C ends it)")
         waiting = asyncio.create_task(ended.wait())
         await asyncio.wait({waiting, looking}, return_when=asyncio.FIRST_COMPLETED)
