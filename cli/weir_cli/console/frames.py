@@ -109,8 +109,10 @@ def fleet_of(
 
 
 def _picture(service: Service, heard_since_s: float) -> Picture:
-    """Return the figures of a service, from some of its readings: all those of 100 replicas take
-    seconds to compare. A counter that began anew is still seen where it is lower than it was.
+    """Return the figures of a service, from some of its readings.
+
+    All those of 100 replicas take seconds to compare. A counter that began anew is still seen where
+    it is lower than it was.
     """
     some = replace(
         service,
