@@ -6,7 +6,7 @@ The figures are those of `weir top` (`weir_cli.top_figures`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from weir_cli.top_figures import (
@@ -22,6 +22,10 @@ from weir_cli.top_figures import (
 GONE_SHOWN_S: Final = 60.0
 """How long a replica that is no longer there is shown."""
 GONE: Final = "gone"
+_NEWEST_KEPT: Final = 6
+"""Readings that tell rates, and whether a process answers."""
+_EVERY: Final = 20
+"""Of the older readings every so many is looked at."""
 _SHOWN_OF_STATE: Final = ("phase", "engine", "ended", "scheduling")
 
 
@@ -105,7 +109,23 @@ def fleet_of(
 
 
 def _picture(service: Service, heard_since_s: float) -> Picture:
-    return picture([service], Choice(), heard_since_s, since_start=False)
+    """Return the figures of a service, from some of its readings.
+
+    All those of 100 replicas take seconds to compare. A counter that began anew is still seen where
+    it is lower than it was.
+    """
+    some = replace(
+        service,
+        gateway=_thinned(service.gateway),
+        replicas=tuple(_thinned(each) for each in service.replicas),
+    )
+    return picture([some], Choice(), heard_since_s, since_start=False)
+
+
+def _thinned(process: Process) -> Process:
+    readings = process.readings
+    kept = (*readings[:-_NEWEST_KEPT:_EVERY], *readings[-_NEWEST_KEPT:])
+    return replace(process, readings=kept)
 
 
 def moment_of(fleet: Fleet) -> Moment:
@@ -136,15 +156,7 @@ def with_gone(fleet: Fleet, before: Mapping[str, tuple[float, ReplicaRow]]) -> F
         if name not in there and fleet.at_s - at_s <= GONE_SHOWN_S
     ]
     rows = sorted([*fleet.replicas, *gone], key=lambda row: row.name)
-    return Fleet(
-        fleet.at_s,
-        fleet.services,
-        fleet.service,
-        fleet.gateway,
-        tuple(rows),
-        fleet.classes,
-        fleet.slots,
-    )
+    return replace(fleet, replicas=tuple(rows))
 
 
 def replica_of(service: Service | None, name: str, now_s: float) -> Replica:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from weir_cli.__main__ import main
 from weir_cli.console.command import ConsoleOptions, serving
 from weir_cli.console.feed import Feed
 from weir_cli.console.server import MAX_VIEWERS, Server
 from weir_cli.top_figures import Process, Reading, Series, Service, quantile
+from weir_core.errors import MachineUnfit
 from weir_core.sched.types import BUILT_IN_CLASSES
 
 PAGE = Path(__file__).parents[3] / "cli/weir_cli/console/page"
@@ -128,16 +129,17 @@ async def test_a_viewer_that_does_not_read_is_dropped() -> None:
     await feed.look()
     server = Server(feed, send_limit_s=0.05)
     async with served(server) as (_, url), asyncio.timeout(60):
-        port = int(url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
-        writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await writer.drain()
-        while not server.viewers:  # noqa: ASYNC110 - what a test observes has no event
-            await asyncio.sleep(0)
-        while server.viewers:
-            await feed.look()  # fills what the kernel keeps for a reader that does not read
-        writer.close()
-        del reader
+        with socket.socket() as silent:
+            # A small window, so that little fits between the two.
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(silent, ("127.0.0.1", urlsplit(url).port))
+            await loop.sock_sendall(silent, b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not server.viewers:  # noqa: ASYNC110 - what a test observes has no event
+                await asyncio.sleep(0.01)
+            while server.viewers:
+                await feed.look()
 
 
 async def test_a_service_that_vanishes_leaves_an_empty_page() -> None:
@@ -223,24 +225,12 @@ async def test_only_an_address_that_was_chosen_has_a_token(tmp_path: Path) -> No
         assert "/?token=" in url
 
 
-def test_a_port_that_is_taken_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WEIR_CACHE", str(tmp_path))
-
-    async def taken() -> int:
-        runner = web.AppRunner(web.Application())
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        with pytest.raises(SystemExit) as left:
-            await asyncio.to_thread(main, ["console", "--port", str(port)])
-        await runner.cleanup()
-        assert left.value.code == 1
-        return int(port)
-
-    port = asyncio.run(taken())
-    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
+async def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    async with serving(tmp_path, ConsoleOptions(port=0)) as (url, _):
+        options = ConsoleOptions(port=urlsplit(url).port or 0)
+        with pytest.raises(MachineUnfit, match=r"cannot listen on .*: --port"):
+            async with serving(tmp_path, options):
+                pass
 
 
 @pytest.mark.parametrize(
