@@ -171,13 +171,16 @@ class Edits:
 
     def _words_on(self, each: Object, service: InferenceService) -> str:
         """Return what to say of another `spec.scaling`."""
-        started, now = self._started[each].spec.scaling, service.spec.scaling
+        begun = self._started[each].spec
+        started, now = begun.scaling, service.spec.scaling
         assert started is not None
         assert now is not None
         words = f"{each[1]}: replicas follow the work by the new spec.scaling"
         most = started.max_replicas
         if now.max_replicas > most:
             words += f", up to {most}; for {now.max_replicas} start `weir up` again"
+        if service.spec.may_sleep and not begun.may_sleep:
+            words += ", down to 1; for 0 start `weir up` again"
         return words
 
     def _refresh(self, documents: Documents, fresh: dict[Object, PolicyDocument]) -> Iterator[str]:

@@ -231,6 +231,8 @@ def _replica(reading: _Reading, manifest: dict[str, Any]) -> Replica:
     sidecar = next((c for c in pod.containers if c.name == labels.SIDECAR_CONTAINER), None)
     if sidecar is None or not sidecar.is_running:
         return found
+    if pod.is_gateway:  # it has no admin socket
+        return replace(found, first=_page(reading, pod.name))
     return replace(found, state=_state(reading, pod.name), first=_page(reading, pod.name))
 
 
@@ -295,7 +297,11 @@ def requests(
     """Return what the sidecars of a service say of a request, and which did not."""
     reading = _Reading(ask, namespace)
     pods = reading.items("pods", "pods", f"--selector={labels.SERVICE}={name}") or []
-    names = [each["metadata"]["name"] for each in pods]
+    mine = [view(Pod, each) for each in pods]
+    names = [pod.name for pod in mine if not pod.is_gateway]
+    for pod in mine:
+        if pod.is_gateway:
+            reading.miss("the requests", pod.name, "a gateway has no admin socket")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda each: _report(reading, each, request_id), names))
     return [each for each in found if each is not None], reading.missed

@@ -26,7 +26,14 @@ from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.scale.autoscaler import Autoscaler
 from weir_core.scale.pools import with_speeds
-from weir_core.scale.types import Decision, Phase, PoolFacts, ReplicaLoad, ServiceLoad
+from weir_core.scale.types import (
+    Decision,
+    Phase,
+    PoolFacts,
+    ReplicaLoad,
+    ScalingPolicy,
+    ServiceLoad,
+)
 from weir_core.wire.fleet import FLEET_PATH, FleetReport, ReplicaReport, heard
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.state_access import authorization
@@ -112,9 +119,7 @@ class Scaling:
         if self._served.plan.sleeps:
             loads.append(await self._gateway())
         load = ServiceLoad(classes_of(self._told()), pools, tuple(loads))
-        spec = self.spec.spec
-        assert spec.scaling is not None
-        policy = policy_of(spec.scaling, sum(pool.replicas or 0 for pool in spec.pools))
+        policy = policy_for(self.spec, sleeps=self._served.plan.sleeps)
         return self._scaler.decide(load, policy, self._clock())
 
     async def _report(self, replica: Replica) -> FleetReport | None:
@@ -166,6 +171,19 @@ class Scaling:
         if trouble != self._trouble:
             self._trouble = trouble
             self._say(trouble)
+
+
+def policy_for(service: InferenceService, *, sleeps: bool) -> ScalingPolicy:
+    """Return what a service asks of its scaling.
+
+    Args:
+        service: As it is now.
+        sleeps: Its gateway can be asked. One replica stays otherwise, for nothing would wake it.
+    """
+    spec = service.spec
+    assert spec.scaling is not None
+    policy = policy_of(spec.scaling, sum(pool.replicas or 0 for pool in spec.pools))
+    return policy if sleeps else replace(policy, min_replicas=max(1, policy.min_replicas))
 
 
 class RealSidecars:

@@ -106,6 +106,12 @@ class _Known:
         return may and not any(pool.replicas for pool in self.pools)
 
     @property
+    def is_unwritten(self) -> bool:
+        """Whether the last pass saw other numbers than those that were decided."""
+        there = {pool.name: pool.replicas for pool in self.scaled.pools}
+        return any(there.get(pool, number) != number for pool, number in self.asked.items())
+
+    @property
     def pools(self) -> tuple[PoolFacts, ...]:
         """The pools with the replicas that they have or will have in a moment."""
         asked = self.asked
@@ -289,13 +295,14 @@ class Autoscaling:
         await self._mark(known, decision, before, cluster)
         if self._known.get(service) is not known:
             return
-        has_data = decision.reason is not Verdict.DATA_MISSING
+        # What was decided must outlast data that is missing until it is written: a wake, above all.
+        counts = known.is_unwritten or decision.reason is not Verdict.DATA_MISSING
         known.asked = (
             {
                 name: decision.replicas[name]
                 for name in sorted(known.scaled.open_pools & before.keys())
             }
-            if has_data
+            if counts
             else {}
         )
         self._metrics.scaled(service, decision)

@@ -35,6 +35,8 @@ from weir_sidecar.telemetry.request_trace import Tracing
 
 log = logging.getLogger(__name__)
 
+_LONGEST_START_S: Final = 600.0
+"""What took longer was no start but a trouble, and says nothing of the next start."""
 _LOOK_S: Final = 0.2
 """Time between two looks whether a request waits, while the operator waits for that."""
 
@@ -196,7 +198,9 @@ class StartTime:
     def look(self, is_served: bool, waiting: int, now: float) -> None:
         """Note whether replicas serve, and how many requests wait for the first one."""
         if is_served and self._since_s is not None:
-            self._took_s, self._since_s = now - self._since_s, None
+            took_s, self._since_s = now - self._since_s, None
+            if took_s <= _LONGEST_START_S:
+                self._took_s = took_s
         elif waiting and not is_served and self._since_s is None:
             self._since_s = now
 

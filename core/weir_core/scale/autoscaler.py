@@ -80,7 +80,8 @@ class Autoscaler:
             if woken is not None:
                 return woken
         victims = {pool.name: victims_of(load.replicas, pool.name) for pool in load.pools}
-        missing = missing_data(load.replicas, policy)
+        self._idleness.note(load, now)
+        missing = missing_data(load, policy)
         if missing is not None:
             return Decision(held, Verdict.DATA_MISSING, missing, victims=victims)
         self._note_seen(now)

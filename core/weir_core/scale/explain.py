@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from weir_core.scale.demand import ClassNeed, Demand
-from weir_core.scale.types import Phase, ReplicaLoad, ScalingPolicy, ServiceLoad, Verdict
+from weir_core.scale.types import Phase, ScalingPolicy, ServiceLoad, Verdict
 
 _ROUNDING: Final = 1e-6
 
 
-def missing_data(replicas: Sequence[ReplicaLoad], policy: ScalingPolicy) -> str | None:
-    """Return which data is missing, in words; None if all of it is there."""
-    asked = [one for one in replicas if one.phase is Phase.READY]
+def missing_data(load: ServiceLoad, policy: ScalingPolicy) -> str | None:
+    """Return which data is missing, in words; None if all of it is there.
+
+    Gateways do not know the work of replicas, and suffice only where there are to be none.
+    """
+    asked = [one for one in load.replicas if one.phase is Phase.READY]
     silent = [one.name for one in asked if one.heard_s is None]
     if silent:
         return f"{_names(silent)} could not be asked, so the number of replicas stays"
@@ -24,7 +27,8 @@ def missing_data(replicas: Sequence[ReplicaLoad], policy: ScalingPolicy) -> str 
             f"what {_names(old)} said is older than {policy.oldest_data_s:g} s, "
             "so the number of replicas stays"
         )
-    if not asked:
+    is_asleep = not any(pool.replicas for pool in load.pools)
+    if not any(one.pool or is_asleep for one in asked):
         return "no sidecar is ready that could say what work there is"
     return None
 

@@ -23,14 +23,17 @@ class Idleness:
         # When a replica was starting or leaving last.
         self._moved_s: float | None = None
 
+    def note(self, load: ServiceLoad, now: float) -> None:
+        """Note whether a replica starts or leaves, whatever else is known."""
+        if any(one.phase is not Phase.READY for one in load.replicas):
+            self._moved_s = now
+
     def is_over(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> bool:
         """Return whether no request came, waited or ran for the service's idle timeout.
 
         A replica that was just started has the whole time to get its first request: its client may
         have given up meanwhile, and come back. What could not be asked is not idle.
         """
-        if any(one.phase is not Phase.READY for one in load.replicas):
-            self._moved_s = now
         quiet_s = min((one.idle_s or 0.0 for one in load.replicas), default=0.0)
         if self._moved_s is not None:
             quiet_s = min(quiet_s, now - self._moved_s)

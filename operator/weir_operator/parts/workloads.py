@@ -313,9 +313,25 @@ def _rollout(seen: Observed) -> Verdict:
             return Verdict("False", reason, said[:LONGEST_MESSAGE])
     gateway = seen.gateway
     if gateway is not None and gateway.status.available_replicas < gateway.wanted:
-        counts = f"{gateway.status.available_replicas} of {gateway.wanted} gateways available"
-        return Verdict("False", "Progressing", counts)
+        return _too_few_gateways(seen, gateway)
     return Verdict("True", "Available", "every pool has its replicas")
+
+
+def _too_few_gateways(seen: Observed, gateway: Deployment) -> Verdict:
+    """Return how many there are, and what keeps the others away, as far as that is told."""
+    counts = f"{gateway.status.available_replicas} of {gateway.wanted} gateways available"
+    failures = [
+        f"{each.reason}: {each.message}"
+        for each in gateway.status.conditions
+        if (each.type, each.status) == ("ReplicaFailure", "True")
+    ]
+    waits = [
+        f"pod {pod.name} has no node yet: {pod.unschedulable[:_LONGEST_WORDS].strip()}"
+        for pod in seen.gateways
+        if pod.unschedulable
+    ]
+    said = "; ".join([counts, *failures, *waits])
+    return Verdict("False", "Progressing", said[:LONGEST_MESSAGE])
 
 
 def _why_one_by_one(seen: Observed) -> str:

@@ -77,7 +77,7 @@ def _digest(owner: InferenceService) -> str:
     spec = owner.spec
     written = [
         spec.model.name,
-        list(spec.engine.args),
+        list(spec.engine_of(spec.hardware_pools[0]).args),
         None if spec.tracing is None else spec.tracing.model_dump(mode="json"),
         _patch(owner),
         owner.metadata.annotations.get(labels.RESTARTED_AT),

@@ -130,3 +130,7 @@ def test_refused_clients_come_back_when_the_first_replica_is_likely_there() -> N
     assert [start.left_s(each) for each in (100.0, 110.0, 139.0)] == [40, 30, 5]
     start.look(True, 0, 130.0)
     assert start.left_s(130.0) == 5
+    start.look(False, 1, 200.0)
+    start.look(True, 0, 8000.0)  # a trouble, and no start
+    start.look(False, 1, 9000.0)
+    assert start.left_s(9000.0) == 30

@@ -21,6 +21,7 @@ from tests.unit.cli.services import (
 )
 from weir_cli.documents import Documents, load
 from weir_cli.edits import Edit, Edits
+from weir_cli.scaling import policy_for
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 
@@ -430,27 +431,36 @@ def test_a_file_is_refused_as_it_would_be_at_the_start(run: Run) -> None:
     assert "no InferenceService in it" in running.edit(GOLD).notices[0]
 
 
-SCALING: Final = "  scaling: {{minReplicas: 1, maxReplicas: {most}}}\n"
+SCALING: Final = "  scaling: {{minReplicas: {least}, maxReplicas: {most}}}\n"
 
 
 @pytest.mark.parametrize(
-    ("most", "said"),
+    ("least", "most", "said"),
     [
-        pytest.param(2, "follow the work by the new spec.scaling", id="fewer"),
-        pytest.param(9, "up to 3; for 9 start `weir up` again", id="more than there are places"),
+        pytest.param(1, 2, "follow the work by the new spec.scaling", id="fewer"),
+        pytest.param(1, 9, "up to 3; for 9 start `weir up` again", id="more than there are places"),
+        pytest.param(0, 3, "down to 1; for 0 start `weir up` again", id="none, and no gateway"),
     ],
 )
-def test_another_scaling_applies_while_it_runs(run: Run, most: int, said: str) -> None:
-    running = run(SERVICE, SCALING.format(most=3))
-    edit = running.edit(SERVICE, SCALING.format(most=most))
+def test_another_scaling_applies_while_it_runs(run: Run, least: int, most: int, said: str) -> None:
+    running = run(SERVICE, SCALING.format(least=1, most=3))
+    edit = running.edit(SERVICE, SCALING.format(least=least, most=most))
     assert list(edit.scaled) == [CHAT]
     (notice,) = edit.notices
     assert notice.endswith(said)
 
 
+@pytest.mark.parametrize(("sleeps", "fewest"), [(True, 0), (False, 1)], ids=["woken", "never"])
+def test_a_service_sleeps_only_where_its_gateway_can_be_asked(
+    tmp_path: Path, sleeps: bool, fewest: int
+) -> None:
+    (service,) = load([written(tmp_path, SERVICE, SCALING.format(least=0, most=3))]).services
+    assert policy_for(service, sleeps=sleeps).min_replicas == fewest
+
+
 @pytest.mark.parametrize("scales_first", [True, False], ids=["removed", "added"])
 def test_scaling_is_neither_added_nor_removed_while_it_runs(run: Run, scales_first: bool) -> None:
-    with_scaling = [SERVICE, SCALING.format(most=3)]
+    with_scaling = [SERVICE, SCALING.format(least=1, most=3)]
     before, after = (with_scaling, [SERVICE]) if scales_first else ([SERVICE], with_scaling)
     edit = run(*before).edit(*after)
     assert edit.scaled == {}

@@ -36,6 +36,14 @@ POD = {
         "containerStatuses": [{"name": "engine", "started": True, "state": {"running": {}}}],
     },
 }
+GATEWAY = {
+    "metadata": {"name": "chat-gate", "labels": {"app.kubernetes.io/component": "gateway"}},
+    "spec": {"containers": [{"name": "sidecar", "image": "weir:1"}]},
+    "status": {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "sidecar", "started": True, "state": {"running": {}}}],
+    },
+}
 LEASE = {"spec": {"holderIdentity": "weir-0", "leaseDurationSeconds": 10**9}}
 METRICS = 'weir_requests_total{class="batch",outcome="rejected_saturated"} 2\n'
 
@@ -77,6 +85,16 @@ def test_reads_all_of_a_healthy_service(tmp_path: Path) -> None:
     assert said.remarks == (
         "class batch: 2 of 2 requests were rejected since the replicas started: saturated 2",
     )
+
+
+def test_a_gateway_has_metrics_and_no_admin_socket_to_be_asked_at(tmp_path: Path) -> None:
+    page = "get --raw /api/v1/namespaces/ai/pods/chat-gate:8001/proxy/metrics"
+    both = {**WHOLE, "get pods": {"items": [POD, GATEWAY]}, page: METRICS}
+    assert explained(both, tmp_path).unseen == ()
+    said = of_request("r1", "chat", Where(namespace="ai"), tmp_path, told(both))
+    assert ("the requests of chat-gate", "a gateway has no admin socket") in [
+        (each.what, each.why) for each in said.unseen
+    ]
 
 
 def test_says_what_it_could_not_read_and_goes_on(tmp_path: Path) -> None:

@@ -560,3 +560,14 @@ async def test_a_new_operator_listens_at_once_and_wakes_for_a_request_at_a_leavi
     assert said.reason is Verdict.WOKEN
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_wake_that_is_not_written_yet_outlasts_missing_data(fleet: Fleet) -> None:
+    fleet.gateways = {**IDLE, "g2": FleetReport("g2", waiting=1, idle_s=0.0)}
+    fleet.follow(gateway("g1"), gateway("g2"), wanted=0, spec=ZERO)
+    assert await fleet.look() is Verdict.WOKEN
+    assert await fleet.look() is Verdict.WOKEN
+    assert fleet.wanted == {"cpu": 1}
+    fleet.follow(gateway("g1"), gateway("g2"), pod("a", ready=False), wanted=1, spec=ZERO)
+    await fleet.look()
+    assert fleet.wanted == {}

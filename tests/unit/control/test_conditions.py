@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -123,13 +124,15 @@ def test_zero_replicas_are_a_wish_and_no_trouble() -> None:
 ZERO = {"scaling": {"minReplicas": 0, "maxReplicas": 3}}
 
 
-def asleep(wanted: int, *pods: Manifest, gateways: int = 2) -> dict[str, Verdict]:
+def asleep(
+    wanted: int, *pods: Manifest, gateways: int = 2, told_of: Sequence[Manifest] = ()
+) -> dict[str, Verdict]:
     """Return what is said of a service that may have no replicas, of whose gateways some serve."""
     component = {"app.kubernetes.io/component": "gateway"}
     gateway = {
         "metadata": {"name": "chat-gateway", "generation": 1, "labels": component},
         "spec": {"replicas": 2},
-        "status": {"availableReplicas": gateways},
+        "status": {"availableReplicas": gateways, "conditions": list(told_of)},
     }
     mine = []
     for number in range(gateways):
@@ -171,6 +174,24 @@ def test_a_service_whose_gateways_are_not_there_cannot_sleep() -> None:
     assert (seen["RouterReady"].status, seen["RouterReady"].reason) == ("False", "NoReadyGateway")
     assert seen["WorkloadsReady"].message == "0 of 2 gateways available"
     assert "Reconciling" in seen
+
+
+def test_why_gateways_are_missing_is_said() -> None:
+    quota = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": "exceeded quota",
+    }
+    homeless = pod(unschedulable="no node has the label zone=b")
+    homeless["metadata"] = {
+        "name": "chat-gateway-9",
+        "labels": {"app.kubernetes.io/component": "gateway"},
+    }
+    assert asleep(0, homeless, gateways=1, told_of=[quota])["WorkloadsReady"].message == (
+        "1 of 2 gateways available; FailedCreate: exceeded quota; "
+        "pod chat-gateway-9 has no node yet: no node has the label zone=b"
+    )
 
 
 @pytest.mark.parametrize(

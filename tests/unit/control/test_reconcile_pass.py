@@ -667,6 +667,20 @@ async def test_gateways_stay_until_a_replica_serves_and_keep_their_template() ->
     assert list(cluster.of("Deployment")) == ["chat-cpu"]
 
 
+async def test_gateways_answer_browsers_as_the_arguments_of_the_first_pool_say() -> None:
+    def written(*args: str) -> dict[str, Any]:
+        pool = {"name": "cpu", "engine": {"args": list(args)}}
+        return {"scaling": {"minReplicas": 0, "maxReplicas": 4}, "pools": [pool]}
+
+    cluster = MemoryCluster(body(written()))
+    await reconciler(cluster).run(KEY)
+    edit(cluster, written('--allowed-origins=["https://a.example"]'))
+    await reconciler(cluster).run(KEY)
+    (gateway,) = (name for name in cluster.of("Deployment") if name.startswith("chat-gateway"))
+    (container,) = templates(cluster)[gateway]["spec"]["containers"]
+    assert "https://a.example" in str(container["env"])
+
+
 async def test_a_service_of_which_no_replica_is_asked_for_has_no_gateways() -> None:
     cluster = MemoryCluster(body({"scaling": {"minReplicas": 0, "maxReplicas": 4}}))
     await reconciler(cluster).run(KEY)

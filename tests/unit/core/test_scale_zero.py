@@ -124,6 +124,18 @@ def test_a_replica_that_has_started_has_the_whole_time_for_its_first_request() -
     assert scaler.decide(load(ready, GATEWAY, held=1), POLICY, 600.0).total == 0
 
 
+def test_gateways_alone_tell_no_work_so_replicas_that_are_all_down_stay() -> None:
+    scaler = Autoscaler()
+    down = [
+        replace(REPLICA, name=name, phase=Phase.STARTING, heard_s=None, idle_s=None)
+        for name in ("gpu-a", "gpu-b", "gpu-c")
+    ]
+    busy = replace(GATEWAY, waiting=9, idle_s=0.0)
+    for now in range(0, 3600, 30):
+        decision = scaler.decide(load(*down, busy, OTHER, held=3), POLICY, float(now))
+        assert (decision.reason, decision.total) == (Verdict.DATA_MISSING, 3)
+
+
 def test_once_woken_it_grows_by_the_work_as_ever() -> None:
     scaler = Autoscaler()
     waits = replace(GATEWAY, waiting=9, idle_s=0.0)
