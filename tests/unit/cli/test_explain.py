@@ -503,3 +503,8 @@ def test_prints_the_verdict_then_the_evidence_then_what_to_do_then_what_was_not_
     assert order == sorted(order)
     assert "  events: forbidden" in lines
     assert '"health": "unhealthy"' in as_json(blind)
+
+
+def test_what_a_log_quotes_of_clients_commands_no_terminal() -> None:
+    said = explain(broken("ModelReady", "FetchFailed", "pod llama-a: \x1b[2J"))
+    assert not any("\x1b" in each for each in lines_of(said))
