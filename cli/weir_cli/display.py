@@ -25,6 +25,16 @@ REPEAT_S = 15.0
 """Without a terminal, a replica that is still at it says so this often."""
 
 
+def plain(text: str) -> str:
+    """Return text without characters that terminals take as commands.
+
+    Clients choose names of models, and some of tenants; engines log what clients sent.
+    """
+    return "".join(
+        each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
 @dataclass(frozen=True)
 class Row:
     """One replica, as it is shown."""

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any, Final
 
 from weir_cli import explain_cluster, explain_local
+from weir_cli.display import plain
 from weir_cli.explain_facts import Explanation, Facts, Finding, Refusal
 from weir_cli.explain_findings import explain
 from weir_cli.explain_request import explain_request
@@ -97,6 +98,10 @@ def of_request(
 
 def lines_of(found: Explanation) -> Iterator[str]:
     """Yield what is printed: the verdict, then the evidence, then what to do."""
+    yield from map(plain, _lines(found))
+
+
+def _lines(found: Explanation) -> Iterator[str]:
     yield found.verdict
     for number, each in enumerate(found.findings):
         yield ""

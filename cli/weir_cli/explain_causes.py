@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from weir_cli.explain_facts import Facts, Finding, Replica
 from weir_core.api import labels
 from weir_operator.conditions import (
+    ADAPTERS,
     MODEL,
     NETWORK,
     POLICIES,
@@ -39,7 +40,10 @@ _BY_REASON: Final = {
     "FetchFailed": "FetchFailed",
 }
 _PLACE: Final = re.compile(r"pod (?P<pod>[^,:]+)(?:, container (?P<container>[^:]+))?:")
-_LOOKED_AT: Final = (SPEC, NETWORK, WORKLOADS, MODEL, ROUTER, POLICIES, SCHEDULING, SCALING)
+_LOOKED_AT: Final = (
+    *(SPEC, NETWORK, WORKLOADS, MODEL, ROUTER),
+    *(POLICIES, SCHEDULING, ADAPTERS, SCALING),
+)
 _SHORT: Final = re.compile(r"Insufficient (?P<what>[^\s,.]+(?:\.[^\s,.]+)*)")
 _ERROR: Final = re.compile(r"\b\w*(?:Error|Exception|error)\b: ?\S")
 _PREFIX: Final = re.compile(r"^(?:\(\w+[^)]*\) )?(?:ERROR [\d-]+ [\d:.]+ )?(?:\[[\w.]+:\d+\] )?")
@@ -144,6 +148,12 @@ ADVICE: Final = {
         ("kubectl get itn -n {namespace}",),
         _POLICIES,
     ),
+    ADAPTERS: Advice(
+        "Correct the adapter's source in spec.model.adapters, or the Secret that it names. The "
+        "model and the other adapters are served.",
+        ("kubectl logs -n {namespace} {pod} -c {container} --tail=50", _EDIT),
+        "engine.md#aliases-and-adapters",
+    ),
     "Loading": Advice(
         "Wait; a large model takes its time.",
         ("kubectl logs -n {namespace} {pod} -c engine -f",),
@@ -243,18 +253,25 @@ def _cause(type_: str, verdict: Verdict, facts: Facts) -> Finding:
     line = (f"{type_} is {verdict.status}, {reason}: {message}",)
     if type_ == POLICIES:
         return finding(POLICIES, _first_sentence(message), facts, line)
+    if type_ == ADAPTERS:
+        where = Where(_lacking(message, facts), labels.ADAPTERS_CONTAINER)
+        return finding(ADAPTERS, f"adapter {message}", facts, line, where)
     if reason == "Unschedulable":
         return _unschedulable(message, facts, line)
-    if reason in _REFUSALS:
-        return finding(_kind_of_refusal(message), _first_sentence(message), facts, line)
-    if reason in {"InvalidSpec", "Fallback"}:
-        return finding(reason, _first_sentence(message), facts, line)
+    if reason in _REFUSALS or reason in {"InvalidSpec", "Fallback"}:
+        kind = _kind_of_refusal(message) if reason in _REFUSALS else reason
+        return finding(kind, _first_sentence(message), facts, line)
     found = _container_in(message, facts)
     if found is not None:
         return _container(found, facts, line)
     kind = _BY_REASON.get(reason, "StuckRollout")
     what = f"its rollout is stuck: {message}" if kind == "StuckRollout" else message
     return finding(kind, what, facts, line, _named_in(message))
+
+
+def _lacking(message: str, facts: Facts) -> Replica | None:
+    """Return the replica of which a condition says that it lacks an adapter."""
+    return next((each for each in facts.replicas if f"; {each.name}: " in message), None)
 
 
 def _named_in(message: str) -> Where:
@@ -277,8 +294,13 @@ def _under_way(ready: Verdict, facts: Facts) -> Finding:
     if stalled is not None:
         return stalled_finding(stalled, facts)
     kind = ready.reason if ready.reason in ADVICE else "UnderWay"
-    waiting = next((each for each in facts.replicas if each.pod and not each.pod.is_ready), None)
+    waiting = next((each for each in facts.replicas if _is_unready(each)), None)
     return finding(kind, ready.message, facts, line, Where(waiting))
+
+
+def _is_unready(replica: Replica) -> bool:
+    pod = replica.pod
+    return pod is not None and not pod.is_ready and not pod.is_gateway
 
 
 def is_stalled(replica: Replica) -> bool:
@@ -301,10 +323,12 @@ def _held(replica: Replica) -> object:
 
 
 def _unschedulable(message: str, facts: Facts, line: tuple[str, ...]) -> Finding:
-    waiting = (each for each in facts.replicas if each.pod and each.pod.unschedulable)
-    replica = next(waiting, None)
-    pod = None if replica is None else replica.pod
-    where = _named_in(message) if replica is None else Where(replica)
+    waiting = [each for each in facts.replicas if each.pod and each.pod.unschedulable]
+    where = _named_in(message)
+    named = where.replica.name if where.replica is not None else ""
+    waiting.sort(key=lambda each: each.name != named)  # the others may be gateways
+    where = Where(waiting[0]) if waiting else where
+    pod = waiting[0].pod if waiting else None
     return finding("Unschedulable", no_node(message, pod), facts, line, where)
 
 

@@ -231,9 +231,8 @@ def _replica(reading: _Reading, manifest: dict[str, Any]) -> Replica:
     sidecar = next((c for c in pod.containers if c.name == labels.SIDECAR_CONTAINER), None)
     if sidecar is None or not sidecar.is_running:
         return found
-    if pod.is_gateway:  # it has no admin socket
-        return replace(found, first=_page(reading, pod.name))
-    return replace(found, state=_state(reading, pod.name), first=_page(reading, pod.name))
+    found = replace(found, first=_page(reading, pod.name))
+    return found if pod.is_gateway else replace(found, state=_state(reading, pod.name))
 
 
 def _again(reading: _Reading, replica: Replica) -> Replica:
@@ -297,18 +296,18 @@ def requests(
     """Return what the sidecars of a service say of a request, and which did not."""
     reading = _Reading(ask, namespace)
     pods = reading.items("pods", "pods", f"--selector={labels.SERVICE}={name}") or []
-    mine = [view(Pod, each) for each in pods]
-    names = [pod.name for pod in mine if not pod.is_gateway]
-    for pod in mine:
+    read = [view(Pod, each) for each in pods]
+    for pod in read:
         if pod.is_gateway:
-            reading.miss("the requests", pod.name, "a gateway has no admin socket")
+            reading.miss("the requests that wait", pod.name, "a gateway has no admin socket")
+    names = [pod.name for pod in read if not pod.is_gateway]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda each: _report(reading, each, request_id), names))
     return [each for each in found if each is not None], reading.missed
 
 
 def _report(reading: _Reading, pod: str, request_id: str) -> RequestReport | None:
-    answer = _in_sidecar(reading, pod, "request", request_id)
+    answer = _in_sidecar(reading, pod, "request", "--", request_id)
     if answer.code:
         reading.miss("the requests", pod, answer.why)
         return None

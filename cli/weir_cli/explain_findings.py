@@ -22,7 +22,9 @@ from weir_core.api import labels
 from weir_operator.conditions import READY, Verdict
 
 _SERVING: Final = "Serving"
-_ASLEEP: Final = frozenset({"ScaledToZero", "Asleep"})
+_WAKING: Final = "Waking"
+_ASLEEP: Final = "Asleep"
+_NO_REPLICA: Final = frozenset({"ScaledToZero", _ASLEEP})
 _CLOCKS_DIFFER_S: Final = 60.0
 """Between this machine and the operator's, at most."""
 _MOST_EVENTS: Final = 3
@@ -38,7 +40,7 @@ def explain(facts: Facts) -> Explanation:
         return _refused(facts, facts.refusal)
     ready = _ready(facts)
     serves = ready.holds and ready.reason == _SERVING
-    found = list(_findings(facts, serves))
+    found = list(_findings(facts, ready, serves))
     if found and not serves:
         found[0] = _with_events(found[0], facts)
     health = Health.UNHEALTHY if found or not ready.holds else Health.HEALTHY
@@ -67,25 +69,31 @@ def _ready(facts: Facts) -> Verdict:
 def _sentence(facts: Facts, ready: Verdict, found: list[Finding]) -> str:
     name = facts.name
     if found and ready.holds:
-        return f"{name} serves ({ready.message}), but {found[0].what}"
+        return f"{name} {_doing(ready)} ({ready.message}), but {found[0].what}"
     if found:
         return f"{name} is not ready: {found[0].what}"
-    if ready.reason in _ASLEEP:
-        return f"{name} is asleep on purpose: {ready.message}"
-    return f"{name} is healthy: {ready.message}"
+    doing = "is healthy" if ready.reason == _SERVING else _doing(ready)
+    return f"{name} {doing}: {ready.message}"
 
 
-def _findings(facts: Facts, serves: bool) -> Iterator[Finding]:
+def _doing(ready: Verdict) -> str:
+    """Return what a service does that is ready."""
+    if ready.reason in _NO_REPLICA:
+        return "is asleep on purpose"
+    return "wakes" if ready.reason == _WAKING else "serves"
+
+
+def _findings(facts: Facts, ready: Verdict, serves: bool) -> Iterator[Finding]:
     if facts.namespace:
         yield from _operator(facts)
         yield from causes(facts)
     else:
         yield from _processes(facts)
-    if not serves:
-        return
-    yield from (stalled_finding(each, facts) for each in facts.replicas if is_stalled(each))
-    yield from _no_keys(facts)
-    yield from overload(facts)
+    if serves:
+        yield from (stalled_finding(each, facts) for each in facts.replicas if is_stalled(each))
+        yield from overload(facts)
+    if serves or ready.reason in {_ASLEEP, _WAKING}:  # without a key nothing wakes it
+        yield from _no_keys(facts)
 
 
 # ---- the operator

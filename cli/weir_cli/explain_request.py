@@ -1,4 +1,4 @@
-"""Where a request in flight is, of what the sidecars of its service say. Pure."""
+"""Where a request is, or how it ended, of what the sidecars of its service say. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from weir_cli.explain_facts import Explanation, Finding, Health, Unseen
 from weir_core.sched.gate import Block
-from weir_core.wire.request_state import RequestReport, RequestState, Runs, Waits
+from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
 
 _LACKS: Final = {
     Block.ENGINE.value: "the engine is away, and the request waits for its return",
@@ -34,14 +34,24 @@ def explain_request(
         where: The cluster's namespace, or the `weir up`.
         reports: What the sidecars said.
         unseen: Which did not.
-        logs: Commands that look for a request that ended.
+        logs: Commands that look for a request that ended earlier.
     """
     found = [(report.pod, each) for report in reports for each in report.requests]
+    over = [(report.pod, each) for report in reports for each in report.ended]
+    over.sort(key=lambda each: (each[1].was_forwarded, each[1].ago_s))
+    history = tuple(_how(pod, each) for pod, each in over)
+    if over and not found:
+        pod, last = over[0]
+        verdict = f"request {request_id} ended at {pod} {last.ago_s:.1f} s ago: {_words(last)}"
+        return Explanation(name, where, Health.HEALTHY, verdict, remarks=history, unseen=unseen)
     if not found:
-        what = f"no request {request_id} is in flight in {name}: it ended, or never came here"
+        what = (
+            f"no request {request_id} is in flight in {name}, or among the last that ended: it "
+            "ended earlier, or never came here"
+        )
         advice = (
-            "A sidecar keeps nothing of a request that ended but a line in its access log, "
-            "which is written where WEIR_ACCESS_LOG is 1."
+            "A sidecar remembers some dozens of requests that ended. Of earlier ones there is a "
+            "line in its access log, which is written where WEIR_ACCESS_LOG is 1."
         )
         gone = Finding("NotInFlight", what, (), advice, logs, "operations.md#usage")
         return Explanation(name, where, Health.UNKNOWN, what, (gone,), unseen=unseen)
@@ -49,7 +59,22 @@ def explain_request(
     pod, nearest = found[0]
     verdict = f"request {request_id} {_place(pod, nearest)}"
     lines = tuple(line for at, each in found for line in _lines(at, each))
-    return Explanation(name, where, Health.HEALTHY, verdict, remarks=lines)
+    return Explanation(name, where, Health.HEALTHY, verdict, remarks=(*lines, *history))
+
+
+def _words(ended: EndedState) -> str:
+    return "served" if ended.outcome == "ok" else ended.outcome.replace("_", " ")
+
+
+def _how(pod: str, ended: EndedState) -> str:
+    """Return how a request ended, in one line."""
+    sent = f"forwarded to {ended.forwarded_to}, " if ended.forwarded_to else ""
+    came = "another sidecar forwarded it here, " if ended.was_forwarded else ""
+    first = "no first token" if ended.ttft_s is None else f"first token after {ended.ttft_s:.1f} s"
+    return (
+        f"{pod}: {came}{sent}class {ended.class_name}, tenant {ended.tenant or 'unknown'}, ended "
+        f"{ended.ago_s:.1f} s ago after {ended.age_s:.1f} s, {first}: {_words(ended)}"
+    )
 
 
 def _nearness(request: RequestState) -> int:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from weir_cli.display import plain
 from weir_cli.top_figures import Choice, ClassRow, Picture, ReplicaRow
 
 UNKNOWN: Final = "-"
@@ -67,7 +68,7 @@ def _table(columns: Sequence[_Column[Row]], rows: Sequence[Row], width: int) -> 
         justify = "right" if column.is_number else "left"
         table.add_column(column.head, no_wrap=True, justify=justify)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*(Text(column.cell(row)) for column in shown))
+        table.add_row(*(Text(plain(column.cell(row))) for column in shown))
     return table
 
 

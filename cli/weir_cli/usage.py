@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weir_cli import records
+from weir_cli.display import plain
 from weir_cli.show import NOTHING_RUNS, alive
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.errors import InvalidSpec, MachineUnfit
@@ -188,7 +189,7 @@ def show(sums: Sums, by: Sequence[str], console: Console) -> None:
     for name in _NUMBERS:
         table.add_column(name, no_wrap=True, justify="right")
     for values, used in _ordered(sums):
-        table.add_row(*(Text(value or UNKNOWN) for value in values), *_cells(used, total))
+        table.add_row(*(Text(plain(value) or UNKNOWN) for value in values), *_cells(used, total))
     if len(sums.groups) > 1:
         table.add_row("TOTAL", *("" for _ in by[1:]), *_cells(total, total))
     if sums.groups:

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="the sidecar of one replica (the default)")
     commands.add_parser("state", help="show what this pod's sidecar knows, as JSON")
-    one = commands.add_parser("request", help="show where a request in flight is, as JSON")
+    one = commands.add_parser("request", help="show where a request is, or how it ended, as JSON")
     one.add_argument("id", metavar="ID", help="the x-request-id of its answer")
     relay = commands.add_parser(
         "gateway", help="one address before the replicas, without an engine"

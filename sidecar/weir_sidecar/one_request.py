@@ -1,4 +1,4 @@
-"""Where the requests of one id are: the page that `weir explain NAME --request ID` reads."""
+"""Where the requests of one id are, or how they ended, for `weir explain NAME --request ID`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from weir_core.sched.tickets import State, Ticket
-from weir_core.wire.request_state import RequestReport, RequestState, Runs, Waits
+from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
 from weir_sidecar.driver import Driver
-from weir_sidecar.registry import Registry
+from weir_sidecar.registry import Ended, Registry
+from weir_sidecar.requests_page import first_token_in
 
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
@@ -19,12 +20,26 @@ def report(pod: str, registry: Registry, driver: Driver, request_id: str) -> Req
 
     Args:
         pod: Whose sidecar this is.
-        registry: The requests in flight.
+        registry: The requests in flight, and the last that ended.
         driver: Knows the scheduler.
         request_id: The `x-request-id` of their answers.
     """
     found = (_told(each, driver) for each in registry.named(request_id))
-    return RequestReport(pod, tuple(found))
+    over = [each for each in registry.ended_last() if each.request_id == request_id]
+    return RequestReport(pod, tuple(found), tuple(_ended(each, driver.now()) for each in over))
+
+
+def _ended(each: Ended, now: float) -> EndedState:
+    return EndedState(
+        class_name=each.class_name,
+        tenant=each.tenant,
+        outcome=each.outcome,
+        ago_s=round(now - each.at_s, 3),
+        age_s=round(each.at_s - each.arrival_s, 3),
+        ttft_s=None if each.ttft_s is None else round(each.ttft_s, 3),
+        forwarded_to=each.replica,
+        was_forwarded=each.was_forwarded,
+    )
 
 
 def _told(request: InFlightRequest, driver: Driver) -> RequestState:
@@ -52,28 +67,16 @@ def _waits(ticket: Ticket, driver: Driver) -> Waits:
     order = driver.waiting()
     ahead = order[: order.index(ticket)]
     block = scheduler.block_of(ticket, now)
+    own = sum(each.cost for each in ahead if each.policy.name == ticket.policy.name)
     forever = ticket.expires_s == float("inf")
     return Waits(
         waited_s=round(now - ticket.request.arrival_s, 3),
         position=len(ahead) + 1,
         ahead=dict(Counter(each.policy.name for each in ahead)),
         blocked_by="" if block is None else block.value,
-        first_token_in_s=_first_token_in_s(ticket, ahead, driver),
+        first_token_in_s=first_token_in(ticket, own, driver),
         given_up_in_s=None if forever else round(ticket.expires_s - now, 3),
     )
-
-
-def _first_token_in_s(ticket: Ticket, ahead: list[Ticket], driver: Driver) -> float | None:
-    """Return the time until the first token, by the rate at which work was done lately."""
-    scheduler = driver.scheduler
-    rate = scheduler.forecast.drain_rate
-    if not rate or not driver.has_engine:
-        return None
-    own = sum(each.cost for each in ahead if each.policy.name == ticket.policy.name)
-    wait_s = scheduler.forecast.wait_behind_s(
-        ticket.policy, own, scheduler.pool, rate, driver.now()
-    )
-    return round(wait_s + scheduler.estimator.first_token_s(ticket.new_tokens), 3)
 
 
 def _runs(request: InFlightRequest, ticket: Ticket, now: float) -> Runs:

@@ -34,6 +34,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
         at_s: When.
         ttft_s: None where no answer began.
         replica: To which it was forwarded; empty where it stayed.
+        was_forwarded: Another sidecar sent it here.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     at_s: float
     ttft_s: float | None
     replica: str
+    was_forwarded: bool
 
 
 class Registry:
@@ -146,6 +148,7 @@ class Registry:
                 self._clock(),
                 None if began_at is None else began_at - request.arrival,
                 "" if request.away is None else request.away.name,
+                request.forwarded is not None,
             )
         )
 

@@ -19,17 +19,11 @@ MAX_SHOWN: Final = 100
 def queue(waiting: list[Ticket], driver: Driver) -> list[dict[str, Any]]:
     """Return the first requests that wait, in order of rank and arrival."""
     scheduler, now = driver.scheduler, driver.now()
-    rate = scheduler.forecast.drain_rate if driver.has_engine else None
     ahead: defaultdict[str, float] = defaultdict(float)
     shown = []
     for position, ticket in enumerate(waiting[:MAX_SHOWN], start=1):
         policy = ticket.policy
-        first_token_in_s = None
-        if rate:
-            wait_s = scheduler.forecast.wait_behind_s(
-                policy, ahead[policy.name], scheduler.pool, rate, now
-            )
-            first_token_in_s = wait_s + scheduler.estimator.first_token_s(ticket.new_tokens)
+        first_token_in_s = first_token_in(ticket, ahead[policy.name], driver)
         ahead[policy.name] += ticket.cost
         block = scheduler.block_of(ticket, now)
         shown.append(
@@ -42,12 +36,33 @@ def queue(waiting: list[Ticket], driver: Driver) -> list[dict[str, Any]]:
                 "prompt_tokens": ticket.prompt_tokens,
                 "preempted": ticket.requeues,
                 "blocked_by": "" if block is None else block.value,
-                "first_token_in_s": _rounded(first_token_in_s),
+                "first_token_in_s": first_token_in_s,
                 "due_in_s": _left(ticket.due_s, now),
                 "given_up_in_s": _left(ticket.expires_s, now),
             }
         )
     return shown
+
+
+def first_token_in(ticket: Ticket, ahead: float, driver: Driver) -> float | None:
+    """Return after how many seconds a waiting request gets its first token, as it is predicted.
+
+    Args:
+        ticket: It waits.
+        ahead: The cost of what waits before it in its own class.
+        driver: Knows the scheduler.
+
+    Returns:
+        None while the rate at which work is done is not known.
+    """
+    scheduler = driver.scheduler
+    rate = scheduler.forecast.drain_rate
+    if not rate or not driver.has_engine:
+        return None
+    wait_s = scheduler.forecast.wait_behind_s(
+        ticket.policy, ahead, scheduler.pool, rate, driver.now()
+    )
+    return round(wait_s + scheduler.estimator.first_token_s(ticket.new_tokens), 3)
 
 
 def batch(driver: Driver) -> list[dict[str, Any]]:

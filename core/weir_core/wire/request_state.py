@@ -77,11 +77,42 @@ class RequestState(msgspec.Struct, frozen=True, omit_defaults=True):
     runs: Runs | None = None
 
 
+class EndedState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request that has ended.
+
+    Attributes:
+        class_name: Its class.
+        tenant: To which it was accounted.
+        outcome: How it ended (`weir_sidecar.outcomes.Outcome`).
+        ago_s: Time since then.
+        age_s: From its head to its end.
+        ttft_s: From its head to the first byte of its answer; None where none came.
+        forwarded_to: The replica that had it last; empty where it stayed.
+        was_forwarded: Another sidecar sent it here; that one knows what its client got.
+    """
+
+    class_name: str
+    tenant: str
+    outcome: str
+    ago_s: float
+    age_s: float
+    ttft_s: float | None = None
+    forwarded_to: str = ""
+    was_forwarded: bool = False
+
+
 class RequestReport(msgspec.Struct, frozen=True):
-    """The requests of one id at one sidecar: clients may use an id twice."""
+    """The requests of one id at one sidecar: clients may use an id twice.
+
+    Attributes:
+        pod: Whose sidecar it is.
+        requests: Those in flight.
+        ended: Those among the last that ended, the newest first.
+    """
 
     pod: str
     requests: tuple[RequestState, ...] = ()
+    ended: tuple[EndedState, ...] = ()
 
     def encode(self) -> bytes:
         """Return the page."""

@@ -7,9 +7,12 @@ it cannot write in time is lost and counted: the log never grows in memory.
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import logging
 import queue
+import select
+import sys
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -105,7 +108,13 @@ class AccessLog:
 
 def _stdout(piece: bytes) -> None:
     """Write to standard output, past Python's own buffer: its lock is not for two threads."""
+    if sys.__stdout__ is None:  # it was closed at the start, so the number may be a connection's
+        raise OSError(errno.EBADF, "standard output is closed")
     with io.FileIO(1, "wb", closefd=False) as file:
         rest = memoryview(piece)
         while rest:
-            rest = rest[file.write(rest) or 0 :]
+            written = file.write(rest)
+            if written is None:  # what shares it may have made it non-blocking
+                select.select((), (file,), ())
+            else:
+                rest = rest[written:]

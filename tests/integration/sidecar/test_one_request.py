@@ -1,4 +1,4 @@
-"""What a sidecar tells of one request in flight, at its admin socket alone."""
+"""What a sidecar tells of one request, at its admin socket alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weir_sim.mock_engine import Profile
 SILENT = Profile(ttft_s=60.0)  # type: ignore[arg-type]
 
 
-async def told(running: Running, request_id: str) -> tuple[RequestState, ...]:
+async def report(running: Running, request_id: str) -> RequestReport:
     path = running.sidecar.settings.addresses.admin_socket
     page = f"http://weir{REQUESTS_PATH}?{urlencode({'id': request_id})}"
     async with (
@@ -23,7 +23,11 @@ async def told(running: Running, request_id: str) -> tuple[RequestState, ...]:
         pod.get(page) as answer,
     ):
         answer.raise_for_status()
-        return RequestReport.decode(await answer.read()).requests
+        return RequestReport.decode(await answer.read())
+
+
+async def told(running: Running, request_id: str) -> tuple[RequestState, ...]:
+    return (await report(running, request_id)).requests
 
 
 async def ask(running: Running, request_id: str, class_name: str) -> None:
@@ -58,3 +62,18 @@ async def test_tells_where_it_waits_and_who_is_ahead(house: House) -> None:
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_tells_how_a_request_ended(house: House) -> None:
+    await house.mock_engine(Profile())
+    running = await house.sidecar()
+    await ask(running, "done", "batch")
+    await eventually(lambda: not len(running.sidecar.registry))
+
+    found = await report(running, "done")
+
+    assert found.requests == ()
+    (ended,) = found.ended
+    assert (ended.class_name, ended.tenant, ended.outcome) == ("batch", "anonymous", "ok")
+    assert ended.ttft_s is not None
+    assert (ended.forwarded_to, ended.was_forwarded) == ("", False)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import select
+import sys
 import threading
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -129,6 +133,33 @@ async def test_a_log_that_nothing_reads_holds_up_nothing_and_does_not_grow() -> 
     assert all(piece.endswith(b"\n") for piece in written)
 
 
+def first_lines(reading: int, number: int) -> list[bytes]:
+    with os.fdopen(reading, "rb", closefd=False) as pipe:
+        return list(islice(pipe, number))
+
+
+async def test_waits_for_a_full_pipe_that_is_not_blocking() -> None:
+    reading, writing = os.pipe()
+    kept = os.dup(1)
+    lost = Count()
+    try:
+        os.dup2(writing, 1)
+        os.set_blocking(writing, False)
+        log = AccessLog(lost)
+        for number in range(2000):
+            log.take(AccessLine(time="2026-11-30", request_id=str(number)))
+        await eventually(lambda: not select.select((), (1,), (), 0)[1])
+        read = asyncio.create_task(asyncio.to_thread(first_lines, reading, 2000))
+        await log.close()
+        found = await read
+    finally:
+        os.dup2(kept, 1)
+        for each in (reading, writing, kept):
+            os.close(each)
+    assert [json.loads(line)["request_id"] for line in found] == [str(n) for n in range(2000)]
+    assert lost.value == 0
+
+
 async def test_lines_that_cannot_be_written_are_counted() -> None:
     lost = Count()
 
@@ -139,6 +170,18 @@ async def test_lines_that_cannot_be_written_are_counted() -> None:
     log.take(AccessLine(time="2026-11-30"))
     await log.close()
     assert lost.value == 1
+
+
+async def test_writes_into_nothing_else_where_standard_output_was_closed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "__stdout__", None)  # as Python has it then; 1 is another file
+    lost = Count()
+    log = AccessLog(lost)
+    log.take(AccessLine(time="2026-11-30"))
+    await log.close()
+    assert lost.value == 1
+    assert capfd.readouterr().out == ""
 
 
 async def test_through_a_gateway_a_request_and_its_tokens_count_once(fleet: Fleet) -> None:

@@ -11,6 +11,7 @@ from weir_cli.explain_causes import error_line, no_node
 from weir_cli.explain_facts import Event, Facts, Health, Lease, Refusal, Replica, Unseen
 from weir_cli.explain_findings import explain
 from weir_cli.top_figures import Page, read_page
+from weir_core.api import labels
 from weir_operator.views import Pod, view
 
 LEADS = Lease("weir-0", age_s=2.0, duration_s=15.0)
@@ -18,6 +19,8 @@ SHORT = (
     "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available"
 )
 READY = ("Ready", "True", "Serving", "2 of 2 replicas take requests")
+ASLEEP = ("Ready", "True", "Asleep", "no replica runs")
+NO_ADAPTER = "sql: ready on 1 of 2 replicas; llama-a: no such file"
 
 
 def service(*conditions: tuple[str, str, str, str], generation: int = 1, **spec: Any) -> Any:
@@ -46,6 +49,11 @@ def pod(*containers: dict[str, Any], gpus: str = "2", **status: Any) -> Pod:
             "status": {"containerStatuses": list(containers), **status},
         },
     )
+
+
+def gateway() -> Pod:
+    meta = {"name": "llama-gateway-a", "labels": {labels.COMPONENT: labels.GATEWAY}}
+    return view(Pod, {"metadata": meta})
 
 
 def waiting(name: str, why: str, **ended: Any) -> dict[str, Any]:
@@ -313,6 +321,37 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             "get itn -n ai",
             id="a tenant's Secret that is missing",
         ),
+        pytest.param(
+            facts(
+                READY,
+                ("AdaptersReady", "False", "AdapterFailed", NO_ADAPTER),
+                replicas=(replica(pod()),),
+            ),
+            "AdaptersReady",
+            f"llama serves (2 of 2 replicas take requests), but adapter {NO_ADAPTER}",
+            "logs -n ai llama-a -c adapters",
+            id="an adapter that cannot be fetched",
+        ),
+        pytest.param(
+            facts(ASLEEP, body=service(ASLEEP, admission={})),
+            "NoKeys",
+            "llama is asleep on purpose (no replica runs), but it serves no client: "
+            "there is no key, and no class for requests without one",
+            "edit infs",
+            id="asleep, and nothing may wake it",
+        ),
+        pytest.param(
+            broken(
+                "ModelReady",
+                "Loading",
+                "the engine is loading the model",
+                replicas=(Replica("llama-gateway-a", pod=gateway()), replica(pod())),
+            ),
+            "Loading",
+            "llama is not ready: the engine is loading the model",
+            "logs -n ai llama-a -c engine",
+            id="loading, and a gateway that is not ready either",
+        ),
     ],
 )
 def test_names_the_cause_and_the_remedy(
@@ -464,3 +503,8 @@ def test_prints_the_verdict_then_the_evidence_then_what_to_do_then_what_was_not_
     assert order == sorted(order)
     assert "  events: forbidden" in lines
     assert '"health": "unhealthy"' in as_json(blind)
+
+
+def test_what_a_log_quotes_of_clients_commands_no_terminal() -> None:
+    said = explain(broken("ModelReady", "FetchFailed", "pod llama-a: \x1b[2J"))
+    assert not any("\x1b" in each for each in lines_of(said))

@@ -12,6 +12,7 @@ import pytest
 from weir_cli.explain import Where, of_request, of_service
 from weir_cli.explain_cluster import Answer, Ask, kubectl
 from weir_cli.explain_facts import Health
+from weir_core.api import labels
 from weir_core.wire.request_state import RequestReport, RequestState, Waits
 
 FORBIDDEN = 'Error from server (Forbidden): pods "chat-a" is forbidden'
@@ -87,13 +88,18 @@ def test_reads_all_of_a_healthy_service(tmp_path: Path) -> None:
     )
 
 
-def test_a_gateway_has_metrics_and_no_admin_socket_to_be_asked_at(tmp_path: Path) -> None:
-    page = "get --raw /api/v1/namespaces/ai/pods/chat-gate:8001/proxy/metrics"
-    both = {**WHOLE, "get pods": {"items": [POD, GATEWAY]}, page: METRICS}
-    assert explained(both, tmp_path).unseen == ()
-    said = of_request("r1", "chat", Where(namespace="ai"), tmp_path, told(both))
-    assert ("the requests of chat-gate", "a gateway has no admin socket") in [
-        (each.what, each.why) for each in said.unseen
+def test_a_gateway_is_not_asked_for_what_only_a_replica_knows(tmp_path: Path) -> None:
+    gateway = POD | {
+        "metadata": {"name": "chat-gateway-a", "labels": {labels.COMPONENT: labels.GATEWAY}},
+        "status": {"containerStatuses": [{"name": "sidecar", "state": {"running": {}}}]},
+    }
+    page = {"get --raw /api/v1/namespaces/ai/pods/chat-gateway-a:8001/proxy/metrics": METRICS}
+    answers = WHOLE | page | {"get pods": {"items": [gateway]}}
+
+    assert explained(answers, tmp_path).unseen == ()
+    said = of_request("r1", "chat", Where(namespace="ai"), tmp_path, told(answers))
+    assert [(each.what, each.why) for each in said.unseen] == [
+        ("the requests that wait of chat-gateway-a", "a gateway has no admin socket")
     ]
 
 
@@ -161,7 +167,7 @@ def test_a_warning_about_another_service_is_none_about_this_one(tmp_path: Path) 
 
 def test_a_request_is_looked_for_in_every_replica(tmp_path: Path) -> None:
     here = RequestReport("chat-a", (RequestState("batch", "app", 3.0, waits=Waits(3.0, 1)),))
-    asked = "exec chat-a --namespace=ai --container=sidecar -- weir-sidecar request r1"
+    asked = "exec chat-a --namespace=ai --container=sidecar -- weir-sidecar request -- r1"
     ask = told({"get pods": {"items": [POD]}, asked: here.encode().decode()})
     said = of_request("r1", "chat", Where(namespace="ai"), tmp_path, ask)
     assert said.verdict == (

@@ -60,7 +60,8 @@ def test_an_engine_that_ended_is_told_with_its_last_error(
         pytest.param(["chatt"], "; did you mean chat?", id="another name"),
         pytest.param(
             ["chat", "--request", "r1"],
-            "no request r1 is in flight in chat: it ended, or never came here",
+            "no request r1 is in flight in chat, or among the last that ended: it ended earlier, "
+            "or never came here",
             id="a request that nothing knows",
         ),
         pytest.param(

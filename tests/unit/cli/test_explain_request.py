@@ -6,7 +6,7 @@ import pytest
 
 from weir_cli.explain_facts import Health
 from weir_cli.explain_request import explain_request
-from weir_core.wire.request_state import RequestReport, RequestState, Runs, Waits
+from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
 
 
 def state(**more: object) -> RequestState:
@@ -71,8 +71,34 @@ def test_the_replica_that_executes_it_says_the_most() -> None:
     assert "chat-0: forwarded it to chat-1" in said.remarks
 
 
-def test_one_that_ended_is_to_be_found_in_the_log() -> None:
+def test_says_how_a_request_ended_as_its_clients_sidecar_knows_it() -> None:
+    executed = EndedState("batch", "app", "client_gone", 2.9, 3.5, 0.5, was_forwarded=True)
+    asked = EndedState("batch", "app", "client_gone", 3.0, 4.0, 0.6, forwarded_to="chat-1")
+    reports = [RequestReport("chat-1", (), (executed,)), RequestReport("chat-0", (), (asked,))]
+    said = explain_request("r1", "chat", "namespace ai", reports, (), ())
+    assert said.verdict == "request r1 ended at chat-0 3.0 s ago: client gone"
+    assert said.remarks == (
+        "chat-0: forwarded to chat-1, class batch, tenant app, ended 3.0 s ago after 4.0 s, first "
+        "token after 0.6 s: client gone",
+        "chat-1: another sidecar forwarded it here, class batch, tenant app, ended 2.9 s ago after "
+        "3.5 s, first token after 0.5 s: client gone",
+    )
+    assert said.health.exit_code == 0
+
+
+def test_one_in_flight_goes_before_one_of_the_same_id_that_ended() -> None:
+    ended = EndedState("batch", "app", "rejected_saturated", 3.0, 0.0)
+    reports = [RequestReport("chat-0", (state(waits=WAITS),), (ended,))]
+    said = explain_request("r1", "chat", "namespace ai", reports, (), ())
+    assert said.verdict.startswith("request r1 waits in chat-0")
+    assert said.remarks[-1].endswith("no first token: rejected saturated")
+
+
+def test_one_that_ended_earlier_is_to_be_found_in_the_log() -> None:
     said = explain_request("r1", "chat", "namespace ai", [RequestReport("c")], (), ("grep r1 LOG",))
-    assert said.verdict == "no request r1 is in flight in chat: it ended, or never came here"
+    assert said.verdict == (
+        "no request r1 is in flight in chat, or among the last that ended: it ended earlier, or "
+        "never came here"
+    )
     assert said.findings[0].commands == ("grep r1 LOG",)
     assert said.health.exit_code == 2

@@ -127,3 +127,11 @@ def test_the_command_reads_standard_input() -> None:
 def test_without_lines_the_command_says_how_to_get_some() -> None:
     found = CliRunner().invoke(app, ["usage", "-"], input=b"")
     assert "WEIR_ACCESS_LOG=1" in found.stdout
+
+
+def test_a_name_of_a_model_commands_no_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "sidecar.log"
+    log.write_bytes(line(model="\x1b[2J\x9bm"))
+    shown = CliRunner().invoke(app, ["usage", "--by", "model", str(log)])
+    assert shown.exit_code == 0
+    assert "�[2J�m" in shown.stdout
