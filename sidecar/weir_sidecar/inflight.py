@@ -706,12 +706,19 @@ class InFlightRequest:
             endpoint=head.path,
             ttft_target_s=target_s,
             is_counted=self.is_counted,
+            may_be_late=self._may_be_late(),
         )
         if self.shared.prefixes is not None and self.endpoint is not None:
             self.chain = self.shared.prefixes.chain_of(self.endpoint.path, self._body, asks)
         self._find_place(driver, self.asked)
         if self.streams and driver.keep_alive_s is not None and forwarded is None:
             self._show_life_in(driver.keep_alive_s)
+
+    def _may_be_late(self) -> bool:
+        if self.forwarded is not None:
+            return self.forwarded.may_be_late
+        routing = self.shared.routing
+        return routing is not None and routing.nobody_serves
 
     def _find_place(self, driver: Driver, asked: Request) -> None:
         """Send the request to the replica that serves it best, or into the pool here."""

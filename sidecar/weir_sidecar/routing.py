@@ -115,7 +115,13 @@ class Routing:
             candidates=route.candidates if explains else (),
             holds_place=request.holds_place,
             is_counted=request.is_counted,
+            may_be_late=asked is not None and asked.may_be_late,
         )
+
+    @property
+    def nobody_serves(self) -> bool:
+        """Whether this is a gateway, and no replica takes requests."""
+        return self._driver.is_gateway and not self._peers.usable
 
     def any_peer(self, request: InFlightRequest, payer: str) -> tuple[Peer | None, Forwarded]:
         """Return a replica for a request that computes nothing, and what to tell it."""

@@ -73,6 +73,8 @@ class Predictive(Shed):
         return now > self._latest_start_s(ticket, lead_s)
 
     def _latest_start_s(self, ticket: Ticket, lead_s: float) -> float:
+        if ticket.request.may_be_late:
+            return ticket.expires_s
         target_s = ticket.due_s - ticket.request.arrival_s
         lead_s = min(lead_s, self._lead_ratio * target_s)
         return min(ticket.due_s - lead_s, ticket.expires_s)

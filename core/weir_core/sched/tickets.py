@@ -161,6 +161,7 @@ def set_instants(ticket: Ticket) -> None:
         target_s = policy.ttft_target_s
     ticket.due_s = _NEVER_S if target_s is None else arrival_s + target_s
     ticket.expires_s = arrival_s + policy.max_queue_wait_s
-    # A requeued one lost its place through no fault of its own: only the longest wait ends it.
-    if policy.shed == "predictive" and not ticket.was_requeued:
+    # A requeued one lost its place through no fault of its own, and one that woke the service meets
+    # no overload: only the longest wait ends it.
+    if policy.shed == "predictive" and not (ticket.was_requeued or request.may_be_late):
         ticket.expires_s = min(ticket.expires_s, ticket.due_s)

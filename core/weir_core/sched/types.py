@@ -134,6 +134,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         holds_place: It is counted among its payer's requests already, by the sidecar that its
             client reached.
         is_counted: Its work is counted already, by a sidecar at which it was before.
+        may_be_late: It came when no replica took requests: its target does not end its wait.
     """
 
     request_id: str
@@ -150,6 +151,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     sequences: int = 1
     holds_place: bool = False
     is_counted: bool = False
+    may_be_late: bool = False
 
 
 class Served(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -82,6 +82,7 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
         protocol: `PROTOCOL` of the sender.
         holds_place: It is counted among its payer's requests.
         is_counted: Its work is counted, by the sender or by a replica at which it was before.
+        may_be_late: It came when no replica took requests: its target does not end its wait.
     """
 
     class_name: str
@@ -99,3 +100,4 @@ class Forwarded(msgspec.Struct, frozen=True, omit_defaults=True):
     protocol: int = PROTOCOL
     holds_place: bool = False
     is_counted: bool = False
+    may_be_late: bool = False

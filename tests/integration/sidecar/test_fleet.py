@@ -262,9 +262,12 @@ async def test_a_gateway_holds_requests_while_nobody_takes_them(fleet: Fleet) ->
     await eventually(lambda: fleet.gateway.peers.usable == 0)
     assert (await fleet.page("/readyz"))[0] == 503
     assert (await fleet.page("/healthz"))[0] == 200
-    tasks = [asyncio.create_task(fleet.ask_gateway()) for _ in range(5)]
     driver = fleet.gateway.parts.driver
-    await eventually(lambda: len(driver.waiting()) == 5)
+    soon = tuple(replace(each, ttft_target_s=0.05) for each in CLASSES)
+    fleet.tell(PolicyDocument(classes=soon, peer_keys=(KEY,)))
+    await eventually(lambda: driver.directory.classes == soon)
+    tasks = [asyncio.create_task(fleet.ask_gateway()) for _ in range(5)]
+    await eventually(lambda: sum(each.late for each in driver.waiting()) == 5)
     fleet.engines[1].healthy = True
     assert {answer.status for answer in await asyncio.gather(*tasks)} == {200}
     assert fleet.served == [0, 5, 0]

@@ -87,6 +87,19 @@ def test_an_idle_engine_takes_a_request_at_once() -> None:
     assert actions == [Dispatch("a", rank=0, waited_s=0.0)]
 
 
+def test_what_woke_a_service_waits_as_long_as_its_class_may() -> None:
+    s = scheduler(slots=1)
+    fill(s, ["running"], "interactive")
+    woke = structs.replace(request("woke", "standard"), may_be_late=True)
+    s.on_arrival(woke, 0.0)
+    s.on_arrival(request("usual", "standard"), 0.0)
+    assert rejected(s.on_tick(6.0)) == [("usual", Reason.TTL_EXPIRED)]
+    late = structs.replace(woke, request_id="late")
+    assert rejected(s.on_arrival(late, 20.0)) == []  # as another sidecar forwards it
+    assert dispatched(s.on_finish("running", 29.0)) == ["woke"]
+    assert rejected(s.on_tick(31.0)) == [("late", Reason.TTL_EXPIRED)]
+
+
 def test_a_request_too_large_for_the_engine_is_for_the_engine_to_refuse() -> None:
     s = scheduler(kv_tokens=10)
     assert dispatched(s.on_arrival(request("a", tokens=50_000), 0.0)) == ["a"]
