@@ -589,8 +589,9 @@ class Driver:
 
 def streamed_tokens(exchange: Exchange) -> int:
     """Return how many tokens a stream of which some came has brought; some may share a chunk."""
-    # The last chunk of OpenAI's streams is no token.
-    return max(1, exchange.tokens - exchange.tail.endswith(_DONE))
+    # Neither the last words of OpenAI's streams nor the chunk that ends the answer is a token.
+    ends = 2 if exchange.tail.endswith(_DONE) else int(exchange.complete)
+    return max(1, exchange.tokens - ends)
 
 
 def _charge_prompt(request: InFlightRequest, rank: Rank, prompt: tuple[int, int]) -> None:

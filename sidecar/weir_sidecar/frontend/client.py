@@ -87,8 +87,15 @@ class Client:
 
     def write(self, piece: bytes) -> None:
         """Hand bytes to the client's transport."""
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        try:
             self.transport.write(piece)
+        except RuntimeError:
+            # uvloop takes nothing between the end of a connection and the call of connection_lost,
+            # which ends the request.
+            if not self.transport.is_closing():
+                raise
 
     def is_closing(self) -> bool:
         """Tell whether the client has left."""
