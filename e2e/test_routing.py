@@ -215,6 +215,16 @@ def frozen(trio: Service, _load: Load) -> Lost:
 
 def partitioned(trio: Service, _load: Load) -> Lost:
     """Drop what goes between the peer ports of two replicas; the third one hears both."""
+    return cut(trio, "DROP")
+
+
+def reset(trio: Service, _load: Load) -> Lost:
+    """Reset each connection between them at its next packet."""
+    return cut(trio, "REJECT", "--reject-with", "tcp-reset")
+
+
+def cut(trio: Service, *verdict: str) -> Lost:
+    """Let two replicas lose each other by what the kernel does with their packets."""
     one, other, _ = trio.pods()
     rules = [
         (chain, f"--{end}", address_of(other), "--protocol", "tcp", f"--{port}", str(PEER_PORT))
@@ -222,7 +232,7 @@ def partitioned(trio: Service, _load: Load) -> Lost:
         for port in ("sport", "dport")
     ]
     for rule in rules:
-        trio.target.in_network_of(one, "iptables", "--wait", "--append", *rule, "--jump", "DROP")
+        trio.target.in_network_of(one, "iptables", "--wait", "--append", *rule, "--jump", *verdict)
     try:
         with lasting():
             eventually(partial(is_lost_to, trio, other, one))
@@ -230,7 +240,7 @@ def partitioned(trio: Service, _load: Load) -> Lost:
     finally:
         for rule in rules:
             trio.target.in_network_of(
-                one, "iptables", "--wait", "--delete", *rule, "--jump", "DROP"
+                one, "iptables", "--wait", "--delete", *rule, "--jump", *verdict
             )
     return Lost()
 
@@ -309,6 +319,7 @@ def rolled_to_a_newer_version(trio: Service, _load: Load) -> Lost:
         pytest.param(without_its_engine, id="without its engine"),
         pytest.param(frozen, id="frozen"),
         pytest.param(partitioned, id="partitioned"),
+        pytest.param(reset, id="its connections reset"),
         pytest.param(slowed, id="slowed"),
         pytest.param(scaled_away, id="scaled away"),
         pytest.param(drained, id="node drained"),
