@@ -13,6 +13,7 @@ from e2e.hosted import CHECKOUT
 from e2e.installation import Installation
 from e2e.kube import conditions
 from e2e.service import EXAMPLES as NAMESPACE
+from weir_core.api import labels
 
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.yaml"))
 
@@ -46,8 +47,10 @@ def _is_acted_upon(weir: Installation, namespace: str, name: str) -> None:
         states = conditions(found)
         assert states.get("Ready"), found.get("status")
         assert found["status"].get("observedGeneration") == found["metadata"]["generation"]
-        # One that may sleep begins without a replica.
-        sleeps = states["Ready"]["reason"] == "Asleep"
-        assert sleeps or found["status"].get("replicas", 0) > 0, found["status"]
+        if found["spec"].get("scaling", {}).get("minReplicas") == 0:  # it begins asleep
+            selector = f"{labels.SERVICE}={name},{labels.COMPONENT}={labels.GATEWAY}"
+            assert weir.target.kubectl.list("deployments", namespace, selector), found["status"]
+        else:
+            assert found["status"].get("replicas", 0) > 0, found["status"]
 
     eventually(acted)

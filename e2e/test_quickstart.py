@@ -10,7 +10,7 @@ from weir_core.api.labels import ENGINE_CONTAINER, SIDECAR_CONTAINER
 
 CONDITIONS = {
     *("Ready", "WorkloadsReady", "RouterReady", "ScalingReady", "ModelReady", "PoliciesReady"),
-    *("SchedulingReady", "SpecValid", "NetworkReady"),
+    *("SchedulingReady", "SpecValid", "NetworkReady", "AdaptersReady"),
 }
 
 

@@ -38,8 +38,10 @@ def test_the_lease_is_given_back_after_the_last_write(weir: Installation) -> Non
     *others, last = sorted(written(kubectl, name), key=lambda one: one["requestReceivedTimestamp"])
     assert last["objectRef"]["resource"] == "leases"
     assert {one["objectRef"]["resource"] for one in others} >= {"leases", "deployments"}
-    later = [one for one in others if one["stageTimestamp"] > last["requestReceivedTimestamp"]]
-    assert later == []
+    # Both are when the server was done: it may note that of an answer a moment after the operator
+    # had it, so the instant at which the give-back came in would be no measure.
+    later = [one for one in others if one["stageTimestamp"] > last["stageTimestamp"]]
+    assert [(one["verb"], one["requestURI"], one["stageTimestamp"]) for one in later] == []
     for service in services:
         service.delete()
 
