@@ -28,9 +28,10 @@ BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAUSE: Final = "sleep 2\n"
 """In which a reader's batch begins. On a fast machine it would be done by then."""
 UNTIL_IT_RUNS: Final = (
-    "until curl -s http://{}:8001/metrics | grep '^vllm:num_requests_running{{.*}} [1-9]' "
-    "> /dev/null; do sleep 0.1; done\n"
+    "until curl -s http://{}:8001/metrics | grep '^weir_requests_running [1-9]' > /dev/null; "
+    "do sleep 0.1; done\n"
 )
+"""By the sidecar's own figure: an engine that is busy may miss from a page until it is not."""
 
 
 @pytest.fixture
