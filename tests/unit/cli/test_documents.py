@@ -45,9 +45,7 @@ def test_the_examples_work_together() -> None:
     # priority.yaml has classes of its own: it stands alone.
     found = load([path for path in EXAMPLES if path.name != "priority.yaml"])
     assert {service.metadata.name for service in found.services} >= {"quickstart", "llama-70b"}
-    assert [c.metadata.name for c in found.classes] == [
-        *("interactive", "standard", "batch", "patient"),
-    ]
+    assert [c.metadata.name for c in found.classes] == ["interactive", "standard", "batch"]
     assert {t.spec.api_key_secret_ref.name for t in found.tenants} == {
         name for _, name in found.secrets
     }
