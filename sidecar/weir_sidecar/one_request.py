@@ -9,7 +9,7 @@ from weir_core.sched.tickets import State, Ticket
 from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
 from weir_sidecar.driver import Driver
 from weir_sidecar.registry import Ended, Registry
-from weir_sidecar.requests_page import first_token_in
+from weir_sidecar.requests_page import first_token_in, running_first_token_in
 
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
@@ -82,13 +82,11 @@ def _waits(ticket: Ticket, driver: Driver) -> Waits:
 def _runs(request: InFlightRequest, ticket: Ticket, now: float) -> Runs:
     dispatch = request.dispatch
     assert dispatch is not None
-    expected_s = ticket.first_token_expected_s
-    is_due = not ticket.started and expected_s > 0
     return Runs(
         waited_s=round(dispatch.waited_s, 3),
         rank=dispatch.rank,
         by_min_share=dispatch.by_min_share,
         began=ticket.started,
-        first_token_in_s=round(ticket.dispatched_s + expected_s - now, 3) if is_due else None,
+        first_token_in_s=running_first_token_in(ticket, now),
         output_tokens=request.told_tokens,
     )

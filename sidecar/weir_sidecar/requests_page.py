@@ -72,8 +72,7 @@ def batch(driver: Driver) -> list[dict[str, Any]]:
 
 
 def _running(ticket: Ticket, driver: Driver) -> dict[str, Any]:
-    now, expected_s = driver.now(), ticket.first_token_expected_s
-    is_due = not ticket.started and expected_s > 0
+    now = driver.now()
     arrival_s = ticket.request.arrival_s
     return {
         "id": _id_of(ticket, driver),
@@ -86,9 +85,20 @@ def _running(ticket: Ticket, driver: Driver) -> dict[str, Any]:
         "began": ticket.started,
         "by_min_share": ticket.by_min_share,
         "preempted": ticket.requeues,
-        "first_token_in_s": _left(ticket.dispatched_s + expected_s, now) if is_due else None,
+        "first_token_in_s": running_first_token_in(ticket, now),
         "due_in_s": None if ticket.started else _left(ticket.due_s, now),
     }
+
+
+def running_first_token_in(ticket: Ticket, now: float) -> float | None:
+    """Return the time until the first token of a request that runs; negative is late.
+
+    None once it began, or where it is unknown.
+    """
+    expected_s = ticket.first_token_expected_s
+    if ticket.started or expected_s <= 0:
+        return None
+    return _left(ticket.dispatched_s + expected_s, now)
 
 
 def ended(registry: Registry, driver: Driver) -> list[dict[str, Any]]:

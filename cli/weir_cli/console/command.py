@@ -19,6 +19,7 @@ from weir_cli.console.server import Server
 from weir_cli.show import alive
 from weir_cli.top_pages import Readers
 from weir_core.errors import MachineUnfit
+from weir_core.wire.addresses import host_and_port
 
 LOCAL: Final = "127.0.0.1"
 GOODBYE_S: Final = 0.1
@@ -82,9 +83,9 @@ async def serving(
     try:
         host = options.host or LOCAL
         await _listen(runner, host, options.port)
-        shown = f"[{host}]" if ":" in host else host
+        shown = host_and_port(host, runner.addresses[0][1])
         query = f"?token={token}" if token else ""
-        yield f"http://{shown}:{runner.addresses[0][1]}/{query}", looking
+        yield f"http://{shown}/{query}", looking
     finally:
         looking.cancel()
         await runner.cleanup()
