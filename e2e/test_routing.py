@@ -1,7 +1,9 @@
 """Replicas serve each other's requests, also while one of them is disturbed.
 
 What had begun at a replica that is killed is lost with it, and so is what clients had sent on their
-connections to it. Everything else is answered whole, whichever replica it was sent to.
+connections to it. An answer that has begun also breaks off when the connection is reset over which
+one replica passes it to another. Everything else is answered whole, whichever replica it was sent
+to.
 """
 
 from __future__ import annotations
@@ -93,16 +95,20 @@ class Lost:
     Attributes:
         engine: Name of the pod whose answers may break off where they had begun.
         ingress: Address of the pod to which clients have lost their connections.
+        passed: Whose answers may break off where they had begun: each is the address of the pod
+            that took the request, and the name of the pod that answers it through that one.
     """
 
     engine: str = ""
     ingress: str = ""
+    passed: frozenset[tuple[str, str]] = frozenset()
 
     def excuses(self, seen: Seen) -> bool:
         """Tell whether a request failed because its client, or its answer, was there."""
         if seen.ingress == self.ingress:
             return seen.ending in (Ending.UNANSWERED, Ending.BROKEN)
-        return seen.ending is Ending.BROKEN and seen.replica == self.engine
+        is_lost = seen.replica == self.engine or (seen.ingress, seen.replica) in self.passed
+        return seen.ending is Ending.BROKEN and is_lost
 
 
 Disturbance = Callable[[Service, Load], Lost]
@@ -215,16 +221,19 @@ def frozen(trio: Service, _load: Load) -> Lost:
 
 def partitioned(trio: Service, _load: Load) -> Lost:
     """Drop what goes between the peer ports of two replicas; the third one hears both."""
-    return cut(trio, "DROP")
+    cut(trio, "DROP")
+    return Lost()
 
 
 def reset(trio: Service, _load: Load) -> Lost:
     """Reset each connection between them at its next packet."""
-    return cut(trio, "REJECT", "--reject-with", "tcp-reset")
+    one, other = cut(trio, "REJECT", "--reject-with", "tcp-reset")
+    pairs = ((one, other), (other, one))
+    return Lost(passed=frozenset((address_of(took), name_of(answers)) for took, answers in pairs))
 
 
-def cut(trio: Service, *verdict: str) -> Lost:
-    """Let two replicas lose each other by what the kernel does with their packets."""
+def cut(trio: Service, *verdict: str) -> tuple[Manifest, Manifest]:
+    """Let two replicas lose each other by what the kernel does with their packets; return them."""
     one, other, _ = trio.pods()
     rules = [
         (chain, f"--{end}", address_of(other), "--protocol", "tcp", f"--{port}", str(PEER_PORT))
@@ -242,7 +251,7 @@ def cut(trio: Service, *verdict: str) -> Lost:
             trio.target.in_network_of(
                 one, "iptables", "--wait", "--delete", *rule, "--jump", *verdict
             )
-    return Lost()
+    return one, other
 
 
 def slowed(trio: Service, load: Load) -> Lost:
