@@ -27,6 +27,8 @@ from weir_operator.views import Deployment, Pod
 
 _SHORT_OF: Final = re.compile(r"\bInsufficient ([\w./-]*\w)")
 """What the Kubernetes scheduler says of each resource that an otherwise fit node is short of."""
+_SHORT_OF_DEVICES: Final = "claim"
+"""A word of what it says where no node can give what a resource claim asks for."""
 
 
 class Bounds(NamedTuple):
@@ -258,11 +260,18 @@ def _complete(seen: Situation, pool: str) -> bool:
 def _could_take_the_place_of(pod: Pod, other: Pod) -> bool:
     """Tell whether `pod` would fit where `other` is, once that has left.
 
-    It does where both may run on the same nodes and it asks for no more of what is short.
+    It does where both may run on the same nodes and it asks for no more of what is short. Where
+    that is not told by name, it must ask for no more of anything.
     """
-    short = _SHORT_OF.findall(pod.unschedulable)
+    short = set(_SHORT_OF.findall(pod.unschedulable))
+    if not short and (
+        pod.spec.scheduler_name != "default-scheduler" or _SHORT_OF_DEVICES in pod.unschedulable
+    ):
+        short = pod.spec.resources
     return (
         bool(short)
+        and pod.spec.scheduler_name == other.spec.scheduler_name
+        and pod.spec.resource_claims == other.spec.resource_claims
         and pod.spec.placement == other.spec.placement
         and all(_no_more(pod.spec.requests(each), other.spec.requests(each)) for each in short)
     )

@@ -61,6 +61,17 @@ async def test_an_object_that_is_told_again_as_it_was_is_no_news() -> None:
     assert counts == [1, 1, 2, 2, 3, 4]
 
 
+async def test_objects_whose_end_is_never_told_are_forgotten_in_time() -> None:
+    known = handlers._Known()
+    assert known.is_news(event(None, "gone"))
+    for number in range(handlers.REMEMBERED):
+        assert known.is_news(event(None, f"there-{number}"))
+        assert not known.is_news(event(None, "there-0"))
+    assert len(known._versions) == handlers.REMEMBERED
+    assert known.is_news(event(None, "gone"))
+    assert not known.is_news(event(None, "there-0"))
+
+
 def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:
     watched = {resource[-1] for resource in handlers.OWNED_RESOURCES}
     assert {each.kind.plural for each in owned()} - watched == {"controllerrevisions", "secrets"}
