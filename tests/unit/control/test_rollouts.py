@@ -23,10 +23,12 @@ from weir_operator.views import Deployment, Pod, view
 
 Manifest = dict[str, Any]
 
-CLAIMS = "0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available."
-CLAIMED = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
+CLAIMS = (
+    "0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available."
+)
+CLAIMED: Manifest = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
 GANG = "1/1 tasks in gang unschedulable: pod group is not ready, 1 Pending, 1 minAvailable"
-GANGS = {"schedulerName": "volcano"}
+GANGS: Manifest = {"schedulerName": "volcano"}
 
 FULL = f"0/1 nodes are available: 1 Insufficient {GPU}. preemption: 0/1 nodes are available."
 FAR_OFF = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."

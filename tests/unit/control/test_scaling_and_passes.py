@@ -273,7 +273,7 @@ async def test_a_pool_that_was_taken_out_hands_its_replicas_to_one_that_scales(
     pools = [{"name": "cpu", "cost": 2}, {"name": "dear", "cost": 3}]
     whole.cluster.put(body({**SPEC, "pools": pools}))
     await whole.run()
-    dear = {"labels": {"serving.weir.dev/pool": "dear"}}
+    dear: Any = {"labels": {"serving.weir.dev/pool": "dear"}}
     for pool, number in (("cpu", 3), ("dear", 2)):
         one = whole.cluster.of("Deployment")[f"chat-{pool}"]
         whole.cluster.put({**one, "spec": {**one["spec"], "replicas": number}})
@@ -287,7 +287,9 @@ async def test_a_pool_that_was_taken_out_hands_its_replicas_to_one_that_scales(
     await whole.run()
     assert whole.replicas == {"chat-cpu": 3, "chat-dear": 2}
     held = whole.cluster.of("InferenceService")[NAME]
-    whole.cluster.put({**body({**SPEC, "pools": pools[:1]}, generation=2), "status": held["status"]})
+    whole.cluster.put(
+        {**body({**SPEC, "pools": pools[:1]}, generation=2), "status": held["status"]}
+    )
     for _ in range(2):
         await whole.run()
         assert whole.replicas == {"chat-cpu": 4, "chat-dear": 2}
