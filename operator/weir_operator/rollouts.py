@@ -27,8 +27,8 @@ from weir_operator.views import Deployment, Pod
 
 _SHORT_OF: Final = re.compile(r"\bInsufficient ([\w./-]*\w)")
 """What the Kubernetes scheduler says of each resource that an otherwise fit node is short of."""
-_SHORT_OF_DEVICES: Final = "claim"
-"""A word of what it says where no node can give what a resource claim asks for."""
+_SHORT_OF_DEVICES: Final = "cannot allocate all claims"
+"""What it says of nodes whose devices are taken: resource claims have no amounts."""
 
 
 class Bounds(NamedTuple):

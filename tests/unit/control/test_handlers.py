@@ -16,7 +16,7 @@ def watching(ask: handlers.Ask = lambda _: None) -> kopf.OperatorRegistry:
     return handlers.registry(ask)
 
 
-def event(type_: str | None, uid: str, version: str = "1") -> dict[str, Any]:
+def event(type_: str | None, uid: str, version: str = "1") -> Any:
     """Return an event as kopf has it: without a type where it was only listed."""
     return {"type": type_, "object": {"metadata": {"uid": uid, "resourceVersion": version}}}
 

@@ -138,6 +138,12 @@ def test_bounds_are_the_deployment_controllers(
             id="it has a claim, and no node is of its kind",
         ),
         pytest.param(
+            without_a_node('persistentvolumeclaim "weights" not found'),
+            [on_a_node()],
+            Outlook.STUCK,
+            id="a volume claim has no volume",
+        ),
+        pytest.param(
             without_a_node(GANG, **GANGS),
             [on_a_node(**GANGS)],
             Outlook.HELD,
