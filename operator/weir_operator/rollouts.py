@@ -29,6 +29,8 @@ _SHORT_OF: Final = re.compile(r"\bInsufficient ([\w./-]*\w)")
 """What the Kubernetes scheduler says of each resource that an otherwise fit node is short of."""
 _SHORT_OF_DEVICES: Final = "cannot allocate all claims"
 """What it says of nodes whose devices are taken: resource claims have no amounts."""
+_ITS_WORDS: Final = "nodes are available"
+"""In whatever it says of nodes, also where it runs under another name."""
 
 
 class Bounds(NamedTuple):
@@ -264,9 +266,7 @@ def _could_take_the_place_of(pod: Pod, other: Pod) -> bool:
     that is not told by name, it must ask for no more of anything.
     """
     short = set(_SHORT_OF.findall(pod.unschedulable))
-    if not short and (
-        pod.spec.scheduler_name != "default-scheduler" or _SHORT_OF_DEVICES in pod.unschedulable
-    ):
+    if not short and _may_be_short_of_anything(pod):
         short = pod.spec.resources
     return (
         bool(short)
@@ -275,6 +275,13 @@ def _could_take_the_place_of(pod: Pod, other: Pod) -> bool:
         and pod.spec.placement == other.spec.placement
         and all(_no_more(pod.spec.requests(each), other.spec.requests(each)) for each in short)
     )
+
+
+def _may_be_short_of_anything(pod: Pod) -> bool:
+    """Tell whether it lacks devices, or another scheduler says in words of its own what it lacks."""
+    words = pod.unschedulable
+    is_anothers = pod.spec.scheduler_name != "default-scheduler" and _ITS_WORDS not in words
+    return is_anothers or _SHORT_OF_DEVICES in words
 
 
 def _no_more(asked: Mapping[str, str], had: Mapping[str, str]) -> bool:

@@ -150,6 +150,12 @@ def test_bounds_are_the_deployment_controllers(
             id="another scheduler has its own words",
         ),
         pytest.param(
+            without_a_node(FAR_OFF, **GANGS),
+            [on_a_node(**GANGS)],
+            Outlook.STUCK,
+            id="another scheduler, with the usual words, and no node is of its kind",
+        ),
+        pytest.param(
             without_a_node(GANG, count="2", **GANGS),
             [on_a_node(**GANGS)],
             Outlook.STUCK,
