@@ -278,7 +278,7 @@ def _could_take_the_place_of(pod: Pod, other: Pod) -> bool:
 
 
 def _may_be_short_of_anything(pod: Pod) -> bool:
-    """Tell whether it lacks devices, or another scheduler says in words of its own what it lacks."""
+    """Tell whether it lacks devices, or another scheduler says in its own words what it lacks."""
     words = pod.unschedulable
     is_anothers = pod.spec.scheduler_name != "default-scheduler" and _ITS_WORDS not in words
     return is_anothers or _SHORT_OF_DEVICES in words
