@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from e2e import evidence, installation, service
 from e2e.cluster import build
+from e2e.hosted import CHECKOUT
 from e2e.installation import Installation
 from e2e.kube import Manifest
 from e2e.service import MOCK_ENGINE, Service
@@ -29,6 +32,9 @@ TARGET = pytest.StashKey[Target]()
 WHOLE_PROMPTS = ["--no-enable-chunked-prefill", "--max-num-batched-tokens=8192"]
 REAL_ENGINES = {"quickstart": {}, "plain": {"engine": {"args": WHOLE_PROMPTS}}}
 """What differs from the quickstart's spec, by the fixture whose service runs vLLM for a session."""
+
+TOOLS = {"kstatus": "kstatus", "argo_health": "argo-health"}
+"""The program of `tools/` that a fixture runs."""
 
 PATIENT_CLASSES: dict[str, dict[str, Any]] = {
     "interactive": {"rank": 100},
@@ -130,6 +136,26 @@ def kstatus() -> Callable[[Manifest], str]:
     return verdict
 
 
+@pytest.fixture(scope="session")
+def argo_health(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Manifest], str]:
+    """What Argo CD makes of an object by the script in docs/operations.md: one word."""
+    program = build.tool("argo-health")
+    text = (CHECKOUT / "docs/operations.md").read_text()
+    (block,) = re.findall(r"```yaml\n([^`]*name: argocd-cm\n[^`]*)```", text)
+    key = f"resource.customizations.health.{labels.GROUP}_InferenceService"
+    script = tmp_path_factory.mktemp("argo") / "health.lua"
+    script.write_text(yaml.safe_load(block)["data"][key])
+
+    def verdict(manifest: Manifest) -> str:
+        said = subprocess.run(
+            [program, script], input=json.dumps(manifest),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return said.stdout.partition(":")[0]
+
+    return verdict
+
+
 @pytest.fixture
 def quickstart(weir: Installation) -> Service:
     """The quickstart's service on real vLLM with one ready replica; the scenarios share it."""
@@ -184,8 +210,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         build.binaries()
-        if any("kstatus" in _fixtures(item) for item in session.items):
-            build.tool("kstatus")
+        for fixture, tool in TOOLS.items():
+            if any(fixture in _fixtures(item) for item in session.items):
+                build.tool(tool)
 
 
 @pytest.hookimpl(wrapper=True)

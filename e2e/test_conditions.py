@@ -15,6 +15,8 @@ from weir_core.api.labels import POOL
 
 WRONG: Manifest = {"podTemplate": {"metadata": {"labels": {POOL: "another"}}}}
 """What the API server takes of a spec, and the operator refuses."""
+IN_ARGO = {"InProgress": "Progressing", "Current": "Healthy", "Failed": "Degraded"}
+"""kstatus' words and Argo CD's."""
 RIGHT: Manifest = {"podTemplate": {"metadata": None}}
 
 
@@ -27,11 +29,17 @@ def edited(weir: Installation) -> Iterator[Service]:
     one.delete()
 
 
-def test_kstatus_tells_a_rollout_from_a_fault_and_from_zero_on_purpose(
-    edited: Service, kstatus: Callable[[Manifest], str]
+def test_kstatus_and_argo_tell_a_rollout_from_a_fault_and_from_zero_on_purpose(
+    edited: Service,
+    kstatus: Callable[[Manifest], str],
+    argo_health: Callable[[Manifest], str],
 ) -> None:
     def comes_to(want: str) -> None:
-        eventually(lambda: _expect(kstatus(edited.object()), want))
+        def has_come() -> None:
+            found = edited.object()
+            assert (kstatus(found), argo_health(found)) == (want, IN_ARGO[want])
+
+        eventually(has_come)
 
     comes_to("InProgress")
     edited.wait_ready(replicas=1)
@@ -50,8 +58,27 @@ def test_kstatus_tells_a_rollout_from_a_fault_and_from_zero_on_purpose(
     assert conditions(edited.object())["Ready"]["status"] == "True"
 
 
-def _expect(found: str, want: str) -> None:
-    assert found == want
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"conditions": [{"type": "Ready", "status": "Unknown"}]}, id="fresh"),
+        pytest.param({"observedGeneration": 2}, id="without conditions"),
+        pytest.param(
+            {"observedGeneration": 2, "conditions": [{"type": "Stalled", "status": "False"}]},
+            id="a condition that does not hold",
+        ),
+        pytest.param(
+            {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]},
+            id="of the spec before",
+        ),
+    ],
+)
+def test_argo_waits_for_what_the_operator_has_not_said(
+    argo_health: Callable[[Manifest], str], status: Manifest
+) -> None:
+    one: Manifest = {"metadata": {"name": "chat", "generation": 2}}
+    assert argo_health(one | ({"status": status} if status else {})) == "Progressing"
 
 
 def test_an_invalid_edit_under_load_stops_no_request_and_no_scaling(edited: Service) -> None:

@@ -25,7 +25,14 @@ from e2e.cluster.report import say
 MODULES = Path(__file__).parent / "build"
 TOOLS = Path(__file__).parents[1] / "tools"
 """Small programs of ours around a Go library that scenarios ask; each is built by itself."""
+OTHERS = Path(__file__).parent / "versions"
+"""A module for each other Kubernetes that the tests can run on.
+
+They are outside `build/`, so that a change of one builds nothing else anew.
+"""
 KUBERNETES = "1.35.4"
+ASKED_FOR = "WEIR_E2E_KUBERNETES"
+"""Environment variable: the version to run on, `KUBERNETES` or one of `OTHERS`."""
 PROGRESS_EVERY_S = 20.0
 LOCK_WITHIN_S = 1800.0
 LOCK_EVERY_S = 5.0
@@ -51,21 +58,21 @@ class Program:
         return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamps)])
 
 
-def _kubernetes() -> Program:
-    major, minor, _ = KUBERNETES.split(".")
+def _kubernetes(version: str, module: str) -> Program:
+    major, minor, _ = version.split(".")
     names = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
     stamps = tuple(
         (f"k8s.io/{package}/version.{variable}", value)
         for package in ("component-base", "client-go/pkg")
         for variable, value in (
-            ("gitVersion", f"v{KUBERNETES}"),
+            ("gitVersion", f"v{version}"),
             ("gitMajor", major),
             ("gitMinor", minor),
             ("gitTreeState", "clean"),
         )
     )
     commands = tuple((name, f"k8s.io/kubernetes/cmd/{name}") for name in (*names, "kubelet"))
-    return Program("kubernetes", (*commands, ("kubectl", "k8s.io/kubernetes/cmd/kubectl")), stamps)
+    return Program(module, (*commands, ("kubectl", "k8s.io/kubernetes/cmd/kubectl")), stamps)
 
 
 HELM_STAMPS = tuple(
@@ -77,7 +84,7 @@ HELM_STAMPS = tuple(
 PROGRAMS = (
     Program("pause", (("pause", "."),)),
     Program("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),)),
-    _kubernetes(),
+    _kubernetes(KUBERNETES, "kubernetes"),
     Program("helm", (("helm", "helm.sh/helm/v4/cmd/helm"),), HELM_STAMPS),
 )
 
@@ -98,12 +105,42 @@ def recipe_hash() -> str:
 
 def binaries() -> Path:
     """Return the folder of the binaries, building them first where they are missing."""
+    version = os.environ.get(ASKED_FOR) or KUBERNETES
+    if version == KUBERNETES:
+        return _ours()
+    known = sorted(path.name for path in OTHERS.iterdir())
+    if version not in known:
+        raise ClusterError(f"{ASKED_FOR}={version}: write one of {', '.join([*known, KUBERNETES])}")
+    return _other(version)
+
+
+def _ours() -> Path:
     target = cache_dir() / "cluster" / recipe_hash() / "bin"
     if target.is_dir():
         return target
     with locked("another process builds the cluster"):
         if not target.is_dir():
             _build_into(target.parent)
+    return target
+
+
+def _other(version: str) -> Path:
+    """Return a folder of another Kubernetes beside our etcd, Helm and pause."""
+    ours, program = _ours(), _kubernetes(version, version)
+    digest = hashlib.sha256(repr(program).encode())
+    for name in ("go.mod", "go.sum"):
+        digest.update((OTHERS / version / name).read_bytes())
+    target = cache_dir() / "kubernetes" / f"{version}-{digest.hexdigest()[:16]}"
+    with locked("another process builds the cluster"):
+        if not target.is_dir():
+            say(f"building Kubernetes {version}, once (about ten minutes on two cores)")
+            partial = target.with_name(f"{target.name}.partial")
+            _build(_go(), OTHERS / version, program, partial)
+            shutil.rmtree(_go_dir())
+            partial.rename(target)
+        for name in ("pause", "etcd", "helm"):  # whose own recipe may have changed since
+            (target / name).unlink(missing_ok=True)
+            (target / name).symlink_to(ours / name)
     return target
 
 

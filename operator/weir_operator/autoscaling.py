@@ -161,6 +161,8 @@ class Autoscaling:
             self._known[service] = _Known(scaled)
         else:
             known.scaled = scaled
+            if known.asked.keys() - {pool.name for pool in scaled.pools}:
+                known.asked = {}  # the pass gave the others what one that left the spec had
 
     def refresh(self, service: Service, pods: Sequence[Pod], replicas: Mapping[str, int]) -> None:
         """Note what is there of a service whose spec is wrong: the last good one goes on."""
@@ -295,18 +297,15 @@ class Autoscaling:
         await self._mark(known, decision, before, cluster)
         if self._known.get(service) is not known:
             return
-        # What was decided must outlast data that is missing until it is written: a wake, above all.
-        counts = known.is_unwritten or decision.reason is not Verdict.DATA_MISSING
-        known.asked = (
-            {
-                name: decision.replicas[name]
-                for name in sorted(known.scaled.open_pools & before.keys())
-            }
-            if counts
-            else {}
-        )
+        scale = known.scaled.open_pools
+        if before.keys() != {pool.name for pool in known.scaled.pools}:  # a pass has seen others
+            scale = frozenset()
+        has_changed = any(before[pool] != decision.replicas[pool] for pool in scale)
+        # Bounds hold though data is missing. What was decided must outlast that until it is
+        # written: a wake, above all.
+        counts = has_changed or known.is_unwritten or decision.reason is not Verdict.DATA_MISSING
+        known.asked = {name: decision.replicas[name] for name in sorted(scale)} if counts else {}
         self._metrics.scaled(service, decision)
-        has_changed = any(before[pool] != number for pool, number in known.asked.items())
         if has_changed:
             known.news = decision
             log.info("%s/%s: %s", *service, decision.message)

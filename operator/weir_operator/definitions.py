@@ -91,12 +91,17 @@ class Definitions:
 
     async def follow(self) -> None:
         """Look for ever, or until it is clear that this operator may not."""
-        try:
-            while True:
+        while True:
+            try:
                 await self._look()
-                await asyncio.sleep(EVERY)
-        except ClusterRefuses as error:
-            log.info("cannot tell whether the definitions are as new as this operator: %s", error)
+            except ClusterRefuses as error:
+                log.info(
+                    "cannot tell whether the definitions are as new as this operator: %s", error
+                )
+                return
+            except Exception:  # the operator would end with this task
+                log.exception("could not compare the definitions")
+            await asyncio.sleep(EVERY)
 
     async def _look(self) -> None:
         for name, ours in self._ours.items():

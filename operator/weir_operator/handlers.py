@@ -14,7 +14,7 @@ runs plain functions in threads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
@@ -28,6 +28,9 @@ OWNED_RESOURCES: tuple[tuple[str, str], ...] = tuple(
     (each.kind.api_version, each.kind.plural) for each in owned() if each.watched
 )
 """Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
+
+REMEMBERED: Final = 50_000
+"""Objects whose version is remembered: the latest told of. One that is forgotten is news again."""
 
 
 def registry(ask: Ask) -> kopf.OperatorRegistry:
@@ -73,7 +76,10 @@ class _Known:
         if event["type"] == "DELETED":
             self._versions.pop(uid, None)
             return True
-        before, self._versions[uid] = self._versions.get(uid), version
+        before = self._versions.pop(uid, None)
+        self._versions[uid] = version
+        if len(self._versions) > REMEMBERED:  # what goes while no watch runs is never told of
+            del self._versions[next(iter(self._versions))]
         return version != before
 
 

@@ -27,6 +27,10 @@ from weir_operator.views import Deployment, Pod
 
 _SHORT_OF: Final = re.compile(r"\bInsufficient ([\w./-]*\w)")
 """What the Kubernetes scheduler says of each resource that an otherwise fit node is short of."""
+_SHORT_OF_DEVICES: Final = "cannot allocate all claims"
+"""What it says of nodes whose devices are taken: resource claims have no amounts."""
+_ITS_WORDS: Final = "nodes are available"
+"""In whatever it says of nodes, also where it runs under another name."""
 
 
 class Bounds(NamedTuple):
@@ -258,14 +262,26 @@ def _complete(seen: Situation, pool: str) -> bool:
 def _could_take_the_place_of(pod: Pod, other: Pod) -> bool:
     """Tell whether `pod` would fit where `other` is, once that has left.
 
-    It does where both may run on the same nodes and it asks for no more of what is short.
+    It does where both may run on the same nodes and it asks for no more of what is short. Where
+    that is not told by name, it must ask for no more of anything.
     """
-    short = _SHORT_OF.findall(pod.unschedulable)
+    short = set(_SHORT_OF.findall(pod.unschedulable))
+    if not short and _may_be_short_of_anything(pod):
+        short = pod.spec.resources
     return (
         bool(short)
+        and pod.spec.scheduler_name == other.spec.scheduler_name
+        and pod.spec.resource_claims == other.spec.resource_claims
         and pod.spec.placement == other.spec.placement
         and all(_no_more(pod.spec.requests(each), other.spec.requests(each)) for each in short)
     )
+
+
+def _may_be_short_of_anything(pod: Pod) -> bool:
+    """Tell whether it lacks devices, or another scheduler says in its own words what it lacks."""
+    words = pod.unschedulable
+    is_anothers = pod.spec.scheduler_name != "default-scheduler" and _ITS_WORDS not in words
+    return is_anothers or _SHORT_OF_DEVICES in words
 
 
 def _no_more(asked: Mapping[str, str], had: Mapping[str, str]) -> bool:

@@ -153,6 +153,8 @@ class PodSpec(_View, frozen=True):
 
     volumes: tuple[Volume, ...] = ()
     node_name: str = ""
+    scheduler_name: str = "default-scheduler"
+    resource_claims: tuple[dict[str, Any], ...] = ()
     node_selector: dict[str, str] = {}
     affinity: dict[str, Any] = {}
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -169,6 +171,12 @@ class PodSpec(_View, frozen=True):
             self.tolerations,
             self.topology_spread_constraints,
         )
+
+    @property
+    def resources(self) -> set[str]:
+        """Everything that a container asks for some amount of."""
+        every = (*self.init_containers, *self.containers)
+        return {resource for each in every for resource in each.resources.requests}
 
     def requests(self, resource: str) -> dict[str, str]:
         """Return how much of a resource each container asks for, of those that do."""

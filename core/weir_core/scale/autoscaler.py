@@ -21,6 +21,7 @@ from weir_core.scale.explain import (
     missing_data,
     verdict,
     why_asleep,
+    why_held,
     why_woken,
     words,
 )
@@ -83,7 +84,8 @@ class Autoscaler:
         self._idleness.note(load, now)
         missing = missing_data(load, policy)
         if missing is not None:
-            return Decision(held, Verdict.DATA_MISSING, missing, victims=victims)
+            message = why_held(missing, sum(asked.values()), sum(held.values()))
+            return Decision(held, Verdict.DATA_MISSING, message, victims=victims)
         self._note_seen(now)
         self._note_pools(held, now)
         finding = self._find(load, policy, now)

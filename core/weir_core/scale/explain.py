@@ -20,17 +20,21 @@ def missing_data(load: ServiceLoad, policy: ScalingPolicy) -> str | None:
     asked = [one for one in load.replicas if one.phase is Phase.READY]
     silent = [one.name for one in asked if one.heard_s is None]
     if silent:
-        return f"{_names(silent)} could not be asked, so the number of replicas stays"
+        return f"{_names(silent)} could not be asked"
     old = [one.name for one in asked if (one.heard_s or 0.0) > policy.oldest_data_s]
     if old:
-        return (
-            f"what {_names(old)} said is older than {policy.oldest_data_s:g} s, "
-            "so the number of replicas stays"
-        )
+        return f"what {_names(old)} said is older than {policy.oldest_data_s:g} s"
     is_asleep = not any(pool.replicas for pool in load.pools)
     if not any(one.pool or is_asleep for one in asked):
         return "no sidecar is ready that could say what work there is"
     return None
+
+
+def why_held(missing: str, before: int, after: int) -> str:
+    """Return what is made of missing data: nothing changes but what is out of bounds."""
+    if before == after:
+        return f"{missing}, so the number of replicas stays"
+    return f"{missing}; from {before} to {after} replicas, by the bounds of the spec"
 
 
 def _names(names: Sequence[str]) -> str:

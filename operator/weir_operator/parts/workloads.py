@@ -208,7 +208,7 @@ def wanted_replicas(
     With `spec.scaling` the number is the autoscaler's, and before it has decided the one that is
     there, within the bounds. A pool that is new then begins with as many as those have that left
     the spec: it may be one of them by another name, and replaces their capacity. Of several the
-    first does.
+    first does. Where none is new, those that scale take over what the work took of one that left.
 
     Args:
         service: The service.
@@ -217,6 +217,9 @@ def wanted_replicas(
     """
     named = {pool.name for pool in service.spec.hardware_pools}
     left = sum(each.spec.replicas for pool, each in deployments.items() if pool not in named)
+    taken_over = 0
+    if named <= deployments.keys():
+        taken_over = sum(number for pool, number in scaled.items() if pool not in named)
     wanted = {}
     for pool in service.spec.hardware_pools:
         wanted[pool.name] = service.spec.replicas_of(pool)
@@ -225,7 +228,9 @@ def wanted_replicas(
             fewest, most = service.spec.fewest_of(pool), service.spec.scaling.max_replicas
             if pool.name not in deployments:
                 left -= min(left, most)
-            wanted[pool.name] = min(max(scaled.get(pool.name, now), fewest), most)
+            before = scaled.get(pool.name, now)
+            wanted[pool.name] = min(max(before + taken_over, fewest), most)
+            taken_over -= max(0, min(taken_over, most - before))
     return wanted
 
 

@@ -202,6 +202,22 @@ async def test_missing_data_leaves_the_number_as_it_is(
     assert fleet.wanted == {}
 
 
+async def test_a_bound_on_all_pools_holds_though_data_is_missing(fleet: Fleet) -> None:
+    fleet.loads, fleet.silent = {"a": load(5.0)}, {"a"}
+    pools = (PoolFacts("cpu", 3), PoolFacts("dear", 3, cost=2.0))
+    policy = policy_of(scaling(maxReplicas=4), 0)
+    seen = Scaled(policy, CLASSES, pools, frozenset({"cpu", "dear"}), (pod("a"),), KEYS)
+    fleet.autoscaling.follow(SERVICE, seen)
+    assert await fleet.look() is Verdict.DATA_MISSING
+    assert fleet.wanted == {"cpu": 3, "dear": 1}
+    said = fleet.autoscaling.said(SERVICE)
+    assert said is not None
+    assert said.message == (
+        "a could not be asked; from 6 to 4 replicas, by the bounds of the spec; "
+        "a: ip-a did not answer in time"
+    )
+
+
 async def test_a_replica_that_no_other_has_heard_of_is_asked_itself(fleet: Fleet) -> None:
     fleet.loads = {"a": load(0.7), "b": load(0.7), "c": load(0.7)}
     fleet.unheard = {"c"}

@@ -181,6 +181,22 @@ async def test_what_cannot_be_read_now_is_looked_at_again() -> None:
     assert bench.lacks() == 0
 
 
+def test_an_error_that_nothing_foresaw_ends_nothing() -> None:
+    async def watch() -> None:
+        bench = Bench()
+        bench.cluster.down = KeyError("metadata")
+        following = asyncio.ensure_future(bench.definitions.follow())
+        await asyncio.sleep(1)
+        assert bench.lacks() is None
+        bench.cluster.down = None
+        await asyncio.sleep(EVERY)
+        assert bench.lacks() == 0
+        following.cancel()
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(watch())
+
+
 async def test_without_the_right_to_read_them_nothing_is_claimed() -> None:
     bench = Bench()
     bench.cluster.forbidden = {"CustomResourceDefinition"}

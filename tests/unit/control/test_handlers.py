@@ -16,7 +16,7 @@ def watching(ask: handlers.Ask = lambda _: None) -> kopf.OperatorRegistry:
     return handlers.registry(ask)
 
 
-def event(type_: str | None, uid: str, version: str = "1") -> dict[str, Any]:
+def event(type_: str | None, uid: str, version: str = "1") -> Any:
     """Return an event as kopf has it: without a type where it was only listed."""
     return {"type": type_, "object": {"metadata": {"uid": uid, "resourceVersion": version}}}
 
@@ -59,6 +59,17 @@ async def test_an_object_that_is_told_again_as_it_was_is_no_news() -> None:
         await by_id["service"](event=one, namespace="models", name="chat")
         counts.append(len(asked))
     assert counts == [1, 1, 2, 2, 3, 4]
+
+
+async def test_objects_whose_end_is_never_told_are_forgotten_in_time() -> None:
+    known = handlers._Known()
+    assert known.is_news(event(None, "gone"))
+    for number in range(handlers.REMEMBERED):
+        assert known.is_news(event(None, f"there-{number}"))
+        assert not known.is_news(event(None, "there-0"))
+    assert len(known._versions) == handlers.REMEMBERED
+    assert known.is_news(event(None, "gone"))
+    assert not known.is_news(event(None, "there-0"))
 
 
 def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:

@@ -23,6 +23,13 @@ from weir_operator.views import Deployment, Pod, view
 
 Manifest = dict[str, Any]
 
+CLAIMS = (
+    "0/1 nodes are available: 1 cannot allocate all claims. preemption: 0/1 nodes are available."
+)
+CLAIMED: Manifest = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
+GANG = "1/1 tasks in gang unschedulable: pod group is not ready, 1 Pending, 1 minAvailable"
+GANGS: Manifest = {"schedulerName": "volcano"}
+
 FULL = f"0/1 nodes are available: 1 Insufficient {GPU}. preemption: 0/1 nodes are available."
 FAR_OFF = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
 
@@ -114,6 +121,51 @@ def test_bounds_are_the_deployment_controllers(
         ),
         pytest.param(
             without_a_node(FAR_OFF), [on_a_node()], Outlook.STUCK, id="no node is of its kind"
+        ),
+        pytest.param(
+            without_a_node(CLAIMS, **CLAIMED),
+            [on_a_node(**CLAIMED)],
+            Outlook.HELD,
+            id="a resource claim has no device",
+        ),
+        pytest.param(
+            without_a_node(CLAIMS, **CLAIMED), [on_a_node()], Outlook.STUCK, id="it claims more"
+        ),
+        pytest.param(
+            without_a_node(FAR_OFF, **CLAIMED),
+            [on_a_node(**CLAIMED)],
+            Outlook.STUCK,
+            id="it has a claim, and no node is of its kind",
+        ),
+        pytest.param(
+            without_a_node('persistentvolumeclaim "weights" not found'),
+            [on_a_node()],
+            Outlook.STUCK,
+            id="a volume claim has no volume",
+        ),
+        pytest.param(
+            without_a_node(GANG, **GANGS),
+            [on_a_node(**GANGS)],
+            Outlook.HELD,
+            id="another scheduler has its own words",
+        ),
+        pytest.param(
+            without_a_node(FAR_OFF, **GANGS),
+            [on_a_node(**GANGS)],
+            Outlook.STUCK,
+            id="another scheduler, with the usual words, and no node is of its kind",
+        ),
+        pytest.param(
+            without_a_node(GANG, count="2", **GANGS),
+            [on_a_node(**GANGS)],
+            Outlook.STUCK,
+            id="another scheduler, and it asks for more",
+        ),
+        pytest.param(
+            without_a_node(GANG, **GANGS),
+            [on_a_node()],
+            Outlook.STUCK,
+            id="its predecessor has another scheduler",
         ),
         pytest.param(
             without_a_node(nodeSelector={"gpu": "h100"}),

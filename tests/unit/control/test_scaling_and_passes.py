@@ -97,6 +97,14 @@ class Whole:
         await self.run()
 
 
+def to_come(whole: Whole) -> dict[str, str | None]:
+    """Return how many replicas each Deployment is noted to get."""
+    return {
+        name: one["metadata"].get("annotations", {}).get(REPLICAS_TO_COME)
+        for name, one in whole.cluster.of("Deployment").items()
+    }
+
+
 @pytest.fixture
 def whole() -> Whole:
     return Whole()
@@ -256,12 +264,37 @@ async def test_pools_that_take_the_place_of_one_share_its_replicas(whole: Whole)
     made = body({**SPEC, "pools": pools}, generation=2)
     whole.cluster.put({**made, "status": held["status"]})
     await whole.run()
-    noted = {
-        name: one["metadata"].get("annotations", {}).get(REPLICAS_TO_COME)
-        for name, one in whole.cluster.of("Deployment").items()
+    assert to_come(whole) == {"chat-cpu": None, "chat-new": "6", "chat-other": None}
+
+
+async def test_a_pool_that_was_taken_out_hands_its_replicas_to_one_that_scales(
+    whole: Whole,
+) -> None:
+    pools = [{"name": "cpu", "cost": 2}, {"name": "dear", "cost": 3}]
+    whole.cluster.put(body({**SPEC, "pools": pools}))
+    await whole.run()
+    dear: Any = {"labels": {"serving.weir.dev/pool": "dear"}}
+    for pool, number in (("cpu", 3), ("dear", 2)):
+        one = whole.cluster.of("Deployment")[f"chat-{pool}"]
+        whole.cluster.put({**one, "spec": {**one["spec"], "replicas": number}})
+    finish_rollouts(whole.cluster)
+    whole.cluster.all_pods = {
+        KEY: [*(pod_object(name) for name in "abc"), *(pod_object(name, **dear) for name in "de")]
     }
-    assert noted["chat-new"] == "6"
-    assert noted["chat-other"] is None
+    whole.fleet.loads = dict.fromkeys("abcde", load(0.45))
+    await whole.run()
+    await whole.fleet.look()
+    await whole.run()
+    assert whole.replicas == {"chat-cpu": 3, "chat-dear": 2}
+    held = whole.cluster.of("InferenceService")[NAME]
+    whole.cluster.put(
+        {**body({**SPEC, "pools": pools[:1]}, generation=2), "status": held["status"]}
+    )
+    for _ in range(2):
+        await whole.run()
+        assert whole.replicas == {"chat-cpu": 4, "chat-dear": 2}
+        assert to_come(whole) == {"chat-cpu": "5", "chat-dear": None}
+        await whole.fleet.look()
 
 
 async def test_an_invalid_edit_pauses_a_hand_over_and_makes_no_pod(whole: Whole) -> None:
