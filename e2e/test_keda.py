@@ -6,34 +6,27 @@ the HPA controller writes the scale subresource. The ScaledObject is the one of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e import keda
 from e2e.eventually import eventually
-from e2e.hosted import CHECKOUT
 from e2e.installation import NAMESPACE as WEIR
 from e2e.installation import Installation
-from e2e.kube import Manifest, conditions
+from e2e.kube import conditions
 from e2e.service import MODEL, NAMESPACE, READY_WITHIN_S, Service
+from e2e.test_autoscaling import documented
 from e2e.test_scaling_by_work import MOCK, MORE, SPEC
 from e2e.test_scaling_to_zero import SCALING, chat, grown, wait_asleep
 from e2e.traffic import chatting
 
 NAME = "chat"
 """Of the service that operations.md names."""
-
-
-def example(kind: str) -> Manifest:
-    """Return the object of a kind that operations.md shows."""
-    blocks = re.findall(r"```yaml\n(.*?)```", (CHECKOUT / "docs/operations.md").read_text(), re.S)
-    (found,) = (yaml.safe_load(each) for each in blocks if f"\nkind: {kind}\n" in each)
-    return {**found, "metadata": {**found["metadata"], "namespace": NAMESPACE}}
+NEVER_S = 3600
+"""A polling interval with which only what is pushed counts."""
 
 
 @pytest.fixture
@@ -57,10 +50,11 @@ def advised(weir: Installation, scaler: str, patient_classes: None) -> Iterator[
 
 @pytest.fixture
 def scaled(advised: Service, scaler: str) -> Iterator[Service]:
-    """The same with a ScaledObject."""
+    """The same with a ScaledObject, which does not poll yet."""
     kubectl = advised.target.kubectl
     installed = keda.install(kubectl, {f"weir-scaler.{WEIR}": scaler})
-    kubectl.apply(example("ScaledObject"))
+    manifest = documented("ScaledObject")
+    kubectl.apply({**manifest, "spec": {**manifest["spec"], "pollingInterval": NEVER_S}})
     where = (f"scaledobject.keda.sh/{NAME}", f"--namespace={NAMESPACE}")
     kubectl("wait", "--for=condition=Ready", *where, "--timeout=60s", timeout_s=90)
     yield advised
@@ -72,6 +66,7 @@ def test_keda_wakes_grows_and_shrinks_a_service_by_its_work_and_no_request_fails
     weir: Installation, scaled: Service
 ) -> None:
     assert chat(scaled.url()) == 200
+    scaled.target.kubectl.apply(documented("ScaledObject"))
     with ExitStack() as crowd:
         more = [crowd.enter_context(chatting(scaled.url(), MODEL)) for _ in range(MORE)]
         eventually(lambda: grown(scaled), within_s=READY_WITHIN_S)

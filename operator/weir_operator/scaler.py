@@ -18,7 +18,7 @@ behind it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class Scaler:
         )
         return keda.GetMetricsResponse(metricValues=[value])
 
-    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """Tell at once when there shall be a replica, and again and again."""
         if self._free <= 0:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams are open")
