@@ -48,10 +48,10 @@ e2e-images: install ## The README's way to a cluster, on images built here (12 G
 	WEIR_E2E_IMAGES=1 $(BIN)/pytest e2e/test_readme.py
 
 .PHONY: e2e-scaling
-e2e-scaling: install ## Autoscaling on a real cluster: by work, to zero and back, and by an HPA
+e2e-scaling: install ## Autoscaling on a real cluster: by work, to zero and back, by an HPA and KEDA
 	@scripts/system-packages
-	WEIR_E2E_SCALING=1 $(BIN)/pytest e2e/test_autoscaling.py e2e/test_scaling_by_work.py \
-	  e2e/test_scaling_to_zero.py
+	WEIR_E2E_SCALING=1 $(BIN)/pytest e2e/test_autoscaling.py e2e/test_keda.py \
+	  e2e/test_scaling_by_work.py e2e/test_scaling_to_zero.py
 
 .PHONY: e2e-versions
 e2e-versions: install ## The quick scenarios on the oldest Kubernetes that Weir claims, and the newest

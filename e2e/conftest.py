@@ -52,9 +52,10 @@ if not os.environ.get("WEIR_E2E_IMAGES"):  # it builds them: gigabytes
     collect_ignore += ["test_readme.py"]
 if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take minutes
     collect_ignore += ["test_autoscaling.py", "test_scaling_by_work.py"]
-    collect_ignore += ["test_scaling_to_zero.py"]
+    collect_ignore += ["test_keda.py", "test_scaling_to_zero.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
-    collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_node_drain.py"]
+    collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_keda.py"]
+    collect_ignore += ["test_node_drain.py"]
     collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
 
 

@@ -3,9 +3,10 @@
 Where users run KEDA or prometheus-adapter, this stands. It is a program of the tests, run in a pod.
 The API server passes the autoscaler's questions on to it, as to any server of an aggregated API,
 and shows by its certificate that it is the API server. It knows any metric of the sidecars' own
-pages: the answer is its sum over the pods that the question selects, over their number.
+pages: the answer is its sum over the pods that the question selects, over their number. Or, with
+PAGE, any metric of that page: the sum over the series of the namespace with the labels asked for.
 
-    python3 -m e2e.metrics_api FOLDER
+    python3 -m e2e.metrics_api FOLDER [PAGE]
 
 FOLDER holds `tls.crt` and `tls.key`, and the authority of those who may ask, `front-proxy-ca.crt`.
 Each answer is a line of the log.
@@ -25,6 +26,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from weir_core.api.labels import ADMIN_PORT
 
@@ -37,8 +39,9 @@ _PATIENCE_S = 5.0
 class Server(ThreadingHTTPServer):
     """Answers the API server, and asks it for the pods."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, page: str = "") -> None:
         super().__init__(("", PORT), Handler)
+        self.page = page
         asks = ssl.create_default_context(
             ssl.Purpose.CLIENT_AUTH, cafile=folder / "front-proxy-ca.crt"
         )
@@ -52,6 +55,15 @@ class Server(ThreadingHTTPServer):
             headers={"Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}"},
             timeout=_PATIENCE_S,
         )
+
+    def value(self, namespace: str, selector: str, metric: str) -> float:
+        """Return a metric, from where it is looked for."""
+        if not self.page:
+            return self.mean(namespace, selector, metric)
+        wanted = {"namespace": namespace, **dict(each.split("=") for each in selector.split(","))}
+        text = httpx.get(self.page, timeout=_PATIENCE_S).raise_for_status().text
+        found = [each for each in _samples(text, metric) if wanted.items() <= each.labels.items()]
+        return float(sum(each.value for each in found))
 
     def mean(self, namespace: str, selector: str, metric: str) -> float:
         """Return the sum of a metric over pods, over their number.
@@ -80,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer("APIResourceList", apiVersion="v1", **_RESOURCES)
             case ["namespaces", namespace, metric]:
                 selector = parse_qs(url.query).get("labelSelector", [""])[0]
-                value = self.server.mean(namespace, selector, metric)
+                value = self.server.value(namespace, selector, metric)
                 self.log_message("%s %s %.3f", metric, selector, value)
                 now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 item = {"metricName": metric, "metricLabels": {}, "timestamp": now}
@@ -122,10 +134,13 @@ def _value(pod: dict[str, Any], metric: str) -> float:
         page = httpx.get(f"http://{address}:{ADMIN_PORT}/metrics", timeout=_PATIENCE_S).text
     except httpx.HTTPError:  # it starts, or has gone
         return 0.0
+    return sum(sample.value for sample in _samples(page, metric))
+
+
+def _samples(page: str, metric: str) -> list[Sample]:
     families = text_string_to_metric_families(page)
-    samples = (sample for family in families for sample in family.samples)
-    return sum(sample.value for sample in samples if sample.name == metric)
+    return [each for family in families for each in family.samples if each.name == metric]
 
 
 if __name__ == "__main__":
-    Server(Path(sys.argv[1])).serve_forever()
+    Server(Path(sys.argv[1]), *sys.argv[2:]).serve_forever()

@@ -1,9 +1,10 @@
-"""A HorizontalPodAutoscaler at an InferenceService of two pools settles where its load fits.
+"""HorizontalPodAutoscalers at InferenceServices, by a metric of the engines and by Weir's number.
 
-The autoscaler is Kubernetes' own. Its metric is how many requests the service's engines run, in the
-mean of all replicas: it asks the API server for it, and a program of ours answers that reads the
-sidecars' pages (`metrics_api`). The load is a number of streams that do not end. Which replica runs
-which of them does not matter to the mean, so the right number of replicas follows from arithmetic.
+The autoscaler is Kubernetes' own. It asks the API server for its metric, and a program of ours
+answers (`metrics_api`). One is at a service of two pools, by how many requests the engines run, in
+the mean of all replicas. Its load is a number of streams that do not end. Which replica runs which
+of them does not matter to the mean, so the right number of replicas follows from arithmetic. The
+other one is that of operations.md.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from e2e import hosted, metrics_api
 from e2e.eventually import eventually
+from e2e.installation import NAMESPACE as OPERATOR
 from e2e.installation import Installation
 from e2e.kube import Kubectl, Manifest
 from e2e.service import (
@@ -34,6 +37,9 @@ from e2e.service import (
     Service,
     quickstart_spec,
 )
+from e2e.test_scaling_by_work import MOCK, MORE, SPEC
+from e2e.test_scaling_by_work import MOST as MOST_BY_WORK
+from e2e.traffic import chatting
 from weir_core.api import labels
 from weir_operator.render.patch import patched
 
@@ -79,7 +85,14 @@ def starting(weir: Installation) -> Iterator[Service]:
 @pytest.fixture
 def adapter(starting: Service, tmp_path: Path) -> Iterator[str]:
     """The metrics API, answered by our program; its pod's name."""
-    kubectl, name = starting.target.kubectl, "metrics-api"
+    with answering(starting.target.kubectl, tmp_path) as name:
+        yield name
+
+
+@contextmanager
+def answering(kubectl: Kubectl, tmp_path: Path, *arguments: str) -> Iterator[str]:
+    """Have our program, with these arguments, answer the metrics API; yield its pod's name."""
+    name = "metrics-api"
     kubectl.apply(_object("v1", "ServiceAccount", name))
     account = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
@@ -88,7 +101,7 @@ def adapter(starting: Service, tmp_path: Path) -> Iterator[str]:
     keys = _keys(kubectl, tmp_path, f"{name}.{NAMESPACE}.svc")
     data = {file: base64.b64encode(content).decode() for file, content in keys.items()}
     kubectl.apply(_object("v1", "Secret", name, data=data))
-    kubectl.apply(_adapter_pod(name))
+    kubectl.apply(_adapter_pod(name, *arguments))
     ports = [{"port": 443, "targetPort": metrics_api.PORT}]
     kubectl.apply(_object("v1", "Service", name, spec={"selector": {"app": name}, "ports": ports}))
     group, _, version = metrics_api.GROUP_VERSION.partition("/")
@@ -107,15 +120,14 @@ def adapter(starting: Service, tmp_path: Path) -> Iterator[str]:
             },
         }
     )
-    kubectl(
-        "wait", "--for=condition=Available", f"apiservice/{version}.{group}", "--timeout=60s",
-        timeout_s=90,
-    )  # fmt: skip
-    yield name
-    kubectl("delete", "apiservice", f"{version}.{group}")  # an absent API disturbs all discovery
-    everything = "pod,service,secret,rolebinding,serviceaccount"
-    where = (f"--namespace={NAMESPACE}", "--grace-period=1", "--wait=false")
-    kubectl("delete", everything, name, *where)
+    api = f"apiservice/{version}.{group}"
+    try:
+        kubectl("wait", "--for=condition=Available", api, "--timeout=60s", timeout_s=90)
+        yield name
+    finally:
+        kubectl("delete", api)  # an absent API disturbs all discovery
+        everything = "pod,service,secret,rolebinding,serviceaccount"
+        kubectl("delete", everything, name, f"--namespace={NAMESPACE}", "--grace-period=1")
 
 
 @pytest.fixture
@@ -178,6 +190,43 @@ def test_an_hpa_of_two_pools_settles_where_the_load_fits_and_follows_it_down(
     assert down[-1] == 1
 
 
+@pytest.fixture
+def advised(weir: Installation, patient_classes: None, tmp_path: Path) -> Iterator[Service]:
+    """A service of one replica, scaled by the HPA of operations.md alone."""
+    kubectl = weir.target.kubectl
+    overrides = {**SPEC, "replicas": 1, "scaling": {**SPEC["scaling"], "mode": "Advise"}}
+    service = Service(weir.target, "chat", overrides, pod_patch=MOCK)
+    service.apply()
+    page = kubectl.get("service", "weir-metrics", OPERATOR)["spec"]["clusterIP"]
+    with answering(kubectl, tmp_path, f"http://{page}:{labels.METRICS_PORT}/metrics"):
+        service.wait_ready(1)
+        kubectl.apply(documented("HorizontalPodAutoscaler"))
+        yield service
+        kubectl("delete", "hpa", service.name, f"--namespace={NAMESPACE}")
+    service.delete()
+
+
+def documented(kind: str) -> Manifest:
+    """Return the object of a kind that operations.md shows."""
+    text = (hosted.CHECKOUT / "docs/operations.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (found,) = (yaml.safe_load(each) for each in blocks if f"\nkind: {kind}\n" in each)
+    return {**found, "metadata": {**found["metadata"], "namespace": NAMESPACE}}
+
+
+def test_an_hpa_follows_what_weir_says_the_work_takes_and_no_request_fails(
+    advised: Service,
+) -> None:
+    with ExitStack() as crowd:
+        more = [crowd.enter_context(chatting(advised.url(), MODEL)) for _ in range(MORE)]
+        advised.wait_ready(MOST_BY_WORK)
+    assert [each.failures for each in more] == [[]] * MORE
+    advised.wait_ready(1)
+    sizes = _sizes(advised.target.kubectl, advised.name)
+    assert max(sizes) == MOST_BY_WORK
+    assert sizes[-1] == 1
+
+
 @contextmanager
 def _stream(url: str) -> Iterator[None]:
     """Have a stream run for the length of the context."""
@@ -237,10 +286,11 @@ def _object(version: str, kind: str, name: str, **rest: Any) -> Manifest:
     return {"apiVersion": version, "kind": kind, "metadata": meta, **rest}
 
 
-def _adapter_pod(name: str) -> Manifest:
+def _adapter_pod(name: str, *arguments: str) -> Manifest:
     """Return the pod of the program, with its keys."""
     folder = "/keys"
-    pod = hosted.pod(name, NAMESPACE, ["python3", "-m", "e2e.metrics_api", folder])
+    command = ["python3", "-m", "e2e.metrics_api", folder, *arguments]
+    pod = hosted.pod(name, NAMESPACE, command)
     keys: Manifest = {
         "spec": {
             "serviceAccountName": name,

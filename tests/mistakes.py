@@ -190,7 +190,19 @@ MISTAKES: Final = [
         "replicas and scaling",
         {"scaling": {"maxReplicas": 2}},
         "spec",
-        "replicas and scaling exclude each other; leave one of them out",
+        (
+            "replicas and scaling exclude each other; leave one of them out, or write "
+            "scaling.mode: Advise if another autoscaler sets replicas"
+        ),
+    ),
+    Mistake(
+        "a number of replicas that another autoscaler cannot read",
+        {"replicas": None, "scaling": {"maxReplicas": 2, "mode": "Advise"}},
+        "spec",
+        (
+            "scaling.mode: Advise leaves replicas to another autoscaler, which can read the number "
+            "only where it is written; write replicas, the number to begin with"
+        ),
     ),
     Mistake(
         "more at least than at most",
@@ -263,8 +275,8 @@ MISTAKES: Final = [
         {"replicas": None, "pools": [{"name": "a"}, {"name": "b"}]},
         "spec.pools",
         (
-            "without spec.scaling at most one pool may leave replicas out; write replicas in all"
-            " others"
+            "at most one pool may leave replicas out, unless spec.scaling sets the number; write "
+            "replicas in all others"
         ),
     ),
     Mistake(

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_core.units import Seconds
-from weir_operator import handlers
+from weir_operator import handlers, scaler
 from weir_operator.adapters import Adapters, state_by
 from weir_operator.autoscaling import LISTEN_AT_ONCE, LISTEN_S, Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
@@ -154,7 +154,10 @@ async def _lead(
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
     namespaces = settings.watching.namespaces
-    async with asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as servers:
+        if settings.scaler_port:
+            answering = scaler.serving(autoscaling.advice, settings.scaler_port)
+            await servers.enter_async_context(answering)
         running = [
             tasks.create_task(work(queue, reconciler, metrics))
             for _ in range(settings.watching.workers)

@@ -1,9 +1,10 @@
 """Scales services by the work that their sidecars count: every few seconds, between passes.
 
 `weir_core.scale` decides. A decision is written by the service's next pass, which this asks for, so
-that a Deployment has one writer. What a decision is made from comes from the sidecars and from the
-last pass: the spec, the classes, the pods. Nothing is kept beyond the process: a new operator, or a
-new leader, shrinks nothing before it has seen a whole window.
+that a Deployment has one writer. Where another autoscaler sets the number, it is told what was
+decided (`advice`), and nothing is written. What a decision is made from comes from the sidecars and
+from the last pass: the spec, the classes, the pods. Nothing is kept beyond the process: a new
+operator, or a new leader, shrinks nothing before it has seen a whole window.
 
 A service without replicas is not looked at again and again. Each of its gateways is asked once to
 answer when a request waits there; the question is repeated when it was answered, and every
@@ -38,6 +39,7 @@ from weir_core.scale.types import (
     Verdict,
 )
 from weir_core.units import Seconds
+from weir_operator.advice import Advice
 from weir_operator.cluster import Cluster
 from weir_operator.fleets import AskFleet, Survey
 from weir_operator.metrics import Metrics
@@ -72,6 +74,7 @@ class Scaled:
         pools: All of them, with the replicas that are asked for.
         open_pools: Names of those that scale.
         keys: Of its sidecars.
+        advises: Another autoscaler sets the number.
     """
 
     policy: ScalingPolicy
@@ -80,6 +83,12 @@ class Scaled:
     open_pools: frozenset[str]
     pods: Sequence[Pod]
     keys: Sequence[str]
+    advises: bool = False
+
+    @property
+    def there(self) -> dict[str, int]:
+        """Replicas that are asked for, by pool."""
+        return {pool.name: pool.replicas for pool in self.pools}
 
 
 class _Known:
@@ -108,17 +117,22 @@ class _Known:
     @property
     def is_unwritten(self) -> bool:
         """Whether the last pass saw other numbers than those that were decided."""
-        there = {pool.name: pool.replicas for pool in self.scaled.pools}
+        there = self.scaled.there
         return any(there.get(pool, number) != number for pool, number in self.asked.items())
 
     @property
     def pools(self) -> tuple[PoolFacts, ...]:
-        """The pools with the replicas that they have or will have in a moment."""
-        asked = self.asked
-        return tuple(
-            replace(pool, replicas=asked.get(pool.name, pool.replicas))
-            for pool in self.scaled.pools
-        )
+        """The pools with the replicas that they have or will have in a moment.
+
+        Another autoscaler takes its time, and may not follow at all, so what it is told goes on
+        from what it was told before. From 0 it does not: a replica that is still there may get
+        requests.
+        """
+        return tuple(replace(pool, replicas=self._held(pool)) for pool in self.scaled.pools)
+
+    def _held(self, pool: PoolFacts) -> int:
+        asked = self.asked.get(pool.name, pool.replicas)
+        return asked or pool.replicas if self.scaled.advises else asked
 
 
 class Autoscaling:
@@ -151,6 +165,8 @@ class Autoscaling:
         self._changed = changed
         self._metrics = metrics
         self._known: dict[Service, _Known] = {}
+        self.advice = Advice()
+        """For autoscalers of others."""
 
     # ---- what a pass tells and asks
 
@@ -178,11 +194,12 @@ class Autoscaling:
         """Forget one that is gone, or has a fixed number of replicas."""
         if self._known.pop(service, None) is not None:
             self._metrics.scaled(service, None)
+            self.advice.tell(service, None)
 
     def asked(self, service: Service) -> Mapping[str, int]:
-        """Return the replicas of each pool that scales; empty where they stay as they are."""
+        """Return the replicas of each pool that Weir scales; empty where they stay as they are."""
         known = self._known.get(service)
-        return {} if known is None else known.asked
+        return {} if known is None or known.scaled.advises else known.asked
 
     def said(self, service: Service) -> Decision | None:
         """Return the last decision that differed from the one before it."""
@@ -194,7 +211,7 @@ class Autoscaling:
         known = self._known.get(service)
         if known is None or known.news is None:
             return None
-        there = {pool.name: pool.replicas for pool in known.scaled.pools}
+        there = known.scaled.there
         if any(there.get(pool) != number for pool, number in known.asked.items()):
             return None
         news, known.news = known.news, None
@@ -294,7 +311,8 @@ class Autoscaling:
         self, service: Service, known: _Known, decision: Decision, cluster: Cluster
     ) -> None:
         before = {pool.name: pool.replicas for pool in known.pools}
-        await self._mark(known, decision, before, cluster)
+        advises = known.scaled.advises
+        await self._mark(known, decision, known.scaled.there if advises else before, cluster)
         if self._known.get(service) is not known:
             return
         scale = known.scaled.open_pools
@@ -306,6 +324,10 @@ class Autoscaling:
         counts = has_changed or known.is_unwritten or decision.reason is not Verdict.DATA_MISSING
         known.asked = {name: decision.replicas[name] for name in sorted(scale)} if counts else {}
         self._metrics.scaled(service, decision)
+        if not advises:
+            self.advice.tell(service, None)
+        elif scale:
+            self.advice.tell(service, sum(decision.replicas[pool] for pool in scale))
         if has_changed:
             known.news = decision
             log.info("%s/%s: %s", *service, decision.message)

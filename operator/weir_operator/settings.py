@@ -11,6 +11,7 @@
 | WEIR_WORKERS | 4 | passes that may run at once |
 | WEIR_RESYNC_S | 300 | seconds between passes nobody asked for |
 | WEIR_SCALING_S | 5 | seconds between two looks at what a service that scales has to do |
+| WEIR_SCALER_PORT | (none) | port of the scaler for KEDA |
 | WEIR_SECRET_GRACE_S | 300 | seconds for which a tenant's keys are taken once its Secret is gone |
 | WEIR_LEASE_NAME | weir-operator | Lease that only one operator holds |
 | WEIR_LEASE_S | 15 | seconds after which a silent holder is replaced |
@@ -85,6 +86,9 @@ class Settings:
     port: int = METRICS_PORT
     """Metrics and probes."""
 
+    scaler_port: int = 0
+    """Of the scaler for KEDA; 0: there is none."""
+
 
 def from_environment(env: Mapping[str, str]) -> Settings:
     """Return the settings in `env`.
@@ -116,6 +120,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             identity=env.get("POD_NAME") or socket.gethostname(),
             duration=Seconds(_number(env, "WEIR_LEASE_S", Leadership.duration)),
         ),
+        scaler_port=math.ceil(_number(env, "WEIR_SCALER_PORT", Settings.scaler_port)),
         log_level=(env.get("WEIR_LOG_LEVEL") or "INFO").upper(),
     )
 

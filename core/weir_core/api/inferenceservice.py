@@ -40,7 +40,7 @@ from weir_core.api.model import ModelSpec
 from weir_core.api.network import NetworkSpec
 from weir_core.api.pod_patch import asked_for, wrong_pod_template
 from weir_core.api.pool_engine import PoolEngine
-from weir_core.api.scaling import Scaling
+from weir_core.api.scaling import SCALES, Scaling
 from weir_core.api.status import InferenceServiceStatus
 
 DEFAULT_POOL = "default"
@@ -49,9 +49,17 @@ STUCK = (
     "maxSurge and maxUnavailable are both 0, so that no pod could ever be replaced; write "
     "maxUnavailable: 1 where there is no spare accelerator, or leave maxSurge out"
 )
-EXCLUSIVE = "replicas and scaling exclude each other; leave one of them out"
+EXCLUSIVE = (
+    "replicas and scaling exclude each other; leave one of them out, or write scaling.mode: Advise "
+    "if another autoscaler sets replicas"
+)
+UNREADABLE = (
+    "scaling.mode: Advise leaves replicas to another autoscaler, which can read the number only "
+    "where it is written; write replicas, the number to begin with"
+)
 OPEN_POOLS = (
-    "without spec.scaling at most one pool may leave replicas out; write replicas in all others"
+    "at most one pool may leave replicas out, unless spec.scaling sets the number; write replicas "
+    "in all others"
 )
 NO_OPEN_POOL = (
     "every pool sets its own replicas, so spec.replicas and spec.scaling would have no effect: "
@@ -94,7 +102,8 @@ class Pool(Model):
     replicas: Annotated[Integer, Field(ge=0, le=10000)] | None = Field(
         default=None,
         description="Replicas of this pool. Default: what spec.scaling decides, or spec.replicas, "
-        "which `kubectl scale` changes; without spec.scaling at most one pool may leave it out.",
+        "which `kubectl scale` changes; at most one pool may leave it out, unless spec.scaling "
+        "sets the number.",
     )
     accelerator: Accelerator = Field(
         default=Accelerator(), description="Accelerators of one replica. Default: one NVIDIA GPU."
@@ -260,9 +269,10 @@ class InferenceServiceSpec(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            Rule("!(has(self.replicas) && has(self.scaling))", EXCLUSIVE),
+            Rule(f"!(has(self.replicas) && {SCALES})", EXCLUSIVE),
+            Rule(f"has(self.replicas) || !has(self.scaling) || {SCALES}", UNREADABLE),
             Rule(
-                "has(self.scaling) || !has(self.pools) || "
+                f"{SCALES} || !has(self.pools) || "
                 "self.pools.filter(p, !has(p.replicas)).size() <= 1",
                 OPEN_POOLS,
                 field=".pools",
@@ -282,8 +292,8 @@ class InferenceServiceSpec(Model):
     )
     replicas: Annotated[Integer, Field(ge=0, le=10000)] | None = Field(
         default=None,
-        description="Replicas of the pool that sets none of its own. Default: 1, or what scaling "
-        "decides.",
+        description="Replicas of the pool that sets none of its own, which an autoscaler may set. "
+        "Default: 1, or what scaling decides.",
     )
     pools: Annotated[tuple[Pool, ...], NAMES_DIFFER] = Field(
         default=(),
@@ -320,10 +330,12 @@ class InferenceServiceSpec(Model):
         )
 
     def _wrong_replicas(self) -> Iterator[Contradiction]:
-        if self.replicas is not None and self.scaling is not None:
+        if self.replicas is not None and self.scales:
             yield Contradiction((), EXCLUSIVE)
+        if self.replicas is None and self.advises:
+            yield Contradiction((), UNREADABLE)
         open_pools = [pool for pool in self.pools if pool.replicas is None]
-        if len(open_pools) > 1 and self.scaling is None:
+        if len(open_pools) > 1 and not self.scales:
             yield Contradiction(("pools",), OPEN_POOLS)
         if self.pools and not open_pools and (self.replicas is not None or self.scaling):
             yield Contradiction((), NO_OPEN_POOL)
@@ -369,9 +381,19 @@ class InferenceServiceSpec(Model):
         """Return how many replicas `pool` should have."""
         if pool.replicas is not None:
             return pool.replicas
-        if self.scaling is not None:
+        if self.scales:
             return self.fewest_of(pool)
         return 1 if self.replicas is None else self.replicas
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of replicas follows the work, and nothing else sets it."""
+        return self.scaling is not None and self.scaling.mode == "Apply"
+
+    @property
+    def advises(self) -> bool:
+        """Whether another autoscaler sets `replicas`, and is told what the work takes."""
+        return self.scaling is not None and self.scaling.mode == "Advise"
 
     @property
     def open_pools(self) -> tuple[Pool, ...]:

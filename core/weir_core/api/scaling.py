@@ -29,6 +29,8 @@ LOADS = (
     "targetLoad exceeds batchTargetLoad, which counts the work of all classes; write it lower, or "
     "batchTargetLoad higher"
 )
+SCALES = "(has(self.scaling) && (!has(self.scaling.mode) || self.scaling.mode == 'Apply'))"
+"""In CEL, of a service's spec: no other autoscaler sets the number."""
 TARGET_LOAD = 0.78
 BATCH_TARGET_LOAD = 0.85
 IDLE_TIMEOUT = "10m"
@@ -81,7 +83,7 @@ class ScalingBehavior(Model):
 
 
 class Scaling(Model):
-    """Replicas follow the work; exclusive with spec.replicas."""
+    """Replicas follow the work; exclusive with spec.replicas, except with `mode: Advise`."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -103,6 +105,11 @@ class Scaling(Model):
         )
     )
 
+    mode: Literal["Apply", "Advise"] = Field(
+        default="Apply",
+        description="`Apply` sets the number of replicas. `Advise` leaves spec.replicas to another "
+        "autoscaler, such as an HPA or KEDA, and tells the number to it alone. Default: Apply.",
+    )
     min_replicas: Integer = Field(
         default=1,
         ge=0,

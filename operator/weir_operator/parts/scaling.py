@@ -77,6 +77,8 @@ class Scaling(Part):
         said = self._autoscaling.said(_name(seen))
         if said is None:
             return {SCALING: Verdict("Unknown", "Waiting", "no sidecar was asked yet")}
+        if seen.service.spec.advises:
+            said = replace(said, message=f"another autoscaler is told: {said.message}")
         return {SCALING: _verdict(said)}
 
     def forget(self, service: Service) -> None:
@@ -127,6 +129,7 @@ def _scaled(seen: Observed, service: InferenceService) -> Scaled:
         open_pools=frozenset(pool.name for pool in service.spec.open_pools),
         pods=seen.pods,
         keys=seen.told.keys.valid,
+        advises=service.spec.advises,
     )
 
 

@@ -205,10 +205,11 @@ def wanted_replicas(
 ) -> dict[str, int]:
     """Return how many replicas each pool shall have once all is in its place.
 
-    With `spec.scaling` the number is the autoscaler's, and before it has decided the one that is
-    there, within the bounds. A pool that is new then begins with as many as those have that left
-    the spec: it may be one of them by another name, and replaces their capacity. Of several the
-    first does. Where none is new, those that scale take over what the work took of one that left.
+    Where `spec.scaling` sets the number it is the autoscaler's, and before it has decided the one
+    that is there, within the bounds. A pool that is new then begins with as many as those have that
+    left the spec: it may be one of them by another name, and replaces their capacity. Of several
+    the first does. Where none is new, those that scale take over what the work took of one that
+    left.
 
     Args:
         service: The service.
@@ -223,8 +224,9 @@ def wanted_replicas(
     wanted = {}
     for pool in service.spec.hardware_pools:
         wanted[pool.name] = service.spec.replicas_of(pool)
-        if service.spec.scaling is not None and pool.replicas is None:
+        if service.spec.scales and pool.replicas is None:
             now = deployments[pool.name].wanted if pool.name in deployments else left
+            assert service.spec.scaling is not None
             fewest, most = service.spec.fewest_of(pool), service.spec.scaling.max_replicas
             if pool.name not in deployments:
                 left -= min(left, most)
