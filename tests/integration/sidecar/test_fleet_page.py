@@ -13,7 +13,7 @@ import pytest
 from tests.integration.sidecar.fleet import DOCUMENT, KEY, SILENT, Fleet, named
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
 from weir_core.wire.fleet import FLEET_PATH, WAIT, FleetReport, ReplicaReport
-from weir_core.wire.policies import AdapterEntry, PolicyDocument
+from weir_core.wire.policies import AdapterEntry, PeerEntry, PolicyDocument
 from weir_core.wire.state_access import authorization
 from weir_sidecar.gateway import Gateway, StartTime
 from weir_sidecar.settings import Draining, Limits, Policies
@@ -178,8 +178,9 @@ async def test_the_models_of_a_service_without_replicas_are_listed_and_wake_noth
 async def test_a_gateway_refuses_more_than_it_may_hold_until_a_replica_may_be_there(
     house: House,
 ) -> None:
-    house.policies(PolicyDocument(peer_keys=(KEY,)))
-    gateway = standing_in(house, limits=Limits(max_requests=2, max_held_bytes=40_000))
+    two = tuple(PeerEntry(name, "127.0.0.1:9", serves=False) for name in ("gate-1", "gate-2"))
+    house.policies(PolicyDocument(peer_keys=(KEY,), peers=two))
+    gateway = standing_in(house, limits=Limits(max_requests=4, max_held_bytes=40_000))
     await house.stack.enter_async_context(gateway.running())
     gateway.parts.driver.retry_after_s = 30  # of a start that was seen
     url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
