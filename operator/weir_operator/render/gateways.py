@@ -174,8 +174,9 @@ def _patch(owner: InferenceService) -> Manifest:
 
 def _place(owner: InferenceService, pod: Manifest) -> Manifest:
     """Return on which nodes gateways may run, where that is not any."""
-    selected = pod.get("nodeSelector") or {}
-    nodes = {key: selected[key] for key in _PLATFORM if key in selected}
+    selected = pod.get("nodeSelector")
+    written = selected.items() if isinstance(selected, dict) else ()
+    nodes = {key: value for key, value in written if key in _PLATFORM}
     scaling = owner.spec.scaling
     said = Gateways() if scaling is None else scaling.gateways
     nodes |= said.node_selector
