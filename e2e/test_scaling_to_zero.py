@@ -68,9 +68,10 @@ def test_its_first_requests_wake_it_and_none_is_lost(
         start = eventually(lambda: start_of(asleep))
         sys.stdout.write(f"\nfirst token after {took_s:.2f} s; {start}\n")
     wait_asleep(asleep)
+    url = asleep.url()  # the API server is asked for it
     with ThreadPoolExecutor() as clients:
         with outage(asleep.target.kubectl):
-            held = clients.submit(chat, asleep.url())
+            held = clients.submit(chat, url)
             throughout(lambda: None, for_s=OUTAGE_S)
         assert held.result() == 200
     told = asleep.target.kubectl.list("events", NAMESPACE)
