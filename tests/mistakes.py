@@ -222,6 +222,15 @@ MISTAKES: Final = [
         server="has no effect, because replicas go to zero with minReplicas: 0 alone; write that",
     ),
     Mistake(
+        "nodes of gateways without zero",
+        {"replicas": None, "scaling": {"maxReplicas": 2, "gateways": {}}},
+        "spec.scaling.gateways",
+        (
+            "have no effect, because only a service with minReplicas: 0 has gateways; write that,"
+            " or leave gateways out"
+        ),
+    ),
+    Mistake(
         "a load above the one that counts more",
         {
             "replicas": None,

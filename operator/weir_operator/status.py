@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from weir_core.api.labels import POOL
+from weir_core.api.labels import COMPONENT, GATEWAY, POOL
 from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
 from weir_operator.conditions import (
     LONGEST_MESSAGE,
@@ -177,10 +177,15 @@ def _sum(pools: Iterable[Manifest], count: str) -> int:
 
 
 def _selector(seen: Observed) -> str:
-    """Return the labels of the pods that `kubectl scale` and autoscalers count."""
+    """Return the labels of the pods that `kubectl scale` and autoscalers count.
+
+    An HPA takes the mean over them, to which gateways, that have no engine, would add nothing.
+    """
     pools = _pools_that_scale(seen)
     chosen = selector(seen.owner, pools[0] if len(pools) == 1 else None)
     text = ",".join(f"{key}={value}" for key, value in chosen.items())
+    if not pools:
+        return f"{text},{COMPONENT}!={GATEWAY}"
     return f"{text},{POOL} in ({','.join(pools)})" if len(pools) > 1 else text
 
 

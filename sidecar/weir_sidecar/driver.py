@@ -443,7 +443,11 @@ class Driver:
         if action.reason is Reason.TTL_EXPIRED and not self.has_engine:
             return self.no_engine()  # that is what it waited for
         error = errors.rejected(action.reason, action.retry_after_s)
-        error.is_spread = True
+        if self.is_gateway and action.reason is Reason.QUEUE_FULL:
+            # So many wait for a replica to start, of which the scheduler knows nothing.
+            error.retry_after_s = self.retry_after_s
+        else:
+            error.is_spread = True
         return error
 
     def _arm(self, now: float) -> None:

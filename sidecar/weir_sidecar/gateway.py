@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -71,6 +72,7 @@ class Gateway:
         self.handler = self.parts.handler
         self._adapters: set[str] = set()
         """All that were ever declared."""
+        self._since = int(time.time())
         self._names = self.handler.names = Shown()
         self.handler.own_pages |= {
             "/healthz": self._alive,
@@ -88,6 +90,7 @@ class Gateway:
             is_expected=lambda: admin is not None,
         )
         self.port = self.admin_port = 0
+        self._list_models(PolicyDocument())
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Gateway]:
@@ -112,6 +115,16 @@ class Gateway:
         now = {each.name for each in document.adapters}
         self._adapters |= now
         self._names.removed = frozenset(self._adapters.difference(now, document.aliases))
+        self._list_models(document)
+
+    def _list_models(self, document: PolicyDocument) -> None:
+        """Have clients that ask for the models find them, though no replica serves.
+
+        One that is not ready without a replica refuses.
+        """
+        model = self.settings.identity.model
+        if self._admin is not None and model:
+            self._names.models = models_page(model, document, self._since)
 
     async def _keep(self) -> None:
         """Look after what nobody tells us of: changed policies, and how long replicas start."""
@@ -181,6 +194,32 @@ class Gateway:
                 report = routing.fleet(self.settings.identity.pod)
                 return web.Response(body=report.encode(), content_type="application/json")
             await asyncio.sleep(_LOOK_S)
+
+
+def models_page(model: str, document: PolicyDocument, created: int) -> bytes:
+    """Return what an engine's /v1/models says, as far as it is known without one.
+
+    Args:
+        model: The model's name.
+        document: Says its further names and its adapters.
+        created: Unix time in seconds, which clients expect of a model.
+    """
+    parents: dict[str, str | None] = dict.fromkeys((model, *document.aliases))
+    for adapter in document.adapters:
+        parents.setdefault(adapter.name, model)
+    cards = [
+        {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "vllm",
+            "root": name if parent else model,
+            "parent": parent,
+            "max_model_len": None,
+        }
+        for name, parent in parents.items()
+    ]
+    return msgspec.json.encode({"object": "list", "data": cards})
 
 
 class StartTime:

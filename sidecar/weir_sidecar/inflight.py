@@ -40,10 +40,10 @@ from weir_core.wire.engine_inputs import bounded_target_s, may_search_beams, sen
 from weir_core.wire.errors import ENDING_PAUSE_S, ending_event, error_shape_of, next_sequence_number
 from weir_core.wire.fields import RequestBody, Usage
 from weir_core.wire.openai import usage_in, with_priority
-from weir_core.wire.paths import Api, Endpoint, Kind
+from weir_core.wire.paths import MODELS_PATH, Api, Endpoint, Kind
 from weir_core.wire.peers import FORWARDED_HEADER, RETURNED_HEADER, Forwarded
 from weir_sidecar.frontend import errors
-from weir_sidecar.frontend.answer import Answer
+from weir_sidecar.frontend.answer import JSON, Answer
 from weir_sidecar.frontend.auth import (
     EXPLAIN_HEADER,
     Caller,
@@ -140,7 +140,7 @@ class Handler:
         self.routing: Routing | None = None
         """The way to other replicas; None where there is none."""
         self.names: Shown | None = None
-        """Which adapters the engine lacks, and which are removed."""
+        """Which adapters the engine lacks, and which are removed; of a gateway, its models."""
         self.fleet_limits: FleetLimits | None = None
         """Counts the requests of tenants with limits over all replicas."""
         self.usage: UsageMeter | None = None
@@ -397,7 +397,8 @@ class InFlightRequest:
             await self._look_up()
         else:
             await self._wait_and_ask()
-        self._settle()
+        if self._answer is None:
+            self._settle()
 
     def _refuse(self, error: ApiError) -> None:
         """Make the answer of an error; a body that was not read to its end costs the connection."""
@@ -548,7 +549,13 @@ class InFlightRequest:
         if self._came_late and not self._may_go_elsewhere():
             raise errors.shutting_down(1)
         if self.shared.registry.full:
-            raise errors.rejected(Reason.QUEUE_FULL, 1)
+            raise errors.rejected(Reason.QUEUE_FULL, self._room_in_s())
+
+    def _room_in_s(self) -> int:
+        """Return after how long there may be room for one more request."""
+        routing = self.shared.routing
+        waits_for_start = routing is not None and routing.nobody_serves
+        return self.shared.driver.retry_after_s if waits_for_start else 1
 
     def _identify(self, driver: Driver) -> None:
         """Find out who asks; a connection's next request mostly is alike."""
@@ -606,7 +613,7 @@ class InFlightRequest:
             return
         payer = "" if self.caller is None else self.caller.tenant
         if not self.shared.registry.memory.hold(payer, self.rank, more_bytes):
-            raise errors.rejected(Reason.MEMORY_FULL, 1)
+            raise errors.rejected(Reason.MEMORY_FULL, self._room_in_s())
         self.body_bytes = size_bytes
 
     def _release_body(self) -> None:
@@ -1049,7 +1056,8 @@ class InFlightRequest:
                 if engine is None or not driver.has_engine:
                     upstream, forwarded = self._any_peer(caller.tenant)
                 if upstream is None:
-                    raise driver.no_engine()
+                    self._list_models(driver)
+                    return
                 exchange = await self._ask(upstream, self._call_of(None, forwarded))
                 if exchange is not None and (exchange.begun or exchange.ending not in _NOT_BEGUN):
                     return
@@ -1058,6 +1066,18 @@ class InFlightRequest:
                 self.tried = (*self.tried, upstream.name)
         finally:
             driver.leave_unscheduled(caller.tenant)
+
+    def _list_models(self, driver: Driver) -> None:
+        """Answer without an engine what can be answered so; raise the refusal of all else."""
+        names, head = self.shared.names, self.head
+        models = b"" if names is None else names.models
+        if not models or head.path != MODELS_PATH or head.method not in ("GET", "HEAD"):
+            raise driver.no_engine()
+        self.outcome, self.status = Outcome.OK, 200
+        headers = {"x-request-id": self.request_id, "server": "weir"}
+        headers.update(self.shared.cross_origin.headers(head.origin))
+        close = self.shared.leaving or not self.http.whole
+        self._answer = Answer(200, models, JSON, headers, close=close)
 
     def _any_peer(self, payer: str) -> tuple[Upstream | None, Forwarded | None]:
         """Return a replica that was not asked yet, and what to tell it."""

@@ -92,10 +92,12 @@ class Shown:
     Attributes:
         lacking: Adapters that are declared and not served here yet.
         removed: Adapters that are served here, and not declared any more.
+        models: What `/v1/models` says while no engine can be asked; empty refuses.
     """
 
     lacking: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
+    models: bytes = b""
 
 
 class Names:

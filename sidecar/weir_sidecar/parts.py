@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Final
@@ -159,4 +160,8 @@ class Parts:
         )
         self.handler.limits = limits
         self.registry.max_held = limits.max_held * self._replicas
+        if self.driver.is_gateway:
+            # All that waits at gateways goes to the first replica, which takes so many together.
+            gateways = max(1, sum(not peer.serves for peer in document.peers))
+            limits = replace(limits, max_requests=math.ceil(limits.max_requests / gateways))
         self.driver.bound(limits)

@@ -132,6 +132,11 @@ class Up:
             shown, env=self.environment, capture_output=True, text=True, timeout=60, check=True
         ).stdout
 
+    def models(self) -> list[str]:
+        url = f"http://127.0.0.1:{self.port}/v1/models"
+        listed = httpx.get(url, timeout=SOON_S, trust_env=False).raise_for_status()
+        return [each["id"] for each in listed.json()["data"]]
+
     def chat(self) -> int:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
@@ -153,6 +158,7 @@ def up() -> Iterator[Up]:
 def test_asleep_woken_grown_shrunk_and_asleep(up: Up) -> None:
     up.said("asleep: the first request starts a replica")
     up.until(lambda: "chat: Asleep: 0 replicas" in up.status(), "asleep in status")
+    assert up.models() == ["tiny"]
     assert up.phases == []
     assert up.chat() == 200
     up.said("chat: from 0 to 1 replicas: 1 request waits at the gateway")

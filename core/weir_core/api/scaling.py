@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from weir_core.api.base import (
     Contradiction,
     Duration,
+    FreeForm,
     Integer,
     Model,
     Number,
@@ -22,6 +23,10 @@ from weir_core.units import Seconds, parse_duration
 IDLE = (
     "has no effect, because replicas go to zero with minReplicas: 0 alone; write that, or leave "
     "idleTimeout out"
+)
+NO_GATEWAYS = (
+    "have no effect, because only a service with minReplicas: 0 has gateways; write that, or leave "
+    "gateways out"
 )
 NO_TIME = "must be longer than no time at all; write it like 10m"
 BOUNDS = "must not exceed maxReplicas; write that number or less"
@@ -82,6 +87,17 @@ class ScalingBehavior(Model):
     )
 
 
+class Gateways(Model):
+    """Where the pods run that stand in for replicas; they need no accelerator."""
+
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="Labels a node must have. Default: any node."
+    )
+    tolerations: tuple[FreeForm, ...] = Field(
+        default=(), description="Taints to tolerate, as in a pod. Default: none.", max_length=32
+    )
+
+
 class Scaling(Model):
     """Replicas follow the work; exclusive with spec.replicas, except with `mode: Advise`."""
 
@@ -96,6 +112,11 @@ class Scaling(Model):
                 "!has(self.idleTimeout) || (has(self.minReplicas) && self.minReplicas == 0)",
                 IDLE,
                 field=".idleTimeout",
+            ),
+            Rule(
+                "!has(self.gateways) || (has(self.minReplicas) && self.minReplicas == 0)",
+                NO_GATEWAYS,
+                field=".gateways",
             ),
             Rule(
                 f"(has(self.targetLoad) ? self.targetLoad : {TARGET_LOAD}) <= "
@@ -143,6 +164,12 @@ class Scaling(Model):
         f"ran for so long. Default: {IDLE_TIMEOUT}.",
     )
 
+    gateways: Gateways = Field(
+        default=Gateways(),
+        description="With `minReplicas: 0`: the nodes of the gateways, which stand in for "
+        "replicas. Those of the pools do not count for them. Default: any without a taint.",
+    )
+
     @property
     def idle_s(self) -> Seconds:
         """Time without a request after which the last replica goes, where it may."""
@@ -159,5 +186,7 @@ class Scaling(Model):
             yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {IDLE}")
         elif self.idle_s <= 0:
             yield Contradiction(("idleTimeout",), f"{self.idle_timeout} {NO_TIME}")
+        if "gateways" in self.model_fields_set and self.min_replicas > 0:
+            yield Contradiction(("gateways",), NO_GATEWAYS)
         if self.target_load > self.batch_target_load:
             yield Contradiction((), LOADS)

@@ -21,6 +21,7 @@ from weir_core.scale.explain import (
     missing_data,
     verdict,
     why_asleep,
+    why_given_up,
     why_held,
     why_woken,
     words,
@@ -37,7 +38,7 @@ from weir_core.scale.types import (
     ServiceLoad,
     Verdict,
 )
-from weir_core.scale.zero import Idleness, first_pool, waiting_in
+from weir_core.scale.zero import Idleness, first_pool, may_be_none, waiting_in
 
 _SETTLE_S: Final = 600.0
 _FULL_LOAD: Final = 0.95
@@ -82,6 +83,11 @@ class Autoscaler:
                 return woken
         victims = {pool.name: victims_of(load.replicas, pool.name) for pool in load.pools}
         self._idleness.note(load, now)
+        start_s = self._horizon_s(load, policy)
+        if self._idleness.is_in_vain(load, policy, start_s, now):
+            counts = dict.fromkeys(held, 0)
+            message = why_given_up(sum(asked.values()), policy, start_s)
+            return Decision(counts, Verdict.ASLEEP, message, victims=victims)
         missing = missing_data(load, policy)
         if missing is not None:
             message = why_held(missing, sum(asked.values()), sum(held.values()))
@@ -123,7 +129,7 @@ class Autoscaler:
         self, load: ServiceLoad, policy: ScalingPolicy, finding: Finding, now: float
     ) -> bool:
         """Return whether there is to be no replica: at once, once the others have gone."""
-        if policy.min_replicas > 0 or any(pool.min_replicas for pool in load.pools):
+        if not may_be_none(load, policy):
             return False
         is_idle = self._idleness.is_over(load, policy, now)
         held = sum(pool.replicas for pool in load.pools)

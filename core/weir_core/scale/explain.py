@@ -119,6 +119,15 @@ def why_asleep(before: int, policy: ScalingPolicy, start_s: float) -> str:
     return f"0 replicas, because no request waits; {wakes}"
 
 
+def why_given_up(before: int, policy: ScalingPolicy, start_s: float) -> str:
+    """Return why replicas go that never became ready, and what brings one back."""
+    quiet_s = policy.idle_timeout_s + start_s
+    return (
+        f"from {before} to 0 replicas: none became ready, and no request has waited for one for "
+        f"{quiet_s:.0f} s; the next request starts one"
+    )
+
+
 def why_woken(waiting: int, start_s: float) -> str:
     """Return why the first replica starts."""
     count = "1 request waits" if waiting == 1 else f"{waiting} requests wait"

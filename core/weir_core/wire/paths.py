@@ -65,6 +65,8 @@ class Endpoint(NamedTuple):
     priority: Priority = Priority.NOWHERE
 
 
+MODELS_PATH: Final = "/v1/models"
+
 _GENERATION: Final = Kind.GENERATION
 _POOLING: Final = Kind.POOLING
 _NONE: Final = Kind.NO_GENERATION
@@ -113,7 +115,7 @@ POSTS: Final[dict[str, Endpoint]] = {
 READS: Final[dict[str, Endpoint]] = {
     each.path: each
     for each in (
-        Endpoint("/v1/models", _NONE),
+        Endpoint(MODELS_PATH, _NONE),
         Endpoint("/v1/responses/{id}", _NONE, Api.RESPONSES),
         Endpoint("/v1/realtime", _NONE),  # a WebSocket, which the relay refuses
         Endpoint("/version", _NONE),

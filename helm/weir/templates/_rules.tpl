@@ -47,7 +47,7 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
-# Node drains take one replica at a time.
+# Node drains take one replica, and one gateway, at a time.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]

@@ -13,7 +13,7 @@ from weir_operator.render import Access, Manifest, names_in, network, service_ur
 
 
 class Network(Part):
-    """ServiceAccount, NetworkPolicy, two Services and a PodDisruptionBudget.
+    """ServiceAccount, NetworkPolicy, two Services and PodDisruptionBudgets.
 
     Args:
         access: What NetworkPolicies admit beside what a service says.
@@ -24,7 +24,7 @@ class Network(Part):
         Owned(SERVICE_ACCOUNT, "the pods' identity, without rights"),
         Owned(NETWORK_POLICY, "only the sidecar's ports are open"),
         Owned(API_SERVICE, "the address of clients, and the list of replicas"),
-        Owned(DISRUPTION_BUDGET, "node drains take one replica at a time"),
+        Owned(DISRUPTION_BUDGET, "node drains take one replica, and one gateway, at a time"),
     )
 
     def __init__(self, access: Access) -> None:

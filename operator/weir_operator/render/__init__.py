@@ -26,7 +26,12 @@ from weir_operator.render.policies import (
     policies_name,
     policies_secret,
 )
-from weir_operator.render.services import disruption_budget, headless_service, service
+from weir_operator.render.services import (
+    disruption_budget,
+    gateway_disruption_budget,
+    headless_service,
+    service,
+)
 from weir_operator.render.workloads import deployment, same_deployment
 
 __all__ = [
@@ -76,7 +81,9 @@ def network(
         network_policy(owner, access),
         headless_service(owner, names),
         service(owner),
+        # A pod of two budgets cannot be evicted, so the one that gives up gateways goes first.
         disruption_budget(owner),
+        *([gateway_disruption_budget(owner)] if owner.spec.may_sleep else []),
     ]
 
 

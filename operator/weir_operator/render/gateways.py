@@ -1,10 +1,10 @@
 """The gateways of a service that may have no replicas: two small pods, without an engine.
 
-They have the service's label, so its Service, its list of peers, its NetworkPolicy and its
-disruption budget have them as they have the replicas. They are ready all the time, and the Service
-sends them a share of the requests while replicas serve, too; they route these on, as any sidecar
-does. Were they in the Service only while there is no replica, requests that come in the moment
-between the last replica's leave and the gateways' readiness would find nothing.
+They have the service's label, so its Service, its list of peers and its NetworkPolicy have them as
+they have the replicas. They are ready all the time, and the Service sends them a share of the
+requests while replicas serve, too; they route these on, as any sidecar does. Were they in the
+Service only while there is no replica, requests that come in the moment between the last replica's
+leave and the gateways' readiness would find nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.api.scaling import Gateways
 from weir_operator.render.containers import sidecar
 from weir_operator.render.naming import Manifest, common_labels, gateway_name, inherited, metadata
 from weir_operator.render.patch import patched
@@ -29,6 +30,17 @@ _OF_SIDECARS: Final = (
     *("resources", "securityContext", "volumeMounts"),
 )
 """Fields of the sidecar in spec.podTemplate that count for a gateway."""
+_OF_PODS: Final = (
+    *("serviceAccountName", "automountServiceAccountToken", "imagePullSecrets"),
+    *("securityContext", "hostUsers", "priorityClassName", "preemptionPolicy"),
+    *("terminationGracePeriodSeconds", "topologySpreadConstraints"),
+    *("dnsConfig", "dnsPolicy", "hostAliases"),
+)
+"""Fields of the pod in spec.podTemplate that count for a gateway. What binds a replica to nodes
+with accelerators does not (nodeSelector, affinity, tolerations, runtimeClassName, schedulerName,
+resources, the host's namespaces): it would hold such a node for as long as the service sleeps."""
+_PLATFORM: Final = ("kubernetes.io/arch", "kubernetes.io/os")
+"""Node labels that images are made for."""
 _NOT_OF_GATEWAYS: Final = (labels.ENV_POOL, labels.ENV_RUN_DIR, labels.ENV_ADAPTER_SLOTS)
 
 
@@ -139,20 +151,36 @@ def _apart(owner: InferenceService) -> Manifest:
 
 
 def _patch(owner: InferenceService) -> Manifest:
-    """Return what of spec.podTemplate is for gateways, too: all but what engines need.
+    """Return what is written of a gateway's pod: what of spec.podTemplate engines do not need.
 
     Of the containers that is the sidecar, but for what it runs and when; of the volumes those that
-    it mounts.
+    it mounts. Where it may run is said in spec.scaling.gateways.
     """
     written = owner.spec.pod_template or {}
-    spec = dict(written.get("spec") or {})
-    init, volumes = spec.pop("initContainers", None), spec.pop("volumes", None)
-    spec.pop("containers", None)
+    pod = written.get("spec") or {}
     sidecars = [
         {key: value for key, value in each.items() if key in _OF_SIDECARS}
-        for each in init or ()
+        for each in pod.get("initContainers") or ()
         if each.get("name") == labels.SIDECAR_CONTAINER
     ]
     mounted = {mount.get("name") for each in sidecars for mount in each.get("volumeMounts") or ()}
-    used = [each for each in volumes or () if each.get("name") in mounted]
-    return {**written, "spec": {**spec, "containers": sidecars, "volumes": used}}
+    used = [each for each in pod.get("volumes") or () if each.get("name") in mounted]
+    spec = {key: value for key, value in pod.items() if key in _OF_PODS}
+    return {
+        **written,
+        "spec": {**spec, **_place(owner, pod), "containers": sidecars, "volumes": used},
+    }
+
+
+def _place(owner: InferenceService, pod: Manifest) -> Manifest:
+    """Return on which nodes gateways may run, where that is not any."""
+    selected = pod.get("nodeSelector")
+    written = selected.items() if isinstance(selected, dict) else ()
+    nodes = {key: value for key, value in written if key in _PLATFORM}
+    scaling = owner.spec.scaling
+    said = Gateways() if scaling is None else scaling.gateways
+    nodes |= said.node_selector
+    place: Manifest = {"nodeSelector": nodes} if nodes else {}
+    if said.tolerations:
+        place["tolerations"] = [dict(each) for each in said.tolerations]
+    return place

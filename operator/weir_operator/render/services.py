@@ -8,6 +8,7 @@ from weir_operator.render.naming import (
     REPLICAS,
     Manifest,
     Names,
+    gateway_name,
     headless_name,
     metadata,
     selector,
@@ -59,15 +60,33 @@ def headless_service(owner: InferenceService, names: Names | None = None) -> Man
 def disruption_budget(owner: InferenceService) -> Manifest:
     """Return a budget that lets node drains take one replica at a time.
 
-    Replicas that are not ready may always go: they serve nobody.
+    Gateways have a budget of their own: in one, a gateway that is away would keep replicas from
+    leaving, and the other way round.
     """
+    return _budget(owner, owner.metadata.name, "NotIn")
+
+
+def gateway_disruption_budget(owner: InferenceService) -> Manifest:
+    """Return a budget that keeps one of the two gateways through a node drain."""
+    return _budget(owner, gateway_name(owner), "In")
+
+
+def _budget(owner: InferenceService, name: str, operator: str) -> Manifest:
+    """Return a budget; pods that are not ready may always go, because they serve nothing.
+
+    Args:
+        owner: The service.
+        name: Of the budget.
+        operator: Whether it is of the gateways (`In`), or of all other pods (`NotIn`).
+    """
+    component = {"key": labels.COMPONENT, "operator": operator, "values": [labels.GATEWAY]}
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": metadata(owner, owner.metadata.name, "access"),
+        "metadata": metadata(owner, name, "access"),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": selector(owner)},
+            "selector": {"matchLabels": selector(owner), "matchExpressions": [component]},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.integration.sidecar.fleet import DOCUMENT, KEY, SILENT, Fleet, named
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
 from weir_core.wire.fleet import FLEET_PATH, WAIT, FleetReport, ReplicaReport
-from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.policies import AdapterEntry, PeerEntry, PolicyDocument
 from weir_core.wire.state_access import authorization
 from weir_sidecar.gateway import Gateway, StartTime
-from weir_sidecar.settings import Limits, Policies
+from weir_sidecar.settings import Draining, Limits, Policies
 from weir_sim.mock_engine import Profile
 
 
@@ -134,3 +136,97 @@ def test_refused_clients_come_back_when_the_first_replica_is_likely_there() -> N
     start.look(True, 0, 8000.0)  # a trouble, and no start
     start.look(False, 1, 9000.0)
     assert start.left_s(9000.0) == 30
+
+
+def standing_in(house: House, **settings: Any) -> Gateway:
+    """Return the gateway of a service without replicas; it reads its policies once."""
+    here, alone = ("127.0.0.1", 0), named(PATIENT, "gate-1")
+    identity = replace(alone.identity, model="tiny")
+    told = Policies(house.policies_dir, poll_s=600.0)
+    return Gateway(replace(alone, identity=identity, policies=told, **settings), here, admin=here)
+
+
+async def test_the_models_of_a_service_without_replicas_are_listed_and_wake_nothing(
+    house: House,
+) -> None:
+    adapter = AdapterEntry("sql", "hf://o/sql")
+    house.policies(PolicyDocument(aliases=("small",), adapters=(adapter,), peer_keys=(KEY,)))
+    gateway = standing_in(house)
+    await house.stack.enter_async_context(gateway.running())
+    url = f"http://127.0.0.1:{gateway.port}"
+    quiet_since = gateway.registry.idle_s
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/v1/models", headers={"Origin": "https://a.example"}) as listed:
+            assert listed.status == 200
+            assert listed.headers["Vary"] == "Origin"
+            cards = (await listed.json())["data"]
+        async with http.head(f"{url}/v1/models") as head:
+            assert (head.status, await head.read()) == (200, b"")
+        async with http.get(f"{url}/version") as other:
+            assert other.status == 503
+        async with http.get(f"{url}/health") as health:
+            assert health.status == 200
+    assert [(card["id"], card["root"], card["parent"]) for card in cards] == [
+        ("tiny", "tiny", None),
+        ("small", "tiny", None),
+        ("sql", "sql", "tiny"),
+    ]
+    assert gateway.parts.routing.waiting == 0
+    assert gateway.registry.idle_s > quiet_since
+
+
+async def test_a_gateway_refuses_more_than_it_may_hold_until_a_replica_may_be_there(
+    house: House,
+) -> None:
+    two = tuple(PeerEntry(name, "127.0.0.1:9", serves=False) for name in ("gate-1", "gate-2"))
+    house.policies(PolicyDocument(peer_keys=(KEY,), peers=two))
+    gateway = standing_in(house, limits=Limits(max_requests=4, max_held_bytes=40_000))
+    await house.stack.enter_async_context(gateway.running())
+    gateway.parts.driver.retry_after_s = 30  # of a start that was seen
+    url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+    long = chat(messages=[{"role": "user", "content": "x" * 50_000}])
+    async with aiohttp.ClientSession() as http:
+        async with http.post(url, json=long) as too_large:
+            assert too_large.status == 503
+            assert 30 <= int(too_large.headers["Retry-After"]) <= 45
+        held = [asyncio.create_task(http.post(url, json=chat())) for _ in range(2)]
+        await eventually(lambda: gateway.parts.routing.waiting == 2)
+        async with http.post(url, json=chat()) as too_many:
+            assert too_many.status == 429
+            assert 30 <= int(too_many.headers["Retry-After"]) <= 45
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        await eventually(lambda: gateway.parts.routing.waiting == 0)
+
+
+async def read_to_the_break(stream: aiohttp.ClientResponse) -> bytes:
+    """Return what came of an answer that has no end."""
+    told = b""
+    try:
+        while piece := await stream.content.readany():
+            told += piece
+    except aiohttp.ClientPayloadError:
+        return told
+    pytest.fail(f"it ended as if it were whole: {told!r}")
+
+
+async def test_what_waits_at_a_gateway_that_leaves_is_told_to_come_back(house: House) -> None:
+    house.policies(PolicyDocument(peer_keys=(KEY,), keep_alive_s=0.01))
+    leaving = Draining(grace_period_s=2.0, lame_duck_s=0.1)
+    gateway = standing_in(house, draining=leaving)
+    await house.stack.enter_async_context(gateway.running())
+    url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http:
+        plain = asyncio.create_task(http.post(url, json=chat()))
+        async with http.post(url, json=chat(stream=True)) as stream:
+            await eventually(lambda: gateway.parts.routing.waiting == 2)
+            reading = asyncio.create_task(read_to_the_break(stream))
+            farewell = await gateway.drain.run()
+            assert farewell.cut == 2
+            assert stream.status == 200
+            assert b"rejected-shutting-down" in await reading
+        async with await plain as refused:
+            assert refused.status == 503
+            assert refused.headers["x-llm-d-request-dropped-reason"] == "rejected-shutting-down"
+            assert int(refused.headers["Retry-After"]) >= 1

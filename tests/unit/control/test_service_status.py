@@ -69,7 +69,7 @@ def test_every_condition_speaks_of_the_generation_it_saw() -> None:
         ),
         pytest.param(
             {"pools": [{"name": "a", "replicas": 2}]},
-            "serving.weir.dev/service=chat",
+            "serving.weir.dev/service=chat,app.kubernetes.io/component!=gateway",
             id="no pool scales",
         ),
     ],

@@ -148,3 +148,55 @@ def test_once_woken_it_grows_by_the_work_as_ever() -> None:
 def test_a_pool_with_replicas_of_its_own_serves_on() -> None:
     decision = Autoscaler().decide(load(REPLICA, held=1, min_replicas=1), POLICY, 0.0)
     assert (decision.reason, decision.total) == (Verdict.STEADY, 1)
+
+
+DOWN = replace(REPLICA, phase=Phase.STARTING, heard_s=None, idle_s=None, started_in_s=None)
+
+
+def test_a_replica_that_never_becomes_ready_goes_when_no_request_waits_for_it() -> None:
+    scaler = Autoscaler()
+    scaler.decide(load(replace(GATEWAY, waiting=1, idle_s=0.0), OTHER), POLICY, 0.0)
+    for now in range(5, 695, 5):  # the timeout and a start of 90 s
+        quiet = replace(GATEWAY, idle_s=float(now))
+        decision = scaler.decide(load(DOWN, quiet, OTHER, held=1), POLICY, float(now))
+        assert decision.total == 1
+    quiet = replace(GATEWAY, idle_s=695.0)
+    decision = scaler.decide(load(DOWN, quiet, OTHER, held=1), POLICY, 695.0)
+    assert (decision.reason, decision.total) == (Verdict.ASLEEP, 0)
+    assert decision.message == (
+        "from 1 to 0 replicas: none became ready, and no request has waited for one for 690 s; "
+        "the next request starts one"
+    )
+    again = replace(GATEWAY, waiting=1, idle_s=0.0)
+    assert scaler.decide(load(again, OTHER), POLICY, 700.0).reason is Verdict.WOKEN
+
+
+@pytest.mark.parametrize(
+    ("replicas", "policy"),
+    [
+        pytest.param((replace(GATEWAY, waiting=1, idle_s=0.0),), POLICY, id="one waits"),
+        pytest.param((replace(GATEWAY, idle_s=689.0),), POLICY, id="one came of late"),
+        pytest.param((replace(GATEWAY, heard_s=None, idle_s=None),), POLICY, id="untold"),
+        pytest.param((), POLICY, id="no gateway"),
+        pytest.param((GATEWAY,), replace(POLICY, min_replicas=1), id="one is to stay"),
+        pytest.param(
+            (GATEWAY,), replace(POLICY, scale_down=Direction(select="Disabled")), id="never down"
+        ),
+    ],
+)
+def test_a_replica_that_is_not_ready_stays(
+    replicas: tuple[ReplicaLoad, ...], policy: ScalingPolicy
+) -> None:
+    scaler = Autoscaler()
+    for now in (0.0, 700.0):
+        assert scaler.decide(load(DOWN, *replicas, held=1), policy, now).total == 1
+
+
+def test_a_replica_that_has_just_failed_gets_the_time_of_a_start_and_the_timeout() -> None:
+    scaler = Autoscaler()
+    assert (
+        scaler.decide(load(replace(REPLICA, idle_s=0.0), GATEWAY, held=1), POLICY, 0.0).total == 1
+    )
+    assert scaler.decide(load(DOWN, GATEWAY, held=1), POLICY, 100.0).total == 1
+    assert scaler.decide(load(DOWN, GATEWAY, held=1), POLICY, 739.0).total == 1
+    assert scaler.decide(load(DOWN, GATEWAY, held=1), POLICY, 740.0).total == 0  # a start: 40 s
