@@ -25,7 +25,15 @@ from weir_core.units import Seconds
 from weir_operator.engines import Engines
 from weir_operator.interests import Interests
 from weir_operator.kinds import SECRET, Kind
-from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import (
+    AdaptersOf,
+    Network,
+    Policies,
+    Prefetch,
+    Scaling,
+    Scheduling,
+    Workloads,
+)
 from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.render import Access, Images
@@ -68,6 +76,7 @@ class Bench:
             Policies(interests, lambda: "5e" * 32, lambda: self.now),
             Network(Access()),
             Workloads(Images(), autoscaling.asked),
+            Prefetch(Images()),
             Scaling(autoscaling, lambda: self.now),
             Scheduling(Engines(self._ask, lambda: 0.0)),
             AdaptersOf(no_adapters()),
