@@ -147,21 +147,22 @@ class Cache(Model):
     claim_name: Annotated[str, text(SUBDOMAIN_PATTERN, CLAIM_SAYS, 253)] | None = Field(
         default=None,
         description="PersistentVolumeClaim in the same namespace, which exists already. Replicas "
-        "on several nodes need one of access mode ReadWriteMany.",
+        "on several nodes need one of access mode ReadWriteMany. Default: none.",
     )
     host_path: Annotated[str, text(NODE_PATH_PATTERN, NODE_PATH_SAYS, 1024)] | None = Field(
         default=None,
         description="Directory of each node, which user 65532 may write to. The cluster may forbid "
-        "it: Pod Security Standards do, but for `privileged`.",
+        "it: Pod Security Standards do, but for `privileged`. Default: none.",
     )
     prefetch: Switch = Field(
         default=False,
-        description="Whether a Job fills the claim at once, without waiting for a replica.",
+        description="Whether a Job fills the claim at once, without waiting for a replica. "
+        "Default: false.",
     )
     compiled: Switch = Field(
         default=False,
         description="Whether what engines compile for accelerators (torch.compile, Triton) is kept "
-        "there, too. Untested on GPUs.",
+        "there, too. Untested on GPUs. Default: false.",
     )
 
     @model_validator(mode="after")
