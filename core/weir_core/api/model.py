@@ -161,8 +161,8 @@ class Cache(Model):
     )
     compiled: Switch = Field(
         default=False,
-        description="Whether what engines compile for accelerators (torch.compile, Triton) is kept "
-        "there, too. Untested on GPUs. Default: false.",
+        description="Whether what engines compile (torch.compile, Triton) and find out about a "
+        "model is kept there, too. Untested on GPUs. Default: false.",
     )
 
     @model_validator(mode="after")

@@ -123,10 +123,10 @@ def _compiled(owner: InferenceService, pool: Pool, images: Images) -> str:
     """Return the cache's folder for what the engines of a pool compile; empty for none.
 
     Some of it holds for an image and for nodes of one kind (which GPUs reach each other), and vLLM
-    does not tell these apart by itself. Engines on a CPU compile nothing.
+    does not tell these apart by itself.
     """
     cache = owner.spec.model.cache
-    if cache is None or not cache.compiled or not pool.accelerator.count:
+    if cache is None or not cache.compiled:
         return ""
     accelerator = pool.accelerator
     kind = [images.engine_of(owner, pool), accelerator.resource, accelerator.count]
