@@ -28,7 +28,7 @@ EXAMPLES = "weir-e2e-examples"
 """Namespace of the project's examples."""
 OWNED = (
     "deployments,replicasets,pods,services,endpointslices,poddisruptionbudgets,serviceaccounts,"
-    "networkpolicies,configmaps,controllerrevisions,secrets,roles,rolebindings"
+    "networkpolicies,configmaps,controllerrevisions,secrets,roles,rolebindings,jobs"
 )
 # One engine needs 15 s alone on a fast machine and a minute beside another one on two cores.
 READY_WITHIN_S = 300.0

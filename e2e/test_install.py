@@ -235,6 +235,17 @@ HOST_PATH = {"podTemplate": {"spec": {"volumes": [{"name": "etc", "hostPath": {"
             id="weights of the node's",
         ),
         pytest.param(
+            {
+                "model": {
+                    "name": "m",
+                    "source": {"uri": "tiny://"},
+                    "cache": {"hostPath": "/srv/models"},
+                }
+            },
+            "model.cache names no hostPath",
+            id="a cache of the node's",
+        ),
+        pytest.param(
             {"podTemplate": {"spec": {"hostNetwork": True}}},
             "no fields but nodeSelector, containers, volumes",
             id="the node's network",

@@ -74,6 +74,16 @@ class Mistake(NamedTuple):
         return self.server_field or self.field, said
 
 
+NODE_PATH: Final = (
+    "is not a directory of a node; write an absolute path without . and .., and without a slash at "
+    "its end, like /var/lib/weir/models"
+)
+
+
+def _cache(uri: str = "hf://o/m", **cache: Any) -> Manifest:
+    return {"model": {"name": "m", "source": {"uri": uri}, "cache": cache}}
+
+
 def _args(*args: Any) -> Manifest:
     return {"engine": {"args": list(args)}}
 
@@ -491,6 +501,60 @@ MISTAKES: Final = [
         (
             "only sources with hf://, s3://, gs://, az:// are downloaded with a Secret; "
             "leave secretRef out"
+        ),
+    ),
+    Mistake(
+        "a cache in two places",
+        _cache(claimName="models", hostPath="/var/lib/models"),
+        "spec.model.cache",
+        "is in one place; write claimName or hostPath, and not both",
+    ),
+    Mistake(
+        "a cache in no place",
+        _cache(prefetch=True),
+        "spec.model.cache",
+        "is in one place; write claimName or hostPath, and not both",
+    ),
+    Mistake(
+        "a cache for weights that are a volume already",
+        _cache("pvc://claim/m", claimName="models"),
+        "spec.model.cache",
+        "holds what is downloaded, and this source is a volume already; leave cache out",
+    ),
+    Mistake(
+        "a cache on a path that is not absolute",
+        _cache(hostPath="models"),
+        "spec.model.cache.hostPath",
+        f"'models' {NODE_PATH}",
+    ),
+    Mistake(
+        "a cache on a path that goes up",
+        _cache(hostPath="/var/../etc"),
+        "spec.model.cache.hostPath",
+        f"'/var/../etc' {NODE_PATH}",
+    ),
+    Mistake(
+        "a cache on the whole disk of the node",
+        _cache(hostPath="/"),
+        "spec.model.cache.hostPath",
+        f"'/' {NODE_PATH}",
+    ),
+    Mistake(
+        "a cache on a claim's path",
+        _cache(claimName="models/llama"),
+        "spec.model.cache.claimName",
+        (
+            "'models/llama' is not the name of a claim; write small letters, digits, dashes and "
+            "dots only, like models"
+        ),
+    ),
+    Mistake(
+        "a prefetch into a directory of the node",
+        _cache(hostPath="/var/lib/models", prefetch=True),
+        "spec.model.cache.prefetch",
+        (
+            "fills a claim; a directory of a node is filled by the first replica there, so leave "
+            "prefetch out"
         ),
     ),
     Mistake(

@@ -17,6 +17,7 @@ from weir_operator.conditions import (
     MODEL,
     NETWORK,
     POLICIES,
+    PREFETCH,
     READY,
     ROUTER,
     SCALING,
@@ -38,11 +39,12 @@ _BY_REASON: Final = {
     "RunContainerError": "ContainerFailed",
     "EngineFailed": "EngineFailed",
     "FetchFailed": "FetchFailed",
+    "PrefetchFailed": "PrefetchFailed",
 }
 _PLACE: Final = re.compile(r"pod (?P<pod>[^,:]+)(?:, container (?P<container>[^:]+))?:")
 _LOOKED_AT: Final = (
     *(SPEC, NETWORK, WORKLOADS, MODEL, ROUTER),
-    *(POLICIES, SCHEDULING, ADAPTERS, SCALING),
+    *(PREFETCH, POLICIES, SCHEDULING, ADAPTERS, SCALING),
 )
 _SHORT: Final = re.compile(r"Insufficient (?P<what>[^\s,.]+(?:\.[^\s,.]+)*)")
 _ERROR: Final = re.compile(r"\b\w*(?:Error|Exception|error)\b: ?\S")
@@ -147,6 +149,12 @@ ADVICE: Final = {
         "Correct the object and field that the message names; the last good version is in force.",
         ("kubectl get itn -n {namespace}",),
         _POLICIES,
+    ),
+    "PrefetchFailed": Advice(
+        "Correct spec.model.source, its Secret, or the claim of spec.model.cache, and delete the "
+        "Job: it is made anew. A replica that starts fetches by itself.",
+        ("kubectl get jobs,pods -n {namespace} -l app.kubernetes.io/component=prefetch", _EDIT),
+        "engine.md#a-cache-that-replicas-share",
     ),
     ADAPTERS: Advice(
         "Correct the adapter's source in spec.model.adapters, or the Secret that it names. The "

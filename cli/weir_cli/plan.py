@@ -201,7 +201,10 @@ def _replica(
 
 def _seats(service: InferenceService) -> list[_Seat]:
     """Return the replicas that there may be of a service, in the order of its pools."""
-    templates = pod_templates(service)
+    # Here all models are in one place, which outlives every run.
+    model = service.spec.model.model_copy(update={"cache": None})
+    spec = service.spec.model_copy(update={"model": model})
+    templates = pod_templates(service.model_copy(update={"spec": spec}))
     return [
         _Seat(
             service=service,

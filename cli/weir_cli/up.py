@@ -71,6 +71,8 @@ def run(documents: Documents, options: UpOptions, cache: Path, display: Display)
         plans = plan_services(documents, ground, claims, lambda: secrets.token_hex(PEER_KEY_BYTES))
         check_ground(plans)
         for service, plan in zip(documents.services, plans, strict=True):
+            if service.spec.model.cache is not None:
+                tell_of_cache(plan, display)
             if service.spec.scaling is not None:
                 warn_of_shortage(plan, display)
         edits = Edits(
@@ -106,6 +108,13 @@ def check_ground(plans: Sequence[ServicePlan]) -> None:
         machine.check_public(plan.host, plan.port)
         for replica in plan.replicas:
             machine.check_weights(replica.links.values())
+
+
+def tell_of_cache(plan: ServicePlan, display: Display) -> None:
+    """Say where models are kept, in the place of what the spec asks for."""
+    display.notice(
+        f"{plan.name}: spec.model.cache is for clusters; here all models are kept in {plan.models}"
+    )
 
 
 def warn_of_shortage(plan: ServicePlan, display: Display) -> None:

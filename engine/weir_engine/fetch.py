@@ -49,12 +49,22 @@ def fetch(environment: Mapping[str, str]) -> None:
     """
     config, paths = settings.read_config(environment), settings.read_paths(environment)
     load_format = load_format_of(config.args)
+    if config.compiled:
+        _make(Path(paths.model_dir, config.compiled))
     for source, path, weights in config.directories(paths.model_dir):
         try:
             _fetch_one(source, Path(path), environment, load_format if weights else NO_WEIGHTS)
             _fetch_code(Path(path), Path(paths.model_dir), config.args, environment)
         except OSError as error:
             raise ModelUnavailable(f"{source.uri}: {_disk_trouble(error)}") from error
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of what the engine compiles: the kubelet would make it root's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelUnavailable(_disk_trouble(error)) from error
 
 
 def _fetch_one(
@@ -142,6 +152,8 @@ def _bring(
         written.write_text(json.dumps(choices))
     replaced = directory.with_name(directory.name + ".replaced")
     if directory.is_dir():
+        # A fetch that was killed between the two renames leaves one behind.
+        shutil.rmtree(replaced, ignore_errors=True)
         os.rename(directory, replaced)
     os.rename(model, directory)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -166,18 +178,27 @@ def _only_one(directory: Path) -> Iterator[None]:
     lock = directory.with_name(directory.name + ".lock")
     with lock.open("w") as file:
         deadline = time.monotonic() + LOCK_LIMIT_S
-        while not _locked(file.fileno()):
+        waits = False
+        while not _locked(file.fileno(), directory):
+            if not waits:
+                say(f"{directory}: another process fetches it; waiting")
+                waits = True
             if time.monotonic() > deadline:
                 raise ModelUnavailable(f"{directory}: another process still fetches it; stop it")
             time.sleep(0.5)
         yield
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, directory: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{directory}: its file system locks no files ({error.strerror}), so replicas cannot "
+            "share it; see what a cache needs in docs/engine.md"
+        ) from error
     return True
 
 
@@ -186,6 +207,9 @@ def _disk_trouble(error: OSError) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return f"no room left at {error.filename or 'the model directory'}; give it more space"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return f"may not write to {error.filename}; set WEIR_MODEL_DIR or the volume's fsGroup"
+            return (
+                f"may not write to {error.filename}; set WEIR_MODEL_DIR or the volume's fsGroup, "
+                f"or give the node's directory to user {os.getuid()}"
+            )
         case _:
             return str(error)

@@ -31,7 +31,15 @@ from weir_operator.fleets import fleet_by, waiting_by
 from weir_operator.interests import Change, Interests
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
-from weir_operator.parts import AdaptersOf, Network, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import (
+    AdaptersOf,
+    Network,
+    Policies,
+    Prefetch,
+    Scaling,
+    Scheduling,
+    Workloads,
+)
 from weir_operator.peers import KEY_BYTES
 from weir_operator.probes import serving
 from weir_operator.queue import WorkQueue
@@ -147,6 +155,7 @@ async def _lead(
         ),
         Network(settings.access),
         Workloads(settings.images, autoscaling.asked),
+        Prefetch(settings.images),
         Scaling(autoscaling, _now),
         Scheduling(Engines(facts_by(page), time.monotonic)),
         AdaptersOf(adapters),

@@ -31,6 +31,7 @@ SERVICE = Kind(labels.API_VERSION, "InferenceService", "inferenceservices")
 CLASS = Kind(labels.API_VERSION, "InferencePriorityClass", "inferencepriorityclasses")
 TENANT = Kind(labels.API_VERSION, "InferenceTenant", "inferencetenants")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+JOB = Kind("batch/v1", "Job", "jobs")
 REVISION = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
 API_SERVICE = Kind("v1", "Service", "services")
 SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
@@ -47,7 +48,7 @@ DEFINITION = Kind(
 _BY_NAME = {
     (kind.api_version, kind.name): kind
     for kind in (
-        *(SERVICE, CLASS, TENANT, DEPLOYMENT, REVISION, API_SERVICE, SERVICE_ACCOUNT),
+        *(SERVICE, CLASS, TENANT, DEPLOYMENT, JOB, REVISION, API_SERVICE, SERVICE_ACCOUNT),
         *(DISRUPTION_BUDGET, NETWORK_POLICY, SECRET, POD, EVENT, LEASE, DEFINITION),
     )
 }

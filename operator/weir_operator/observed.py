@@ -79,6 +79,8 @@ class Observed:
     """Each pool's Deployment, by the pool's name."""
     leaving: Mapping[str, Deployment] = field(default_factory=dict)
     """Those of pools the spec no longer names; they serve until those it names do."""
+    prefetches: Sequence[Manifest] = ()
+    """The Jobs that fill the cache, as they are."""
     gateway: Deployment | None = None
     """That of the gateways, where there are to be any."""
     engines: Mapping[str, Said] = field(default_factory=dict)

@@ -29,7 +29,10 @@ _NO_POD: dict[str, Any] = {
         ("replicas", "scaling", "routing", "network", "rollout", "pools", "admission"), True
     ),
     "engine": {"scheduling"},
-    "model": {"aliases", "adapters", "adapter_slots", "adapter_rank"},
+    "model": {
+        **dict.fromkeys(("aliases", "adapters", "adapter_slots", "adapter_rank"), True),
+        "cache": {"prefetch"},
+    },
 }
 """Fields of a spec that change no pod; pools are digested one by one, and adapters by what they
 ask for."""

@@ -45,6 +45,8 @@ ENGINE_CONTAINER: Final = "engine"
 MODEL_CONTAINER: Final = "model"
 ADAPTERS_CONTAINER: Final = "adapters"
 """Fetches adapters while the pod runs; there where the engine has room for any."""
+MODELS_VOLUME: Final = "models"
+"""Holds what is fetched."""
 
 # Ports of the sidecar; the engine opens none.
 API_PORT: Final = 8000
@@ -73,6 +75,9 @@ POLICIES_DIR: Final = "/etc/weir/policies"
 """Where a sidecar finds the document of classes and tenants (`wire.policies.PolicyDocument`)."""
 POLICIES_FILE: Final = "policies.json"
 POLICIES_VOLUME: Final = "policies"
+
+COMPILED_DIR: Final = "/var/cache/weir"
+"""Where an engine keeps what it compiles, if that is to outlive its pod."""
 
 # Environment of the sidecar.
 ENV_SERVICE: Final = "WEIR_SERVICE"

@@ -14,6 +14,7 @@ from weir_core.api.base import (
     Integer,
     Model,
     Rule,
+    Switch,
     keyed_by,
     none_of,
     rules,
@@ -110,6 +111,71 @@ class Adapter(Model):
         return none_of(self, [Contradiction(("source", "uri"), WHOLE_MODEL)] if is_model else [])
 
 
+CLAIM_SAYS: Final = (
+    "is not the name of a claim; write small letters, digits, dashes and dots only, like models"
+)
+NODE_PATH_PATTERN = r"^(/([^./\s][^/\s]*|\.[^./\s][^/\s]*|\.\.[^/\s]+))+$"
+NODE_PATH_SAYS: Final = (
+    "is not a directory of a node; write an absolute path without . and .., and without a slash "
+    "at its end, like /var/lib/weir/models"
+)
+ONE_CACHE: Final = "is in one place; write claimName or hostPath, and not both"
+NO_PREFETCH: Final = (
+    "fills a claim; a directory of a node is filled by the first replica there, so leave prefetch "
+    "out"
+)
+CACHED: Final = ("tiny", *FETCHED)
+NOTHING_CACHED: Final = (
+    "holds what is downloaded, and this source is a volume already; leave cache out"
+)
+
+
+class Cache(Model):
+    """Where downloaded models are kept for all replicas and later ones."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.claimName) != has(self.hostPath)", ONE_CACHE),
+            Rule(
+                "!has(self.prefetch) || !self.prefetch || !has(self.hostPath)",
+                NO_PREFETCH,
+                field=".prefetch",
+            ),
+        )
+    )
+
+    claim_name: Annotated[str, text(SUBDOMAIN_PATTERN, CLAIM_SAYS, 253)] | None = Field(
+        default=None,
+        description="PersistentVolumeClaim in the same namespace, which exists already. Replicas "
+        "on several nodes need one of access mode ReadWriteMany. Default: none.",
+    )
+    host_path: Annotated[str, text(NODE_PATH_PATTERN, NODE_PATH_SAYS, 1024)] | None = Field(
+        default=None,
+        description="Directory of each node, which user 65532 may write to. The cluster may forbid "
+        "it: Pod Security Standards do, but for `privileged`. Default: none.",
+    )
+    prefetch: Switch = Field(
+        default=False,
+        description="Whether a Job fills the claim at once, without waiting for a replica. "
+        "Default: false.",
+    )
+    compiled: Switch = Field(
+        default=False,
+        description="Whether what engines compile (torch.compile, Triton) and find out about a "
+        "model is kept there, too. Untested on GPUs. Default: false.",
+    )
+
+    @model_validator(mode="after")
+    def _is_in_one_place(self) -> Cache:
+        return none_of(self, self._wrong())
+
+    def _wrong(self) -> Iterator[Contradiction]:
+        if (self.claim_name is None) == (self.host_path is None):
+            yield Contradiction((), ONE_CACHE)
+        if self.prefetch and self.host_path is not None:
+            yield Contradiction(("prefetch",), NO_PREFETCH)
+
+
 TAKEN: Final = "the model has this name itself; give the adapter another one"
 FEW_SLOTS: Final = (
     "is less than the number of adapters that are listed; write that number or more, or leave it "
@@ -134,6 +200,11 @@ class ModelSpec(Model):
                 FEW_SLOTS,
                 field=".adapterSlots",
             ),
+            Rule(
+                f"!has(self.cache) || self.source.uri.matches('^({'|'.join(CACHED)})://')",
+                NOTHING_CACHED,
+                field=".cache",
+            ),
         )
     )
 
@@ -153,6 +224,11 @@ class ModelSpec(Model):
         default=(), description="Further names for the same model. Default: none.", max_length=16
     )
     source: Source = Field(description="Where the weights come from.")
+    cache: Cache | None = Field(
+        default=None,
+        description="Where downloads are kept, for all replicas of all services that name the same "
+        "place; a change replaces the pods. Default: each pod has its own.",
+    )
     adapters: Annotated[tuple[Adapter, ...], NAMES_DIFFER] = Field(
         default=(),
         description="LoRA adapters served beside the model. They are loaded and unloaded while "
@@ -181,6 +257,8 @@ class ModelSpec(Model):
                 yield Contradiction(("adapters", index, "name"), f"{adapter.name!r}: {TAKEN}")
         if self.adapter_slots is not None and self.adapter_slots < len(self.adapters):
             yield Contradiction(("adapterSlots",), f"{self.adapter_slots} {FEW_SLOTS}")
+        if self.cache is not None and self.source.uri.partition("://")[0] not in CACHED:
+            yield Contradiction(("cache",), NOTHING_CACHED)
 
     @property
     def slots(self) -> int:

@@ -44,8 +44,8 @@ class InferenceServiceStatus(Model):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         description="Ready, SpecValid, NetworkReady, WorkloadsReady, RouterReady, ScalingReady, "
-        "ModelReady, PoliciesReady, SchedulingReady, AdaptersReady; Reconciling and Stalled while "
-        "they are true.",
+        "ModelReady, PrefetchReady, PoliciesReady, SchedulingReady, AdaptersReady; Reconciling and "
+        "Stalled while they are true.",
         json_schema_extra=keyed_by("type"),
     )
     replicas: int = Field(

@@ -51,6 +51,8 @@ class EngineConfig(Model):
     """Accelerators the pod was given; 0 is an engine on the CPU."""
     traces_endpoint: str | None = None
     """OTLP endpoint for vLLM's own spans, or None for no tracing."""
+    compiled: str = ""
+    """Folder of the model directory for what the engine compiles, to be made by the fetch."""
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -59,6 +59,10 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, create, patch, delete]
+# Models come to a claim ahead of replicas.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end -}}
 
 {{- define "weir.secretWatchRules" -}}

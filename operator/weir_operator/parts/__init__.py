@@ -13,6 +13,7 @@ from weir_operator.parts.adapters import AdaptersOf
 from weir_operator.parts.network import Network
 from weir_operator.parts.part import Owned, Part
 from weir_operator.parts.policies import Policies
+from weir_operator.parts.prefetch import Prefetch
 from weir_operator.parts.scaling import Scaling
 from weir_operator.parts.scheduling import Scheduling
 from weir_operator.parts.workloads import Workloads
@@ -24,6 +25,7 @@ __all__ = [
     "Owned",
     "Part",
     "Policies",
+    "Prefetch",
     "Scaling",
     "Scheduling",
     "Workloads",
@@ -34,6 +36,7 @@ PARTS: Final[tuple[type[Part], ...]] = (
     Policies,
     Network,
     Workloads,
+    Prefetch,
     Scaling,
     Scheduling,
     AdaptersOf,

@@ -26,6 +26,7 @@ from weir_operator.render.policies import (
     policies_name,
     policies_secret,
 )
+from weir_operator.render.prefetch import prefetch_jobs
 from weir_operator.render.services import (
     disruption_budget,
     gateway_disruption_budget,
@@ -51,6 +52,7 @@ __all__ = [
     "pod_templates",
     "policies_name",
     "policies_secret",
+    "prefetch_jobs",
     "same_deployment",
     "service_url",
 ]
@@ -104,4 +106,5 @@ def desired_state(owner: InferenceService, images: Images | None = None) -> list
         *network(owner),
         *([gateway_deployment(owner, images)] if owner.spec.may_sleep else []),
         *(deployment(owner, pool, templates[pool.name]) for pool in pools),
+        *prefetch_jobs(owner, templates),
     ]

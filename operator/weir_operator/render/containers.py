@@ -90,12 +90,12 @@ def model_container(
         "name": labels.MODEL_CONTAINER,
         "image": image,
         "command": ["weir-engine", "fetch"],
-        "env": _with_user_env([_engine_config(config), *_home()], owner.spec.engine_of(pool).env),
+        "env": _with_user_env([config_variable(config), *_home()], owner.spec.engine_of(pool).env),
         **_credentials(owner),
         "resources": {},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": LOCKED_DOWN,
-        "volumeMounts": [_mount("models", labels.MODEL_DIR), _mount("tmp", "/tmp")],
+        "volumeMounts": [_mount(labels.MODELS_VOLUME, labels.MODEL_DIR), _mount("tmp", "/tmp")],
     }
 
 
@@ -120,7 +120,7 @@ def adapters_container(
         "volumeMounts": [
             _mount("run", labels.RUN_DIR),
             _mount("tmp", "/tmp"),
-            _mount("models", labels.MODEL_DIR),
+            _mount(labels.MODELS_VOLUME, labels.MODEL_DIR),
             *(_mount(each.name, each.mount_path, read_only=True) for each in mounts),
             _mount(labels.POLICIES_VOLUME, labels.POLICIES_DIR, read_only=True),
         ],
@@ -186,13 +186,17 @@ def engine_container(
         _mount("shm", "/dev/shm"),
     ]
     if owner.spec.model.slots or any(fetches(source) for source in config.sources):
-        volume_mounts.append(_mount("models", labels.MODEL_DIR, read_only=True))
+        volume_mounts.append(_mount(labels.MODELS_VOLUME, labels.MODEL_DIR, read_only=True))
+    if config.compiled:
+        compiled = _mount(labels.MODELS_VOLUME, labels.COMPILED_DIR)
+        volume_mounts.append({**compiled, "subPath": config.compiled})
     volume_mounts += [_mount(each.name, each.mount_path, read_only=True) for each in mounts]
     ours = [
-        _engine_config(config),
+        config_variable(config),
         _env(labels.ENV_RUN_DIR, labels.RUN_DIR),
         *_home(),
         *_without_gpus(pool),
+        *_compile_caches(config),
         *_tracing(owner, "vllm"),
     ]
     return {
@@ -222,6 +226,18 @@ def _without_gpus(pool: Pool) -> list[Manifest]:
     that says so of itself, as vLLM's does: GPUs that belong to other pods.
     """
     return [] if pool.accelerator.count else [_env("NVIDIA_VISIBLE_DEVICES", "void")]
+
+
+def _compile_caches(config: EngineConfig) -> list[Manifest]:
+    """Return where vLLM, Inductor and Triton keep what they compile, if that is to stay."""
+    folders = {
+        "VLLM_CACHE_ROOT": "vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+    }
+    if not config.compiled:
+        return []
+    return [_env(name, f"{labels.COMPILED_DIR}/{folder}") for name, folder in folders.items()]
 
 
 def _resources(pool: Pool) -> Manifest:
@@ -284,7 +300,8 @@ def _home() -> list[Manifest]:
     return [_env("HOME", "/tmp"), _env("USER", "weir")]
 
 
-def _engine_config(config: EngineConfig) -> Manifest:
+def config_variable(config: EngineConfig) -> Manifest:
+    """Return the variable that tells a container of the engine's image its configuration."""
     text = config.model_dump_json(by_alias=True, exclude_defaults=True)
     return _env(labels.ENV_ENGINE_CONFIG, text)
 

@@ -92,6 +92,12 @@ def gateway_name(owner: InferenceService) -> str:
     return _told_apart(owner, labels.GATEWAY, MAX_DEPLOYMENT_NAME)
 
 
+def prefetch_name(owner: InferenceService, digest: str) -> str:
+    """Return the name of a Job that fills the cache, which its pods have as a label."""
+    end = f"-prefetch-{digest}"
+    return bounded(owner.metadata.name, MAX_LABEL - len(end)) + end
+
+
 def _told_apart(owner: InferenceService, part: str, limit: int) -> str:
     """Return SERVICE-PART with a digest of where the one ends and the other begins."""
     digest = hashlib.sha256(f"{owner.metadata.name}/{part}".encode()).hexdigest()[:5]

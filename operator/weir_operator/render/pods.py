@@ -11,12 +11,15 @@ only the room for adapters has, and what fetching them takes of the pod (volumes
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool, Tracing
+from weir_core.api.model import Cache
 from weir_core.errors import Fault, InvalidSpec
 from weir_core.wire.engine import EngineConfig, ModelMount, locate, mount_of
 from weir_operator.render.containers import (
@@ -74,7 +77,7 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
     Raises:
         InvalidSpec: The patch removes what a replica cannot do without, or a source is malformed.
     """
-    config = engine_config(owner, pool)
+    config = engine_config(owner, pool, images)
     _refuse(_wrong_places(owner))
     mounts = _mounts(owner, config)
     template = rendered = _template(owner, pool, images, config, mounts)
@@ -87,7 +90,7 @@ def pod_template(owner: InferenceService, pool: Pool, images: Images) -> Manifes
                 *_wrong_grace_period(template, root),
             ]
         )
-    request_by_default(template, config)
+    request_by_default(template, config, keeps=owner.spec.model.cache is not None)
     _tell_grace_period(template)
     return template
 
@@ -100,7 +103,7 @@ def _patches(owner: InferenceService, pool: Pool) -> list[tuple[str, Manifest]]:
     return patches
 
 
-def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
+def engine_config(owner: InferenceService, pool: Pool, images: Images) -> EngineConfig:
     """Return what the engine of a pool must know."""
     spec, engine = owner.spec, owner.spec.engine_of(pool)
     return EngineConfig(
@@ -112,7 +115,23 @@ def engine_config(owner: InferenceService, pool: Pool) -> EngineConfig:
         parallelism=engine.parallelism,
         accelerators=pool.accelerator.count,
         traces_endpoint=_traces_endpoint(spec.tracing),
+        compiled=_compiled(owner, pool, images),
     )
+
+
+def _compiled(owner: InferenceService, pool: Pool, images: Images) -> str:
+    """Return the cache's folder for what the engines of a pool compile; empty for none.
+
+    Some of it holds for an image and for nodes of one kind (which GPUs reach each other), and vLLM
+    does not tell these apart by itself.
+    """
+    cache = owner.spec.model.cache
+    if cache is None or not cache.compiled:
+        return ""
+    accelerator = pool.accelerator
+    kind = [images.engine_of(owner, pool), accelerator.resource, accelerator.count]
+    text = json.dumps([*kind, sorted(pool.node_selector.items())])
+    return f"compiled/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _traces_endpoint(tracing: Tracing | None) -> str | None:
@@ -225,8 +244,19 @@ def _volumes(
         policies_volume(owner),
     ]
     if fetching:
-        volumes.append({"name": "models", "emptyDir": {}})
+        volumes.append({"name": labels.MODELS_VOLUME, **_models(owner.spec.model.cache)})
     return volumes + [_weights(mount) for mount in mounts]
+
+
+def _models(cache: Cache | None) -> Manifest:
+    """Return where what is fetched is kept."""
+    if cache is None:
+        return {"emptyDir": {}}
+    if cache.claim_name is not None:
+        return {"persistentVolumeClaim": {"claimName": cache.claim_name}}
+    # Made where it is missing, so that the fetch can say what is wrong with it: a pod whose volume
+    # is not there waits, and only an event tells why.
+    return {"hostPath": {"path": cache.host_path, "type": "DirectoryOrCreate"}}
 
 
 def _weights(mount: ModelMount) -> Manifest:

@@ -26,15 +26,20 @@ DOWNLOADED_DISK: Final = "8Gi"
 """Weights of four billion parameters; how large a model is, is not known before it is there."""
 
 
-def request_by_default(template: Manifest, config: EngineConfig) -> None:
+def request_by_default(template: Manifest, config: EngineConfig, *, keeps: bool = False) -> None:
     """Add what the containers of Weir's ask for; what has a request or a limit keeps it.
 
     A request above a limit would be refused, and without one the API server takes the limit.
+
+    Args:
+        template: The pod template, which gets the requests.
+        config: What the engine is told.
+        keeps: Whether downloads go to a volume of their own, and not to the node's disk.
     """
     defaults = {
         labels.SIDECAR_CONTAINER: SIDECAR,
-        labels.ADAPTERS_CONTAINER: ADAPTERS,
-        labels.MODEL_CONTAINER: _of_download(config),
+        labels.ADAPTERS_CONTAINER: _on_disk(ADAPTERS, keeps),
+        labels.MODEL_CONTAINER: _on_disk(_of_download(config), keeps),
         labels.ENGINE_CONTAINER: _of_engine(config.accelerators),
     }
     spec = template["spec"]
@@ -55,6 +60,11 @@ def _of_download(config: EngineConfig) -> dict[str, str]:
     generated = all(locate(source).scheme == "tiny" for source in config.sources)
     disk = GENERATED_DISK if generated else DOWNLOADED_DISK
     return {"cpu": "500m", "memory": "512Mi", "ephemeral-storage": disk}
+
+
+def _on_disk(requests: dict[str, str], keeps: bool) -> dict[str, str]:
+    """Return the requests of a container that downloads, without the room for what is kept."""
+    return {**requests, "ephemeral-storage": GENERATED_DISK} if keeps else requests
 
 
 def _of_engine(accelerators: int) -> dict[str, str]:

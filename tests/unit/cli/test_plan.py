@@ -96,6 +96,27 @@ def test_the_pods_are_the_operators_own(tmp_path: Path) -> None:
     assert engine.startup is not None
 
 
+@pytest.mark.parametrize(
+    "cache",
+    [
+        pytest.param("{claimName: models, prefetch: true}", id="a claim"),
+        pytest.param("{hostPath: /var/lib/models, compiled: true}", id="a directory of the node"),
+    ],
+)
+def test_a_cache_of_a_cluster_is_this_machines_own(tmp_path: Path, cache: str) -> None:
+    found = documents(tmp_path, ("one", CPU))
+    (plain,) = planned(found)
+    path = tmp_path / "weir.yaml"
+    text = path.read_text().replace('uri: "tiny://"}', f'uri: "tiny://"}}, cache: {cache}')
+    assert cache in text
+    path.write_text(text)
+    (plan,) = planned(load([path]))
+    assert plan.models == Path("/cache/models")
+    assert [each.env for each in plan.replicas[0].processes[1:]] == [
+        each.env for each in plain.replicas[0].processes[1:]
+    ]
+
+
 def test_gpus_are_given_out_over_all_services(tmp_path: Path) -> None:
     found = documents(
         tmp_path,

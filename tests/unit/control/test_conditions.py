@@ -63,6 +63,7 @@ def test_a_service_whose_pods_serve_is_ready_in_every_way() -> None:
         "NetworkReady": ("True", "Applied"),
         "WorkloadsReady": ("True", "Available"),
         "ModelReady": ("True", "Loaded"),
+        "PrefetchReady": ("True", "NotAsked"),
         "RouterReady": ("True", "Serving"),
         "ScalingReady": ("True", "Fixed"),
         "PoliciesReady": ("True", "Applied"),

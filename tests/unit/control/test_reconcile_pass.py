@@ -24,7 +24,16 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.interests import Interests
 from weir_operator.kinds import API_SERVICE, SECRET, Kind
-from weir_operator.parts import AdaptersOf, Network, Part, Policies, Scaling, Scheduling, Workloads
+from weir_operator.parts import (
+    AdaptersOf,
+    Network,
+    Part,
+    Policies,
+    Prefetch,
+    Scaling,
+    Scheduling,
+    Workloads,
+)
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import Access, Images
 
@@ -58,6 +67,7 @@ def parts(
         Policies(interests or Interests(), lambda: token_hex(32), clock),
         Network(Access()),
         Workloads(images, scales.asked),
+        Prefetch(images),
         Scaling(scales, clock),
         Scheduling(engines()),
         AdaptersOf(no_adapters()),
@@ -124,6 +134,7 @@ async def test_publishes_what_it_saw() -> None:
         "NetworkReady": "True",
         "WorkloadsReady": "True",
         "ModelReady": "True",
+        "PrefetchReady": "True",
         "RouterReady": "True",
         "ScalingReady": "True",
         "PoliciesReady": "True",
