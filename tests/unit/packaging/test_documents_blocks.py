@@ -13,6 +13,7 @@ import yaml
 
 from weir_core.api.inferenceservice import InferenceService
 from weir_core.api.reading import read
+from weir_core.api.tenant import InferenceTenant
 
 ROOT: Final = Path(__file__).parents[3]
 DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -53,8 +54,11 @@ def service(part: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("block", shown("yaml"), ids=str)
-def test_yaml_is_a_spec_or_values_of_the_chart(block: Shown) -> None:
+def test_yaml_is_a_resource_or_values_of_the_chart(block: Shown) -> None:
     part = yaml.safe_load(block.text)
+    if part.get("kind") == "InferenceTenant":
+        read(InferenceTenant, part)
+        return
     if part.keys() & {"metadata", "spec"}:
         read(InferenceService, service(part))
         return
