@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,4 +127,5 @@ def test_a_newcomer_gets_an_answer_from_a_cluster_without_a_gpu(
     assert answer.rstrip().endswith("data: [DONE]")
     assert '"content":' in answer
     images = typed("kubectl get pods --output=jsonpath='{.items[*].spec.containers[*].image}'")
-    assert images == "localhost/weir-engine-cpu:0.1.0"
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert images == f"localhost/weir-engine-cpu:{version}"
