@@ -11,13 +11,17 @@ from typing import Any, Final, NamedTuple
 import pytest
 import yaml
 
-from weir_core.api.inferenceservice import InferenceService
+from weir_core.api.crd import structural
+from weir_core.api.inferenceservice import InferenceService, InferenceServiceSpec
 from weir_core.api.reading import read
 from weir_core.api.tenant import InferenceTenant
 
 ROOT: Final = Path(__file__).parents[3]
 DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+API: Final = "serving.weir.dev/v1alpha1"
+OF_OTHERS: Final = frozenset({"externalRules"})
+"""Settings of other programs, here prometheus-adapter."""
 MODEL: Final = {"name": "tiny", "source": {"uri": "tiny://"}}
 
 
@@ -46,7 +50,7 @@ def service(part: dict[str, Any]) -> dict[str, Any]:
     """Return an InferenceService that has a part as a document shows it."""
     metadata = {"name": "chat", "namespace": "ai", **part.get("metadata", {})}
     return {
-        "apiVersion": "serving.weir.dev/v1alpha1",
+        "apiVersion": API,
         "kind": "InferenceService",
         "metadata": metadata,
         "spec": {"model": MODEL, **part.get("spec", {})},
@@ -56,15 +60,17 @@ def service(part: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("block", shown("yaml"), ids=str)
 def test_yaml_is_a_resource_or_values_of_the_chart(block: Shown) -> None:
     part = yaml.safe_load(block.text)
-    if part.get("kind") == "InferenceTenant":
+    if part.get("apiVersion", API) != API:
+        assert part["kind"] not in {"InferenceService", "InferenceTenant"}
+    elif part.get("kind") == "InferenceTenant":
         read(InferenceTenant, part)
-        return
-    if part.keys() & {"metadata", "spec"}:
+    elif part.keys() <= structural(InferenceServiceSpec)["properties"].keys():
+        read(InferenceService, service({"spec": part}))
+    elif part.keys() & {"metadata", "spec"}:
         read(InferenceService, service(part))
-        return
-    values = yaml.safe_load((ROOT / "helm/weir/values.yaml").read_text())
-    for name, value in part.items():
-        assert value.keys() <= values[name].keys()
+    elif not part.keys() & OF_OTHERS:
+        values = yaml.safe_load((ROOT / "helm/weir/values.yaml").read_text())
+        assert [name for name, each in part.items() if not each.keys() <= values[name].keys()] == []
 
 
 PATCH: Final = re.compile(r"kubectl patch infs [^\n`|]*?-p '(\{.*?\})'")
