@@ -16,7 +16,7 @@ BEFORE: Final = "# Changelog\n\n## 0.1.0 (unreleased)\n\nIn short.\n"
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.1.0"\nneeds = "10.1.0"\n')
-    (tmp_path / "README.md").write_text("weir:0.1.0\n")
+    (tmp_path / "README.md").write_text("weir:0.1.0 is 0.1.0. Not 0.1.0.0\n")
     (tmp_path / "CHANGELOG.md").write_text(BEFORE)
     (tmp_path / "changes").mkdir()
     return tmp_path
@@ -33,7 +33,7 @@ def release(checkout: Path, **news: str) -> str:
 def test_sets_the_version_and_no_other_number(checkout: Path) -> None:
     release(checkout)
     assert 'version = "0.2.0"\nneeds = "10.1.0"' in (checkout / "pyproject.toml").read_text()
-    assert (checkout / "README.md").read_text() == "weir:0.2.0\n"
+    assert (checkout / "README.md").read_text() == "weir:0.2.0 is 0.2.0. Not 0.1.0.0\n"
 
 
 def test_news_stand_below_the_summary_by_kind_and_join_those_of_a_run_before(
