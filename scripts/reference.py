@@ -120,7 +120,7 @@ def _resources() -> str:
         "The fields of Weir's resources, all of `serving.weir.dev/v1alpha1`. `[]` is an item of a\n"
         "list, `{}` a value of a map. `kubectl explain infs.spec` prints the same.\n"
         "[refused.md](refused.md) says what a spec may not say,\n"
-        "[Conditions](operations.md#conditions) what each condition of a status means."
+        "[Conditions](conditions.md) what each condition of a status means."
     )
     definitions = [each["spec"] for each in custom_resource_definitions().values()]
     return _page("Resources", "core/weir_core/api", opening, map(_resource, definitions))

@@ -6,6 +6,7 @@ Helm renders. One promtool runs all cases.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNBOOK = ROOT / "docs/runbook.md"
 OF = 'namespace="models",service="chat"'
 POD = f'{OF},pod="chat-0"'
 CLASS = f'{OF},class="interactive"'
@@ -331,6 +333,17 @@ def promtool(prometheus: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 def test_prometheus_takes_the_rules_and_their_texts(prometheus: Path, rules: Path) -> None:
     done = promtool(prometheus, "check", "rules", "--lint-fatal", str(rules))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_takes_the_expressions_of_the_runbook(prometheus: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```promql\n(.*?)^```", RUNBOOK.read_text(), re.DOTALL | re.MULTILINE)
+    expressions = [line for block in blocks for line in block.splitlines()]
+    assert expressions
+    recorded = [{"record": f"runbook:{i}", "expr": each} for i, each in enumerate(expressions)]
+    path = tmp_path / "runbook.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": recorded}]}))
+    done = promtool(prometheus, "check", "rules", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

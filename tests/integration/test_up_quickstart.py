@@ -30,6 +30,7 @@ from weir_cli.show import state_of
 
 ROOT: Final = Path(__file__).parents[2]
 QUICKSTART: Final = ROOT / "examples" / "quickstart.yaml"
+README: Final = ROOT / "README.md"
 ROUTING: Final = ROOT / "docs" / "routing.md"
 BLOCK: Final = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 READY_S: Final = 480
@@ -156,6 +157,23 @@ def test_says_where_it_is_and_its_curl_works_as_pasted(up: Up) -> None:
     )
     assert pasted.returncode == 0, pasted.stdout
     assert json.loads(pasted.stdout)["usage"]["completion_tokens"] > 0
+
+
+def test_the_curl_of_the_readme_streams_an_answer(up: Up) -> None:
+    (block,) = (text for text in BLOCK.findall(README.read_text()) if "curl" in text)
+    line = block.replace("\\\n", " ").replace(":8000/", f":{up.port}/")
+    pasted = subprocess.run(
+        [*shlex.split(line), "--silent", "--fail-with-body"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert pasted.returncode == 0, pasted.stdout
+    events = pasted.stdout.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    deltas = [json.loads(each.removeprefix("data: "))["choices"][0] for each in events[:-2]]
+    assert "".join(each["delta"].get("content") or "" for each in deltas).strip()
 
 
 def test_chat(client: openai.OpenAI) -> None:

@@ -53,7 +53,9 @@ HEADERS: Final[dict[str, Rule]] = {
         Treatment.REPLACED,
         "by itself if it is one plain word, else by a new one; names the request",
     ),
-    "x-session-id": Rule(_PASSED, "vLLM only repeats it in its KV cache events"),
+    "x-session-id": Rule(
+        _PASSED, "names a candidate among the replicas; vLLM only repeats it in its KV cache events"
+    ),
     "authorization": Rule(Treatment.READ, "the engine has no use for a client's key"),
     "x-api-key": Rule(Treatment.READ, "the engine has no use for a client's key"),
     "content-type": Rule(_PASSED, "decides how the body is read"),

@@ -17,10 +17,18 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 def commands() -> list[str]:
-    """Return what stands in backticks after `weir`, but for sketches such as `run | compare`."""
+    """Return what stands after `weir` in backticks and on lines of blocks to be typed.
+
+    Sketches such as `run | compare` are left out.
+    """
     found = set()
     for document in DOCUMENTS:
-        spans = re.findall(r"`(?:\.venv/bin/)?weir ([^`]+)`", document.read_text())
+        text = document.read_text()
+        spans = re.findall(r"`(?:\.venv/bin/)?weir ([^`]+)`", text)
+        typed = "".join(
+            re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        )
+        spans += re.findall(r"^(?:\$ )?weir ([^\n#]+)", typed, re.MULTILINE)
         found |= {span for span in spans if not set(span) & set("|[") and "..." not in span}
     return sorted(found)
 

@@ -6,8 +6,7 @@ import base64
 import hashlib
 from contextlib import nullcontext
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -26,14 +25,12 @@ from tests.unit.control.test_reconcile_pass import (
 )
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
-from weir_core.wire.problems import Reason
 from weir_operator.interests import Change, Interests
 from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT, Kind
 from weir_operator.parts.policies import SECRET_GRACE
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import POLICIES_ANNOTATION, Images, document_in
 
-OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 SECRET_GRACE_BUT_A_SECOND = timedelta(seconds=SECRET_GRACE - 1)
 API = "serving.weir.dev/v1alpha1"
 GOLD: Manifest = {
@@ -376,8 +373,3 @@ def test_an_empty_secret_holds_no_document() -> None:
     empty: dict[str, Any] = {"data": None}
     assert document_in(empty) is None
     assert document_in(None) is None
-
-
-@pytest.mark.parametrize("reason", get_args(Reason))
-def test_operations_explain_why_an_entry_is_not_in_force(reason: str) -> None:
-    assert f"`{reason}`" in OPERATIONS.read_text()

@@ -6,16 +6,21 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 import pytest
 import yaml
 
 from weir_core.api.crd import structural
 from weir_core.api.inferenceservice import InferenceServiceSpec
+from weir_core.scale.types import Verdict as ScaleVerdict
+from weir_core.wire.problems import Reason
+from weir_operator import conditions
 from weir_operator.conditions import UNDER_WAY
 
 ROOT = Path(__file__).resolve().parents[3]
+OF_KUBERNETES: Final = {"ImagePullBackOff", "CrashLoopBackOff", "FailedCreate", "Pending"}
+"""Reasons that the kubelet, a Deployment and the definition's default bring."""
 CODE_BLOCK = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -112,11 +117,25 @@ def is_value(values: dict[str, Any], path: str) -> bool:
     return True
 
 
-def test_operations_explain_every_reason_of_a_condition() -> None:
-    text = (ROOT / "docs/operations.md").read_text()
-    reasons = {
-        reason
-        for path in (ROOT / "operator/weir_operator").rglob("*.py")
-        for reason in re.findall(r'Verdict\(\s*"\w+",\s*"(\w+)"', path.read_text())
-    }
-    assert {reason for reason in reasons | UNDER_WAY if f"`{reason}`" not in text} == set()
+def reasons_documented() -> set[str]:
+    """Return what the first cells of the tables of docs/conditions.md name as reasons."""
+    tables = (ROOT / "docs/conditions.md").read_text().split("| reason |")[1:]
+    cells = [row.split("|")[1] for table in tables for row in re.findall(r"^\| `.*", table, re.M)]
+    return {reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)}
+
+
+def test_the_conditions_page_explains_every_reason_and_no_other() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "operator").rglob("*.py"))
+    written = re.findall(r'(?:Verdict\(\s*"\w+",|wrong\()\s*"(\w+)"', sources)
+    known = {*written, *UNDER_WAY, *get_args(Reason), *(each.value for each in ScaleVerdict)}
+    documented = reasons_documented()
+    assert known - documented == set()
+    quoted = set(re.findall(r'"([A-Z]\w+)"', sources))
+    assert documented - known - quoted - OF_KUBERNETES == set()
+
+
+def test_the_conditions_page_has_a_section_for_each_condition() -> None:
+    names = {value for value in vars(conditions).values() if isinstance(value, str)}
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs/conditions.md").read_text(), re.MULTILINE)
+    told = {word for heading in headings for word in heading.split(" and ")}
+    assert {name for name in names if re.fullmatch(r"[A-Z]\w+", name)} - told == set()
