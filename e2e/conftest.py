@@ -139,9 +139,9 @@ def kstatus() -> Callable[[Manifest], str]:
 
 @pytest.fixture(scope="session")
 def argo_health(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Manifest], str]:
-    """What Argo CD makes of an object by the script in docs/operations.md: one word."""
+    """What Argo CD makes of an object by the script in docs/conditions.md: one word."""
     program = build.tool("argo-health")
-    text = (CHECKOUT / "docs/operations.md").read_text()
+    text = (CHECKOUT / "docs/conditions.md").read_text()
     (block,) = re.findall(r"```yaml\n([^`]*name: argocd-cm\n[^`]*)```", text)
     key = f"resource.customizations.health.{labels.GROUP}_InferenceService"
     script = tmp_path_factory.mktemp("argo") / "health.lua"

@@ -49,11 +49,12 @@ def shown(language: str) -> list[Shown]:
 def service(part: dict[str, Any]) -> dict[str, Any]:
     """Return an InferenceService that has a part as a document shows it."""
     metadata = {"name": "chat", "namespace": "ai", **part.get("metadata", {})}
+    spec = part.get("spec", {})
     return {
         "apiVersion": API,
         "kind": "InferenceService",
         "metadata": metadata,
-        "spec": {"model": MODEL, **part.get("spec", {})},
+        "spec": {**spec, "model": {**MODEL, **spec.get("model", {})}},
     }
 
 
