@@ -74,6 +74,7 @@ class Parts:
         self.handler = Handler(self.registry, settings, self.driver, clock, tracing=tracing)
         lines = AccessLog(self.metrics.access_lines_lost) if settings.access_log else None
         self.usage = self.handler.usage = UsageMeter(self.metrics, settings.identity, lines)
+        self.driver.ends.on_told = self.usage.told
         self.peers = Peers(
             settings.identity.pod,
             settings,

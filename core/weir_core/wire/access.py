@@ -36,6 +36,8 @@ class AccessLine(
         ttft_s: Arrival to the first token; None where none came.
         duration_s: Arrival to the end.
         engine_s: Its share of the steps' time; None where there is no step log.
+        finish_reason: Why its answer ended inside the engine, as the step log tells: stop, length,
+            abort, ...; several with commas, and empty where it does not tell.
         outcome: How it ended.
         status: What its client got; 0 is nothing.
     """
@@ -61,5 +63,6 @@ class AccessLine(
     ttft_s: float | None = None
     duration_s: float = 0.0
     engine_s: float | None = None
+    finish_reason: str = ""
     outcome: str = ""
     status: int = 0
