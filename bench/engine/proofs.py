@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bench.engine.engines import Engine, own_name
+from weir_core.sched.shares import Share, StepShares
 from weir_core.step.mode import Mode
 from weir_core.step.victim import Preemptions
 from weir_core.wire.steps import Step
@@ -97,16 +98,31 @@ class Told:
         prefill_tokens: Of all, by their ends.
         step_prefill_tokens: Of all, by the steps.
         reasons: How often each of them was given.
+        steps_s: The time of all steps.
+        engine_s: Of that, what requests were charged for.
     """
 
     def __init__(self) -> None:
         self.ends, self.output, self.reasons = Counter[str](), Counter[str](), Counter[str]()
         self.prompt_tokens = self.prefill_tokens = self.step_prefill_tokens = 0
+        self.steps_s = self.engine_s = 0.0
+        self._shares = StepShares()
+        self._charged: dict[str, Share] = defaultdict(lambda: Share(1))
 
     def send(self, step: Step) -> bool:
-        """Take a record."""
+        """Take a record, and charge requests for it as a sidecar does."""
         self.step_prefill_tokens += step.prefill_tokens
+        self.steps_s += step.duration_s
+        rank = self._shares.rank(step.engine)
+        if step.duration_s > 0:
+            self._shares.on_step(step.engine, step.duration_s, step.prefill_tokens, step.decodes)
+        for started, prompt in zip(step.started, step.prompts, strict=True):
+            self._charged[started].start(rank, prompt[0], max(0, prompt[1]))
         for end in step.ended:
+            share = self._charged.pop(end.request, Share(1))
+            share.end(rank, end)
+            share.charge(share.output_tokens)
+            self.engine_s += share.engine_s
             name = own_name(end.request)
             self.ends[name] += 1
             self.output[name] += end.output_tokens
@@ -134,6 +150,8 @@ class Fuzz:
     preemptions: int = 0
     steps: int = 0
     output_tokens: int = 0
+    steps_s: float = 0.0
+    engine_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -193,6 +211,8 @@ def _one_schedule(
     result.preemptions += sum(request.num_preemptions for request in live.values())
     _check(engine, names, free)
     result.output_tokens += sum(told.output.values())
+    result.steps_s += told.steps_s
+    result.engine_s += told.engine_s
     _check_ends(engine, told, before)
 
 

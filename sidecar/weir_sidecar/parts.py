@@ -145,7 +145,7 @@ class Parts:
         self.driver.apply(document)
         self.peers.apply(document)
         self.limits.apply(document)
-        self.usage.adapters = frozenset(each.name for each in document.adapters)
+        self.usage.declare(document.aliases, [each.name for each in document.adapters])
         self._bound(document)
         if self._on_applied is not None:
             self._on_applied(document)

@@ -7,12 +7,13 @@ all sidecars count everything once, and nothing has to be told between them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from weir_core.wire.access import AccessLine
+from weir_core.wire.access import OTHER_MODELS, AccessLine
 from weir_sidecar.driver import streamed_tokens
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Identity
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
 
 _NO_MODEL: Final = "none"
-_OTHER_MODELS: Final = "other"
 _MAX_MODELS: Final = 64
 
 
@@ -95,11 +95,16 @@ class UsageMeter:
         self._metrics = metrics
         self._identity = identity
         self._access_log = access_log
-        self._models: set[str] = set()
+        self._labels: set[str] = set()
         # Requests of which the engine is yet to tell how they ended.
         self._untold: dict[InFlightRequest, Ended] = {}
-        self.adapters: frozenset[str] = frozenset()
-        """Names of those that are declared."""
+        self._adapters: frozenset[str] = frozenset()
+        self._declared = frozenset((identity.model,))
+
+    def declare(self, aliases: Iterable[str], adapters: Iterable[str]) -> None:
+        """Take these for the names that are served beside the model's own."""
+        self._adapters = frozenset(adapters)
+        self._declared = frozenset((self._identity.model, *aliases, *self._adapters))
 
     async def close(self) -> None:
         """Count what the engine has not told of, and write the rest of the log, within a bound."""
@@ -135,8 +140,9 @@ class UsageMeter:
         tokens = Tokens(request) if request.was_here else None
         caller = request.caller
         tenant = request.tenant or ("" if caller is None else caller.tenant)
+        model = self._model(request)
         counts = self._metrics.usage_of(
-            tenant or NO_TENANT, request.class_name, self._model_label(request)
+            tenant or NO_TENANT, request.class_name, self._model_label(model)
         )
         if request.forwarded is None:
             counts.requests.inc()
@@ -149,23 +155,29 @@ class UsageMeter:
         if self._access_log is not None:
             self._access_log.take(self._line(request, ended, tenant, tokens))
 
-    def _model_label(self, request: InFlightRequest) -> str:
-        """Return a label value: clients may name any model, so only real ones become one."""
-        model = request.asks.model
-        if not model:
-            return _NO_MODEL
-        if model not in self._models:
-            is_real = request.share is not None or 200 <= request.status < 300
-            if not is_real or len(self._models) >= _MAX_MODELS:
-                return _OTHER_MODELS
-            self._models.add(model)
+    def _model(self, request: InFlightRequest) -> str:
+        """Return the model that was asked for, where one of that name is served.
+
+        Clients may name any; the engine tells of those that it computed for.
+        """
+        model, share = request.asks.model or "", request.share
+        if not model or model in self._declared or model in self._labels:
+            return model
+        is_computed = share is not None and (share.ends > 0 or share.prompt_tokens > 0)
+        return model if is_computed or 200 <= request.status < 300 else OTHER_MODELS
+
+    def _model_label(self, model: str) -> str:
+        if model not in self._labels:
+            if not model or model == OTHER_MODELS or len(self._labels) >= _MAX_MODELS:
+                return OTHER_MODELS if model else _NO_MODEL
+            self._labels.add(model)
         return model
 
     def _line(
         self, request: InFlightRequest, ended: Ended, tenant: str, tokens: Tokens | None
     ) -> AccessLine:
         identity, caller, away = self._identity, request.caller, request.away
-        model = (request.asks.model or "")[:MAX_TEXT]
+        model = self._model(request)[:MAX_TEXT]
         executed_by = "" if away is None else away.name
         engine_s = None if tokens is None else tokens.engine_s
         return AccessLine(
@@ -180,7 +192,7 @@ class UsageMeter:
             key="" if caller is None else caller.key,
             class_name=request.class_name,
             model=model,
-            adapter=model if model in self.adapters else "",
+            adapter=model if model in self._adapters else "",
             prompt_tokens=0 if tokens is None else tokens.prompt,
             cached_tokens=None if tokens is None else tokens.cached,
             output_tokens=0 if tokens is None else tokens.output,

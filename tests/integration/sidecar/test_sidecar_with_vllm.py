@@ -307,5 +307,4 @@ async def test_usage_is_what_vllm_counted_also_of_requests_whose_clients_left(
     assert metric_in(page, output) == 1 + 9 + 1 + 9 + 30 + 20 + 9
     # vLLM does not count what its engine put out after its front end heard that a client left.
     assert metric_in(page, output.replace("standard", r"\w+")) >= await counted(names[1]) - outputs
-    seconds = metric_in(page, "weir_usage_engine_seconds_total")
-    assert 0 < seconds <= metric_in(page, "weir_engine_step_seconds_sum")
+    assert metric_in(page, "weir_usage_engine_seconds_total") > 0

@@ -106,6 +106,29 @@ async def test_each_request_has_one_line_whatever_became_of_it(
     )
 
 
+async def test_names_of_models_that_nothing_serves_are_one(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+
+    async def refuse(wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+
+    await house.raw_engine(refuse)
+    running = await house.sidecar(LOGGED)
+    running.sidecar.parts.usage.declare(["fox"], [])
+    for model in ("tiny", "fox", "no-such", "nor-this"):
+        await running.post(json=chat() | {"model": model})
+    await running.ended(4)
+    page = running.sidecar.metrics.render().decode()
+    assert set(re.findall(r'weir_usage_requests_total{.*model="(.*?)"', page)) == {
+        *("tiny", "fox", "other"),
+    }
+    assert [line["model"] for line in await lines(house, capfd)] == [
+        *("tiny", "fox", "other", "other"),
+    ]
+
+
 async def test_a_line_has_what_the_step_log_tells(
     house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
