@@ -74,6 +74,13 @@ def test_what_the_step_log_told_of_ended_requests_is_what_vllm_counted(
     assert all(run["output_tokens"] and run["aborted"] and run["preemptions"] for run in runs)
 
 
+def test_requests_are_charged_for_the_time_of_the_steps_and_no_more(
+    results: dict[str, Any],
+) -> None:
+    for kind, run in results["fuzz"].items():
+        assert run["engine_s"] == pytest.approx(run["steps_s"], rel=0.02), kind
+
+
 def test_a_session_that_waits_for_input_holds_up_nobody(results: dict[str, Any]) -> None:
     session = results["session"]
     assert (session["bounding"], session["leaked_blocks"]) == (0, 0)
