@@ -387,10 +387,60 @@ _TENANTS = Page(
         _SERVICE,
         (
             "tenant",
-            f"label_values(weir_queue_requests{{{_OF}}}, tenant)",
+            f"label_values(weir_usage_requests_total{{{_OF}}}, tenant)",
         ),
     ),
     (
+        Section(
+            "Usage",
+            (
+                Panel(
+                    "Tokens",
+                    "short",
+                    (
+                        Query(
+                            _rate_by("tenant, kind", "weir_usage_tokens_total", _TENANT_OF),
+                            "{{tenant}} {{kind}}",
+                        ),
+                    ),
+                    "Tokens per second of requests that ended; `cached` is a part of `prompt`.",
+                    width=12,
+                ),
+                Panel(
+                    "Engine time",
+                    "percentunit",
+                    (
+                        Query(
+                            _rate_by("tenant", "weir_usage_engine_seconds_total", _TENANT_OF),
+                            "{{tenant}}",
+                        ),
+                    ),
+                    "1 is one engine that computes for this tenant alone, all the time.",
+                    width=12,
+                ),
+                Panel(
+                    "In 24 hours",
+                    "short",
+                    tuple(
+                        Query(
+                            "sum by (tenant, class, model) "
+                            f"(increase({metric}{{{_TENANT_OF}{of}}}[24h]))",
+                            name,
+                        )
+                        for metric, of, name in (
+                            ("weir_usage_requests_total", "", "requests"),
+                            ("weir_usage_tokens_total", ',kind="prompt"', "prompt tokens"),
+                            ("weir_usage_tokens_total", ',kind="output"', "output tokens"),
+                            ("weir_usage_engine_seconds_total", "", "engine seconds"),
+                        )
+                    ),
+                    "What each tenant used; Prometheus estimates it from samples. Bill by the "
+                    "access log.",
+                    kind="table",
+                    width=24,
+                ),
+            ),
+        ),
         Section(
             "Waiting",
             (

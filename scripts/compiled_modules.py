@@ -21,12 +21,12 @@ _LEFT = {"__init__.py", "policies.py", "types.py"}
 _WIRE = ("answers", "bodies", "engine_inputs", "openai", "paths", "priority", "prompts")
 _ROUTE = ("digest", "load", "prefix", "rebalance", "router", "score")
 _RELAY = (
-    "driver", "inflight", "prefixes", "registry", "routing", "frontend/auth", "frontend/body",
-    "frontend/client", "frontend/headers", "frontend/protocol", "peers/due", "peers/heartbeats",
-    "peers/member", "peers/membership", "peers/own", "peers/peer", "peers/peers",
-    "peers/requests", "telemetry/instruments", "telemetry/metrics", "telemetry/otlp_json",
-    "telemetry/request_trace", "telemetry/spans", "upstreams/connections", "upstreams/engine",
-    "upstreams/splice", "upstreams/upstream",
+    "driver", "ends", "inflight", "prefixes", "registry", "routing", "frontend/auth",
+    "frontend/body", "frontend/client", "frontend/headers", "frontend/protocol", "peers/due",
+    "peers/heartbeats", "peers/member", "peers/membership", "peers/own", "peers/peer",
+    "peers/peers", "peers/requests", "telemetry/instruments", "telemetry/metrics",
+    "telemetry/otlp_json", "telemetry/request_trace", "telemetry/spans", "upstreams/connections",
+    "upstreams/engine", "upstreams/splice", "upstreams/upstream",
 )  # fmt: skip
 """What a request meets in the sidecar."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bench.engine.engines import Engine
+from bench.engine.engines import Engine, own_name
+from weir_core.sched.shares import Share, StepShares
 from weir_core.step.mode import Mode
 from weir_core.step.victim import Preemptions
+from weir_core.wire.steps import Step
 
 RANKS: Final = (100, 0, -100)
 MODES: Final = (
@@ -18,6 +21,7 @@ MODES: Final = (
     Mode("custom", shares={100: 0.5, 0: 0.3, -100: 0.2}),
     Mode(tpot_s={100: 1e-4, 0: 1e-3}),
 )
+COUNTERS: Final = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 STEPS_LIMIT: Final = 5000
 """Steps in which a schedule of a few requests must be done."""
 
@@ -84,6 +88,58 @@ def session(engine: Engine) -> Session:
     return Session(bounding, preempted, len(engine.answers["session"].tokens), free - left)
 
 
+class Told:
+    """What the step log tells of requests that ended, in place of the socket to the sidecar.
+
+    Attributes:
+        ends: Of each request, how often it was told to have ended.
+        output: Of each request, its output tokens.
+        prompt_tokens: Of all.
+        prefill_tokens: Of all, by their ends.
+        step_prefill_tokens: Of all, by the steps.
+        reasons: How often each of them was given.
+        steps_s: The time of all steps.
+        engine_s: Of that, what requests were charged for.
+    """
+
+    def __init__(self) -> None:
+        self.ends, self.output, self.reasons = Counter[str](), Counter[str](), Counter[str]()
+        self.prompt_tokens = self.prefill_tokens = self.step_prefill_tokens = 0
+        self.steps_s = self.engine_s = 0.0
+        self._shares = StepShares()
+        self._charged: dict[str, Share] = defaultdict(lambda: Share(1))
+
+    def send(self, step: Step) -> bool:
+        """Take a record, and charge requests for it as a sidecar does."""
+        self.step_prefill_tokens += step.prefill_tokens
+        self.steps_s += step.duration_s
+        rank = self._shares.rank(step.engine)
+        if step.duration_s > 0:
+            self._shares.on_step(step.engine, step.duration_s, step.prefill_tokens, step.decodes)
+        for started, prompt in zip(step.started, step.prompts, strict=True):
+            self._charged[started].start(rank, prompt[0], max(0, prompt[1]))
+        for end in step.ended:
+            share = self._charged.pop(end.request, Share(1))
+            share.end(rank, end)
+            share.charge(share.output_tokens)
+            self.engine_s += share.engine_s
+            name = own_name(end.request)
+            self.ends[name] += 1
+            self.output[name] += end.output_tokens
+            self.prompt_tokens += end.prompt_tokens
+            self.prefill_tokens += end.prefill_tokens
+            self.reasons[end.reason] += 1
+        return True
+
+
+def counted(name: str) -> int:
+    """Return one of vLLM's own counters, of the engine that this process made last."""
+    from prometheus_client import REGISTRY
+
+    samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return int(sum(sample.value for sample in samples if sample.name == name))
+
+
 @dataclass
 class Fuzz:
     """What a fuzz went through."""
@@ -93,6 +149,9 @@ class Fuzz:
     aborted: int = 0
     preemptions: int = 0
     steps: int = 0
+    output_tokens: int = 0
+    steps_s: float = 0.0
+    engine_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 
@@ -121,6 +180,8 @@ def _one_schedule(
     engine: Engine, choose: random.Random, result: Fuzz, adapters: Sequence[Any]
 ) -> None:
     engine.clear()
+    told = engine.scheduler.sender = Told()
+    before = [counted(name) for name in COUNTERS]
     engine.set_mode(choose.choice(MODES))
     engine.scheduler.room.preemptions = Preemptions(choose.choice((2_000, 1_000_000)))
     pool = engine.scheduler.kv_cache_manager.block_pool
@@ -149,6 +210,10 @@ def _one_schedule(
     result.steps += len(engine.formed)
     result.preemptions += sum(request.num_preemptions for request in live.values())
     _check(engine, names, free)
+    result.output_tokens += sum(told.output.values())
+    result.steps_s += told.steps_s
+    result.engine_s += told.engine_s
+    _check_ends(engine, told, before)
 
 
 def _some_steps(engine: Engine, choose: random.Random, names: list[str], result: Fuzz) -> None:
@@ -177,3 +242,18 @@ def _check(engine: Engine, names: list[str], free: int) -> None:
     assert not len(scheduler.planner.pace), "still a decode that bounds steps"
     left = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     assert left == free, f"{free - left} blocks leaked"
+
+
+def _check_ends(engine: Engine, told: Told, before: list[int]) -> None:
+    """Hold what the step log told of ended requests to what clients got and vLLM counted."""
+    answers = engine.answers
+    assert told.ends == Counter(list(answers)), "ends that were told twice, or not"
+    wrong = [name for name in answers if told.output[name] != len(answers[name].tokens)]
+    assert not wrong, f"told of other output than was put out: {wrong}"
+    sums = [told.prompt_tokens, sum(told.output.values())]
+    counts = [counted(name) - was for name, was in zip(COUNTERS, before, strict=True)]
+    assert sums == counts, f"told of {sums} tokens, vLLM counted {counts}"
+    computed = (told.prefill_tokens, told.step_prefill_tokens)
+    assert computed[0] == computed[1], f"ends tell of {computed[0]} of {computed[1]} prefill tokens"
+    aborted = sum(answer.outcome == "aborted" for answer in answers.values())
+    assert told.reasons["abort"] == aborted, f"{dict(told.reasons)}, but {aborted} were aborted"

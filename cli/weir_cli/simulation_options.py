@@ -38,7 +38,8 @@ ProfileName = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help=f"Engine to simulate: {', '.join(PROFILES)}, or a file `calibrate` wrote.",
+        help=f"Engine to simulate: {', '.join(PROFILES)}, or a file `calibrate` wrote. Those of "
+        "GPUs are models; none was calibrated on one.",
     ),
 ]
 Load = Annotated[

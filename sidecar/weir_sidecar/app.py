@@ -103,7 +103,8 @@ class Sidecar:
                 self._steps = stack.enter_context(
                     contextlib.closing(StepFile(self.settings.step_file))
                 )
-            stack.enter_context(step_log(addresses.steps_socket, self._on_step))
+            read_steps = stack.enter_context(step_log(addresses.steps_socket, self._on_step))
+            self.driver.ends.read = read_steps
             await stack.enter_async_context(self.parts.working())
             log.info("open to %s", self.driver.directory.openness)
             tasks = (

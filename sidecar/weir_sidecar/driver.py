@@ -28,6 +28,7 @@ from weir_core.sched.tickets import State, Ticket
 from weir_core.sched.types import (
     Action,
     Dispatch,
+    End,
     EngineFacts,
     EngineKind,
     PoolLimits,
@@ -42,6 +43,7 @@ from weir_core.wire.fields import Usage
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.priority import engine_priority
 from weir_core.wire.steps import NOT_LOOKED_UP, Facts, Step
+from weir_sidecar.ends import Ends
 from weir_sidecar.frontend import errors
 from weir_sidecar.frontend.auth import Directory
 from weir_sidecar.outcomes import Outcome
@@ -119,6 +121,7 @@ class Driver:
         self._starved_since: float | None = None
         self._steps_heard = False
         self._shares = StepShares()
+        self.ends = Ends()
         self.is_gateway = False
         """There is no engine here: what finds no replica waits for one."""
 
@@ -151,6 +154,7 @@ class Driver:
             self.prefixes.engine_gone()
         now = self._clock()
         self._perform(self.scheduler.on_engine_gone(now), now)
+        self.ends.expire(float("inf"))
 
     def no_engine(self) -> errors.ApiError:
         """Return the refusal where no engine can be asked now."""
@@ -263,12 +267,16 @@ class Driver:
         asked = self._with_cached(request, asked)
         request.asked, request.id = asked, asked.request_id
         self._requests[request.id] = request
-        while request.wire_id in self._by_wire_id:
+        self._name_for_engine(request)
+        actions = self._note_silent(now)
+        self._perform(actions + self.scheduler.on_arrival(asked, now), now)
+
+    def _name_for_engine(self, request: InFlightRequest) -> None:
+        """Give a request an id at the engine that no other one has there."""
+        while request.wire_id in self._by_wire_id or request.wire_id in self.ends:
             # Two requests may carry one x-request-id; the step log has to tell them apart.
             request.wire_id = f"{request.request_id}-{next(self._numbers)}"
         self._by_wire_id[request.wire_id] = request
-        actions = self._note_silent(now)
-        self._perform(actions + self.scheduler.on_arrival(asked, now), now)
 
     def _with_cached(self, request: InFlightRequest, asked: Request) -> Request:
         """Return a request with what the own engine is believed to have cached of its prompt."""
@@ -317,8 +325,11 @@ class Driver:
         """Hear that a request is over; one that was refused is gone already."""
         if not request.id:
             return
+        self._read_end(request)
         now, usage = self._clock(), request.usage
         self._note_end(request, outcome)
+        if usage is None and self._may_tell(request):
+            request.awaits_end = self.ends.wait(request, now, is_over=True)
         if outcome is not Outcome.OK:
             # What the engine never had costs its tenant nothing.
             ran = outcome is not Outcome.REJECTED_NO_ENDPOINTS
@@ -328,6 +339,8 @@ class Driver:
         if usage is not None:
             prompt_tokens, output_tokens = usage.prompt_tokens, usage.output_tokens
             self._note_lengths(request, usage)
+        elif request.share is not None and request.share.has_ended:
+            output_tokens = request.share.output_tokens
         elif request.exchange is not None and request.exchange.tokens:
             output_tokens = streamed_tokens(request.exchange)
         request_id = self._forget(request)
@@ -350,7 +363,17 @@ class Driver:
     def on_step(self, step: Step) -> None:
         """Hear of one step of the engine."""
         self._steps_heard = True
-        now = self._clock()
+        now, actions = self._clock(), list[Action]()
+        if step.duration_s > 0:
+            actions = self._note_step(step, now)
+        rank = self._shares.rank(step.engine)
+        for end in step.ended:
+            self._note_engine_end(rank, end)
+        self._metrics.engine_step(step)
+        self._perform(actions, now)
+
+    def _note_step(self, step: Step, now: float) -> list[Action]:
+        """Learn from a step; return what the scheduler has to be done now."""
         record = StepRecord(
             duration_s=step.duration_s,
             prefill_tokens=step.prefill_tokens,
@@ -373,8 +396,7 @@ class Driver:
             request.told_tokens = 1
             request.first_token_at = now
             actions += self.scheduler.on_first_token(request.id, now)
-        self._metrics.engine_step(step)
-        self._perform(actions, now)
+        return actions
 
     def note_silent(self) -> None:
         """Take the prompts of silent answers to be done that should be by now."""
@@ -391,6 +413,7 @@ class Driver:
                 new_tokens = exchange.tokens - request.told_tokens
                 request.told_tokens = exchange.tokens
                 self.scheduler.on_tokens(request_id, new_tokens, now)
+        self.ends.expire(now)
 
     # ---- for people
 
@@ -433,6 +456,7 @@ class Driver:
                 case Requeue():
                     if action.reason is not RequeueReason.ENGINE_GONE:
                         self._metrics.of_class(request.class_name).preemptions.inc()
+                        self._leave_attempt(request, now)
                     request.requeued()
                 case _:
                     assert_never(action)
@@ -506,6 +530,33 @@ class Driver:
         if self._by_wire_id.get(request.wire_id) is request:
             del self._by_wire_id[request.wire_id]
         return request_id
+
+    # ---- how requests ended inside the engine
+
+    def _may_tell(self, request: InFlightRequest) -> bool:
+        """Return whether the engine has, or had, this attempt and tells how it ended."""
+        tells = self.has_engine and self.facts is not None and self.facts.tells_ends
+        return tells and request.dispatch is not None and request.exchange is not None
+
+    def _read_end(self, request: InFlightRequest) -> None:
+        """Read what the step log tells of a request that ends: it was told before its answer."""
+        is_told = request.share is not None and request.share.has_ended
+        if not is_told and self._may_tell(request) and self.ends.read is not None:
+            self.ends.read()
+
+    def _leave_attempt(self, request: InFlightRequest, now: float) -> None:
+        """Have the step log tell an attempt that is given up from the next one."""
+        if self._may_tell(request) and self.ends.wait(request, now, is_over=False):
+            del self._by_wire_id[request.wire_id]
+            self._name_for_engine(request)
+
+    def _note_engine_end(self, rank: Rank, end: End) -> None:
+        request = self._by_wire_id.get(end.request)
+        if self.ends.tell(rank, end) or request is None or request.dispatch is None:
+            return
+        if request.share is None:
+            request.share = Share(request.asks.sequences)
+        request.share.end(rank, end)
 
     def _ticket(self, request: InFlightRequest) -> Ticket | None:
         return self.scheduler.tickets.get(request.id)

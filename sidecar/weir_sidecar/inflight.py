@@ -219,7 +219,9 @@ class InFlightRequest:
         requeues: How often it lost its place.
         chain: What stands for its prompt where prefixes are followed, or None.
         prompt_tokens: As the engine counted them when it had computed the prompt; 0 before.
-        share: What the engine did for it, as the step log tells; None before its prompt is done.
+        share: What the engine did for it, as the step log tells; None before that told anything.
+        lost_shares: The same of earlier attempts, which came to nothing.
+        awaits_end: It is over here, and the engine is yet to tell how it ended.
         was_here: It had a place at the engine here.
         queue_s: How long it waited for that.
         status: The HTTP status the client got, 0 before.
@@ -233,6 +235,8 @@ class InFlightRequest:
     dispatch: Dispatch | None
     chain: Chain | None
     share: Share | None
+    lost_shares: tuple[Share, ...]
+    tried: tuple[str, ...]
     exchange: Exchange | None
     upstream: Upstream | None
     """Where it was sent last."""
@@ -271,7 +275,7 @@ class InFlightRequest:
         self.upstream = self.first_token_at = self.usage = self.outcome = self.trace = None
         self.tenant = self.wire_id = self.id = self._returned = self._sent_back = ""
         self.better_at = ""
-        self.tried: tuple[str, ...] = ()
+        self.tried = self.lost_shares = ()
         self.rank = self.body_bytes = self.status = self.requeues = self.told_tokens = 0
         self.places = self.number = self.prompt_tokens = 0
         self.queue_s = 0.0
@@ -283,7 +287,7 @@ class InFlightRequest:
         self._task = self._wake = self._life = self._seen = None
         self._computes_nothing = False
         """The engine only looks something up for it."""
-        self._runs = self._is_gone = self.was_here = False
+        self._runs = self._is_gone = self.was_here = self.awaits_end = False
         self._classified = self._reserved = self._explains = self._broke_off = False
         self._is_last_word = self._came_late = False
         """The other replica's refusal is for the client; a drain had begun to refuse newcomers."""
@@ -948,7 +952,8 @@ class InFlightRequest:
         self.told_tokens = self.prompt_tokens = 0
         self.first_token_at = None
         if self.share is not None:
-            self.share.lose()
+            self.share.stop()
+            self.lost_shares, self.share = (*self.lost_shares, self.share), None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.end(Ending.REQUEUED)

@@ -75,6 +75,7 @@ class Parts:
         self.handler = Handler(self.registry, settings, self.driver, clock, tracing=tracing)
         lines = AccessLog(self.metrics.access_lines_lost) if settings.access_log else None
         self.usage = self.handler.usage = UsageMeter(self.metrics, settings.identity, lines)
+        self.driver.ends.on_told = self.usage.told
         self.peers = Peers(
             settings.identity.pod,
             settings,
@@ -145,7 +146,7 @@ class Parts:
         self.driver.apply(document)
         self.peers.apply(document)
         self.limits.apply(document)
-        self.usage.adapters = frozenset(each.name for each in document.adapters)
+        self.usage.declare(document.aliases, [each.name for each in document.adapters])
         self._bound(document)
         if self._on_applied is not None:
             self._on_applied(document)

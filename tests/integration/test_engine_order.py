@@ -66,6 +66,21 @@ def test_no_schedule_loses_a_request_or_a_block(results: dict[str, Any], kind: s
     assert fuzz["requests"] > fuzz["schedules"] > 0
 
 
+def test_what_the_step_log_told_of_ended_requests_is_what_vllm_counted(
+    results: dict[str, Any],
+) -> None:
+    """Each schedule of the fuzz compares the two; here, that there was something to compare."""
+    runs = [run for name, run in results["fuzz"].items() if name.startswith("without")]
+    assert all(run["output_tokens"] and run["aborted"] and run["preemptions"] for run in runs)
+
+
+def test_requests_are_charged_for_the_time_of_the_steps_and_no_more(
+    results: dict[str, Any],
+) -> None:
+    for kind, run in results["fuzz"].items():
+        assert run["engine_s"] == pytest.approx(run["steps_s"], rel=0.02), kind
+
+
 def test_a_session_that_waits_for_input_holds_up_nobody(results: dict[str, Any]) -> None:
     session = results["session"]
     assert (session["bounding"], session["leaked_blocks"]) == (0, 0)

@@ -174,6 +174,30 @@ class ServedLately(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sums: tuple[Served, ...] = ()
 
 
+class End(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """How one answer ended inside the engine, and what was computed for it.
+
+    Attributes:
+        request: Its `x-request-id`. With several prompts or answers each has a record of its own.
+        reason: vLLM's word: stop, length, abort, error, repetition; empty where it has none.
+        prompt_tokens: Of the prompt, once a token of the answer was put out; 0 before. The second
+            and further answers to one prompt have 0.
+        cached_tokens: Of these, found in the prefix cache; 0 where vLLM did not look.
+        output_tokens: That were put out.
+        prefill_tokens: That its prefills computed: the prompt's without the cached ones, and those
+            that were computed again after a preemption.
+        prefills: Prefills that came to their end, each with one token of the answer.
+    """
+
+    request: str
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    prefill_tokens: int
+    prefills: int
+
+
 class StepRecord(msgspec.Struct, frozen=True, gc=False):
     """One engine step, as the step log reports it.
 

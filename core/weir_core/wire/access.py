@@ -7,6 +7,8 @@ from typing import Final
 import msgspec
 
 EVENT: Final = "access"
+OTHER_MODELS: Final = "other"
+"""Stands for the names of models that nothing serves: clients may send any."""
 
 
 class AccessLine(
@@ -26,7 +28,7 @@ class AccessLine(
         tenant: Who is accounted for it; empty where it was refused before that was known.
         key: Name of the API key in the tenant's Secret; empty without one, or where forwarded.
         class_name: Its priority class.
-        model: What it asked for.
+        model: What it asked for, where that is served; else `OTHER_MODELS`. Empty for none.
         adapter: The same where it is a declared adapter.
         prompt_tokens: Of its prompts.
         cached_tokens: Of these, found in the prefix cache; None where there is no step log.
@@ -36,6 +38,8 @@ class AccessLine(
         ttft_s: Arrival to the first token; None where none came.
         duration_s: Arrival to the end.
         engine_s: Its share of the steps' time; None where there is no step log.
+        finish_reason: Why its answer ended inside the engine, as the step log tells: stop, length,
+            abort, ...; several with commas, and empty where it does not tell.
         outcome: How it ended.
         status: What its client got; 0 is nothing.
     """
@@ -61,5 +65,6 @@ class AccessLine(
     ttft_s: float | None = None
     duration_s: float = 0.0
     engine_s: float | None = None
+    finish_reason: str = ""
     outcome: str = ""
     status: int = 0

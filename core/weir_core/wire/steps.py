@@ -3,6 +3,9 @@
 The facts are a file beside the engine's socket, written by our plug-in inside vLLM when its
 scheduler is made. The steps are datagrams to a socket the sidecar binds; the engine never waits
 for a reader, so some may be lost, and nothing may depend on having all of them.
+
+Engine and sidecar are updated one after the other, so each reads what an older or a newer one
+writes: fields are only ever added, with a default, and unknown ones are passed over.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
+
+from weir_core.sched.types import End
 
 NOT_LOOKED_UP: Final = -1
 """In place of cached tokens: vLLM did not look into the prefix cache, as with `prompt_logprobs`."""
@@ -27,6 +32,7 @@ class Facts(msgspec.Struct, frozen=True):
         fallback: Why Weir's scheduler is not in use although it was wanted, else empty.
         block_tokens: Tokens of a KV block, in which prefix-cache hits are counted; 0 is unknown.
         prefix_caching: Whether it keeps the KV blocks of prompts for those that begin alike.
+        tells_ends: Its steps tell how requests ended (`Step.ended`).
     """
 
     kind: Literal["weir", "priority", "fcfs"]
@@ -37,6 +43,7 @@ class Facts(msgspec.Struct, frozen=True):
     fallback: str = ""
     block_tokens: int = 0
     prefix_caching: bool = True
+    tells_ends: bool = False
 
     def encode(self) -> bytes:
         """Return the file's content."""
@@ -57,7 +64,8 @@ class Step(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         seq: Counts the steps of this data-parallel rank, from 1; a gap is a lost datagram.
-        duration_s: From the start of scheduling to the sampled tokens.
+        duration_s: From the start of scheduling to the sampled tokens. 0 in a record of no step,
+            which an engine without work sends for `ended`.
         schedule_s: The part of it that scheduling took.
         prefill_tokens: Prompt tokens the step computed.
         decodes: Sequences that got one token each.
@@ -75,6 +83,8 @@ class Step(msgspec.Struct, frozen=True, gc=False):
             in the prefix cache when it was first scheduled: `NOT_LOOKED_UP` where vLLM did not
             look. Of several prompts or answers under one id, the first that the step completed.
             Empty where the engine does not tell.
+        ended: Answers that ended since the last record. It is sent before the last piece of an
+            answer leaves the engine, and after the last step that computed for one.
     """
 
     seq: int
@@ -93,6 +103,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     engine: int = 0
     mode: str = ""
     prompts: tuple[tuple[int, int], ...] = ()
+    ended: tuple[End, ...] = ()
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -20,6 +20,7 @@ LOG_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
     "schedule": ("throttle_prefills",),
     "update_from_output": ("scheduler_output", "model_runner_output"),
     "add_request": ("request",),
+    "_free_request": ("request", "delay_free_blocks"),
 }
 """What the step log overrides, with the parameters it passes on."""
 
@@ -67,9 +68,9 @@ ORDER_ATTRIBUTES: Final = (
 """What Weir's order reads or sets besides."""
 
 LOG_REQUEST: Final = (
-    "is_prefill_chunk", "num_computed_tokens", "num_output_tokens", "num_prompt_tokens",
-    "num_tokens", "prefill_stats.num_local_cached_tokens", "priority", "request_id",
-    "skip_reading_prefix_cache", "status.name",
+    "get_finished_reason", "is_prefill_chunk", "num_computed_tokens", "num_output_tokens",
+    "num_prompt_tokens", "num_tokens", "prefill_stats.num_local_cached_tokens", "priority",
+    "request_id", "skip_reading_prefix_cache", "status.name",
 )  # fmt: skip
 """What the step log reads of a request."""
 

@@ -72,6 +72,7 @@ def facts_of(scheduler: Any, kind: EngineKind, version: str, fallback: str) -> F
         fallback=fallback,
         block_tokens=scheduler.block_size,
         prefix_caching=scheduler.cache_config.enable_prefix_caching,
+        tells_ends=isinstance(scheduler, StepLog) and not scheduler.missing,
     )
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from weir_core.sched.types import End
 from weir_core.wire.priority import rank_of
 from weir_core.wire.steps import NOT_LOOKED_UP, Step
 from weir_engine.scheduling import contract
-from weir_engine.scheduling.request_ids import sent_id
+from weir_engine.scheduling.request_ids import is_further_answer, sent_id
 from weir_engine.scheduling.telling import StepSender
 
 if TYPE_CHECKING:
@@ -48,6 +50,27 @@ class FormedStep:
     started: tuple[tuple[str, tuple[int, int]], ...]
     decoding: tuple[tuple[str, int], ...]
     preempted: int
+
+
+@dataclass(slots=True)
+class Work:
+    """What the prefills of one request were.
+
+    Attributes:
+        tokens: That they computed.
+        done: Prefills that came to their end: the first, and one after each preemption.
+        cached: Tokens of the prompt that were found in the prefix cache.
+    """
+
+    tokens: int = 0
+    done: int = 0
+    cached: int = 0
+
+
+_ENDS_AT_ONCE: Final = 64
+"""Ends in one record, so that it fits into a datagram whatever clients put into their ids."""
+_MOST_ENDS: Final = 8192
+"""Ends that are kept while no record can be sent; the oldest are lost beyond."""
 
 
 def tokens_in(scheduler: Any, blocks: int) -> int:
@@ -85,6 +108,10 @@ class StepLog(Stock):
         self._queue_state: tuple[int, int, int] | None = None
         self._queued_tokens: dict[int, int] = {}
         self.held_tokens = 0
+        self._works: dict[str, Work] = {}
+        # With the step that has to be told of first: one that computes for it is still in flight.
+        self._ends: deque[tuple[int, End]] = deque(maxlen=_MOST_ENDS)
+        self._is_updating = False
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """Form the next step, as the classes below do, and note what it holds."""
@@ -97,6 +124,9 @@ class StepLog(Stock):
             formed = self._observe(output, partial, begin)
             formed.schedule_s = self.clock() - begin
             self._formed[id(output)] = formed
+        elif self._ends:
+            # No step will tell of these where nothing is left to compute.
+            self._tell(FormedStep(begin, 0.0, 0, 0, 0, 0, 0, (), (), 0), 0.0)
         return output
 
     def form(self, throttle_prefills: bool) -> Any:
@@ -111,17 +141,37 @@ class StepLog(Stock):
         end = self.clock()
         duration_s = end - max(formed.begin_s, self._last_end_s)
         self._last_end_s = end
+        self._is_updating = True
         result = super().update_from_output(scheduler_output, model_runner_output)
-        self._seq += 1
+        self._is_updating = False
         self.on_step(formed, duration_s)
-        if self.sender is not None:
-            self.sender.send(self._step(formed, duration_s))
+        self._tell(formed, duration_s)
         return result
 
     def add_request(self, request: Any) -> None:
         """Queue a request."""
         self._queue_changes += 1
         super().add_request(request)
+
+    def _free_request(self, request: Any, delay_free_blocks: bool = False) -> Any:
+        """Let go of a request that has ended, and note what is to be told of it."""
+        if not self._logs:
+            return super()._free_request(request, delay_free_blocks)
+        work = self._works.pop(request.request_id, None) or Work()
+        reason = request.get_finished_reason()
+        # vLLM gives these away with the first output. None is told of what nobody was given.
+        is_counted = request.prefill_stats is None and not is_further_answer(request.request_id)
+        end = End(
+            request=sent_id(request.request_id),
+            reason="" if reason is None else str(reason),
+            prompt_tokens=request.num_prompt_tokens if is_counted else 0,
+            cached_tokens=work.cached if is_counted else 0,
+            output_tokens=request.num_output_tokens,
+            prefill_tokens=work.tokens,
+            prefills=work.done,
+        )
+        self._ends.append((self._seq + (0 if self._is_updating else len(self._formed)), end))
+        return super()._free_request(request, delay_free_blocks)
 
     def on_step(self, formed: FormedStep, duration_s: float) -> None:
         """Hear of a step that ended; a class above may learn from it."""
@@ -140,11 +190,16 @@ class StepLog(Stock):
             tokens += chunk
             context += chunk * (request.num_computed_tokens - chunk + chunk // 2)
             done += request.num_computed_tokens
+            work = self._works.setdefault(request.request_id, Work())
+            work.tokens += chunk
             if request.is_prefill_chunk:
                 continue
+            work.done += 1
             decoding.append((request.request_id, rank_of(request.priority)))
             if not request.num_output_tokens:
-                started.append((request.request_id, _found(request)))
+                found = _found(request)
+                work.cached = max(0, found[1])
+                started.append((request.request_id, found))
         preempted = len(output.preempted_req_ids or ())
         self._queue_changes += preempted
         held = self.held_tokens = sum([request.num_computed_tokens for request in self.running])
@@ -175,7 +230,20 @@ class StepLog(Stock):
         names |= dict.fromkeys(output.scheduled_cached_reqs.resumed_req_ids)
         return [self.requests[name] for name in names if name in scheduled]
 
-    def _step(self, formed: FormedStep, duration_s: float) -> Step:
+    def _tell(self, formed: FormedStep, duration_s: float) -> None:
+        """Tell the sidecar of a step; what it could not be told of ends is told with the next."""
+        self._seq += 1
+        if self.sender is None:
+            self._ends.clear()
+            return
+        due = [each for each in self._ends if each[0] <= self._seq] if self._ends else []
+        told = due[:_ENDS_AT_ONCE]
+        step = self._step(formed, duration_s, tuple(end for _, end in told))
+        if self.sender.send(step) and told:
+            left = [each for each in self._ends if each[0] > self._seq] + due[_ENDS_AT_ONCE:]
+            self._ends = deque(left, _MOST_ENDS)
+
+    def _step(self, formed: FormedStep, duration_s: float, ended: tuple[End, ...]) -> Step:
         free = self.kv_cache_manager.block_pool.get_num_free_blocks()
         started: dict[str, tuple[int, int]] = {}
         for name, prompt in formed.started:
@@ -197,6 +265,7 @@ class StepLog(Stock):
             engine=self.engine_index,
             mode=self.mode_kind(),
             prompts=tuple(started.values()),
+            ended=ended,
         )
 
     def _prefill_left(self) -> dict[int, int]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 RESPONSES_MODULE: Final = "vllm.entrypoints.openai.responses.serving"
 
 _NAME: Final = re.compile(
-    r"(?:\d+_)?"  # which of n answers
+    r"(?:(?P<answer>\d+)_)?"  # which of n answers
     r"(?:chatcmpl-(?P<chat>.+)"
     r"|responses-(?P<response>.+)_\d+"  # which turn, where tools are called in between
     r"|embd-(?P<long>.+)-prompt-\d+-chunk-\d+"
@@ -35,7 +35,13 @@ def sent_id(name: str) -> str:
     match = _NAME.fullmatch(name)
     if match is None:
         return name
-    return next(text for text in match.groups() if text is not None)
+    return next(text for text in match.group("chat", "response", "long", "prompts") if text)
+
+
+def is_further_answer(name: str) -> bool:
+    """Return whether vLLM's name is that of a second or later answer to one prompt."""
+    match = _NAME.fullmatch(name)
+    return match is not None and int(match["answer"] or 0) > 0
 
 
 def carry_response_ids() -> None:

@@ -61,6 +61,10 @@ class Stock:
         """Queue a request."""
         raise NotImplementedError
 
+    def _free_request(self, request: Any, delay_free_blocks: bool = False) -> Any:
+        """Let go of a request that has ended."""
+        raise NotImplementedError
+
     def _reserve_prefill_lookahead(
         self, request: Any, num_computed_tokens: int, num_new_tokens: int
     ) -> int:

@@ -27,10 +27,13 @@ class StepSender:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def send(self, step: Step) -> None:
+    def send(self, step: Step) -> bool:
         """Send one step, or lose it: no reader, a full buffer and a missing socket are alike."""
-        with suppress(OSError):
+        try:
             self._socket.sendto(encode_step(step), self._path)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Give the socket back."""

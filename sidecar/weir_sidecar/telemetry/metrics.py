@@ -405,8 +405,9 @@ class Metrics:
 
     def engine_step(self, step: Step) -> None:
         """Note one record of the step log."""
-        self.step.observe(step.duration_s)
-        self.schedule.observe(step.schedule_s)
+        if step.duration_s > 0:
+            self.step.observe(step.duration_s)
+            self.schedule.observe(step.schedule_s)
         if self._last_step < step.seq - 1 and self._last_step:
             self.steps_lost.inc(step.seq - 1 - self._last_step)
         self._last_step = step.seq

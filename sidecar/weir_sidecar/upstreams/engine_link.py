@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -45,8 +46,13 @@ def read_facts(path: Path) -> Facts | None:
 
 
 @contextlib.contextmanager
-def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[None]:
-    """Bind the socket of the step log, and hand each record on while the context is open."""
+def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[Callable[[], None]]:
+    """Bind the socket of the step log, and hand each record on while the context is open.
+
+    Yields:
+        Hands on at once what has come: an engine sends its record before the answer that it tells
+        of, but the loop may see the answer first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
@@ -54,9 +60,10 @@ def step_log(path: Path, on_step: Callable[[Step], None]) -> Iterator[None]:
         reader.bind(str(path))
         os.chmod(path, 0o660)
         loop = asyncio.get_running_loop()
-        loop.add_reader(reader.fileno(), _read, reader, OneCount(), on_step)
+        read = functools.partial(_read, reader, OneCount(), on_step)
+        loop.add_reader(reader.fileno(), read)
         try:
-            yield
+            yield read
         finally:
             loop.remove_reader(reader.fileno())
             path.unlink(missing_ok=True)

@@ -115,9 +115,9 @@ class House:
         self.run_dir = run_dir
         self.stack = stack
 
-    def facts(self, kind: str = "weir", *, slots: int = 128) -> None:
+    def facts(self, kind: str = "weir", *, slots: int = 128, tells_ends: bool = False) -> None:
         """Let the engine say what it is; before the sidecar finds it ready."""
-        facts = Facts(kind, slots, 2048, 100_000)  # type: ignore[arg-type]
+        facts = Facts(kind, slots, 2048, 100_000, tells_ends=tells_ends)  # type: ignore[arg-type]
         (self.run_dir / "engine.json").write_bytes(facts.encode())
 
     def policies(self, document: PolicyDocument) -> None:

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.integration.sidecar.harness import PLAIN, House, Wire, chat
@@ -69,6 +70,21 @@ async def test_a_chat_has_its_spans_and_the_genai_attributes(house: House, spans
     children = [spans.named(name) for name in ("weir.queue", "weir.route", "weir.engine")]
     assert {child.parent and child.parent.span_id for child in children} == {server.context.span_id}
     assert [event.name for event in spans.named("weir.engine").events] == ["first_token"]
+
+
+async def test_the_genai_attributes_are_those_of_the_conventions(
+    house: House, spans: Spans
+) -> None:
+    await house.mock_engine(Profile(output_tokens=5))
+    running = await house.sidecar(tracing=spans.tracing)
+    await running.post(json=chat(max_tokens=5, temperature=0.5, top_p=0.9, n=2))
+    await running.ended(1)
+    names = {name for name in attributes(spans.named("chat tiny")) if name.startswith("gen_ai.")}
+    assert {"gen_ai.provider.name", "gen_ai.request.top_p", "gen_ai.request.choice.count"} <= names
+    conventions = {
+        value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")
+    }
+    assert names <= conventions
 
 
 async def test_queue_ends_where_engine_begins_inside_the_request(

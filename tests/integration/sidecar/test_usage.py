@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import select
+import socket
 import sys
 import threading
 from dataclasses import replace
@@ -17,12 +19,22 @@ import pytest
 
 from tests.integration.conftest import metric_in
 from tests.integration.sidecar.fleet import Fleet
-from tests.integration.sidecar.harness import PATIENT, House, chat, eventually
-from weir_core.sched.types import TenantPolicy
+from tests.integration.sidecar.harness import (
+    CHUNK,
+    HEAD,
+    LAST,
+    PATIENT,
+    House,
+    Wire,
+    chat,
+    eventually,
+)
+from weir_core.sched.types import Dispatch, End, Requeue, RequeueReason, TenantPolicy
 from weir_core.units import Seconds
 from weir_core.wire.access import AccessLine
 from weir_core.wire.policies import PolicyDocument, TenantEntry
-from weir_core.wire.steps import Step
+from weir_core.wire.steps import Step, encode_step
+from weir_sidecar.ends import TOLD_WITHIN_S
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.access_log import MOST_WAITING, AccessLog
 from weir_sidecar.telemetry.instruments import Count
@@ -94,6 +106,29 @@ async def test_each_request_has_one_line_whatever_became_of_it(
     )
 
 
+async def test_names_of_models_that_nothing_serves_are_one(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+
+    async def refuse(wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+
+    await house.raw_engine(refuse)
+    running = await house.sidecar(LOGGED)
+    running.sidecar.parts.usage.declare(["fox"], [])
+    for model in ("tiny", "fox", "no-such", "nor-this"):
+        await running.post(json=chat() | {"model": model})
+    await running.ended(4)
+    page = running.sidecar.metrics.render().decode()
+    assert set(re.findall(r'weir_usage_requests_total{.*model="(.*?)"', page)) == {
+        *("tiny", "fox", "other"),
+    }
+    assert [line["model"] for line in await lines(house, capfd)] == [
+        *("tiny", "fox", "other", "other"),
+    ]
+
+
 async def test_a_line_has_what_the_step_log_tells(
     house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +147,111 @@ async def test_a_line_has_what_the_step_log_tells(
     assert metric_in(page, r'weir_usage_tokens_total\{class="standard",kind="cached",.*\}') == 30
     (line,) = await lines(house, capfd)
     assert (line["prompt_tokens"], line["cached_tokens"], line["engine_s"]) == (40, 30, 0.5)
+
+
+async def test_a_stream_without_usage_counts_what_the_engine_told_before_its_last_byte(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+    house.facts(tells_ends=True)
+    step = Step(
+        1, 0.5, prefill_tokens=10, started=("mine",), prompts=((40, 30),),
+        ended=(End("mine", "length", 40, 30, 1, 10, 1),),
+    )  # fmt: skip
+
+    async def answer(wire: Wire) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as engine:
+            engine.sendto(encode_step(step), str(house.run_dir / "steps.sock"))
+        await wire.send(HEAD + CHUNK + LAST)
+
+    await house.raw_engine(answer)
+    running = await house.sidecar(LOGGED)
+    await running.post(json=chat(stream=True), headers={"x-request-id": "mine"})
+    (line,) = await lines(house, capfd)
+    assert (line["prompt_tokens"], line["cached_tokens"], line["output_tokens"]) == (40, 30, 1)
+    assert (line["exact"], line["finish_reason"], line["engine_s"]) == (True, "length", 0.5)
+
+
+async def hang_in_stream(wire: Wire) -> None:
+    await wire.send(HEAD + CHUNK)
+    await wire.closed_by_peer()
+
+
+@pytest.mark.parametrize(
+    ("ended", "want"),
+    [
+        pytest.param((End("mine", "abort", 40, 30, 7, 10, 1),), (40, 7, True, "abort"), id="told"),
+        pytest.param((), (0, 1, False, ""), id="never told: what came is counted"),
+    ],
+)
+async def test_what_a_client_left_is_counted_once_when_the_engine_has_told_of_its_end(
+    house: House,
+    capfd: pytest.CaptureFixture[str],
+    ended: tuple[End, ...],
+    want: tuple[int, int, bool, str],
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+    house.facts(tells_ends=True)
+    await house.raw_engine(hang_in_stream)
+    running = await house.sidecar(LOGGED)
+    driver = running.sidecar.driver
+    leaving = asyncio.create_task(
+        running.post(json=chat(stream=True), headers={"x-request-id": "mine"})
+    )
+    await eventually(lambda: running.sidecar.registry.received_bytes > 0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    await running.ended(1)
+    page = running.sidecar.metrics.render().decode()
+    assert "weir_usage_tokens_total{" not in page
+    for seq in (1, 2):  # once more, as no engine does
+        driver.on_step(Step(seq, 0.5, prefill_tokens=10, ended=ended))
+    driver.ends.expire(driver.now() + TOLD_WITHIN_S + 1)
+    page = running.sidecar.metrics.render().decode()
+    output = r'weir_usage_tokens_total\{class="standard",kind="output",.*\}'
+    assert metric_in(page, output) == want[1]
+    (line,) = await lines(house, capfd)
+    names = ("prompt_tokens", "output_tokens", "exact", "finish_reason")
+    assert tuple(line[name] for name in names) == want
+
+
+async def test_the_end_of_an_attempt_that_was_given_up_is_not_that_of_the_next(
+    house: House, capfd: pytest.CaptureFixture[str]
+) -> None:
+    house.policies(PolicyDocument(anonymous_class="standard"))
+    house.facts(tells_ends=True)
+
+    async def answer_the_second(wire: Wire) -> None:
+        if wire.number == 0:
+            await wire.closed_by_peer()
+        else:
+            await wire.send(HEAD + CHUNK)
+            await told.wait()
+            await wire.send(CHUNK + LAST)
+
+    told = asyncio.Event()
+    engine = await house.raw_engine(answer_the_second)
+    running = await house.sidecar(LOGGED)
+    driver = running.sidecar.driver
+    asking = asyncio.create_task(
+        running.post(json=chat(stream=True), headers={"x-request-id": "mine"})
+    )
+    await eventually(lambda: len(engine.requests) == 1)
+    (ticket,) = driver.scheduler.tickets.values()
+    name = ticket.request.request_id
+    requeue, dispatch = Requeue(name, RequeueReason.PREEMPTED), Dispatch(name, 0, 0.0)
+    driver._perform([requeue, dispatch], driver.now())
+    await eventually(lambda: len(engine.requests) == 2)
+    sent = re.search(rb"x-request-id: (.*)\r\n", engine.requests[1])
+    second = sent[1].decode() if sent else ""
+    assert second.startswith("mine-")
+    driver.on_step(Step(1, 0.5, prefill_tokens=10, ended=(End("mine", "abort", 0, 0, 0, 10, 0),)))
+    end = End(second, "stop", 40, 30, 2, 10, 1)
+    driver.on_step(Step(2, 0.25, prefill_tokens=10, ended=(end,)))
+    told.set()
+    await asking
+    (line,) = await lines(house, capfd)
+    assert (line["prompt_tokens"], line["output_tokens"], line["engine_s"]) == (40, 2, 0.75)
 
 
 async def test_a_log_that_nothing_reads_holds_up_nothing_and_does_not_grow() -> None:

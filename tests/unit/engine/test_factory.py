@@ -158,6 +158,7 @@ def test_what_it_became_is_written_down(
     assert (facts.block_tokens, facts.prefix_caching) == (16, True)
     assert (isinstance(scheduler, StepOrder) and scheduler.orders) == (kind == "weir")
     assert isinstance(scheduler, StepLog) == (stock is not WithoutLogHooks)
+    assert facts.tells_ends == (isinstance(scheduler, StepLog) and not scheduler.missing)
 
 
 @pytest.mark.parametrize(

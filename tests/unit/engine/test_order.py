@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.engine.vllm_outline import Request, Scheduler, Status, WeirScheduler, request
+from weir_core.sched.types import End
 from weir_core.step.mode import Mode
 from weir_core.wire.policies import EngineMode
 from weir_core.wire.steps import NOT_LOOKED_UP, Step, decode_step
@@ -502,6 +504,73 @@ def test_a_sessions_next_turn_tells_of_nothing_cached(
     one.prefill_stats = None
     engine.add_request(one)
     assert prompts_told(engine, sidecar) == [("turn", (100, NOT_LOOKED_UP))]
+
+
+def ends_told(sidecar: socket.socket) -> list[End]:
+    """Return what has been told of ended requests so far."""
+    found: list[End] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found += decode_step(sidecar.recv(4096)).ended
+    return found
+
+
+def test_the_end_of_a_request_is_told_with_what_was_computed_for_it(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    engine.add("whole", INTERACTIVE, 40, output=2)
+    engine.add("left", BATCH, 30, output=50)
+    engine.step()
+    engine.abort("left")
+    assert ends_told(sidecar) == []
+    engine.step()
+    assert ends_told(sidecar) == [
+        End("left", "abort", 30, 0, 1, 30, 1),
+        End("whole", "length", 40, 0, 2, 40, 1),
+    ]
+
+
+def test_a_prompt_that_was_left_before_its_first_token_counts_only_what_it_cost(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    engine.add("left", BATCH, 5000)
+    engine.step()
+    engine.abort("left")
+    engine.schedule()  # nothing is left to compute
+    first, idle = (decode_step(sidecar.recv(4096)) for _ in range(2))
+    assert (first.ended, idle.seq, idle.duration_s) == ((), first.seq + 1, 0.0)
+    assert idle.ended == (End("left", "abort", 0, 0, 0, 1000, 0),)
+
+
+def test_what_is_computed_again_after_a_preemption_is_told_apart_from_the_prompt(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    engine.max_num_running_reqs = engine.max_num_active_reqs = 1
+    engine.add("low", BATCH, 60, output=4)
+    engine.step()
+    engine.add("high", INTERACTIVE, 50, output=1)
+    while engine.requests:
+        engine.step()
+    low = next(end for end in ends_told(sidecar) if end.request == "low")
+    assert low == End("low", "length", 60, 0, 4, 60 + 61, 2)
+
+
+def test_ends_that_nothing_took_are_told_with_a_later_step(tmp_path: Path) -> None:
+    engine = Ordered()
+    engine.sender = StepSender(tmp_path / "steps.sock")
+    engine.add("first", INTERACTIVE, 40, output=1)
+    engine.step()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as late:
+        late.bind(str(tmp_path / "steps.sock"))
+        late.setblocking(False)
+        engine.add("second", INTERACTIVE, 40, output=1)
+        engine.step()
+        ends = ends_told(late)
+    engine.sender.close()
+    assert [end.request for end in ends] == ["first", "second"]
 
 
 def test_a_preempted_sequence_is_told_of(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weir_engine.scheduling.request_ids import RESPONSES_MODULE, carry_response_ids, sent_id
+from weir_engine.scheduling.request_ids import (
+    RESPONSES_MODULE,
+    carry_response_ids,
+    is_further_answer,
+    sent_id,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +37,19 @@ from weir_engine.scheduling.request_ids import RESPONSES_MODULE, carry_response_
 )
 def test_finds_the_header(name: str, want: str) -> None:
     assert sent_id(name) == want
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        pytest.param("chatcmpl-call-7-1a2b3c4d", False, id="the only one"),
+        pytest.param("0_chatcmpl-call-7-1a2b3c4d", False, id="the first of n"),
+        pytest.param("1_cmpl-call-7-2-1a2b3c4d", True, id="the second to the third prompt"),
+        pytest.param("1_warmup", False, id="no request of the API"),
+    ],
+)
+def test_tells_further_answers_to_one_prompt(name: str, want: bool) -> None:
+    assert is_further_answer(name) is want
 
 
 @given(st.text(min_size=1), st.integers(0, 9), st.sampled_from(["chatcmpl-{}", "cmpl-{}-3"]))

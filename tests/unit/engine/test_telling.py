@@ -20,9 +20,9 @@ def reader(path: Path) -> socket.socket:
 def test_a_step_reaches_the_sidecar_and_the_one_after_its_restart(tmp_path: Path) -> None:
     path = tmp_path / "steps.sock"
     sender = StepSender(path)
-    sender.send(Step(seq=1, duration_s=0.01))  # nobody is there yet
+    assert not sender.send(Step(seq=1, duration_s=0.01))  # nobody is there yet
     with reader(path) as first:
-        sender.send(Step(seq=2, duration_s=0.01))
+        assert sender.send(Step(seq=2, duration_s=0.01))
         assert decode_step(first.recv(4096)).seq == 2
     sender.send(Step(seq=3, duration_s=0.01))  # the socket is there, its reader is gone
     path.unlink()

@@ -60,6 +60,11 @@ class Request:
     skip_reading_prefix_cache: bool = False
     prefill_stats: Any = field(default_factory=lambda: SimpleNamespace(num_local_cached_tokens=0))
 
+    reason: str = ""
+
+    def get_finished_reason(self) -> str:
+        return self.reason
+
     @property
     def num_tokens(self) -> int:
         return self.num_prompt_tokens + self.num_output_tokens
@@ -244,10 +249,11 @@ class Scheduler:
                 if request.num_output_tokens:  # drafts are always wrong here
                     request.num_computed_tokens -= request.drafts
                 request.num_output_tokens += 1
+                request.prefill_stats = None
                 if request.num_output_tokens >= request.max_tokens:
                     self.running.remove(request)
-                    self.finished.add(name)
-                    del self.requests[name]
+                    request.reason = "length"
+                    self._free_request(request)
 
     def wait_for_input(self, name: str) -> None:
         """Have a session wait for the next turn, with its KV blocks."""
@@ -267,10 +273,16 @@ class Scheduler:
 
     def abort(self, name: str) -> None:
         """End a running request from outside."""
-        request = self.requests.pop(name)
+        request = self.requests[name]
         self.running.remove(request)
         self._inflight_prefills.discard(request)
-        self.finished.add(name)
+        request.reason = "abort"
+        self._free_request(request)
+
+    def _free_request(self, request: Request, delay_free_blocks: bool = False) -> None:
+        assert not delay_free_blocks
+        self.finished.add(request.request_id)
+        del self.requests[request.request_id]
 
     def _reserve_prefill_lookahead(
         self, request: Request, num_computed_tokens: int, num_new_tokens: int

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from weir_core.sched.types import End
 from weir_core.wire.steps import Facts, Step, decode_step
 from weir_sidecar.upstreams.engine_link import OneCount, StepFile, read_facts, send_mode
 
@@ -44,15 +45,18 @@ def test_facts_that_cannot_be_read_now_are_not_taken_for_none(tmp_path: Path) ->
 
 def test_an_engine_of_an_earlier_version_is_understood() -> None:
     step = decode_step(msgspec.msgpack.encode({"seq": 1, "duration_s": 0.01, "started": ["a"]}))
-    assert (step.started, step.prompts) == (("a",), ())
+    assert (step.started, step.prompts, step.ended) == (("a",), (), ())
     numbers = {"max_num_seqs": 8, "max_num_batched_tokens": 2048, "kv_capacity_tokens": 1000}
     facts = Facts.decode(msgspec.json.encode({"kind": "weir"} | numbers))
-    assert (facts.block_tokens, facts.prefix_caching) == (0, True)
+    assert (facts.block_tokens, facts.prefix_caching, facts.tells_ends) == (0, True, False)
 
 
 def test_what_an_engine_of_a_later_version_tells_besides_is_left_aside() -> None:
+    ended = [["mine", "abort", 100, 64, 7, 36, 1, "and more"]]
     record = {"seq": 1, "duration_s": 0.01, "prompts": [[100, 64]], "later": {"than": "this"}}
-    assert decode_step(msgspec.msgpack.encode(record)) == Step(1, 0.01, prompts=((100, 64),))
+    assert decode_step(msgspec.msgpack.encode(record | {"ended": ended})) == Step(
+        1, 0.01, prompts=((100, 64),), ended=(End("mine", "abort", 100, 64, 7, 36, 1),)
+    )
 
 
 def test_a_mode_for_which_nobody_listens_is_not_sent(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The time of steps on a GPU, without an engine."""
