@@ -61,13 +61,17 @@ def disruption_budget(owner: InferenceService) -> Manifest:
 
     Replicas that are not ready may always go: they serve nobody.
     """
+    chosen: Manifest = {"matchLabels": selector(owner)}
+    if any(map(owner.spec.spreads, owner.spec.hardware_pools)):
+        # They have a budget of their own, and of a pod with two none can be evicted.
+        chosen["matchExpressions"] = [{"key": labels.GROUP_SET, "operator": "DoesNotExist"}]
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(owner, owner.metadata.name, "access"),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": selector(owner)},
+            "selector": chosen,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
