@@ -53,6 +53,11 @@ e2e-scaling: install ## Autoscaling on a real cluster: by work, to zero and back
 	WEIR_E2E_SCALING=1 $(BIN)/pytest e2e/test_autoscaling.py e2e/test_scaling_by_work.py \
 	  e2e/test_scaling_to_zero.py
 
+.PHONY: e2e-groups
+e2e-groups: install ## Replicas over several nodes on a real cluster, by LeaderWorkerSet
+	@scripts/system-packages
+	WEIR_E2E_GROUPS=1 $(BIN)/pytest e2e/test_groups.py
+
 .PHONY: integration-gpu-lock
 integration-gpu-lock: install ## The engine's tests on the Python code of the vLLM that requirements/gpu.lock pins
 	@scripts/integration-gpu-lock

@@ -47,6 +47,8 @@ if not os.environ.get("WEIR_E2E_IMAGES"):  # it builds them: gigabytes
 if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take minutes
     collect_ignore += ["test_autoscaling.py", "test_scaling_by_work.py"]
     collect_ignore += ["test_scaling_to_zero.py"]
+if not os.environ.get("WEIR_E2E_GROUPS"):  # it builds LeaderWorkerSet
+    collect_ignore += ["test_groups.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
     collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_node_drain.py"]
     collect_ignore += ["test_room.py", "test_routing.py", "test_stopping.py"]
@@ -186,6 +188,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         build.binaries()
         if any("kstatus" in _fixtures(item) for item in session.items):
             build.tool("kstatus")
+        if any(item.path.stem == "test_groups" for item in session.items):
+            build.lws()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from e2e.cluster.report import say
 
 MODULES = Path(__file__).parent / "build"
 TOOLS = Path(__file__).parents[1] / "tools"
-"""Small programs of ours around a Go library that scenarios ask; each is built by itself."""
+"""Small programs of ours around a Go library that scenarios ask; each is built by itself. And pins
+of programs of others, which are built where they are, by the `go.mod` of their own."""
 KUBERNETES = "1.35.4"
 PROGRESS_EVERY_S = 20.0
 LOCK_WITHIN_S = 1800.0
@@ -109,6 +111,24 @@ def binaries() -> Path:
 
 def tool(name: str) -> Path:
     """Return the program of a folder of `tools`, building it first where it is missing."""
+    program = Program(name, ((name, "."),))
+    return _kept(name, lambda out: _build(_go(), TOOLS / name, program, out)) / name
+
+
+def lws() -> Path:
+    """Return LeaderWorkerSet's program, `manager`, and its `chart`, building it the first time."""
+    program = Program("lws", (("manager", "./cmd"),))
+
+    def make(out: Path) -> None:
+        module = _downloaded(TOOLS / "lws", "sigs.k8s.io/lws")
+        _build(_go(), module, program, out)
+        shutil.copytree(module / "charts/lws", out / "chart")
+
+    return _kept("lws", make)
+
+
+def _kept(name: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder that `make` fills for a folder of `tools`, as long as that is the same."""
     digest = hashlib.sha256()
     for path in sorted((TOOLS / name).iterdir()):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
@@ -116,12 +136,24 @@ def tool(name: str) -> Path:
     if not folder.is_dir():
         with locked("another process builds the cluster"):
             if not folder.is_dir():
-                say(f"building {name}, once (a minute or three)")
+                say(f"building {name}, once (some minutes)")
                 partial = folder.with_suffix(".partial")
-                _build(_go(), TOOLS / name, Program(name, ((name, "."),)), partial)
+                shutil.rmtree(partial, ignore_errors=True)
+                make(partial)
                 shutil.rmtree(_go_dir())
                 partial.rename(folder)
-    return folder / name
+    return folder
+
+
+def _downloaded(pin: Path, module: str) -> Path:
+    """Return the folder of a module at the version and with the content that `pin` says."""
+    done = subprocess.run(
+        [_go(), "mod", "download", "-json", module],
+        cwd=pin, env=_go_environment(), capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    if done.returncode:
+        raise ClusterError(f"downloading {module} failed:\n{done.stdout}{done.stderr}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def _go() -> str:

@@ -366,7 +366,7 @@ def _workloads(seen: Observed) -> Verdict:
 
 def _rollout(seen: Observed) -> Verdict:
     pods = (*seen.of_the_spec, *seen.staying_workers)
-    waiting = [(pod, _without_a_node(seen, pod)) for pod in pods if pod.unschedulable]
+    waiting = [(pod, _without_a_place(seen, pod)) for pod in pods if pod.unschedulable]
     found = (
         _stuck_container([*seen.of_the_spec, *seen.staying_workers, *seen.gateways])
         or next((each for _, each in waiting if each.is_trouble), None)
@@ -434,8 +434,6 @@ def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
     stuck = wrong("Unschedulable", where, words)
     if seen.service is None or pod.pool not in seen.deployments:
         return stuck
-    if seen.deployments[pod.pool].is_of_groups:
-        return _group_without_a_node(seen, pod, words)
     rollout = seen.service.spec.rollout
     wanted = {pool: each.wanted for pool, each in seen.deployments.items()}
     there = {**seen.deployments, **seen.leaving}
@@ -456,9 +454,11 @@ def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
     return Verdict("False", "Progressing", f"{where}: {words}; {later}")
 
 
-def _group_without_a_node(seen: Observed, pod: Pod, words: str) -> Verdict:
-    """Return what is with a pod of a group that no node has room for."""
-    where = f"pod {pod.name}"
+def _without_a_place(seen: Observed, pod: Pod) -> Verdict:
+    """Return what is with a pod that no node has room for, alone or in a group."""
+    if not pod.group_set:
+        return _without_a_node(seen, pod)
+    where, words = f"pod {pod.name}", pod.unschedulable[:_LONGEST_WORDS].strip()
     if any(each.leaves and each.pool == pod.pool for each in (*seen.pods, *seen.workers)):
         return Verdict("False", "Progressing", f"{where} has no node yet: {words}")
     return wrong("Unschedulable", where, f"{words}; {_A_GROUP}")

@@ -11,14 +11,15 @@ from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import KEY, conditions, edit, reconciler
 from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, KindMissing
+from weir_operator.interests import Change, Interests
 from weir_operator.kinds import GROUP_SET, OPTIONAL
 from weir_operator.reconcile import Outcome
 
-GROUPS = {
+GROUPS: dict[str, Any] = {
     "engine": {"parallelism": {"tensor": 2, "nodes": 2}},
     "pools": [{"name": "cpu", "replicas": 2, "accelerator": {"count": 0}}],
 }
-MIXED = {
+MIXED: dict[str, Any] = {
     "pools": [
         {
             "name": "large",
@@ -117,12 +118,12 @@ async def test_refuses_a_name_whose_service_is_taken() -> None:
     cluster = groups()
     await reconciler(cluster).run(KEY)
     name = group_set(cluster)["metadata"]["name"]
-    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "uid": "x"}}
-    theirs["metadata"]["namespace"] = NAMESPACE
+    meta: Manifest = {"name": name, "namespace": NAMESPACE, "uid": "x"}
+    theirs: Manifest = {"apiVersion": "v1", "kind": "Service", "metadata": meta}
     cluster.put(theirs)
     with pytest.raises(ClusterRefuses, match=f"Service {name} exists already"):
         await reconciler(cluster).run(KEY)
-    theirs["metadata"]["ownerReferences"] = [{"kind": "LeaderWorkerSet", "uid": "y"}]
+    meta["ownerReferences"] = [{"kind": "LeaderWorkerSet", "uid": "y"}]
     cluster.put(theirs)
     assert await reconciler(cluster).run(KEY) is Outcome.PROGRESSING
 
@@ -138,6 +139,15 @@ async def test_a_pool_keeps_its_form_and_another_name_takes_over() -> None:
     edit(cluster, {**GROUPS, "pools": [{**GROUPS["pools"][0], "name": "large"}]})
     assert await reconciler(cluster).run(KEY) is not Outcome.REJECTED
     assert group_set(cluster)["metadata"]["labels"][labels.POOL] == "large"
+
+
+def test_a_change_of_a_set_concerns_its_service_alone() -> None:
+    interests: Interests[tuple[str, str]] = Interests()
+    for name in (NAME, "other"):
+        interests.note((NAMESPACE, name), set())
+    changed = Change(GROUP_SET, NAMESPACE, "chat-cpu-group-12345", service=NAME)
+    assert interests.concerned(changed) == [(NAMESPACE, NAME)]
+    assert interests.concerned(Change(GROUP_SET, NAMESPACE, "")) == []
 
 
 async def test_a_pool_that_left_the_spec_goes_with_its_set() -> None:

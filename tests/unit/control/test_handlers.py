@@ -61,9 +61,10 @@ async def test_an_object_that_is_told_again_as_it_was_is_no_news() -> None:
     assert counts == [1, 1, 2, 2, 3, 4]
 
 
-def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:
+def test_what_is_owned_is_watched_but_for_what_has_no_need_or_a_watch_of_its_own() -> None:
     watched = {resource[-1] for resource in handlers.OWNED_RESOURCES}
-    assert {each.kind.plural for each in owned()} - watched == {"controllerrevisions", "secrets"}
+    not_so = {each.kind.plural for each in owned()} - watched
+    assert not_so == {"controllerrevisions", "leaderworkersets", "secrets"}
 
 
 def test_kopf_writes_nothing_of_its_own() -> None:
