@@ -18,7 +18,7 @@ from weir_core.api import labels
 from weir_operator.render.patch import patched
 
 NODES = 2
-SPREAD = {
+SPREAD: Manifest = {
     "replicas": 2,
     "engine": {"parallelism": {"tensor": NODES, "nodes": NODES}},
     # Other groups serve while one is replaced, as they would with no node to spare.

@@ -75,6 +75,8 @@ def serve_arguments(
     if locate(config.source).scheme == "tiny":
         ours += _tiny()
     given = {_base(argument) for argument in config.args if argument.startswith("-")}
+    if member is not None and member.rank:  # vLLM refuses to count what there is none of
+        given.add("--api-server-count")
     kept = [flag for flag in ours if _base(flag[0]) not in given]
     model = local_path(config.source, paths.model_dir)
     found = {named: named_path(named, paths.model_dir) for named in config.named}

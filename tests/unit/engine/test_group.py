@@ -15,8 +15,12 @@ LEADER = {"LWS_LEADER_ADDRESS": "127.0.0.1", "LWS_WORKER_INDEX": "0"}
 WORKER = {**LEADER, "LWS_WORKER_INDEX": "1"}
 
 
+def never(seconds: float) -> None:
+    pytest.fail(f"waited for {seconds} s")
+
+
 def test_the_leader_waits_for_nothing() -> None:
-    found = join(LEADER, pause=pytest.fail)
+    found = join(LEADER, pause=never)
     assert (found.rank, found.leader) == (0, found.own)
 
 
@@ -68,5 +72,5 @@ def test_a_download_in_a_group_goes_on_until_it_is_there() -> None:
 def test_a_download_elsewhere_fails_for_the_kubelet_to_see() -> None:
     hub = Hub()
     with pytest.raises(ModelUnavailable):
-        patiently(hub.fetch, {}, pause=pytest.fail)
+        patiently(hub.fetch, {}, pause=never)
     assert hub.asked == 1

@@ -191,6 +191,8 @@ def test_an_engine_over_nodes_has_its_part_here(member: Member, rank: str) -> No
         "--node-rank RANK --master-addr 10.0.0.1 --master-port 29500"
     )
     number, *headless = rank.split()
+    if headless:
+        want = want.replace("--api-server-count 1 ", "")
     assert serve_arguments(wishes, GPU, PATHS, member) == [
         *want.replace("RANK", number).split(),
         *headless,
