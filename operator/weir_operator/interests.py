@@ -59,7 +59,7 @@ class Interests(Generic[K]):
 
     def concerned(self, change: Change) -> list[K]:
         """Return the services that deserve a pass after a change."""
-        if change.kind in OPTIONAL:
+        if change.kind in OPTIONAL and change.name:
             mine = (change.namespace, change.service)
             return [each for each in self._secrets if each == mine]
         if change.kind == SECRET and change.name:
