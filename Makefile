@@ -58,6 +58,11 @@ e2e-versions: install ## The quick scenarios on the oldest Kubernetes that Weir 
 	@scripts/system-packages
 	@scripts/e2e-versions
 
+.PHONY: e2e-groups
+e2e-groups: install ## Replicas over several nodes on a real cluster, by LeaderWorkerSet
+	@scripts/system-packages
+	WEIR_E2E_GROUPS=1 $(BIN)/pytest e2e/test_groups.py
+
 .PHONY: integration-gpu-lock
 integration-gpu-lock: install ## The engine's tests on the Python code of the vLLM that requirements/gpu.lock pins
 	@scripts/integration-gpu-lock

@@ -53,6 +53,8 @@ if not os.environ.get("WEIR_E2E_IMAGES"):  # it builds them: gigabytes
 if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take minutes
     collect_ignore += ["test_autoscaling.py", "test_scaling_by_work.py"]
     collect_ignore += ["test_keda.py", "test_scaling_to_zero.py"]
+if not os.environ.get("WEIR_E2E_GROUPS"):  # it builds LeaderWorkerSet
+    collect_ignore += ["test_groups.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
     collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_keda.py"]
     collect_ignore += ["test_node_drain.py", "test_room.py", "test_routing.py"]
@@ -214,6 +216,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         for fixture, tool in TOOLS.items():
             if any(fixture in _fixtures(item) for item in session.items):
                 build.tool(tool)
+        if any(item.path.stem == "test_groups" for item in session.items):
+            build.lws()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -360,6 +360,55 @@ MISTAKES: Final = [
         server_field="spec.pools",
     ),
     Mistake(
+        "fewer GPUs on each node than the engine uses",
+        {"engine": {"parallelism": {"tensor": 8, "pipeline": 2, "nodes": 2}}, **_gpus()},
+        "spec.pools[0].accelerator.count",
+        (
+            "1 accelerators on each of 2 nodes and an engine of tensor x pipeline = 16 do not "
+            "fit; write accelerator: {count: 8}"
+        ),
+        server="divided by its nodes, or 0 for the CPU",
+        server_field="spec.pools",
+    ),
+    Mistake(
+        "nodes that hold unequal parts of an engine",
+        {"engine": {"parallelism": {"tensor": 4, "nodes": 3}}},
+        "spec.pools[0].accelerator.count",
+        (
+            "each of the nodes holds the same part of an engine, and tensor x pipeline = 4 is no "
+            "multiple of 3 nodes; write another tensor or other nodes"
+        ),
+        server="each of the nodes holds the same part of an engine",
+        server_field="spec.pools",
+    ),
+    Mistake(
+        "data parallel ranks over nodes",
+        {"engine": {"parallelism": {"tensor": 2, "data": 2, "nodes": 2}}},
+        "spec.pools[0].accelerator.count",
+        (
+            "an engine that spreads over nodes has one data parallel rank; leave data out, and "
+            "write more replicas"
+        ),
+        server_field="spec.pools",
+    ),
+    Mistake(
+        "adapters over nodes",
+        {
+            "engine": {"parallelism": {"tensor": 2, "nodes": 2}},
+            "model": {
+                "name": "tiny",
+                "source": {"uri": "tiny://"},
+                "adapters": [{"name": "sql", "source": {"uri": "hf://org/sql"}}],
+            },
+        },
+        "spec.model.adapters",
+        (
+            "an engine that spreads over nodes takes no adapters, because they are fetched on one "
+            "of its nodes only; merge the adapter into the model, or write nodes: 1"
+        ),
+        server=CONDITION,
+    ),
+    Mistake(
         "a rollout that replaces nothing",
         {"rollout": {"maxSurge": 0}},
         "spec.rollout",

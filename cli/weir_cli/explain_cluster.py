@@ -196,12 +196,16 @@ def _lease(reading: _Reading, namespace: str) -> Lease | None:
     )
 
 
+_MAKERS: Final = frozenset({"Deployment", "ReplicaSet", "LeaderWorkerSet", "StatefulSet"})
+"""Kinds that make pods, the one through the other."""
+
+
 def _events(found: Iterable[Mapping[str, Any]], about: set[str], name: str) -> tuple[Event, ...]:
     """Return the warnings about the service, its pods and what makes them, the newest last."""
     mine = []
     for each in found:
         of = each.get("involvedObject") or {}
-        makes_pods = of.get("kind") in {"Deployment", "ReplicaSet"}
+        makes_pods = of.get("kind") in _MAKERS
         whose = str(of.get("name", ""))
         if whose in about or (makes_pods and whose.startswith(f"{name}-")):
             when = each.get("lastTimestamp") or each.get("eventTime") or ""

@@ -200,7 +200,17 @@ def _replica(
 
 
 def _seats(service: InferenceService) -> list[_Seat]:
-    """Return the replicas that there may be of a service, in the order of its pools."""
+    """Return the replicas that there may be of a service, in the order of its pools.
+
+    Raises:
+        InvalidSpec: A replica spreads over several nodes.
+    """
+    for pool in filter(service.spec.spreads, service.spec.hardware_pools):
+        raise InvalidSpec(
+            f"{service.spec.place_of(pool)}.engine.parallelism.nodes",
+            f"pool {pool.name!r} spreads each replica over several nodes, and `weir up` has one; "
+            "write nodes: 1 here, or apply the file to a cluster with LeaderWorkerSet",
+        )
     # Here all models are in one place, which outlives every run.
     model = service.spec.model.model_copy(update={"cache": None})
     spec = service.spec.model_copy(update={"model": model})

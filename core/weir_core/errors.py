@@ -95,6 +95,12 @@ class ClusterRefuses(ClusterUnavailable):
     reason = "cluster_refuses"
 
 
+class KindMissing(ClusterRefuses):
+    """The cluster does not know a kind of object; it will once a person has installed it."""
+
+    reason = "kind_missing"
+
+
 class PredecessorLeaving(ClusterUnavailable):
     """An object of an earlier service of the same name is there, until it is collected."""
 

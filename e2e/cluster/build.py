@@ -167,6 +167,18 @@ def keda() -> Path:
     return _kept("keda", make)
 
 
+def lws() -> Path:
+    """Return LeaderWorkerSet's program, `manager`, and its `chart`, building it the first time."""
+    program = Program("lws", (("manager", "./cmd"),))
+
+    def make(out: Path) -> None:
+        module = _downloaded(TOOLS / "lws", "sigs.k8s.io/lws")
+        _build(_go(), module, program, out)
+        shutil.copytree(module / "charts/lws", out / "chart")
+
+    return _kept("lws", make)
+
+
 def _kept(name: str, make: Callable[[Path], None]) -> Path:
     """Return the folder that `make` fills for a folder of `tools`, as long as that is the same."""
     digest = hashlib.sha256()

@@ -46,8 +46,9 @@ def _run(command: str) -> int:
             serve(os.environ)
         case "fetch":
             from weir_engine.fetch import fetch
+            from weir_engine.group import patiently
 
-            fetch(os.environ)
+            patiently(fetch, os.environ)
         case "adapters":
             from weir_engine.adapters import keep_fetching
 

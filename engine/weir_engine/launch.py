@@ -19,6 +19,7 @@ from weir_core.api.labels import ENGINE_SOCKET, MODEL_DIR, RUN_DIR
 from weir_core.errors import Fault, InvalidSpec, MachineUnfit
 from weir_core.wire.engine import EngineConfig, local_path, locate, named_path
 from weir_core.wire.named_models import with_paths
+from weir_engine.group import MASTER_PORT, Member
 from weir_engine.machine import Machine
 
 TINY_KV_CACHE_BYTES: Final = 64 * 2**20
@@ -50,8 +51,16 @@ class Paths:
         return posixpath.join(self.run_dir, ENGINE_SOCKET)
 
 
-def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> list[str]:
+def serve_arguments(
+    config: EngineConfig, machine: Machine, paths: Paths, member: Member | None = None
+) -> list[str]:
     """Return the arguments of `vllm` that serve `config` on `machine`.
+
+    Args:
+        config: What is asked for.
+        machine: What this process runs on.
+        paths: Where the pod's directories are.
+        member: Which part this is of an engine that spreads over nodes; None for all of it.
 
     Raises:
         InvalidSpec: The configuration contradicts itself or breaks the contract.
@@ -59,11 +68,15 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
     """
     _check(config, machine)
     ours = [*_adapters(config, machine, paths), *_parallel(config), *_contract(config, paths)]
+    if member is not None:
+        ours += _over_nodes(config, member)
     if machine.device == "cpu":
         ours += _on_cpu(config, machine)
     if locate(config.source).scheme == "tiny":
         ours += _tiny()
     given = {_base(argument) for argument in config.args if argument.startswith("-")}
+    if member is not None and member.rank:  # vLLM refuses to count what there is none of
+        given.add("--api-server-count")
     kept = [flag for flag in ours if _base(flag[0]) not in given]
     model = local_path(config.source, paths.model_dir)
     found = {named: named_path(named, paths.model_dir) for named in config.named}
@@ -72,9 +85,18 @@ def serve_arguments(config: EngineConfig, machine: Machine, paths: Paths) -> lis
 
 
 def environment(
-    config: EngineConfig, machine: Machine, inherited: Mapping[str, str]
+    config: EngineConfig,
+    machine: Machine,
+    inherited: Mapping[str, str],
+    member: Member | None = None,
 ) -> dict[str, str]:
     """Return vLLM's environment: `inherited`, completed where it is silent.
+
+    Args:
+        config: What is asked for.
+        machine: What this process runs on.
+        inherited: The container's environment.
+        member: Which part this is of an engine that spreads over nodes; None for all of it.
 
     Raises:
         InvalidSpec: A variable came from a Secret, a ConfigMap or the image that a spec may not
@@ -90,11 +112,11 @@ def environment(
         # vLLM reports its usage home unless told not to.
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # Collectives listen on TCP: on the loopback, please, not on the pod's address.
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-        "VLLM_HOST_IP": "127.0.0.1",
     }
+    if member is None:
+        # Collectives listen on TCP: on the loopback, please, not on the pod's address.
+        defaults |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    defaults["VLLM_HOST_IP"] = "127.0.0.1" if member is None else member.own
     if machine.device == "cpu":
         defaults |= _cpu_environment(config, machine)
     if config.adapter_slots:
@@ -125,11 +147,11 @@ def _check(config: EngineConfig, machine: Machine) -> None:
             "where engine.image says nothing"
         )
         raise MachineUnfit(f"vLLM's build for GPUs sees no GPU: {machine.no_gpu}; {remedy}")
-    if machine.device == "gpu" and 0 < config.accelerators < config.parallelism.size:
+    given = config.accelerators * config.parallelism.nodes
+    if machine.device == "gpu" and 0 < given < config.parallelism.size:
         raise InvalidSpec(
             "engine.parallelism",
-            f"needs {config.parallelism.size} accelerators per replica, the pool gives "
-            f"{config.accelerators}",
+            f"needs {config.parallelism.size} accelerators per replica, the pool gives {given}",
         )
 
 
@@ -159,6 +181,17 @@ def _parallel(config: EngineConfig) -> Iterator[Flag]:
         yield "--pipeline-parallel-size", str(sizes.pipeline)
     if sizes.data > 1:
         yield "--data-parallel-size", str(sizes.data)
+
+
+def _over_nodes(config: EngineConfig, member: Member) -> Iterator[Flag]:
+    """Yield what joins the parts of an engine; Weir's scheduler and the API are the leader's."""
+    yield "--distributed-executor-backend", "mp"
+    yield "--nnodes", str(config.parallelism.nodes)
+    yield "--node-rank", str(member.rank)
+    yield "--master-addr", member.leader
+    yield "--master-port", str(MASTER_PORT)
+    if member.rank:
+        yield ("--headless",)
 
 
 def _adapters(config: EngineConfig, machine: Machine, paths: Paths) -> Iterator[Flag]:

@@ -17,7 +17,7 @@ from typing import Final
 from weir_core.api.labels import ENV_RUN_DIR, FACTS_FILE, MODE_SOCKET
 from weir_core.errors import InvalidSpec, MachineUnfit, ModelUnavailable
 from weir_core.wire.engine import MOUNTED, EngineConfig, local_path, locate
-from weir_engine import launch, machine, settings
+from weir_engine import group, launch, machine, settings
 from weir_engine.first_process import listens
 from weir_engine.launch import Paths
 from weir_engine.remote_code import CACHE, cached, code_repositories
@@ -31,7 +31,8 @@ def serve(environment: Mapping[str, str]) -> None:
     """Replace this process by the one that runs vLLM; returns only by raising."""
     config, paths = settings.read_config(environment), settings.read_paths(environment)
     here = machine.detect()
-    arguments = launch.serve_arguments(config, here, paths)
+    member = group.join(environment) if config.parallelism.nodes > 1 else None
+    arguments = launch.serve_arguments(config, here, paths, member)
     _find_weights(config, paths)
     _refuse_draft(config, paths)
     if not {"HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_HOME"} & environment.keys():
@@ -40,7 +41,7 @@ def serve(environment: Mapping[str, str]) -> None:
     engine_environment = with_path(
         # The engine core writes its facts there.
         _code_cache(paths)
-        | launch.environment(config, here, environment)
+        | launch.environment(config, here, environment, member)
         | {ENV_RUN_DIR: paths.run_dir},
         write_vllm_metadata(Path(paths.run_dir)),
     )

@@ -25,10 +25,10 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
 from weir_core.api import labels
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, KindMissing
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, EVENT, LEASE, POD, TENANT, Kind, kind_of
+from weir_operator.kinds import CLASS, EVENT, LEASE, OPTIONAL, POD, TENANT, Kind, kind_of
 from weir_operator.render import Manifest
 from weir_operator.views import Meta, Pod, view
 
@@ -85,8 +85,10 @@ class Cluster(Protocol):
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
         """Return the objects of a kind that are labelled as the service's."""
 
-    async def pods(self, namespace: str, service: str) -> list[Manifest]:
-        """Return the service's pods."""
+    async def pods(
+        self, namespace: str, service: str, label: str = labels.SERVICE
+    ) -> list[Manifest]:
+        """Return the pods whose label names the service: its replicas, by default."""
 
     async def classes(self) -> list[Manifest]:
         """Return every InferencePriorityClass; raise `ClusterRefuses` without that right."""
@@ -178,9 +180,11 @@ class Kubernetes:
         selector = f"{labels.SERVICE}={service},{labels.MANAGED_BY}={labels.FIELD_MANAGER}"
         return await self._list(kind, namespace, selector)
 
-    async def pods(self, namespace: str, service: str) -> list[Manifest]:
-        """Return the service's pods."""
-        return await self._list(POD, namespace, f"{labels.SERVICE}={service}")
+    async def pods(
+        self, namespace: str, service: str, label: str = labels.SERVICE
+    ) -> list[Manifest]:
+        """Return the pods whose label names the service."""
+        return await self._list(POD, namespace, f"{label}={service}")
 
     async def classes(self) -> list[Manifest]:
         """Return every InferencePriorityClass."""
@@ -211,6 +215,8 @@ class Kubernetes:
             about=f"{manifest['kind']} {meta['name']}",
         )
         if applied is None:
+            if kind_of(manifest) in OPTIONAL:
+                raise KindMissing(OPTIONAL[kind_of(manifest)])
             raise ClusterUnavailable(f"the namespace of {meta['name']} is gone")
         return applied
 
@@ -262,6 +268,8 @@ class Kubernetes:
                 async for line in answer.content:
                     yield _change(kind, json.loads(line))
         except ApiException as error:
+            if error.status == 404 and kind in OPTIONAL:
+                raise KindMissing(OPTIONAL[kind]) from error
             raise translated(error, f"a watch of {kind.plural}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"the watch broke: {error}") from error
@@ -272,6 +280,8 @@ class Kubernetes:
         query = {"labelSelector": selector} if selector else {}
         about = f"a list of {kind.name}" if kind in (CLASS, TENANT) else ""
         listed = await self._ask(kind.path(namespace), query, about=about, accept=accept)
+        if listed is None and kind in OPTIONAL:
+            return []
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
             raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
         items: list[Manifest] = listed.get("items") or []  # null where metadata alone is listed
@@ -378,7 +388,13 @@ def _change(kind: Kind, event: Manifest) -> Change:
         raise ClusterUnavailable(f"the watch ended: {found.get('message', '')}")
     meta = found.get("metadata", {})
     name = "" if event["type"] == "BOOKMARK" else meta.get("name", "")
-    return Change(kind, meta.get("namespace", ""), name, meta.get("resourceVersion", ""))
+    return Change(
+        kind,
+        meta.get("namespace", ""),
+        name,
+        meta.get("resourceVersion", ""),
+        meta.get("labels", {}).get(labels.SERVICE, ""),
+    )
 
 
 def _with_connections(server: client.Configuration, limit: int) -> client.Configuration:

@@ -19,15 +19,19 @@ from typing import Any, Final
 import kopf
 
 from weir_core.api.labels import FIELD_MANAGER, GROUP, MANAGED_BY, SERVICE, VERSION
+from weir_operator.kinds import OPTIONAL
 from weir_operator.parts import owned
 from weir_operator.reconcile import Key
 
 Ask = Callable[[Key], None]
 
 OWNED_RESOURCES: tuple[tuple[str, str], ...] = tuple(
-    (each.kind.api_version, each.kind.plural) for each in owned() if each.watched
+    (each.kind.api_version, each.kind.plural)
+    for each in owned()
+    if each.watched and each.kind not in OPTIONAL
 )
-"""Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
+"""Watched so that what someone edits or deletes comes back; pods speak through Deployments. Kinds
+that a cluster may lack are watched by `weir_operator.watches`."""
 
 REMEMBERED: Final = 50_000
 """Objects whose version is remembered: the latest told of. One that is forgotten is news again."""

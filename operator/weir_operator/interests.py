@@ -1,4 +1,4 @@
-"""Which services a change of a class, a tenant or a Secret concerns.
+"""Which services a change of a class, a tenant, a Secret or a LeaderWorkerSet concerns.
 
 A pass notes what it read; when one of those objects changes, the service gets another pass. So
 nothing has to be known of a Secret beforehand, and one that no tenant names concerns nobody.
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Set
 from typing import Generic, NamedTuple, TypeVar
 
-from weir_operator.kinds import SECRET, Kind
+from weir_operator.kinds import OPTIONAL, SECRET, Kind
 
 K = TypeVar("K", bound=tuple[str, str])
 """A service: (namespace, name)."""
@@ -26,6 +26,8 @@ class Change(NamedTuple):
     """Empty where it may be any object of the kind."""
     version: str = ""
     """Of the kind's objects, from which a watch can go on."""
+    service: str = ""
+    """Whose object it is, of the kinds that services own."""
 
 
 class Interests(Generic[K]):
@@ -57,6 +59,9 @@ class Interests(Generic[K]):
 
     def concerned(self, change: Change) -> list[K]:
         """Return the services that deserve a pass after a change."""
+        if change.kind in OPTIONAL and change.name:
+            mine = (change.namespace, change.service)
+            return [each for each in self._secrets if each == mine]
         if change.kind == SECRET and change.name:
             return list(self._readers.get((change.namespace, change.name), ()))
         if change.namespace:

@@ -32,6 +32,7 @@ CLASS = Kind(labels.API_VERSION, "InferencePriorityClass", "inferenceprioritycla
 TENANT = Kind(labels.API_VERSION, "InferenceTenant", "inferencetenants")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 JOB = Kind("batch/v1", "Job", "jobs")
+GROUP_SET = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets")
 REVISION = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
 API_SERVICE = Kind("v1", "Service", "services")
 SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
@@ -48,10 +49,17 @@ DEFINITION = Kind(
 _BY_NAME = {
     (kind.api_version, kind.name): kind
     for kind in (
-        *(SERVICE, CLASS, TENANT, DEPLOYMENT, JOB, REVISION, API_SERVICE, SERVICE_ACCOUNT),
+        *(SERVICE, CLASS, TENANT, DEPLOYMENT, GROUP_SET, JOB, REVISION, API_SERVICE),
+        SERVICE_ACCOUNT,
         *(DISRUPTION_BUDGET, NETWORK_POLICY, SECRET, POD, EVENT, LEASE, DEFINITION),
     )
 }
+
+OPTIONAL = {
+    GROUP_SET: "spec.engine.parallelism.nodes above 1 needs LeaderWorkerSet, which this cluster "
+    "lacks: install it (https://lws.sigs.k8s.io/docs/installation), and this goes on by itself"
+}
+"""Kinds that a cluster may lack, each with what to say where it is needed."""
 
 
 def kind_of(manifest: dict[str, Any]) -> Kind:

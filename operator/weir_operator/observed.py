@@ -72,6 +72,9 @@ class Observed:
     remark: str = ""
     """What the API server cannot hold of a spec, and so may have dropped."""
     pods: Sequence[Pod] = ()
+    """Its replicas and gateways. Of a replica that spreads over nodes, its leader."""
+    workers: Sequence[Pod] = ()
+    """The other pods of such replicas."""
     owned: Sequence[Manifest] = ()
     """Its objects, of the kinds of all parts that have had their turn."""
     told: Told = _NOTHING_TOLD
@@ -92,6 +95,11 @@ class Observed:
     def staying(self) -> list[Pod]:
         """The replicas' pods that are not on their way out."""
         return [pod for pod in self.pods if not (pod.leaves or pod.is_gateway)]
+
+    @property
+    def staying_workers(self) -> list[Pod]:
+        """The workers that are not on their way out."""
+        return [pod for pod in self.workers if not pod.leaves]
 
     @property
     def gateways(self) -> list[Pod]:

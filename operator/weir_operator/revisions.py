@@ -135,10 +135,10 @@ def expired(owner: InferenceService, owned: Sequence[Manifest]) -> list[Manifest
     return found
 
 
-def template_of(deployment: Manifest, owned: Sequence[Manifest]) -> Manifest | None:
-    """Return the kept template that a Deployment's pods are made from; None where none is kept."""
-    of_pool = _newest_first(owned, pool_of(deployment))
-    same = _kept(of_pool, _digest(deployment)) or next(iter(of_pool), None)
+def template_of(workload: Manifest, owned: Sequence[Manifest]) -> Manifest | None:
+    """Return the kept template that a workload's pods are made from; None where none is kept."""
+    of_pool = _newest_first(owned, pool_of(workload))
+    same = _kept(of_pool, _digest(workload)) or next(iter(of_pool), None)
     return None if same is None else same["data"]
 
 

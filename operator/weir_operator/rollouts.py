@@ -4,8 +4,9 @@ Inside a pool the Deployment controller replaces pods as `spec.rollout` says. Wi
 `maxUnavailable: 0` it waits for ever for a pod that no node has room for. So after
 `spec.rollout.surgeTimeout` the pool goes *one by one*: an old pod leaves first, and the new one
 takes its place. That is done only where the old pods' places are all that the new one lacks, and
-where others go on serving meanwhile. It lasts until the rollout is complete: an annotation of the
-Deployment holds it, with the digest of the template that it is for.
+where others go on serving meanwhile; and not for groups, whose pods lack several places at once.
+It lasts until the rollout is complete: an annotation of the Deployment holds it, with the digest of
+the template that it is for.
 
 Between pools, when one has left the spec (it was renamed, say), the same bounds hold over all pools
 of the service together: the operator raises the new pools and lowers the old ones pass by pass.
@@ -107,7 +108,11 @@ def one_by_one(seen: Situation, digests: Mapping[str, str]) -> frozenset[str]:
     timeout_s = parse_duration(seen.rollout.surge_timeout)
     if not timeout_s:
         return frozenset()
-    pools = [pool for pool in seen.wanted if pool in seen.deployments]
+    pools = [
+        pool
+        for pool in seen.wanted
+        if pool in seen.deployments and not seen.deployments[pool].is_of_groups
+    ]
     under_way = frozenset(
         pool
         for pool in pools

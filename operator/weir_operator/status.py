@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from weir_core.api.labels import COMPONENT, GATEWAY, POOL
-from weir_core.errors import ClusterRefuses, InvalidSpec, PredecessorLeaving
+from weir_core.errors import ClusterRefuses, InvalidSpec, KindMissing, PredecessorLeaving
 from weir_operator.conditions import (
     LONGEST_MESSAGE,
     MODEL,
@@ -73,6 +73,8 @@ def failure(error: Exception | None) -> Verdict | None:
             return Verdict("False", "InvalidSpec", str(error))
         case PredecessorLeaving():
             return Verdict("False", "WaitingForPredecessor", str(error))
+        case KindMissing():
+            return Verdict("False", "LeaderWorkerSetMissing", str(error))
         case ClusterRefuses():
             return Verdict("False", "Refused", str(error))
         case _:

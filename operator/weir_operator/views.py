@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 
 from weir_core.api import labels
 from weir_operator.render import Manifest
+from weir_operator.render.naming import GROUP_SET
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -234,6 +236,11 @@ class Pod(_OfAPool, frozen=True):
         return self.metadata.labels.get("pod-template-hash", "")
 
     @property
+    def group_set(self) -> str:
+        """The LeaderWorkerSet it belongs to; empty for none."""
+        return self.metadata.labels.get(labels.GROUP_SET, "")
+
+    @property
     def unschedulable(self) -> str:
         """Why no node takes it, in the Kubernetes scheduler's words; empty where one does."""
         found = self._unschedulable
@@ -281,13 +288,13 @@ class Pod(_OfAPool, frozen=True):
 
 
 class DeploymentSpec(_View, frozen=True):
-    """A Deployment's spec."""
+    """A workload's spec."""
 
     replicas: int = 1
 
 
 class DeploymentStatus(_View, frozen=True):
-    """A Deployment's status."""
+    """A workload's status, in replicas."""
 
     observed_generation: int = 0
     replicas: int = 0
@@ -298,10 +305,39 @@ class DeploymentStatus(_View, frozen=True):
 
 
 class Deployment(_OfAPool, frozen=True):
-    """A pool's Deployment."""
+    """A pool's workload: a Deployment, or a LeaderWorkerSet whose groups are the replicas."""
 
+    kind: str = "Deployment"
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+    @property
+    def is_of_groups(self) -> bool:
+        """Whether each replica is a group of pods."""
+        return self.kind == GROUP_SET
+
+    def counted(self, pods: Iterable[Pod]) -> Deployment:
+        """Return it with what its pods say, where its own status says too little.
+
+        LeaderWorkerSet's does not tell which of its generations it is of, and counts a group whose
+        workers are on their way out. A leader is ready when its whole group works.
+        """
+        if not self.is_of_groups:
+            return self
+        mine = [each for each in pods if each.group_set == self.metadata.name]
+        stay = [each for each in mine if not (each.leaves or each.has_ended)]
+        newest = self.metadata.annotations.get(labels.SPEC_HASH)
+        ready = sum(each.is_ready for each in stay)
+        status = DeploymentStatus(
+            observed_generation=self.metadata.generation,
+            replicas=len(mine),
+            updated_replicas=sum(
+                each.metadata.annotations.get(labels.SPEC_HASH) == newest for each in stay
+            ),
+            ready_replicas=ready,
+            available_replicas=ready,
+        )
+        return msgspec.structs.replace(self, status=status)
 
     @property
     def wanted(self) -> int:

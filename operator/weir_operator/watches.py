@@ -1,8 +1,9 @@
-"""Watches classes, tenants and Secrets by name, and goes on where it lacks the right to.
+"""Watches what kopf cannot: classes, tenants, Secrets by name, and kinds that may be missing.
 
 kopf ends the operator when a watch is forbidden. These are: an operator that is restricted to some
 namespaces may have no right to the cluster's classes, and works without. Only metadata is asked
-for, which kopf cannot do, so the values of Secrets that no tenant names never come here.
+for, which kopf cannot do, so the values of Secrets that no tenant names never come here. A kind
+that the cluster lacks is asked for again and again: kopf may miss its arrival.
 
 A watch lasts five minutes, and the next one goes on where it ended. Only one that broke begins
 anew, with everything there is: what was deleted meanwhile is in no event, so it is told that
@@ -16,15 +17,17 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, SECRET, TENANT, Kind
+from weir_operator.kinds import CLASS, OPTIONAL, SECRET, TENANT, Kind
 
 log = logging.getLogger(__name__)
 
 AGAIN: Final = Seconds(1.0)
 """In seconds, after a watch that ended or broke."""
+AGAIN_MISSING: Final = Seconds(10.0)
+"""In seconds; someone has to install the kind first."""
 AGAIN_FORBIDDEN: Final = Seconds(60.0)
 """In seconds; someone has to grant a right first."""
 
@@ -66,7 +69,7 @@ async def watch(
     """
     topics: list[Topic] = [(CLASS, None)]
     for namespace in namespaces or (None,):
-        topics += [(TENANT, namespace), (SECRET, namespace)]
+        topics += [(kind, namespace) for kind in (TENANT, SECRET, *OPTIONAL)]
     blind.update(topics)
     async with asyncio.TaskGroup() as tasks:
         for topic in topics:
@@ -109,6 +112,8 @@ class _Follower:
     def _lost(self, error: ClusterUnavailable, again: Seconds) -> Seconds:
         """Say why a watch ended; return after how many seconds it begins anew."""
         self._begin_anew()
+        if isinstance(error, KindMissing):
+            return AGAIN_MISSING
         if isinstance(error, ClusterRefuses):
             log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
             return AGAIN_FORBIDDEN

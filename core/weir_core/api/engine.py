@@ -120,7 +120,7 @@ class Scheduling(Model):
 
 
 class Parallelism(Model):
-    """How one replica spreads over accelerators."""
+    """How one replica spreads over accelerators, and over nodes."""
 
     tensor: Integer = Field(
         default=1, ge=1, le=64, description="Tensor parallel size, in accelerators. Default: 1."
@@ -130,6 +130,14 @@ class Parallelism(Model):
     )
     data: Integer = Field(
         default=1, ge=1, le=64, description="Data parallel size, in engine cores. Default: 1."
+    )
+    nodes: Integer = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Nodes that one replica spreads over, each with a pod of accelerator.count: "
+        "tensor x pipeline is that count times the nodes. More than 1 needs LeaderWorkerSet in the "
+        "cluster. Default: 1.",
     )
 
     @property

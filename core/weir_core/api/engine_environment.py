@@ -15,7 +15,7 @@ from weir_core.api import labels
 from weir_core.api.base import Rule, quoted
 
 _SOCKET: Final = "the engine listens only on its sidecar's socket"
-_LOOPBACK: Final = "the engine's processes talk to each other on the loopback only"
+_LOOPBACK: Final = "Weir chooses the address at which the engine's processes meet"
 _RANKS: Final = "an engine holds all of its ranks; set spec.engine.parallelism.data"
 _OURS: Final = "Weir sets it itself"
 

@@ -64,12 +64,12 @@ FORBIDDEN: Final[dict[str, str]] = {
     "-dpe": "requests are balanced between sidecars",
     "--data-parallel-multi-port-external-lb": "requests are balanced between sidecars",
     "-dpm": "requests are balanced between sidecars",
-    "--nnodes": "Weir places an engine on one node",
-    "-n": "Weir places an engine on one node",
-    "--node-rank": "Weir places an engine on one node",
-    "-r": "Weir places an engine on one node",
-    "--master-addr": "Weir places an engine on one node",
-    "--master-port": "Weir places an engine on one node",
+    "--nnodes": "set spec.engine.parallelism.nodes",
+    "-n": "set spec.engine.parallelism.nodes",
+    "--node-rank": "LeaderWorkerSet says it; set spec.engine.parallelism.nodes",
+    "-r": "LeaderWorkerSet says it; set spec.engine.parallelism.nodes",
+    "--master-addr": "LeaderWorkerSet says it; set spec.engine.parallelism.nodes",
+    "--master-port": "LeaderWorkerSet says it; set spec.engine.parallelism.nodes",
     "--otlp-traces-endpoint": "set spec.tracing.endpoint",
 }
 

@@ -24,6 +24,11 @@ USUAL: Final = (
 )
 PREFILL_CONTEXT_FLAGS: Final = ("--prefill-context-parallel-size", "--prefill_context", "-pcp")
 """Arguments by which an engine uses more accelerators than `engine.parallelism` says."""
+DATA_OVER_NODES: Final = (
+    "an engine that spreads over nodes has one data parallel rank; leave data out, and write more "
+    "replicas"
+)
+UNEVEN: Final = "each of the nodes holds the same part of an engine"
 
 
 class Sizes(Protocol):
@@ -41,6 +46,10 @@ class Sizes(Protocol):
     def data(self) -> int:
         """Data parallel size."""
 
+    @property
+    def nodes(self) -> int:
+        """Nodes that one engine spreads over."""
+
 
 def wrong_amount(resource: str, count: int, asked: str, amount: Any) -> str | None:
     """Return what is wrong with an amount of `asked` beside `count` of `resource`, if anything."""
@@ -55,6 +64,8 @@ def wrong_amount(resource: str, count: int, asked: str, amount: Any) -> str | No
 
 def wrong_count(count: int, sizes: Sizes) -> str | None:
     """Return what is wrong with `count` accelerators for an engine of these sizes, if anything."""
+    if sizes.nodes > 1:
+        return _wrong_over_nodes(count, sizes)
     need = sizes.tensor * sizes.pipeline * sizes.data
     if count in (0, need):
         return None
@@ -65,6 +76,24 @@ def wrong_count(count: int, sizes: Sizes) -> str | None:
     return (
         f"{said} leave {count - need} idle; write engine.parallelism.tensor: {tensor}, or "
         f"accelerator: {{count: {need}}}"
+    )
+
+
+def _wrong_over_nodes(count: int, sizes: Sizes) -> str | None:
+    """Return what is wrong with `count` accelerators on each node, if anything."""
+    if sizes.data > 1:
+        return DATA_OVER_NODES
+    need = sizes.tensor * sizes.pipeline
+    if need % sizes.nodes:
+        return (
+            f"{UNEVEN}, and tensor x pipeline = {need} is no multiple of {sizes.nodes} nodes; "
+            "write another tensor or other nodes"
+        )
+    if count in (0, need // sizes.nodes):
+        return None
+    return (
+        f"{count} accelerators on each of {sizes.nodes} nodes and an engine of tensor x pipeline = "
+        f"{need} do not fit; write accelerator: {{count: {need // sizes.nodes}}}"
     )
 
 
@@ -110,14 +139,29 @@ def parallelism_rules() -> tuple[Rule, ...]:
     need = " * ".join(_size("self", size, "1") for size in sizes)
     need_of_pool = " * ".join(_size("p", size, _size("self", size, "1")) for size in sizes)
     count = _COUNT.format("p")
+    nodes = _size("self", "nodes", "1")
+    nodes_of_pool = _size("p", "nodes", nodes)
+    data_of_pool = _size("p", "data", _size("self", "data", "1"))
+    with_pools = "has(self.pools) && self.pools.size() > 0"
     return (
         Rule(
-            f"{_has_more('self')} || (has(self.pools) && self.pools.size() > 0 ? "
-            f"self.pools.all(p, {count} == 0 || {count} == {need_of_pool} || {_has_more('p')}) : "
-            f"1 == {need})",
+            f"{_has_more('self')} || ({with_pools} ? "
+            f"self.pools.all(p, {count} == 0 || {count} * {nodes_of_pool} == {need_of_pool} || "
+            f"{_has_more('p')}) : {nodes} == {need})",
             "accelerator.count of each pool must be tensor x pipeline x data of engine.parallelism "
-            "(the pool's own where it is written, each of them 1 where nothing is), or 0 for the "
-            "CPU: write the same number",
+            "(the pool's own where it is written, each of them 1 where nothing is) divided by its "
+            "nodes, or 0 for the CPU: write the same number",
+            field=".pools",
+        ),
+        Rule(
+            f"{with_pools} ? self.pools.all(p, {nodes_of_pool} == 1 || {data_of_pool} == 1) : "
+            f"{nodes} == 1 || {_size('self', 'data', '1')} == 1",
+            DATA_OVER_NODES,
+            field=".pools",
+        ),
+        Rule(
+            f"!({with_pools}) || self.pools.all(p, {need_of_pool} % {nodes_of_pool} == 0)",
+            f"{UNEVEN}: write a tensor x pipeline that is a multiple of nodes",
             field=".pools",
         ),
     )

@@ -67,6 +67,12 @@ NO_OPEN_POOL = (
 )
 
 
+ADAPTERS_OVER_NODES = (
+    "an engine that spreads over nodes takes no adapters, because they are fetched on one of its "
+    "nodes only; merge the adapter into the model, or write nodes: 1"
+)
+
+
 class Accelerator(Model):
     """The accelerators of one replica."""
 
@@ -75,7 +81,11 @@ class Accelerator(Model):
         description="Extended resource to ask for. Default: nvidia.com/gpu.",
     )
     count: Integer = Field(
-        default=1, ge=0, le=64, description="How many per replica; 0 is CPU. Default: 1."
+        default=1,
+        ge=0,
+        le=64,
+        description="How many per replica, and per node of a replica that spreads over several; 0 "
+        "is CPU. Default: 1.",
     )
 
 
@@ -94,7 +104,10 @@ class Resources(Model):
 
 
 class Pool(Model):
-    """Replicas on one kind of hardware; each pool is a Deployment."""
+    """Replicas on one kind of hardware; each pool is a Deployment.
+
+    A pool whose replicas spread over nodes is a LeaderWorkerSet.
+    """
 
     model_config = ConfigDict(json_schema_extra=rules(*hardware.pool_rules()))
 
@@ -349,6 +362,8 @@ class InferenceServiceSpec(Model):
             if wrong is not None:
                 count = ("pools", index, "accelerator", "count")
                 yield Contradiction(count if self.pools else ("engine", "parallelism"), wrong)
+        if self.model.slots and any(map(self.spreads, self.hardware_pools)):
+            yield Contradiction(("model", "adapters"), ADAPTERS_OVER_NODES)
 
     def _wrong_patch(self) -> Iterator[Contradiction]:
         for index, pool in enumerate(self.hardware_pools):
@@ -371,6 +386,10 @@ class InferenceServiceSpec(Model):
     def engine_of(self, pool: Pool) -> EngineSpec:
         """Return the engine of the replicas of `pool`."""
         return pool.engine.over(self.engine)
+
+    def spreads(self, pool: Pool) -> bool:
+        """Tell whether each replica of `pool` spreads over several nodes."""
+        return self.engine_of(pool).parallelism.nodes > 1
 
     def place_of(self, pool: Pool) -> str:
         """Return the path of `pool`, as the user writes it."""

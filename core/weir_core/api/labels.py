@@ -27,6 +27,18 @@ MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 SERVICE: Final = f"{GROUP}/service"
 POOL: Final = f"{GROUP}/pool"
 
+WORKER_OF: Final = f"{GROUP}/worker-of"
+"""On the pods of a replica that are not its leader, in place of `SERVICE`: the service. No Service
+sends them requests, and no count of replicas has them."""
+
+# What LeaderWorkerSet writes on the pods of a group, and into their containers.
+GROUP_SET: Final = "leaderworkerset.sigs.k8s.io/name"
+GROUP_REVISION: Final = "leaderworkerset.sigs.k8s.io/template-revision-hash"
+ENV_LEADER: Final = "LWS_LEADER_ADDRESS"
+"""NAME.SERVICE.NAMESPACE of the group's leader."""
+ENV_RANK: Final = "LWS_WORKER_INDEX"
+"""0 in the leader."""
+
 # Annotations.
 SPEC_HASH: Final = f"{GROUP}/spec-hash"
 ONE_BY_ONE: Final = f"{GROUP}/one-by-one"

@@ -55,6 +55,10 @@ Written by `make generate` from operator/weir_operator/rights.py and the parts. 
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
+# The pods of a pool whose replicas spread over nodes.
+- apiGroups: [leaderworkerset.x-k8s.io]
+  resources: [leaderworkersets]
+  verbs: [get, list, watch, create, patch, delete]
 # Pod templates that are kept over upgrades of the operator.
 - apiGroups: [apps]
   resources: [controllerrevisions]

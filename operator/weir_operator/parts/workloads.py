@@ -1,9 +1,11 @@
-"""A pool is a Deployment; and what its pods say of the model, the sidecars and the replicas.
+"""A pool is a Deployment, or a LeaderWorkerSet where each replica spreads over nodes.
+
+And what its pods say of the model, the sidecars and the replicas.
 
 Each verdict that something is wrong quotes what knows it best: the kubelet, the Kubernetes
 scheduler, or the last lines a container wrote before it died.
 
-A spec that is wrong changes no pod, and freezes nothing: each Deployment keeps its newest template,
+A spec that is wrong changes no pod, and freezes nothing: each workload keeps its newest template,
 and what can still be read of the spec says how many replicas it has.
 """
 
@@ -15,6 +17,7 @@ from typing import ClassVar, Final
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService
+from weir_core.errors import InvalidSpec
 from weir_core.units import parse_duration
 from weir_operator.cluster import Cluster
 from weir_operator.conditions import (
@@ -25,8 +28,8 @@ from weir_operator.conditions import (
     Verdict,
     wrong,
 )
-from weir_operator.kinds import DEPLOYMENT, REVISION
-from weir_operator.observed import Observed
+from weir_operator.kinds import API_SERVICE, DEPLOYMENT, GROUP_SET, REVISION
+from weir_operator.observed import Observed, in_the_way
 from weir_operator.parse import replicas_in
 from weir_operator.parts.part import Owned, Part
 from weir_operator.render import (
@@ -34,9 +37,12 @@ from weir_operator.render import (
     Manifest,
     deployment,
     gateway_deployment,
+    group_name,
+    group_set,
+    is_of_groups,
     names_in,
     pod_templates,
-    same_deployment,
+    same_workload,
 )
 from weir_operator.render.naming import is_of_a_pool, is_of_gateways, pool_of
 from weir_operator.revisions import choose, expired, template_of
@@ -75,6 +81,14 @@ _ONLY_REPLICA: Final = (
     "the only replica serves on, because no request is answered while its successor loads in its "
     f"place; free room for one more, {_AT_ONCE} to accept that"
 )
+_A_GROUP: Final = (
+    f"a replica that spreads over nodes needs a node with room for each of its pods; free it, "
+    f"{_AT_ONCE} to replace the replicas one by one"
+)
+_FORM: Final = (
+    "it is {there}, and with nodes: {nodes} would be {asked}, which cannot take over its pods; "
+    "write the pool under another name, and it takes over replica by replica"
+)
 _FOR_EVER: Final = (
     "with spec.rollout.surgeTimeout: 0s the replicas serve on until it has one; free room for one "
     f"more, {_AT_ONCE} to replace them one by one"
@@ -82,7 +96,7 @@ _FOR_EVER: Final = (
 
 
 class Workloads(Part):
-    """Deployments, and the revisions of their pod templates.
+    """Deployments, LeaderWorkerSets, and the revisions of their pod templates.
 
     Args:
         images: Container images where a spec names none.
@@ -93,6 +107,7 @@ class Workloads(Part):
     condition = WORKLOADS
     owns: ClassVar[tuple[Owned, ...]] = (
         Owned(DEPLOYMENT, "the pods of a pool, and gateways where there may be no replica"),
+        Owned(GROUP_SET, "the pods of a pool whose replicas spread over nodes"),
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
@@ -103,16 +118,24 @@ class Workloads(Part):
         self._scaled = scaled
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
-        """See the Deployments as they are, before any is written."""
-        there, gateway = _deployments(seen.owned), _gateway(seen.owned)
+        """See the workloads as they are, before any is written."""
+        await _refuse_foreign_services(seen, cluster)
+        there, gateway = _workloads_in(seen, seen.owned), _gateway(seen.owned)
         return replace(seen, deployments=there, gateway=gateway)
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
-        """Return the gateways', then each pool's Deployment, and the revision of its template."""
+        """Return the gateways', then each pool's workload, and the revision of its template.
+
+        Those that the cluster may not know come last: they keep no other from being applied.
+
+        Raises:
+            InvalidSpec: A pool that is there would have to become a workload of the other kind.
+        """
         scaled = self._scaled((seen.owner.metadata.namespace, seen.owner.metadata.name))
         if seen.service is None:
             return _as_kept(seen, scaled)
         service = seen.service
+        _refuse_another_form(service, seen.owned)
         chosen = choose(service, pod_templates(service, self._images), seen.owned)
         mine = {pool: each for pool, each in seen.deployments.items() if not each.leaves}
         wanted = wanted_replicas(service, mine, scaled)
@@ -122,10 +145,15 @@ class Workloads(Part):
         replicas = handed_over(situation, slow)
         names = names_in(seen.owned)
         desired = self._gateways(service, seen, is_asked=any(wanted.values()))
-        for pool in service.spec.hardware_pools:
+        for pool in sorted(service.spec.hardware_pools, key=service.spec.spreads):
             choice, number = chosen[pool.name], replicas[pool.name]
             goes_slowly = pool.name in slow
-            made = deployment(service, pool, choice.template, number, names, one_by_one=goes_slowly)
+            if is_of_groups(choice.template):
+                made = group_set(service, pool, choice.template, number, choice.digest)
+            else:
+                made = deployment(
+                    service, pool, choice.template, number, names, one_by_one=goes_slowly
+                )
             notes = made["metadata"].setdefault("annotations", {})
             notes[labels.SPEC_HASH] = choice.digest
             if goes_slowly:
@@ -152,7 +180,7 @@ class Workloads(Part):
 
     def applied(self, seen: Observed, desired: Sequence[Manifest]) -> Observed:
         """Return the pools of the spec, and those that have to serve until these do."""
-        there = _deployments(desired)
+        there = _workloads_in(seen, desired)
         if seen.service is None:
             return replace(seen, deployments=there, leaving={}, gateway=_gateway(seen.owned))
         named = {pool.name for pool in seen.service.spec.hardware_pools}
@@ -186,13 +214,20 @@ class Workloads(Part):
         that is not ready.
         """
         meta = seen.owner.metadata
-        pods = [view(Pod, each) for each in await cluster.pods(meta.namespace, meta.name)]
-        # Those of a Deployment that was just deleted may not know yet, and no event will tell when.
+        found = [view(Pod, each) for each in await cluster.pods(meta.namespace, meta.name)]
+        # Those of a workload that was just deleted may not know yet, and no event will tell when.
         known = {"", *seen.deployments, *seen.leaving}
-        return replace(seen, pods=[pod for pod in pods if pod.leaves or pod.pool in known])
+        pods = [pod for pod in found if pod.leaves or pod.pool in known]
+        there = {pool: each.counted(pods) for pool, each in seen.deployments.items()}
+        leaving = {pool: each.counted(pods) for pool, each in seen.leaving.items()}
+        workers: list[Pod] = []
+        if any(each.is_of_groups for each in (*there.values(), *leaving.values())):
+            listed = await cluster.pods(meta.namespace, meta.name, labels.WORKER_OF)
+            workers = [view(Pod, each) for each in listed]
+        return replace(seen, pods=pods, workers=workers, deployments=there, leaving=leaving)
 
     def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
-        """Say what the Deployments and the pods show."""
+        """Say what the workloads and the pods show."""
         return {
             WORKLOADS: _workloads(seen),
             MODEL: _model(seen),
@@ -237,12 +272,12 @@ def wanted_replicas(
 
 
 def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
-    """Return the Deployments of pools that left the spec, with as many replicas as they keep."""
+    """Return the workloads of pools that left the spec, with as many replicas as they keep."""
     return [
-        same_deployment(
+        same_workload(
             seen.owner,
             each,
-            template_of(each, seen.owned) or each["spec"]["template"],
+            template_of(each, seen.owned) or _template_in(each),
             replicas[pool_of(each)],
         )
         for each in seen.owned
@@ -251,7 +286,7 @@ def _lowered(seen: Observed, replicas: Mapping[str, int]) -> list[Manifest]:
 
 
 def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
-    """Return the Deployments there are, with the replicas that the spec asks for."""
+    """Return the workloads there are, with the replicas that the spec asks for."""
     asked = replicas_in(seen.body)
     found = []
     for manifest in seen.owned:
@@ -263,14 +298,63 @@ def _as_kept(seen: Observed, scaled: Mapping[str, int]) -> list[Manifest]:
             number = asked.get(pool, scaled.get(pool, there.wanted))
             if there.spec.replicas < there.wanted:  # it waits for those that it takes over from
                 number = min(number, there.spec.replicas)
-            found.append(same_deployment(seen.owner, manifest, template, number))
+            found.append(same_workload(seen.owner, manifest, template, number))
     return found
 
 
-def _deployments(manifests: Iterable[Manifest]) -> dict[str, Deployment]:
-    """Return the Deployments among these by their pool."""
-    mine = (view(Deployment, each) for each in manifests if is_of_a_pool(each))
-    return {each.pool: each for each in mine}
+def _template_in(workload: Manifest) -> Manifest:
+    """Return what a workload's pods are made from, as the API server holds it."""
+    spec: Manifest = workload["spec"]
+    if workload["kind"] != GROUP_SET.name:
+        template: Manifest = spec["template"]
+        return template
+    group = spec["leaderWorkerTemplate"]
+    return {field: group[field] for field in ("size", "leaderTemplate", "workerTemplate")}
+
+
+def _workloads_in(seen: Observed, manifests: Iterable[Manifest]) -> dict[str, Deployment]:
+    """Return the pools' workloads among these by their pool."""
+    mine = [view(Deployment, each) for each in manifests if is_of_a_pool(each)]
+    mine.sort(key=lambda each: not each.leaves)
+    return {each.pool: each.counted(seen.pods) for each in mine}
+
+
+def _refuse_another_form(service: InferenceService, owned: Iterable[Manifest]) -> None:
+    """Refuse to make a LeaderWorkerSet of a pool that is a Deployment, or the other way.
+
+    Raises:
+        InvalidSpec: A pool would have to become the other.
+    """
+    pools = {pool.name: pool for pool in service.spec.hardware_pools}
+    for each in owned:
+        pool = pools.get(pool_of(each))
+        if pool is None or not is_of_a_pool(each) or "deletionTimestamp" in each["metadata"]:
+            continue
+        asked = (DEPLOYMENT, GROUP_SET)[service.spec.spreads(pool)].name
+        if each["kind"] != asked:
+            nodes = service.spec.engine_of(pool).parallelism.nodes
+            said = _FORM.format(there=f"a {each['kind']}", nodes=nodes, asked=f"a {asked}")
+            raise InvalidSpec(f"{service.spec.place_of(pool)}.name", f"pool {pool.name}: {said}")
+
+
+async def _refuse_foreign_services(seen: Observed, cluster: Cluster) -> None:
+    """Refuse a LeaderWorkerSet whose Service's name is taken.
+
+    It would use that Service without a word, and no worker would find its leader.
+
+    Raises:
+        ClusterUnavailable: The name is taken, or the API server cannot serve now.
+    """
+    if seen.service is None:
+        return
+    spec = seen.service.spec
+    for name in (
+        group_name(seen.service, each) for each in spec.hardware_pools if spec.spreads(each)
+    ):
+        found = await cluster.find(API_SERVICE, seen.owner.metadata.namespace, name)
+        owners = found["metadata"].get("ownerReferences", ()) if found else ()
+        if found is not None and all(each["kind"] != GROUP_SET.name for each in owners):
+            raise in_the_way(found, seen.owner)
 
 
 def _gateway(manifests: Iterable[Manifest]) -> Deployment | None:
@@ -288,16 +372,17 @@ def _workloads(seen: Observed) -> Verdict:
 
 
 def _rollout(seen: Observed) -> Verdict:
-    waiting = [(pod, _without_a_node(seen, pod)) for pod in seen.of_the_spec if pod.unschedulable]
+    pods = (*seen.of_the_spec, *seen.staying_workers)
+    waiting = [(pod, _without_a_place(seen, pod)) for pod in pods if pod.unschedulable]
     found = (
-        _stuck_container([*seen.of_the_spec, *seen.gateways])
+        _stuck_container([*seen.of_the_spec, *seen.staying_workers, *seen.gateways])
         or next((each for _, each in waiting if each.is_trouble), None)
         or _stuck_deployment(seen.deployments)
     )
     if found is not None:
         return found
     if not seen.deployments:
-        return Verdict("False", "Waiting", "no pool has a Deployment yet")
+        return Verdict("False", "Waiting", "no pool has a workload yet")
     # One that has gone over to another way is news; that others progress is not.
     in_order = sorted(seen.deployments.items(), key=lambda each: not goes_one_by_one(each[1]))
     for pool, each in in_order:
@@ -376,6 +461,16 @@ def _without_a_node(seen: Observed, pod: Pod) -> Verdict:
     return Verdict("False", "Progressing", f"{where}: {words}; {later}")
 
 
+def _without_a_place(seen: Observed, pod: Pod) -> Verdict:
+    """Return what is with a pod that no node has room for, alone or in a group."""
+    if not pod.group_set:
+        return _without_a_node(seen, pod)
+    where, words = f"pod {pod.name}", pod.unschedulable[:_LONGEST_WORDS].strip()
+    if any(each.leaves and each.pool == pod.pool for each in (*seen.pods, *seen.workers)):
+        return Verdict("False", "Progressing", f"{where} has no node yet: {words}")
+    return wrong("Unschedulable", where, f"{words}; {_A_GROUP}")
+
+
 def _stuck_container(pods: Iterable[Pod]) -> Verdict | None:
     """Return what keeps a container from running, if something does."""
     for pod in pods:
@@ -404,8 +499,9 @@ def _model(seen: Observed) -> Verdict:
     loaded = sum(1 for _, engine in engines if engine.started)
     if loaded:
         return Verdict("True", "Loaded", f"loaded by {loaded} of {len(engines)} engines")
-    fetchers = list(_named(seen.staying, labels.MODEL_CONTAINER))
-    for reason, containers in (("FetchFailed", fetchers), ("EngineFailed", engines)):
+    fetchers = list(_named((*seen.staying, *seen.staying_workers), labels.MODEL_CONTAINER))
+    started = [*engines, *_named(seen.staying_workers, labels.ENGINE_CONTAINER)]
+    for reason, containers in (("FetchFailed", fetchers), ("EngineFailed", started)):
         for pod, container in containers:
             if container.has_failed:
                 return wrong(reason, f"pod {pod}", container.last_words)

@@ -18,6 +18,9 @@ MAX_LABEL: Final = 63
 MAX_DEPLOYMENT_NAME = 46
 """A pod's name is its Deployment's plus up to 17 characters, and is a label of at most 63."""
 
+GROUP_SET: Final = "LeaderWorkerSet"
+"""Kind of the workload of a pool whose replicas spread over nodes."""
+
 KEPT_TO_THE_SERVICE: Final = (
     *("kubernetes.io", "k8s.io", "weir.dev"),
     *("argoproj.io", "cattle.io", "fluxcd.io", "helm.sh", "k14s.io", "kluctl.io", "pulumi.com"),
@@ -51,8 +54,9 @@ def names_in(owned: Iterable[Manifest]) -> dict[tuple[str, str], str]:
 
 
 def is_of_a_pool(manifest: Manifest) -> bool:
-    """Tell whether this is the Deployment of a pool: that of the gateways is of none."""
-    return manifest["kind"] == "Deployment" and _component(manifest) != labels.GATEWAY
+    """Tell whether this is the workload of a pool: that of the gateways is of none."""
+    kinds = ("Deployment", GROUP_SET)
+    return manifest["kind"] in kinds and _component(manifest) != labels.GATEWAY
 
 
 def is_of_gateways(manifest: Manifest) -> bool:
@@ -80,6 +84,15 @@ def deployment_name(owner: InferenceService, pool: Pool, names: Names | None = N
     if "-" in pool.name:
         return _told_apart(owner, pool.name, MAX_DEPLOYMENT_NAME)
     return bounded(f"{owner.metadata.name}-{pool.name}", MAX_DEPLOYMENT_NAME)
+
+
+def group_name(owner: InferenceService, pool: Pool) -> str:
+    """Return the name of a pool's LeaderWorkerSet, which is that of no Service of ours.
+
+    LeaderWorkerSet makes a Service of this name, and takes one that is there for its own. Of more
+    than 50 characters, or 46 with 10,000 groups, it makes no pods.
+    """
+    return _told_apart(owner, f"{pool.name}-group", MAX_DEPLOYMENT_NAME)
 
 
 def headless_name(owner: InferenceService, names: Names | None = None) -> str:

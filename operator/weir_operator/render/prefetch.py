@@ -17,6 +17,7 @@ from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.wire.engine import EngineConfig
 from weir_operator.render.containers import config_variable, fetches
+from weir_operator.render.groups import replica_of
 from weir_operator.render.naming import Manifest, metadata, prefetch_name
 
 _COMPONENT: Final = "prefetch"
@@ -37,13 +38,13 @@ def prefetch_jobs(owner: InferenceService, templates: Mapping[str, Manifest]) ->
 
     Args:
         owner: The service.
-        templates: Each pool's pod template, by the pool's name.
+        templates: What each pool's pods are made from, by the pool's name.
     """
     cache = owner.spec.model.cache
     if cache is None or not cache.prefetch:
         return []
     pools = owner.spec.hardware_pools
-    made = (job for pool in pools for job in _jobs(owner, pool, templates[pool.name]))
+    made = (job for pool in pools for job in _jobs(owner, pool, replica_of(templates[pool.name])))
     return list({job["metadata"]["name"]: job for job in made}.values())
 
 

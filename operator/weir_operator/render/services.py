@@ -63,30 +63,37 @@ def disruption_budget(owner: InferenceService) -> Manifest:
     Gateways have a budget of their own: in one, a gateway that is away would keep replicas from
     leaving, and the other way round.
     """
-    return _budget(owner, owner.metadata.name, "NotIn")
+    others = [_of_gateways("NotIn")]
+    if any(map(owner.spec.spreads, owner.spec.hardware_pools)):
+        # They have budgets of their own, and of a pod with two none can be evicted.
+        others.append({"key": labels.GROUP_SET, "operator": "DoesNotExist"})
+    return _budget(owner, owner.metadata.name, others)
 
 
 def gateway_disruption_budget(owner: InferenceService) -> Manifest:
     """Return a budget that keeps one of the two gateways through a node drain."""
-    return _budget(owner, gateway_name(owner), "In")
+    return _budget(owner, gateway_name(owner), [_of_gateways("In")])
 
 
-def _budget(owner: InferenceService, name: str, operator: str) -> Manifest:
+def _of_gateways(operator: str) -> Manifest:
+    return {"key": labels.COMPONENT, "operator": operator, "values": [labels.GATEWAY]}
+
+
+def _budget(owner: InferenceService, name: str, chosen: list[Manifest]) -> Manifest:
     """Return a budget; pods that are not ready may always go, because they serve nothing.
 
     Args:
         owner: The service.
         name: Of the budget.
-        operator: Whether it is of the gateways (`In`), or of all other pods (`NotIn`).
+        chosen: Which of its pods: expressions of a selector.
     """
-    component = {"key": labels.COMPONENT, "operator": operator, "values": [labels.GATEWAY]}
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(owner, name, "access"),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": selector(owner), "matchExpressions": [component]},
+            "selector": {"matchLabels": selector(owner), "matchExpressions": chosen},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }

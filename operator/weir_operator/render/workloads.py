@@ -1,10 +1,12 @@
-"""A Deployment per hardware pool."""
+"""A Deployment per hardware pool, and what stays of a workload, a Deployment or not."""
 
 from __future__ import annotations
 
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
+from weir_operator.render.groups import same_group_set
 from weir_operator.render.naming import (
+    GROUP_SET,
     Manifest,
     Names,
     deployment_name,
@@ -57,15 +59,15 @@ def deployment(
     )
 
 
-def same_deployment(
+def same_workload(
     owner: InferenceService, current: Manifest, template: Manifest, replicas: int
 ) -> Manifest:
-    """Return a Deployment as it is, but for its pod template and its replicas.
+    """Return a pool's workload as it is, but for what its pods are made from and its replicas.
 
     Args:
         owner: The service; its metadata suffices.
-        current: The Deployment as the API server holds it.
-        template: The pod template.
+        current: The workload as the API server holds it.
+        template: What its pods are made from.
         replicas: How many.
     """
     meta, spec = current["metadata"], current["spec"]
@@ -74,8 +76,11 @@ def same_deployment(
     noted = meta.get("annotations", {})
     kept = (labels.SPEC_HASH, labels.ONE_BY_ONE, labels.REPLICAS_TO_COME)
     annotations |= {key: noted[key] for key in kept if key in noted}
+    fresh["annotations"] = annotations
+    if current["kind"] == GROUP_SET:
+        return same_group_set(current, fresh, template, replicas)
     return _deployment(
-        {**fresh, "annotations": annotations},
+        fresh,
         {
             "replicas": replicas,
             "strategy": spec["strategy"],

@@ -137,6 +137,14 @@ def test_refuses_accelerators_it_cannot_give_out(tmp_path: Path) -> None:
         planned(found, "0")
 
 
+def test_refuses_replicas_that_spread_over_nodes(tmp_path: Path) -> None:
+    parts = "engine: {parallelism: {tensor: 2, nodes: 2}}"
+    found = documents(tmp_path, ("one", f"[{{name: a, accelerator: {{count: 0}}, {parts}}}]"))
+    said = r"spec.pools\[0\].engine.parallelism.nodes: pool 'a' spreads .* `weir up` has one"
+    with pytest.raises(InvalidSpec, match=said):
+        planned(found)
+
+
 def test_replicas_cannot_be_set_where_every_pool_sets_its_own(tmp_path: Path) -> None:
     found = documents(tmp_path, ("one", "[{name: a, replicas: 1}]"))
     with pytest.raises(InvalidSpec, match="--replicas: every pool of one sets its own number"):

@@ -28,6 +28,8 @@ class MemoryCluster:
         self.objects: dict[tuple[Kind, str, str], Manifest] = {}
         self.all_pods: dict[tuple[str, str], list[Manifest]] = {}
         """Pods by namespace and service."""
+        self.workers: dict[tuple[str, str], list[Manifest]] = {}
+        """Pods of groups that are no leaders, by namespace and service."""
         self.events: list[Manifest] = []
         self.writes = 0
         self.applied: list[str] = []
@@ -88,9 +90,12 @@ class MemoryCluster:
             and one["metadata"].get("labels", {}).get("serving.weir.dev/service") == service
         ]
 
-    async def pods(self, namespace: str, service: str) -> list[Manifest]:
+    async def pods(
+        self, namespace: str, service: str, label: str = labels.SERVICE
+    ) -> list[Manifest]:
         self._answer()
-        return deepcopy(self.all_pods.get((namespace, service), []))
+        kept = self.workers if label == labels.WORKER_OF else self.all_pods
+        return deepcopy(kept.get((namespace, service), []))
 
     async def classes(self) -> list[Manifest]:
         return self._all("InferencePriorityClass")

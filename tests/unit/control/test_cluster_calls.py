@@ -13,11 +13,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.cluster import Kubernetes
 from weir_operator.interests import Change
-from weir_operator.kinds import DEPLOYMENT, SECRET
+from weir_operator.kinds import DEPLOYMENT, GROUP_SET, SECRET
 
 VERSION: Final = {"resourceVersion": "7"}
 HANGING: Final = -1
@@ -100,6 +100,19 @@ async def test_a_kind_that_is_missing_is_no_empty_list_of_tenants(api_server: Ap
     api_server.statuses["/apis/serving.weir.dev/v1alpha1/namespaces"] = 404
     with pytest.raises(ClusterUnavailable, match="no InferenceTenant: are Weir's CRDs installed"):
         await api_server.client(Seconds(30)).tenants("a")
+
+
+async def test_a_cluster_may_lack_leader_worker_sets(api_server: ApiServer) -> None:
+    api_server.statuses["/apis/leaderworkerset.x-k8s.io"] = 404
+    cluster = api_server.client(Seconds(30))
+    assert await cluster.owned(GROUP_SET, "a", "chat") == []
+    assert await cluster.metadata(GROUP_SET) == []
+    meta = {"name": "x", "namespace": "a"}
+    wanted = {"apiVersion": GROUP_SET.api_version, "kind": GROUP_SET.name, "metadata": meta}
+    with pytest.raises(KindMissing, match="needs LeaderWorkerSet, which this cluster lacks"):
+        await cluster.apply(wanted)
+    with pytest.raises(KindMissing):
+        await anext(cluster.changes(GROUP_SET, None))
 
 
 async def test_one_client_does_not_wait_behind_the_calls_of_another(

@@ -72,9 +72,10 @@ async def test_objects_whose_end_is_never_told_are_forgotten_in_time() -> None:
     assert not known.is_news(event(None, "there-0"))
 
 
-def test_what_is_owned_is_watched_but_for_revisions_and_secrets() -> None:
+def test_what_is_owned_is_watched_but_for_what_has_no_need_or_a_watch_of_its_own() -> None:
     watched = {resource[-1] for resource in handlers.OWNED_RESOURCES}
-    assert {each.kind.plural for each in owned()} - watched == {"controllerrevisions", "secrets"}
+    not_so = {each.kind.plural for each in owned()} - watched
+    assert not_so == {"controllerrevisions", "leaderworkersets", "secrets"}
 
 
 def test_kopf_writes_nothing_of_its_own() -> None:

@@ -20,6 +20,7 @@ from tests.unit.control.builders import (
     serving_pod,
 )
 from tests.unit.control.memory_cluster import Manifest, MemoryCluster
+from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.autoscaling import Autoscaling
 from weir_operator.interests import Interests
@@ -352,9 +353,11 @@ async def test_an_outage_ends_the_pass_and_a_later_one_makes_it_good() -> None:
 
 async def test_what_was_seen_of_a_service_is_not_said_of_the_next_one_of_its_name() -> None:
     class Replaced(MemoryCluster):
-        async def pods(self, namespace: str, service: str) -> list[Manifest]:
+        async def pods(
+            self, namespace: str, service: str, label: str = labels.SERVICE
+        ) -> list[Manifest]:
             self.put(body(uid="uid-2"))
-            return await super().pods(namespace, service)
+            return await super().pods(namespace, service, label)
 
     cluster = Replaced(body())
     with pytest.raises(ClusterUnavailable):

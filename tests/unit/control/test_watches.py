@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, SECRET, TENANT, Kind
+from weir_operator.kinds import CLASS, GROUP_SET, SECRET, TENANT, Kind
 from weir_operator.watches import Topic, watch
 
 Answer = Callable[[Kind, str | None, int], AsyncIterator[Change]]
@@ -61,26 +61,33 @@ async def each_once(kind: Kind, namespace: str | None, time: int) -> AsyncIterat
         yield Change(kind, namespace or "", "x")
 
 
-async def test_tenants_and_secrets_are_watched_in_each_namespace_and_classes_once() -> None:
-    told, _ = await told_by(each_once, ("a", "b"), count=5)
+async def test_all_is_watched_in_each_namespace_but_classes_once() -> None:
+    told, _ = await told_by(each_once, ("a", "b"), count=7)
     assert {(change.kind, change.namespace) for change in told} == {
         (CLASS, ""),
         (TENANT, "a"),
         (TENANT, "b"),
         (SECRET, "a"),
         (SECRET, "b"),
+        (GROUP_SET, "a"),
+        (GROUP_SET, "b"),
     }
 
 
-async def test_what_is_forbidden_keeps_nothing_else_from_being_told() -> None:
+async def test_what_is_forbidden_or_missing_keeps_nothing_else_from_being_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def answer(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
         if kind == CLASS:
             raise ClusterRefuses("no right")
+        if kind == GROUP_SET:
+            raise KindMissing("not installed")
         async for each in each_once(kind, namespace, time):
             yield each
 
     told, _ = await told_by(answer, (), count=2)
     assert {change.kind for change in told} == {TENANT, SECRET}
+    assert "not installed" not in caplog.text  # of clusters that need none, too
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,7 @@ async def test_a_watch_goes_on_where_the_one_before_it_ended() -> None:
     told, feed = await told_by(answer, (), count=2)
     assert feed.since[:2] == ["", "9"]
     assert [each.name for each in told] == ["", "x", "y"]
-    assert feed.blind == {(CLASS, None), (TENANT, None)}
+    assert feed.blind == {(CLASS, None), (TENANT, None), (GROUP_SET, None)}
 
 
 async def test_after_a_watch_that_broke_anything_may_have_changed() -> None:

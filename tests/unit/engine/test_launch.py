@@ -11,6 +11,7 @@ from weir_core.api.engine import Parallelism
 from weir_core.api.model import Adapter, Source
 from weir_core.errors import InvalidSpec, MachineUnfit
 from weir_core.wire.engine import EngineConfig
+from weir_engine.group import Member
 from weir_engine.launch import Paths, environment, serve_arguments
 from weir_engine.machine import Machine
 
@@ -173,6 +174,35 @@ def lora(name: str, uri: str) -> Adapter:
 )
 def test_becomes_this_command_line(wishes: EngineConfig, machine: Machine, want: str) -> None:
     assert serve_arguments(wishes, machine, PATHS) == want.split()
+
+
+@pytest.mark.parametrize(
+    ("member", "rank"),
+    [
+        pytest.param(Member(0, "10.0.0.1", "10.0.0.1"), "0", id="the leader"),
+        pytest.param(Member(1, "10.0.0.1", "10.0.0.2"), "1 --headless", id="a worker"),
+    ],
+)
+def test_an_engine_over_nodes_has_its_part_here(member: Member, rank: str) -> None:
+    wishes = config(accelerators=8, parallelism=Parallelism(tensor=8, pipeline=2, nodes=2))
+    want = (
+        f"serve {LLAMA_DIR} --tensor-parallel-size 8 --pipeline-parallel-size 2 "
+        f"--served-model-name chat {CONTRACT} --distributed-executor-backend mp --nnodes 2 "
+        "--node-rank RANK --master-addr 10.0.0.1 --master-port 29500"
+    )
+    number, *headless = rank.split()
+    if headless:
+        want = want.replace("--api-server-count 1 ", "")
+    assert serve_arguments(wishes, GPU, PATHS, member) == [
+        *want.replace("RANK", number).split(),
+        *headless,
+    ]
+
+
+def test_an_engine_over_nodes_is_reached_at_the_address_of_its_pod() -> None:
+    settings = environment(config(), GPU, {}, Member(1, "10.0.0.1", "10.0.0.2"))
+    assert settings["VLLM_HOST_IP"] == "10.0.0.2"
+    assert not {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"} & settings.keys()
 
 
 @pytest.mark.parametrize(
