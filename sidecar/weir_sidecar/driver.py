@@ -325,7 +325,8 @@ class Driver:
         """Hear that a request is over; one that was refused is gone already."""
         if not request.id:
             return
-        self._read_end(request)
+        if outcome is Outcome.OK:
+            self._read_end(request)
         now, usage = self._clock(), request.usage
         self._note_end(request, outcome)
         if usage is None and self._may_tell(request):

@@ -69,7 +69,7 @@ class Work:
 
 _ENDS_AT_ONCE: Final = 64
 """Ends in one record, so that it fits into a datagram whatever clients put into their ids."""
-_MOST_ENDS: Final = 8192
+_MOST_ENDS: Final = 1024
 """Ends that are kept while no record can be sent; the oldest are lost beyond."""
 
 
@@ -159,7 +159,7 @@ class StepLog(Stock):
             return super()._free_request(request, delay_free_blocks)
         work = self._works.pop(request.request_id, None) or Work()
         reason = request.get_finished_reason()
-        # vLLM gives these away with the first output. None is told of what nobody was given.
+        # vLLM gives these away with the first output, before which a prompt does not count.
         is_counted = request.prefill_stats is None and not is_further_answer(request.request_id)
         end = End(
             request=sent_id(request.request_id),
