@@ -69,7 +69,7 @@ def test_the_examples_work_together() -> None:
         pytest.param(
             SERVICE + "  tolerations: []",
             "weir.yaml: document 1 (InferenceService chat): spec.tolerations: unknown field; did "
-            "you mean spec.pools[].tolerations?",
+            "you mean spec.pools[].tolerations or spec.scaling.gateways.tolerations?",
             id="a field that belongs elsewhere",
         ),
         pytest.param(
