@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from secrets import token_hex
 from typing import Final
 
 import pytest
+from rich.console import Console
 
 from weir_cli import gateway
+from weir_cli.display import Display
 from weir_cli.documents import Documents, load
 from weir_cli.plan import Ground, ServicePlan, plan_services, with_replicas
-from weir_cli.up import curl
+from weir_cli.up import curl, tell_of_cache
 from weir_core.errors import InvalidSpec, MachineUnfit
 from weir_core.wire.policies import PolicyDocument
 
@@ -112,6 +115,9 @@ def test_a_cache_of_a_cluster_is_this_machines_own(tmp_path: Path, cache: str) -
     path.write_text(text)
     (plan,) = planned(load([path]))
     assert plan.models == Path("/cache/models")
+    out = io.StringIO()
+    tell_of_cache(plan, Display(Console(file=out, width=200)))
+    assert "is for clusters; here all models are kept in /cache/models" in out.getvalue()
     assert [each.env for each in plan.replicas[0].processes[1:]] == [
         each.env for each in plain.replicas[0].processes[1:]
     ]
