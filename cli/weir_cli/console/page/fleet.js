@@ -15,7 +15,7 @@ const total = (rows, field) => {
 };
 
 export const Sums = ({ fleet }) => {
-  const rows = [...fleet.replicas, ...(fleet.gateway ? [fleet.gateway] : [])];
+  const rows = [...fleet.replicas, ...fleet.gateways];
   const waiting = rows.reduce((all, row) => all + sum(row.waiting), 0);
   const rejected = fleet.classes.reduce((all, each) => all + sum(each.rejected), 0);
   const ready = fleet.replicas.filter((row) => row.state === "ready").length;
