@@ -61,12 +61,16 @@ async def test_a_users_console_shows_it_through_kubectl(
     monkeypatch.setenv("KUBECONFIG", str(kubectl.kubeconfig))
     monkeypatch.setenv("PATH", f"{kubectl.program.parent}:{os.environ['PATH']}")
     options = ConsoleOptions(port=0, namespace=SERVICES)
-    async with serving(tmp_path, options) as (url, _), aiohttp.ClientSession() as http:
-        async with http.get(f"{url}events", params={"service": mocked.name}) as stream:
-            for _ in range(4 * MOST_FRAMES):
-                line = (await stream.content.readline()).decode()
-                if line.startswith("data: {") and _is_whole(_read(line)):
-                    return
+    asked = {"service": mocked.name}
+    async with (
+        serving(tmp_path, options) as (url, _),
+        aiohttp.ClientSession(read_bufsize=1 << 20) as http,
+        http.get(f"{url}events", params=asked) as stream,
+    ):
+        for _ in range(4 * MOST_FRAMES):
+            line = (await stream.content.readline()).decode()
+            if line.startswith("data: {") and _is_whole(_read(line)):
+                return
     pytest.fail("the replica's requests were not shown")
 
 

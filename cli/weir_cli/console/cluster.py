@@ -44,6 +44,8 @@ SECRET_S: Final = 60.0
 """Time between two readings of a service's classes and keys."""
 METRICS_S: Final = 5.0
 """Time between two readings of a replica's metrics: the engine's are not cheap to make."""
+ANSWER_WITHIN_S: Final = 3.0
+"""A sidecar waits 2 s for the metrics of its engine."""
 SILENT_S: Final = 2 * METRICS_S + 5.0
 """Age of its newest metrics from which on a replica does not answer."""
 _TOLD_BY: Final = 3
@@ -165,18 +167,32 @@ class Cluster:
         """Returns which replicas are opened by a viewer."""
 
     async def run(self) -> None:
-        """Look each second."""
-        while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_S)
+        """Look each second; metrics that do not come hold up nothing that a viewer has opened."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_each_second(self._look_at_opened))
+            tasks.create_task(_each_second(self._look_at_metrics))
 
     async def look(self) -> None:
         """Read what is due; what does not answer is asked again later."""
+        await self._look_at_opened()
+        await self._look_at_metrics()
+
+    async def _look_at_opened(self) -> None:
         now = self._clock()
         if now >= self._surveyed_s + SURVEY_S:
             self._surveyed_s = now
             await self._survey()
         await asyncio.gather(*(self._look_at(each, now) for each in self._served.values()))
+
+    async def _look_at_metrics(self) -> None:
+        now = self._clock()
+        due = [
+            replica
+            for served in self._served.values()
+            for replica in served.replicas.values()
+            if replica.pod.status.pod_ip and now >= replica.asked_s + METRICS_S
+        ]
+        await asyncio.gather(*(self._read_metrics(each, now) for each in due))
 
     def services(self) -> list[Service]:
         """Return what was read."""
@@ -253,15 +269,16 @@ class Cluster:
             await self._read_secret(served, now)
         name = self._name(served)
         opened = {each.replica for each in self.watched() if each.service == name}
-        replicas = [each for each in served.replicas.values() if each.pod.status.pod_ip]
+        if not served.keys:
+            return
         asked = [
-            self._read_metrics(each, now) for each in replicas if now >= each.asked_s + METRICS_S
+            self._read_detail(served, each)
+            for each in served.replicas.values()
+            if each.pod.name in opened and each.pod.status.pod_ip
         ]
-        if served.keys:
-            asked += [self._read_detail(served, e) for e in replicas if e.pod.name in opened]
-            if opened or now >= served.loads_s + METRICS_S:
-                served.loads_s = now
-                asked.append(self._read_loads(served))
+        if opened or now >= served.loads_s + METRICS_S:
+            served.loads_s = now
+            asked.append(self._read_loads(served))
         await asyncio.gather(*asked)
 
     async def _read_loads(self, served: _Served) -> None:
@@ -280,8 +297,8 @@ class Cluster:
     async def _read_metrics(self, replica: _Replica, now: float) -> None:
         replica.asked_s = now
         try:
-            page = read_page((await self._ask(replica.pod, "/metrics", ())).decode())
-        except (ClusterUnavailable, EngineUnavailable, ValueError):
+            page = read_page((await self._page(replica.pod, "/metrics", ())).decode())
+        except (EngineUnavailable, ValueError):
             return
         at_s = self._clock()
         kept = (each for each in replica.readings if each.at_s >= at_s - WINDOW_S)
@@ -289,8 +306,8 @@ class Cluster:
 
     async def _read_detail(self, served: _Served, replica: _Replica) -> None:
         try:
-            state = json.loads(await self._ask(replica.pod, "/state", served.keys))
-        except (ClusterUnavailable, EngineUnavailable, ValueError):
+            state = json.loads(await self._page(replica.pod, "/state", served.keys))
+        except (EngineUnavailable, ValueError):
             return
         if isinstance(state, dict) and state.get("pod") == replica.pod.name:
             replica.detail = Reading(self._clock(), state)
@@ -300,10 +317,18 @@ class Cluster:
     ) -> T | None:
         """Return what the sidecar of a pod says; None where it says nothing, or is another's."""
         try:
-            told = read(await self._ask(pod, path, served.keys))
-        except (ClusterUnavailable, EngineUnavailable, ValueError):
+            told = read(await self._page(pod, path, served.keys))
+        except (EngineUnavailable, ValueError):
             return None
         return told if told.pod == pod.name else None
+
+    async def _page(self, pod: Pod, path: str, keys: Sequence[str]) -> bytes:
+        """Return a page of a pod; raise `EngineUnavailable` where it is not answered in time."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await self._ask(pod, path, keys)
+        except (ClusterUnavailable, TimeoutError) as error:
+            raise EngineUnavailable(str(error)) from error
 
     # ---- as it is shown
 
@@ -324,6 +349,12 @@ def _of(known: _Replica | None, pod: Pod) -> _Replica:
         return _Replica(pod)
     known.pod = pod
     return known
+
+
+async def _each_second(look: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await look()
+        await asyncio.sleep(_LOOK_S)
 
 
 def _phase(pod: Pod) -> str:

@@ -130,7 +130,7 @@ def _requests(cache: Path, service: str, request_id: str) -> list[RequestReport]
 async def _of_cluster(options: ConsoleOptions) -> AsyncIterator[_Source]:
     """Read a namespace of the cluster of the user's kubeconfig."""
     ask = explain_cluster.kubectl(options.context)
-    namespace = options.namespace or explain_cluster.namespace_of(ask)
+    namespace = options.namespace or await asyncio.to_thread(explain_cluster.namespace_of, ask)
     async with by_kubectl(options.context) as server:
         cluster = Cluster(server, through(server), (namespace,))
         feed = Feed(cluster.services, 1.0, SILENT_S, options.service)

@@ -178,9 +178,8 @@ def changed(fleet: Fleet, sent: Fleet) -> Fleet:
     """
     before = {row.name: row for row in sent.replicas}
     rows = tuple(row for row in fleet.replicas if before.pop(row.name, None) != row)
-    left = tuple(name for name in before if name not in {row.name for row in fleet.replicas})
     slots = None if fleet.slots == sent.slots else fleet.slots
-    return replace(fleet, replicas=rows, left=left, slots=slots)
+    return replace(fleet, replicas=rows, left=tuple(before), slots=slots)
 
 
 def replica_of(service: Service | None, name: str, now_s: float) -> Replica:

@@ -4,7 +4,6 @@
 |---|---|---|
 | WEIR_NAMESPACES | (all) | namespaces whose services are shown, comma-separated |
 | WEIR_CONSOLE_TOKEN_FILE | /etc/weir/console/token | has the token that a viewer logs in with |
-| WEIR_CONSOLE_PORT | 8080 | port of the page |
 
 It imports what the image of the operator has, and no more.
 """
@@ -23,7 +22,7 @@ from typing import Final
 
 from weir_cli.console.access import Login
 from weir_cli.console.api_server import in_a_pod
-from weir_cli.console.cluster import SILENT_S, Cluster, directly
+from weir_cli.console.cluster import ANSWER_WITHIN_S, SILENT_S, Cluster, directly
 from weir_cli.console.feed import Feed
 from weir_cli.console.hosting import hosted
 from weir_cli.console.server import Server
@@ -31,8 +30,7 @@ from weir_core.errors import WeirError
 from weir_core.units import Seconds
 from weir_operator.engines import pages
 
-_ASK_WITHIN: Final = Seconds(5.0)
-"""In seconds. A sidecar waits 2 s for the metrics of its engine."""
+_PORT: Final = 8080
 _PERIOD_S: Final = 1.0
 
 
@@ -52,8 +50,7 @@ async def _run(environ: Mapping[str, str]) -> int:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     names = environ.get("WEIR_NAMESPACES", "").split(",")
     token_file = environ.get("WEIR_CONSOLE_TOKEN_FILE") or "/etc/weir/console/token"
-    port = int(environ.get("WEIR_CONSOLE_PORT") or 8080)
-    async with in_a_pod(environ) as server, pages(within=_ASK_WITHIN) as page:
+    async with in_a_pod(environ) as server, pages(within=Seconds(ANSWER_WITHIN_S)) as page:
         namespaces = {each.strip() for each in names if each.strip()}
         cluster = Cluster(server, directly(page), namespaces)
         feed = Feed(cluster.services, _PERIOD_S, SILENT_S)
@@ -61,8 +58,8 @@ async def _run(environ: Mapping[str, str]) -> int:
         access = Login(Path(token_file), time.time)
         console = Server(feed, cluster.requests, access)
         # Every address: that of the pod is not known before, and may be one of IPv6.
-        async with hosted(console, (cluster.run(), feed.run()), "", port) as (_, looking):
-            logging.getLogger(__name__).info("listening", extra={"port": port})
+        async with hosted(console, (cluster.run(), feed.run()), "", _PORT) as (_, looking):
+            logging.getLogger(__name__).info("listening", extra={"port": _PORT})
             waiting = asyncio.create_task(ended.wait())
             await asyncio.wait({waiting, looking}, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()

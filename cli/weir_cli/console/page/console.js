@@ -37,6 +37,7 @@ const listen = () => {
   stream.addEventListener("history", (event) => {
     seen.moments = JSON.parse(event.data);
     seen.rows.clear();
+    seen.fleet = null;
   });
   stream.addEventListener("frame", (event) => {
     const frame = JSON.parse(event.data);
