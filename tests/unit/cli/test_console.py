@@ -145,7 +145,8 @@ async def test_several_viewers_share_one_look() -> None:
 
 
 async def test_a_viewer_that_does_not_read_is_dropped() -> None:
-    machine = Machine(service(*(f"chat-{number}" for number in range(100))))
+    names = (f"chat-{number}-{'of a long name' * 100}" for number in range(100))
+    machine = Machine(service(*names))
     feed = machine.feed()
     await feed.look()
     server = Server(feed, find, ThisMachine(), send_limit_s=0.05)
