@@ -170,8 +170,9 @@ async def flood(replicas: list[Replica], asked: list[asyncio.Task[None]]) -> Non
     driver = first.running.sidecar.driver
 
     def begin(at: Replica, class_name: str, number: int) -> None:
-        # Clients may use an id twice.
-        names = (f"{class_name}-{at.name}-{(len(asked) + each) // 2}" for each in range(number))
+        # Clients may use an id twice: those of the last two are equal.
+        numbers = (min(each, number - 2) for each in range(number))
+        names = [f"{class_name}-{at.name}-{len(asked) + each}" for each in numbers]
         asked.extend(asyncio.create_task(ask(at, class_name, name)) for name in names)
 
     begin(first, "interactive", 3)

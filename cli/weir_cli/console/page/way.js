@@ -41,7 +41,7 @@ const steps = ({ place, request }, scheduling, replica) => {
   ];
 };
 
-// What one sidecar says of it, in a line each.
+// What a sidecar says of it, in a line; the replica that is shown says more above.
 const said = (request) => {
   const came = request.was_forwarded ? "came from another sidecar; " : "";
   if (request.waits) {
@@ -56,8 +56,8 @@ const said = (request) => {
 const saidOfEnd = (request) =>
   `ended ${seconds(request.ago_s)} ago${request.forwarded_to ? `, sent on to ${request.forwarded_to}` : ""}: ${reason(request.outcome)}`;
 
-const lines = (reports) =>
-  reports.flatMap((report) => [
+const lines = (reports, shown) =>
+  reports.filter((report) => report.pod !== shown).flatMap((report) => [
     ...(report.requests ?? []).map((each) => [report.pod, said(each)]),
     ...(report.ended ?? []).map((each) => [report.pod, saidOfEnd(each)]),
   ]);
@@ -119,7 +119,7 @@ export const Way = ({ opened, reports, replica, classes, close }) => {
   const { scheduling, ended } = replica.state ?? {};
   const found = placeOf(scheduling, ended, keyOf(opened));
   const request = found?.request ?? opened;
-  const told = lines(reports ?? []);
+  const told = lines(reports ?? [], found && replica.name);
   const shown = found ? steps(found, scheduling, replica.name) : told.length ? [] : [["where", unseen(reports)]];
   return html`
     <aside class="way" role="region" aria-labelledby="way" tabindex="-1">
