@@ -269,14 +269,28 @@ def console(
     ] = "",
     interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1.0, max=10.0, help="Read each replica this often."),
+        typer.Option(
+            metavar="SECONDS",
+            min=1.0,
+            max=10.0,
+            help="Read each replica of this machine this often; of a cluster, it is every 5 s.",
+        ),
     ] = 1.0,
+    namespace: Annotated[
+        str,
+        typer.Option("--namespace", "-n", metavar="NAMESPACE", help="Show that of a cluster."),
+    ] = "",
+    context: Annotated[
+        str, typer.Option(metavar="CONTEXT", help="Of your kubeconfig. Default: the current one.")
+    ] = "",
 ) -> None:
-    """Watch what `weir up` serves on this machine as a web page: pool, batch, replicas, timelines.
+    """Watch services as a web page: pool, batch, replicas, timelines.
 
-    The page changes nothing. It is shown to this machine only, until Ctrl-C.
+    Without -n and --context they are those that `weir up` serves on this machine; else those of a
+    namespace on the cluster of your kubeconfig, which is read through `kubectl proxy`, with your
+    rights. The page changes nothing. It is shown to this machine only, until Ctrl-C.
     """
-    options = consoling.ConsoleOptions(service, host, port, interval)
+    options = consoling.ConsoleOptions(service, host, port, interval, namespace, context)
     raise typer.Exit(consoling.run(cache_dir(os.environ), options))
 
 

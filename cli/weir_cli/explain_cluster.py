@@ -300,11 +300,7 @@ def requests(
     """Return what the sidecars of a service say of a request, and which did not."""
     reading = _Reading(ask, namespace)
     pods = reading.items("pods", "pods", f"--selector={labels.SERVICE}={name}") or []
-    read = [view(Pod, each) for each in pods]
-    for pod in read:
-        if pod.is_gateway:
-            reading.miss("the requests that wait", pod.name, "a gateway has no admin socket")
-    names = [pod.name for pod in read if not pod.is_gateway]
+    names = [view(Pod, each).name for each in pods]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = list(pool.map(lambda each: _report(reading, each, request_id), names))
     return [each for each in found if each is not None], reading.missed

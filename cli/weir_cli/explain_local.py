@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -19,9 +22,12 @@ from weir_cli.replica import Phase
 from weir_cli.show import alive, page_of, state_of
 from weir_cli.top_pages import Address
 from weir_core.api import labels
+from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
+from weir_core.wire.state_access import authorization
 
 _LINES: Final = 60
+_GATEWAY_S: Final = 1.0
 _PROCESSES: Final = (labels.MODEL_CONTAINER, labels.ENGINE_CONTAINER, labels.SIDECAR_CONTAINER)
 
 
@@ -71,15 +77,37 @@ def requests(
 ) -> tuple[list[RequestReport], tuple[Unseen, ...]]:
     """Return what the sidecars of a service say of a request, and which did not."""
     page = f"{REQUESTS_PATH}?{urlencode({'id': request_id})}"
-    reports = []
-    unseen = [Unseen(f"requests that wait in {service.name}-gateway", "it has no admin socket")]
-    for replica in service.replicas:
-        told = page_of(replica.admin_socket, page)
+    reports, unseen = [], []
+    gateway = f"{service.name}-gateway"
+    told = {each.name: page_of(each.admin_socket, page) for each in service.replicas}
+    told[gateway] = _page_of_gateway(gateway, Path(service.policies_file), page)
+    for name, found in told.items():
         try:
-            reports.append(RequestReport.decode(told or b""))
+            reports.append(RequestReport.decode(found or b""))
         except msgspec.MsgspecError:
-            unseen.append(Unseen(f"the requests of {replica.name}", "its sidecar does not answer"))
+            why = "it does not answer"
+            if name == gateway:
+                why = "it has no admin port, which that of a service that may sleep has"
+            unseen.append(Unseen(f"the requests of {name}", why))
     return reports, tuple(unseen)
+
+
+def _page_of_gateway(name: str, policies_file: Path, page: str) -> bytes | None:
+    """Return a page of the gateway's admin port; None where there is no answer."""
+    try:
+        told = PolicyDocument.decode(policies_file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    address = next((each.address for each in told.peers if each.name == name), "")
+    shown = {"Authorization": authorization(told.peer_keys, name, time.time())}
+    asked = HTTPConnection(address.rpartition(":")[0], labels.ADMIN_PORT, timeout=_GATEWAY_S)
+    with closing(asked):
+        try:
+            asked.request("GET", page, headers=shown)
+            answer = asked.getresponse()
+            return answer.read() if answer.status == HTTPStatus.OK else None
+        except (HTTPException, OSError):
+            return None
 
 
 def _replica(record: ReplicaRecord, logs: Path) -> Replica:

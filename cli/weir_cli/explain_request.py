@@ -43,6 +43,7 @@ def explain_request(
     if over and not found:
         pod, last = over[0]
         verdict = f"request {request_id} ended at {pod} {last.ago_s:.1f} s ago: {_words(last)}"
+        history += tuple(line for at, each in over for line in _compared(at, each))
         return Explanation(name, where, Health.HEALTHY, verdict, remarks=history, unseen=unseen)
     if not found:
         what = (
@@ -60,6 +61,19 @@ def explain_request(
     verdict = f"request {request_id} {_place(pod, nearest)}"
     lines = tuple(line for at, each in found for line in _lines(at, each))
     return Explanation(name, where, Health.HEALTHY, verdict, remarks=(*lines, *history))
+
+
+def _compared(pod: str, request: RequestState | EndedState) -> Iterator[str]:
+    """Yield which replicas were candidates, the best first, and why one was chosen."""
+    if not request.candidates:
+        return
+    ordered = sorted(request.candidates, key=lambda each: each.score_ms)
+    scores = ", ".join(
+        f"{each.replica} {each.score_ms:.0f} ms{'' if each.feasible else ' (late)'}"
+        for each in ordered
+    )
+    chosen = request.forwarded_to or pod
+    yield f"{pod}: chose {chosen} ({request.routed}) by the scores {scores}"
 
 
 def _words(ended: EndedState) -> str:
@@ -119,6 +133,7 @@ def _lines(pod: str, request: RequestState) -> Iterator[str]:
         yield f"{pod}: another sidecar forwarded it here"
     if request.forwarded_to:
         yield f"{pod}: forwarded it to {request.forwarded_to}"
+    yield from _compared(pod, request)
     if request.tried:
         yield f"{pod}: it came back from {', '.join(request.tried)}"
     if request.requeues:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +53,7 @@ class Series(NamedTuple):
 
 Page = Mapping[Series, float]
 """A page of metrics, as far as it is shown."""
+_NOTHING: Final[Page] = {}
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,46 @@ class Reading:
         """Tell whether there was an answer."""
         return self.page is not None
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Page]:
+        """Its page by the names of series, made once: each frame of a minute looks at it."""
+        found: defaultdict[str, dict[Series, float]] = defaultdict(dict)
+        for series, value in (self.page or {}).items():
+            found[series.name][series] = value
+        return dict(found)
+
 
 @dataclass(frozen=True)
 class Process:
-    """A replica's sidecar or a gateway, and its readings, oldest first."""
+    """A replica's sidecar or a gateway, and its readings, oldest first.
+
+    Attributes:
+        detail: Its page of state, where that is read apart from its metrics.
+        at_engine: Requests in its engine, as another sidecar tells; None where none does.
+        slots: Sequences that its engine computes at a time, as another sidecar tells.
+    """
 
     name: str
     phase: str
     readings: tuple[Reading, ...] = ()
+    detail: Reading | None = None
+    at_engine: int | None = None
+    slots: int | None = None
+
+    @property
+    def states(self) -> tuple[Reading, ...]:
+        """The readings that have its page of state, oldest first."""
+        every = self.readings if self.detail is None else (*self.readings, self.detail)
+        return tuple(each for each in every if isinstance(each.state, dict))
 
 
 @dataclass(frozen=True)
 class Service:
-    """One service, its classes, its gateway and its replicas."""
+    """One service, its classes, its gateways and its replicas."""
 
     name: str
     classes: tuple[ClassPolicy, ...]
-    gateway: Process
+    gateways: tuple[Process, ...]
     replicas: tuple[Process, ...]
     scaling: str = ""
     """What was decided last of the number of its replicas, and why."""
@@ -97,7 +122,7 @@ class Service:
     @property
     def processes(self) -> tuple[Process, ...]:
         """All that requests can reach."""
-        return (self.gateway, *self.replicas)
+        return (*self.gateways, *self.replicas)
 
 
 @dataclass(frozen=True)
@@ -183,17 +208,14 @@ def picture(
         since_start: Count from each process's start on, not over its readings.
     """
     shown = [each for each in services if choice.service in {None, each.name}]
-    replicas = [
-        _process_row(service.name, process, choice, heard_since_s, since_start)
-        for service in shown
-        for process in service.processes
-    ]
-    classes = [
-        _class_row(service, name, heard_since_s, since_start)
-        for service in shown
-        for name in class_names(service)
-        if choice.class_name in {None, name}
-    ]
+    replicas = []
+    classes = []
+    for service in shown:
+        read = [_Read(each, heard_since_s, since_start) for each in service.processes]
+        replicas += [_process_row(service.name, each, choice.class_name) for each in read]
+        answering = [each for each in read if each.answers]
+        names = (each for each in class_names(service) if choice.class_name in {None, each})
+        classes += [_class_row(service, name, answering) for name in names]
     notes = tuple(service.scaling for service in shown if service.scaling)
     return Picture(tuple(sorted(replicas, key=_order(choice.order))), tuple(classes), notes)
 
@@ -218,8 +240,9 @@ def class_names(service: Service) -> list[str]:
     seen = {
         series.label("class")
         for process in service.processes
-        for series, value in _newest(process).items()
-        if value and series.name in {QUEUE, REQUESTS}
+        for name in (QUEUE, REQUESTS)
+        for series, value in _newest(process).get(name, _NOTHING).items()
+        if value
     }
     known = [each.name for each in ranked]
     return [*known, *sorted(seen.difference(known))]
@@ -245,64 +268,83 @@ def _order(order: str) -> Callable[[ReplicaRow], tuple[float, str, str]]:
     return lambda row: (-largest(row), row.service, row.name)
 
 
-def _process_row(
-    service: str, process: Process, choice: Choice, heard_since_s: float, since_start: bool
-) -> ReplicaRow:
-    if not _answers(process, heard_since_s):
+class _Read:
+    """What the readings of one process say: each counter's rise is computed once a frame."""
+
+    def __init__(self, process: Process, heard_since_s: float, since_start: bool) -> None:
+        self.process = process
+        self.answers = _answers(process, heard_since_s)
+        self._newest = _newest(process)
+        self._since_start = since_start
+        self._rises: dict[str, Page] = {}
+
+    def newest(self, name: str) -> Page:
+        """Return the newest values of a name."""
+        return self._newest.get(name, _NOTHING)
+
+    def rise(self, name: str) -> Page:
+        """Return by how much the counters of a name rose over the readings, restarts included."""
+        if self._since_start:
+            return self.newest(name)
+        if name not in self._rises:
+            self._rises[name] = _rise_over(self.process.readings, name)
+        return self._rises[name]
+
+    def rate(self, name: str) -> float | None:
+        """Return how much a counter rises in a second, by the two newest readings."""
+        answered = [each for each in self.process.readings if each.answered][-2:]
+        if len(answered) < 2 or not all(name in each.by_name for each in answered):
+            return None
+        before, after = answered
+        rise = _rise(before.by_name[name], after.by_name[name])
+        return _sum(rise) / (after.at_s - before.at_s)
+
+
+def _process_row(service: str, read: _Read, wanted: str | None) -> ReplicaRow:
+    process = read.process
+    if not read.answers:
         silent = bool(process.readings) and process.phase == "ready"
         state = "no answer" if silent else process.phase
         return ReplicaRow(service, process.name, state, answers=False)
-    page = _newest(process)
-    wanted = choice.class_name
-    tokens = {each: _rate(process, each) for each in (PROMPT_TOKENS, OUTPUT_TOKENS)}
-    counted, spent = (
-        _sum(_increase(process, f"{TPOT}_{each}", since_start)) for each in ("count", "sum")
-    )
+    counted, spent = (_sum(read.rise(f"{TPOT}_{each}")) for each in ("count", "sum"))
     return ReplicaRow(
         service,
         process.name,
         process.phase,
         at_engine=_at_engine(process),
-        waiting=_by(_of(page, QUEUE, wanted), "class"),
-        oldest_s=max(_of(page, OLDEST, wanted).values(), default=None),
-        kv_ratio=max(_of(page, KV_RATIO).values(), default=None),
-        prompt_tokens_s=tokens[PROMPT_TOKENS],
-        output_tokens_s=tokens[OUTPUT_TOKENS],
+        waiting=_by(_of(read.newest(QUEUE), wanted), "class"),
+        oldest_s=max(_of(read.newest(OLDEST), wanted).values(), default=None),
+        kv_ratio=max(read.newest(KV_RATIO).values(), default=None),
+        prompt_tokens_s=read.rate(PROMPT_TOKENS),
+        output_tokens_s=read.rate(OUTPUT_TOKENS),
         tpot_s=spent / counted if counted else None,
-        rejected=_rejections(_increase(process, REQUESTS, since_start), wanted),
+        rejected=_rejections(_of(read.rise(REQUESTS), wanted)),
     )
 
 
-def _class_row(service: Service, name: str, heard_since_s: float, since_start: bool) -> ClassRow:
+def _class_row(service: Service, name: str, answering: Sequence[_Read]) -> ClassRow:
     policy = next((each for each in service.classes if each.name == name), None)
-    answering = [each for each in service.processes if _answers(each, heard_since_s)]
-    pages = [_newest(each) for each in answering]
-    queues = _total(_of(page, QUEUE, name) for page in pages)
-    ends = _total(_of(_increase(p, REQUESTS, since_start), REQUESTS, name) for p in answering)
-    judged = _by(
-        _total(_of(_increase(p, ATTAINMENT, since_start), ATTAINMENT, name) for p in answering),
-        "result",
-    )
-    times = _total(_increase(p, f"{TPOT}_bucket", since_start) for p in answering)
+    queues = _total(_of(each.newest(QUEUE), name) for each in answering)
+    ends = _total(_of(each.rise(REQUESTS), name) for each in answering)
+    judged = _by(_total(_of(each.rise(ATTAINMENT), name) for each in answering), "result")
+    oldest = (s for each in answering for s in _of(each.newest(OLDEST), name).values())
     tpot_target_s = policy.tpot_target_s if policy else None
-    ttft_target_s = policy.ttft_target_s if policy else None
+    times: Page = _NOTHING
+    if tpot_target_s is not None:
+        times = _total(each.rise(f"{TPOT}_bucket") for each in answering)
     return ClassRow(
         service.name,
         name,
         waiting=_by(queues, "tenant"),
-        oldest_s=max((s for page in pages for s in _of(page, OLDEST, name).values()), default=None),
+        oldest_s=max(oldest, default=None),
         ended=round(_sum(ends)),
-        rejected=_rejections(ends, name),
-        ttft_target_s=ttft_target_s,
+        rejected=_rejections(ends),
+        ttft_target_s=policy.ttft_target_s if policy else None,
         ttft_met=judged.get("met", 0) / sum(judged.values()) if sum(judged.values()) else None,
         tpot_target_s=tpot_target_s,
         tpot_met=None if tpot_target_s is None else share_within(times, tpot_target_s),
         ttft_p99_s=quantile(
-            _total(
-                _of(_increase(p, f"{TTFT}_bucket", since_start), f"{TTFT}_bucket", name)
-                for p in answering
-            ),
-            0.99,
+            _total(_of(each.rise(f"{TTFT}_bucket"), name) for each in answering), 0.99
         ),
     )
 
@@ -355,22 +397,23 @@ def _answers(process: Process, heard_since_s: float) -> bool:
 
 
 def _at_engine(process: Process) -> int | None:
+    if process.at_engine is not None:
+        return process.at_engine
     state = next((each.state for each in reversed(process.readings) if each.answered), None)
     scheduling = state.get("scheduling") if isinstance(state, dict) else None
     return scheduling.get("at_engine") if isinstance(scheduling, dict) else None
 
 
-def _newest(process: Process) -> Page:
-    pages = (each.page for each in reversed(process.readings) if each.page is not None)
-    return next(pages, {})
+def _newest(process: Process) -> Mapping[str, Page]:
+    """Return the newest page that was read, by the names of series."""
+    return next((each.by_name for each in reversed(process.readings) if each.answered), {})
 
 
-def _of(page: Page, name: str, class_name: str | None = None) -> dict[Series, float]:
-    return {
-        series: value
-        for series, value in page.items()
-        if series.name == name and class_name in {None, series.label("class")}
-    }
+def _of(page: Page, class_name: str | None) -> Page:
+    """Return the series of a class; all of them for None."""
+    if class_name is None:
+        return page
+    return {s: value for s, value in page.items() if ("class", class_name) in s.labels}
 
 
 def _total(pages: Iterable[Page]) -> dict[Series, float]:
@@ -389,11 +432,10 @@ def _by(page: Page, label: str) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def _rejections(ends: Page, class_name: str | None) -> dict[str, int]:
-    by_outcome = _by(_of(ends, REQUESTS, class_name), "outcome")
+def _rejections(ends: Page) -> dict[str, int]:
     return {
         outcome.removeprefix(REJECTED): count
-        for outcome, count in by_outcome.items()
+        for outcome, count in _by(ends, "outcome").items()
         if outcome.startswith(REJECTED)
     }
 
@@ -402,28 +444,15 @@ def _sum(page: Page) -> float:
     return sum(page.values())
 
 
-def _increase(process: Process, name: str, since_start: bool) -> dict[Series, float]:
-    """Return by how much the counters of that name rose over the readings, restarts included."""
-    pages = [_of(each.page, name) for each in process.readings if each.page is not None]
-    if since_start:
-        return pages[-1] if pages else {}
+def _rise_over(readings: Sequence[Reading], name: str) -> Page:
+    pages = [each.by_name.get(name, _NOTHING) for each in readings if each.answered]
     return _total(_rise(before, after) for before, after in pairwise(pages))
 
 
-def _rise(before: Page, after: Page) -> dict[Series, float]:
+def _rise(before: Page, after: Page) -> Page:
     """Return what was counted between; a counter that fell began anew at 0."""
     found = {}
     for series, value in after.items():
         earlier = before.get(series, 0.0)
         found[series] = value - earlier if value >= earlier else value
     return found
-
-
-def _rate(process: Process, name: str) -> float | None:
-    """Return how much a counter rises in a second, by the two newest readings."""
-    answered = [each for each in process.readings if each.page is not None][-2:]
-    if len(answered) < 2 or not all(_of(each.page or {}, name) for each in answered):
-        return None
-    before, after = answered
-    rise = _rise(_of(before.page or {}, name), _of(after.page or {}, name))
-    return _sum(rise) / (after.at_s - before.at_s)

@@ -127,7 +127,7 @@ def _service(record: ServiceRecord, readers: Mapping[Address, Reader]) -> Servic
     return Service(
         record.name,
         classes_in(Path(record.policies_file)),
-        Process(f"{record.name}-gateway", "ready", gateway),
+        (Process(f"{record.name}-gateway", "ready", gateway),),
         tuple(
             Process(each.name, each.phase, readers[Address.of_replica(each)].readings)
             for each in record.replicas

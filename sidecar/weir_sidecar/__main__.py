@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlencode
@@ -19,7 +20,9 @@ from prometheus_client import disable_created_metrics
 
 from weir_core.api import labels
 from weir_core.errors import WeirError
+from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH
+from weir_core.wire.state_access import authorization
 from weir_sidecar.app import Sidecar
 from weir_sidecar.descriptors import raise_limit
 from weir_sidecar.drain import Drain
@@ -81,21 +84,36 @@ def _page_of(request_id: str) -> str:
 
 
 async def page_of(settings: Settings, page: str) -> str:
-    """Return what the sidecar of this pod says at its admin socket.
+    """Return what the sidecar of this pod says at its admin socket; a gateway says it at its port.
 
     Raises:
         WeirError: None answers.
     """
     path = settings.addresses.admin_socket
     limit = aiohttp.ClientTimeout(total=_STATE_WITHIN_S)
+    is_gateway = not path.exists()
+    where = f"http://localhost:{settings.addresses.admin_port}" if is_gateway else "http://weir"
     try:
+        shown = {"Authorization": _proof(settings)} if is_gateway else {}
+        connector = aiohttp.TCPConnector() if is_gateway else aiohttp.UnixConnector(str(path))
         async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
-            http.get(f"http://weir{page}", timeout=limit) as answer,
+            aiohttp.ClientSession(connector=connector) as http,
+            http.get(f"{where}{page}", headers=shown, timeout=limit) as answer,
         ):
             return await answer.text()
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise WeirError(f"no sidecar answers at {path}: {error}") from error
+        raise WeirError(
+            f"no sidecar answers at {where if is_gateway else path}: {error}"
+        ) from error
+
+
+def _proof(settings: Settings) -> str:
+    """Return what shows the gateway of this pod that its keys are known."""
+    try:
+        document = PolicyDocument.decode(settings.policies.file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeirError(f"{settings.addresses.admin_socket} is not there, nor are keys") from error
+    return authorization(document.peer_keys, settings.identity.pod, time.time())
 
 
 async def serve(settings: Settings) -> None:

@@ -80,6 +80,7 @@ class Admin:
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/state", self.state_for_operator)
         app.router.add_get(FLEET_PATH, self.fleet_for_operator)
+        app.router.add_get(REQUESTS_PATH, self.requests_for_operator)
         return app
 
     def socket_app(self) -> web.Application:
@@ -149,6 +150,10 @@ class Admin:
         """Return the loads of all replicas to what holds a key of the service."""
         return await self._for_operator(request, self.fleet)
 
+    async def requests_for_operator(self, request: web.Request) -> web.Response:
+        """Return where requests are to what holds a key of the service: it names tenants."""
+        return await self._for_operator(request, self.requests)
+
     async def _for_operator(
         self, request: web.Request, page: Callable[[web.Request], Awaitable[web.Response]]
     ) -> web.Response:
@@ -162,12 +167,7 @@ class Admin:
 
     async def requests(self, request: web.Request) -> web.Response:
         """Return where the requests of one id are; it names their tenants."""
-        asked = request.query.get("id", "")
-        if not asked:
-            raise web.HTTPBadRequest(text=f"say which: {REQUESTS_PATH}?id=ID\n")
-        pod = self._settings.identity.pod
-        found = one_request.report(pod, self._registry, self._driver, asked)
-        return web.Response(body=found.encode(), content_type="application/json")
+        return requests_of(request, self._parts)
 
     async def state(self, _request: web.Request) -> web.Response:
         """Return what the sidecar knows of itself, for people and for `weir status`."""
@@ -229,6 +229,15 @@ class Admin:
         )
 
 
+def requests_of(request: web.Request, parts: Parts) -> web.Response:
+    """Return where the requests are that are asked for by their id."""
+    asked = request.query.get("id", "")
+    if not asked:
+        raise web.HTTPBadRequest(text=f"say which: {REQUESTS_PATH}?id=ID\n")
+    found = one_request.report(parts.settings.identity.pod, parts.registry, parts.driver, asked)
+    return web.Response(body=found.encode(), content_type="application/json")
+
+
 def refused(request: web.Request, parts: Parts, now: float) -> web.Response | None:
     """Return the refusal of a page that is the operator's; None where it may be read.
 
@@ -237,7 +246,8 @@ def refused(request: web.Request, parts: Parts, now: float) -> web.Response | No
         parts: Of the sidecar: they hold the service's keys.
         now: Unix time, in seconds.
     """
-    shown = request.headers.get("Authorization", "")
+    headers = request.headers
+    shown: str = headers.get(state_access.HEADER, "") or headers.get("Authorization", "")
     if state_access.may_read(shown, parts.peers.own.keys, parts.settings.identity.pod, now):
         return None
     scheme = {"WWW-Authenticate": state_access.SCHEME}

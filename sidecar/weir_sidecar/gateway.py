@@ -21,7 +21,8 @@ from aiohttp.typedefs import Handler
 
 from weir_core.wire.fleet import FLEET_PATH, LONGEST_WAIT_S, WAIT
 from weir_core.wire.policies import PolicyDocument
-from weir_sidecar.admin import refused, reported
+from weir_core.wire.request_state import REQUESTS_PATH
+from weir_sidecar.admin import refused, reported, requests_of
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.auth import is_here
@@ -165,6 +166,7 @@ class Gateway:
         app.router.add_get("/readyz", self._probed(self._readiness))
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get(FLEET_PATH, self._fleet)
+        app.router.add_get(REQUESTS_PATH, self._requests)
         return app
 
     def _probed(self, look: Callable[[], tuple[bool, str]]) -> Handler:
@@ -178,6 +180,10 @@ class Gateway:
         self.parts.metrics.draining.set(0 if self.drain.phase is Phase.SERVING else 1)
         self.parts.show_load()
         return web.Response(body=self.parts.metrics.render(), headers=METRICS_HEADERS)
+
+    async def _requests(self, request: web.Request) -> web.Response:
+        refusal = refused(request, self.parts, time.time())
+        return requests_of(request, self.parts) if refusal is None else refusal
 
     async def _fleet(self, request: web.Request) -> web.Response:
         """Return what is known of the replicas, at once or as soon as a request waits."""

@@ -993,6 +993,14 @@ class InFlightRequest:
         return self._computes_nothing or self.places > 0 or self.counts_elsewhere
 
     @property
+    def routed(self) -> tuple[str, tuple[Candidate, ...]]:
+        """Why it is where it is, as it was decided here last, and what was compared for that."""
+        route = self._route
+        if isinstance(route, Keep | Forward):
+            return route.reason, route.candidates
+        return "", ()
+
+    @property
     def explains(self) -> bool:
         """Whether its client asked for an explanation."""
         return self._explains

@@ -39,6 +39,8 @@ def _ended(each: Ended, now: float) -> EndedState:
         ttft_s=None if each.ttft_s is None else round(each.ttft_s, 3),
         forwarded_to=each.replica,
         was_forwarded=each.was_forwarded,
+        routed=each.routed,
+        candidates=each.candidates,
     )
 
 
@@ -49,6 +51,7 @@ def _told(request: InFlightRequest, driver: Driver) -> RequestState:
         waits = _waits(ticket, driver)
     elif ticket is not None and request.dispatch is not None:
         runs = _runs(request, ticket, driver.now())
+    routed, candidates = request.routed
     return RequestState(
         class_name=request.class_name,
         tenant=request.tenant,
@@ -59,6 +62,8 @@ def _told(request: InFlightRequest, driver: Driver) -> RequestState:
         requeues=request.requeues,
         waits=waits,
         runs=runs,
+        routed=routed,
+        candidates=candidates,
     )
 
 

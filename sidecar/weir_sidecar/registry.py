@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from weir_core.route.types import Candidate
 from weir_core.sched.memory import BodyMemory
 from weir_sidecar.outcomes import Outcome
 from weir_sidecar.settings import Limits, Timeouts
@@ -31,12 +32,16 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of a request that ended.
 
     Attributes:
+        key: The sidecar's own name for it.
         at_s: When.
         ttft_s: None where no answer began.
         replica: To which it was forwarded; empty where it stayed.
         was_forwarded: Another sidecar sent it here.
+        routed: Why it was served where it was; empty where that was not decided here.
+        candidates: The replicas that were compared then.
     """
 
+    key: str
     request_id: str
     class_name: str
     tenant: str
@@ -46,6 +51,8 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     ttft_s: float | None
     replica: str
     was_forwarded: bool
+    routed: str
+    candidates: tuple[Candidate, ...]
 
 
 class Registry:
@@ -140,6 +147,7 @@ class Registry:
         kept = self._served if outcome is Outcome.OK else self._others
         kept.append(
             Ended(
+                request.id,
                 request.request_id,
                 request.class_name,
                 request.tenant,
@@ -149,6 +157,7 @@ class Registry:
                 None if began_at is None else began_at - request.arrival,
                 "" if request.away is None else request.away.name,
                 request.forwarded is not None,
+                *request.routed,
             )
         )
 

@@ -1,6 +1,7 @@
 """What the page `/state` shows of single requests: those that wait, that run, and the last to end.
 
-`weir console` draws them. Only ids, tenants, sizes and times are shown, never a prompt or a key.
+`weir console` draws them. Only ids, tenants, sizes and times are shown, never a prompt or an API
+key. A request's `key` here is its own, where two clients have chosen one id.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def queue(waiting: list[Ticket], driver: Driver) -> list[dict[str, Any]]:
         block = scheduler.block_of(ticket, now)
         shown.append(
             {
+                "key": ticket.request.request_id,
                 "id": _id_of(ticket, driver),
                 "position": position,
                 "class": policy.name,
@@ -75,6 +77,7 @@ def _running(ticket: Ticket, driver: Driver) -> dict[str, Any]:
     now = driver.now()
     arrival_s = ticket.request.arrival_s
     return {
+        "key": ticket.request.request_id,
         "id": _id_of(ticket, driver),
         "class": ticket.policy.name,
         "tenant": ticket.request.tenant,
@@ -109,6 +112,7 @@ def ended(registry: Registry, driver: Driver) -> list[dict[str, Any]]:
 
 def _ended(each: Ended, now: float) -> dict[str, Any]:
     return {
+        "key": each.key,
         "id": each.request_id,
         "class": each.class_name,
         "tenant": each.tenant,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -14,15 +16,26 @@ from weir_cli.console.frames import (
     GONE_SHOWN_S,
     Fleet,
     Moment,
+    Replica,
+    Watched,
+    changed,
     fleet_of,
     moment_of,
     replica_of,
     with_gone,
 )
 from weir_cli.top_figures import ReplicaRow, Service
-from weir_cli.top_pages import METRICS_TIMEOUT_S
 
 HISTORY_S: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a viewer sees; of a service that does not run, there is no moment and no replica."""
+
+    fleet: Fleet
+    moment: Moment | None = None
+    replica: Replica | None = None
 
 
 class _Kept:
@@ -41,6 +54,7 @@ class Feed:
     Args:
         read: Returns what runs now, as far as it was read; called in a thread.
         period_s: Time between frames.
+        silent_s: Age from which on a newest answer is none.
         only: The one service that is shown; empty shows all.
         wall: Unix time.
         clock: That of the readings.
@@ -50,17 +64,19 @@ class Feed:
         self,
         read: Callable[[], Sequence[Service]],
         period_s: float,
+        silent_s: float,
         only: str = "",
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read = read
         self._period_s = period_s
+        self._silent_s = silent_s
         self._only = only
         self._wall, self._clock = wall, clock
         self._kept: dict[str, _Kept] = {}
         self._changed = asyncio.Condition()
-        self._encoded: dict[tuple[str, str], bytes] = {}
+        self._views: set[View] = set()
         self._services: Sequence[Service] = ()
         self.number = 0
         """Of the newest frame."""
@@ -76,14 +92,13 @@ class Feed:
         found = await asyncio.to_thread(self._read)
         self._services = [each for each in found if self._only in {"", each.name}]
         self._note()
-        self._encoded.clear()
         self.number += 1
         async with self._changed:
             self._changed.notify_all()
 
     def _note(self) -> None:
         now_s, at_s = self._clock(), self._wall()
-        heard_since_s = now_s - 2 * self._period_s - METRICS_TIMEOUT_S
+        heard_since_s = now_s - self._silent_s
         running = {each.name for each in self._services}
         for name in self._kept.keys() - running:
             del self._kept[name]
@@ -101,13 +116,38 @@ class Feed:
             await self._changed.wait_for(lambda: self.number > number)
         return self.number
 
-    def history(self, service: str) -> bytes:
-        """Return the last minutes of a service as JSON, the oldest moment first."""
-        kept = self._kept.get(self._name(service))
-        return msgspec.json.encode(list(kept.moments) if kept else [])
+    def watched(self) -> set[Watched]:
+        """Return which replicas are opened by a viewer."""
+        found = set()
+        for view in self._views:
+            kept = self._kept.get(self._name(view.service))
+            if kept is not None and kept.service is not None:
+                shown = replica_of(kept.service, self._opened(kept, view.replica), 0.0)
+                found.add(Watched(kept.service.name, shown.name))
+        return found
 
-    def frame(self, service: str, replica: str) -> bytes:
-        """Return the newest frame as JSON; viewers of the same replica share it.
+    @contextmanager
+    def viewed(self, service: str, replica: str) -> Iterator[View]:
+        """Show a service to a viewer while the context lasts.
+
+        Args:
+            service: Whose frames; empty is the first one.
+            replica: Whose requests they show; empty is the first one.
+        """
+        view = View(self, service, replica)
+        self._views.add(view)
+        try:
+            yield view
+        finally:
+            self._views.discard(view)
+
+    def history(self, service: str) -> list[Moment]:
+        """Return the last minutes of a service, the oldest moment first."""
+        kept = self._kept.get(self._name(service))
+        return list(kept.moments) if kept else []
+
+    def frame(self, service: str, replica: str) -> Frame:
+        """Return the newest frame, whole.
 
         Args:
             service: Whose; empty is the first one.
@@ -116,19 +156,43 @@ class Feed:
         name = self._name(service)
         kept = self._kept.get(name)
         if kept is None:
-            names = tuple(sorted(self._kept))
-            return msgspec.json.encode({"fleet": Fleet(self._wall(), names), "replica": None})
-        if replica not in kept.seen:
-            replica = ""
-        if (name, replica) not in self._encoded:
-            self._encoded[name, replica] = msgspec.json.encode(
-                {
-                    "fleet": kept.fleet,
-                    "moment": kept.moments[-1],
-                    "replica": replica_of(kept.service, replica, self._clock()),
-                }
-            )
-        return self._encoded[name, replica]
+            return Frame(Fleet(self._wall(), tuple(sorted(self._kept))))
+        shown = replica_of(kept.service, self._opened(kept, replica), self._clock())
+        return Frame(kept.fleet, kept.moments[-1], shown)
+
+    @staticmethod
+    def _opened(kept: _Kept, replica: str) -> str:
+        return replica if replica in kept.seen else ""
 
     def _name(self, service: str) -> str:
         return service or min(self._kept, default="")
+
+
+class View:
+    """What one viewer has been sent: it is sent what differs.
+
+    Args:
+        feed: Where frames come from.
+        service: Whose; empty is the first one.
+        replica: Whose requests are shown; empty is the first one.
+    """
+
+    def __init__(self, feed: Feed, service: str, replica: str) -> None:
+        self._feed = feed
+        self.service = service
+        self.replica = replica
+        self._sent: Fleet | None = None
+
+    def events(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the events that tell the newest frame.
+
+        The history comes first, and again where another service has become the first one: its
+        timelines are others.
+        """
+        frame = self._feed.frame(self.service, self.replica)
+        sent = self._sent
+        if sent is None or sent.service != frame.fleet.service:
+            yield "history", msgspec.json.encode(self._feed.history(self.service))
+            sent = Fleet(0.0)
+        self._sent = frame.fleet
+        yield "frame", msgspec.json.encode(replace(frame, fleet=changed(frame.fleet, sent)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weir_cli.top_figures import (
     Choice,
@@ -27,6 +27,13 @@ _NEWEST_KEPT: Final = 6
 _EVERY: Final = 20
 """Of the older readings every so many is looked at."""
 _SHOWN_OF_STATE: Final = ("phase", "engine", "ended", "scheduling")
+
+
+class Watched(NamedTuple):
+    """A replica that a viewer has opened."""
+
+    service: str
+    replica: str
 
 
 @dataclass(frozen=True)
@@ -56,18 +63,21 @@ class Fleet:
         at_s: Unix time of the frame.
         services: Names of all services that run.
         service: The one that is shown; empty where it does not run.
-        gateway: The row of its gateway.
-        replicas: By name; those that have just gone are among them.
-        slots: Slots of the engine, by replica, where they are known.
+        gateways: The rows of its gateways, by name.
+        replicas: By name; those that have just gone are among them. In a frame, those that differ
+            from what its viewer was sent before.
+        left: Names of those that its viewer was sent before and that are no longer shown.
+        slots: Slots of the engine, by replica, where they are known; None is as before.
     """
 
     at_s: float
     services: tuple[str, ...] = ()
     service: str = ""
-    gateway: ReplicaRow | None = None
+    gateways: tuple[ReplicaRow, ...] = ()
     replicas: tuple[ReplicaRow, ...] = ()
     classes: tuple[ClassRow, ...] = ()
-    slots: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, int] | None = field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,14 @@ def fleet_of(
     if service is None:
         return Fleet(at_s, names), None
     shown = _picture(service, heard_since_s)
-    gateway = next((row for row in shown.replicas if row.name == service.gateway.name), None)
+    gateways = {each.name for each in service.gateways}
     return (
         Fleet(
             at_s,
             names,
             name,
-            gateway,
-            tuple(row for row in shown.replicas if row is not gateway),
+            tuple(row for row in shown.replicas if row.name in gateways),
+            tuple(row for row in shown.replicas if row.name not in gateways),
             shown.classes,
             {each.name: slots for each in service.replicas if (slots := _slots(each))},
         ),
@@ -116,7 +126,7 @@ def _picture(service: Service, heard_since_s: float) -> Picture:
     """
     some = replace(
         service,
-        gateway=_thinned(service.gateway),
+        gateways=tuple(_thinned(each) for each in service.gateways),
         replicas=tuple(_thinned(each) for each in service.replicas),
     )
     return picture([some], Choice(), heard_since_s, since_start=False)
@@ -130,7 +140,7 @@ def _thinned(process: Process) -> Process:
 
 def moment_of(fleet: Fleet) -> Moment:
     """Return what the timelines keep of a frame."""
-    rows = [*fleet.replicas, *([fleet.gateway] if fleet.gateway else [])]
+    rows = [*fleet.replicas, *fleet.gateways]
     return Moment(
         fleet.at_s,
         {row.name: n for row in fleet.classes if (n := sum(row.waiting.values()))},
@@ -159,6 +169,19 @@ def with_gone(fleet: Fleet, before: Mapping[str, tuple[float, ReplicaRow]]) -> F
     return replace(fleet, replicas=tuple(rows))
 
 
+def changed(fleet: Fleet, sent: Fleet) -> Fleet:
+    """Return what a viewer is sent of a fleet: of 100 replicas few change from frame to frame.
+
+    Args:
+        fleet: As it is now.
+        sent: The whole of what the viewer was sent before.
+    """
+    before = {row.name: row for row in sent.replicas}
+    rows = tuple(row for row in fleet.replicas if before.pop(row.name, None) != row)
+    slots = None if fleet.slots == sent.slots else fleet.slots
+    return replace(fleet, replicas=rows, left=tuple(before), slots=slots)
+
+
 def replica_of(service: Service | None, name: str, now_s: float) -> Replica:
     """Return the requests of a replica.
 
@@ -171,7 +194,7 @@ def replica_of(service: Service | None, name: str, now_s: float) -> Replica:
     found = next((each for each in processes if name in {"", each.name}), None)
     if found is None:
         return Replica(name)
-    heard = [each for each in found.readings if isinstance(each.state, dict)]
+    heard = found.states
     if not heard:
         return Replica(found.name)
     newest = heard[-1]
@@ -181,8 +204,10 @@ def replica_of(service: Service | None, name: str, now_s: float) -> Replica:
 
 def _slots(process: Process) -> int | None:
     """Return how many sequences an engine computes at a time."""
-    for reading in reversed(process.readings):
-        scheduling = reading.state.get("scheduling") if isinstance(reading.state, dict) else None
+    if process.slots is not None:
+        return process.slots
+    for reading in reversed(process.states):
+        scheduling = reading.state.get("scheduling")
         if isinstance(scheduling, dict):
             slots: int = scheduling["engine"]["max_num_seqs"]
             return slots

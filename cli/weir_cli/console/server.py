@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from importlib.resources import files
 from typing import Final
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from weir_cli.console.feed import Feed
+from weir_cli.console.access import SECURITY, Access
+from weir_cli.console.feed import Feed, View
+from weir_core.wire.request_state import RequestReport
 
 MAX_VIEWERS: Final = 16
 SEND_LIMIT_S: Final = 10.0
 """How long a viewer may leave a frame unread."""
-COOKIE: Final = "weir-console"
-_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LARGEST_FORM: Final = 4096
+"""In bytes: a token fits."""
 _TYPES: Final = {
     "html": "text/html",
     "css": "text/css",
@@ -27,20 +30,12 @@ _TYPES: Final = {
 }
 _PAGE: Final = (
     *("index.html", "console.css", "icon.svg"),
-    *("console.js", "charts.js", "replica.js", "words.js", "fleet.js", "moves.js"),
+    *("console.js", "charts.js", "replica.js", "way.js", "words.js", "fleet.js", "moves.js"),
     *("vendor/preact.mjs", "vendor/htm.mjs"),
 )
-_SECURITY: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-_WRONG_HOST: Final = "this console answers to localhost only; open the URL that it printed\n"
-_NO_TOKEN: Final = "open the URL that weir console printed; it has the token\n"
+
+Find = Callable[[str, str], Awaitable[list[RequestReport]]]
+"""Takes a service and the id of a request; returns what the service's sidecars say of it."""
 
 
 class Server:
@@ -48,13 +43,17 @@ class Server:
 
     Args:
         feed: Where frames come from.
-        token: What a viewer has to show; empty where only this machine can reach it.
+        find: Finds requests.
+        access: Who may look.
         send_limit_s: How long a viewer may leave a frame unread.
     """
 
-    def __init__(self, feed: Feed, token: str = "", send_limit_s: float = SEND_LIMIT_S) -> None:
+    def __init__(
+        self, feed: Feed, find: Find, access: Access, send_limit_s: float = SEND_LIMIT_S
+    ) -> None:
         self._feed = feed
-        self._token = token
+        self._find = find
+        self._access = access
         self._send_limit_s = send_limit_s
         self.viewers = 0
         """Pages that look now."""
@@ -63,35 +62,35 @@ class Server:
 
     def app(self) -> web.Application:
         """Return the app."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=_LARGEST_FORM)
         app.router.add_get("/", self._index)
         app.router.add_get("/events", self._events)
+        app.router.add_get("/request", self._request)
+        self._access.add_to(app.router)
         app.router.add_get("/{name:.+}", self._file)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer to local names, so that no other site's name leads here; or to the token."""
-        if self._token:
-            shown = request.query.get("token") or request.cookies.get(COOKIE, "")
-            if not hmac.compare_digest(shown.encode(), self._token.encode()):
-                return web.Response(status=401, text=_NO_TOKEN, headers=_SECURITY)
-        elif _host_name(request) not in _LOCAL_NAMES:
-            return web.Response(status=421, text=_WRONG_HOST, headers=_SECURITY)
-        return await handler(request)
+        return self._access.refusal(request) or await handler(request)
 
-    async def _index(self, request: web.Request) -> web.Response:
-        if self._token and "token" in request.query:
-            # The address bar and the history shall not keep it.
-            response = web.Response(status=303, headers={**_SECURITY, "Location": "/"})
-            response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
-            return response
+    async def _index(self, _request: web.Request) -> web.Response:
         return self._answer("index.html")
+
+    async def _request(self, request: web.Request) -> web.Response:
+        """Return what the sidecars of a service say of a request."""
+        service, asked = request.query.get("service", ""), request.query.get("id", "")
+        if not asked:
+            text = "say which: /request?service=NAME&id=ID\n"
+            return web.Response(status=400, text=text, headers=SECURITY)
+        found = await self._find(service, asked)
+        body = msgspec.json.encode(found)
+        return web.Response(body=body, content_type="application/json", headers=SECURITY)
 
     async def _file(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name not in self._page:
-            return web.Response(status=404, text="no such page\n", headers=_SECURITY)
+            return web.Response(status=404, text="no such page\n", headers=SECURITY)
         return self._answer(name)
 
     def _answer(self, name: str) -> web.Response:
@@ -99,14 +98,14 @@ class Server:
             body=self._page[name],
             content_type=_TYPES[name.rpartition(".")[2]],
             charset="utf-8",
-            headers=_SECURITY,
+            headers=SECURITY,
         )
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Send frames until the viewer leaves, or does not read."""
         if self.viewers >= MAX_VIEWERS:
             text = f"{MAX_VIEWERS} viewers look already; close a page\n"
-            return web.Response(status=503, text=text, headers=_SECURITY)
+            return web.Response(status=503, text=text, headers=SECURITY)
         self.viewers += 1
         try:
             return await self._stream(request)
@@ -116,17 +115,24 @@ class Server:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         service, replica = request.query.get("service", ""), request.query.get("replica", "")
         response = web.StreamResponse(
-            headers={**_SECURITY, "Content-Type": "text/event-stream; charset=utf-8"}
+            headers={**SECURITY, "Content-Type": "text/event-stream; charset=utf-8"}
         )
         await response.prepare(request)
-        number = await self._feed.after(0)
-        with suppress(ConnectionError):
-            reads = await self._send(response, "history", self._feed.history(service))
-            while reads and await self._send(response, "frame", self._feed.frame(service, replica)):
+        with suppress(ConnectionError), self._feed.viewed(service, replica) as view:
+            number = await self._feed.after(0)
+            # A login ends while a stream goes on, too.
+            while self._access.refusal(request) is None and await self._tell(response, view):
                 number = await self._feed.after(number)
             if request.transport is not None:
                 request.transport.abort()
         return response
+
+    async def _tell(self, response: web.StreamResponse, view: View) -> bool:
+        """Send the newest frame; tell whether the viewer takes it in time."""
+        for event, data in view.events():
+            if not await self._send(response, event, data):
+                return False
+        return True
 
     async def _send(self, response: web.StreamResponse, event: str, data: bytes) -> bool:
         """Send an event; tell whether the viewer takes it in time."""
@@ -136,9 +142,3 @@ class Server:
         except TimeoutError:
             return False
         return True
-
-
-def _host_name(request: web.Request) -> str:
-    """Return the name by which the server is asked, without the port."""
-    name, colon, port = request.host.rpartition(":")
-    return name if colon and port.isdecimal() else request.host

@@ -17,6 +17,8 @@ GATEWAY: Final = "gateway"
 """Component of the pods that stand in for replicas."""
 OPERATOR: Final = "operator"
 """Component of the operator's pods (helm/weir/templates/_helpers.tpl)."""
+CONSOLE: Final = "console"
+"""Component of the console's pods (helm/weir/templates/console.yaml)."""
 
 # Label keys (recommended by Kubernetes) and our own.
 NAME: Final = "app.kubernetes.io/name"

@@ -6,8 +6,11 @@ from typing import Final
 
 import msgspec
 
+from weir_core.route.types import Candidate
+
 REQUESTS_PATH: Final = "/requests"
-"""On the admin socket, with the id in the query: `/requests?id=ID`."""
+"""With the id in the query, `/requests?id=ID`: on the admin socket, and on the admin port for what
+holds a key of the service."""
 
 
 class Waits(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,6 +67,8 @@ class RequestState(msgspec.Struct, frozen=True, omit_defaults=True):
         requeues: How often it lost its place, and waited again.
         waits: Where it is in the pool here.
         runs: Where the engine here has it.
+        routed: Why it is where it is, as this sidecar decided last; empty where it decided nothing.
+        candidates: The replicas that were compared then.
     """
 
     class_name: str
@@ -75,6 +80,8 @@ class RequestState(msgspec.Struct, frozen=True, omit_defaults=True):
     requeues: int = 0
     waits: Waits | None = None
     runs: Runs | None = None
+    routed: str = ""
+    candidates: tuple[Candidate, ...] = ()
 
 
 class EndedState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,6 +96,8 @@ class EndedState(msgspec.Struct, frozen=True, omit_defaults=True):
         ttft_s: From its head to the first byte of its answer; None where none came.
         forwarded_to: The replica that had it last; empty where it stayed.
         was_forwarded: Another sidecar sent it here; that one knows what its client got.
+        routed: Why it was served where it was; empty where this sidecar did not decide it.
+        candidates: The replicas that were compared then.
     """
 
     class_name: str
@@ -99,6 +108,8 @@ class EndedState(msgspec.Struct, frozen=True, omit_defaults=True):
     ttft_s: float | None = None
     forwarded_to: str = ""
     was_forwarded: bool = False
+    routed: str = ""
+    candidates: tuple[Candidate, ...] = ()
 
 
 class RequestReport(msgspec.Struct, frozen=True):

@@ -20,6 +20,8 @@ from weir_core.wire.peer_auth import Keys, is_proof
 
 SCHEME: Final = "Weir"
 """Of the header `Authorization`."""
+HEADER: Final = "X-Weir-Authorization"
+"""The same for what asks through the API server, which takes `Authorization` for itself."""
 CLOCKS_DIFFER: Final = Seconds(300.0)
 """In seconds, between the operator's clock and the sidecar's at most: how long a proof serves."""
 _DOMAIN: Final = b"weir state 1"

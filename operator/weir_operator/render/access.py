@@ -27,7 +27,7 @@ class Access:
 
     Attributes:
         default: For what a service leaves out.
-        operator_namespace: Where the operator runs; it may always ask sidecars.
+        operator_namespace: Where the operator and the console run; they may always ask sidecars.
     """
 
     default: NetworkSpec = field(default_factory=NetworkSpec)
@@ -39,8 +39,8 @@ def network_policy(owner: InferenceService, access: Access | None = None) -> Man
 
     The API and the admin port (metrics, probes) are open to any source, or to those that the
     service or the chart names. The pods of the service reach each other at the peer port, the
-    operator reaches the admin port, and so does the kubelet of the node, for which a policy does
-    not count. The engine opens no port, and no other may be opened beside it.
+    operator and the console reach the admin port, and so does the kubelet of the node, for which a
+    policy does not count. The engine opens no port, and no other may be opened beside it.
 
     Args:
         owner: The service.
@@ -51,7 +51,7 @@ def network_policy(owner: InferenceService, access: Access | None = None) -> Man
     callers = _written(said.allow_from or default.allow_from or ())
     scrapers = _written(said.scrape_from or default.scrape_from or ())
     if scrapers:
-        scrapers.append(_operator_in(access.operator_namespace))
+        scrapers.append(_weir_in(access.operator_namespace))
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -82,13 +82,13 @@ def _written(sources: Sequence[Source]) -> list[Manifest]:
     ]
 
 
-def _operator_in(namespace: str) -> Manifest:
+def _weir_in(namespace: str) -> Manifest:
+    """Return the operator and the console."""
+    components = [labels.OPERATOR, labels.CONSOLE]
     return {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "podSelector": {
-            "matchLabels": {
-                labels.COMPONENT: labels.OPERATOR,
-                labels.PART_OF_LABEL: labels.PART_OF,
-            }
+            "matchLabels": {labels.PART_OF_LABEL: labels.PART_OF},
+            "matchExpressions": [{"key": labels.COMPONENT, "operator": "In", "values": components}],
         },
     }

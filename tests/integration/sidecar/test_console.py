@@ -1,4 +1,4 @@
-"""`weir console` in a browser: a flood, a request that is shed, a replica that dies."""
+"""`weir console` in a browser: a flood, a request that is shed, a replica that dies, a login."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +17,16 @@ import pytest
 from playwright.async_api import Page, Route, ViewportSize, async_playwright, expect
 
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
+from weir_cli.console.access import Login
 from weir_cli.console.command import ConsoleOptions, serving
+from weir_cli.console.feed import Feed
+from weir_cli.console.hosting import hosted
+from weir_cli.console.server import Server
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, record_of
 from weir_core.api import labels
 from weir_core.sched.types import ClassPolicy
 from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.request_state import RequestReport
 from weir_sidecar.settings import Identity
 from weir_sim.mock_engine import MockEngine, Profile
 
@@ -164,7 +170,9 @@ async def flood(replicas: list[Replica], asked: list[asyncio.Task[None]]) -> Non
     driver = first.running.sidecar.driver
 
     def begin(at: Replica, class_name: str, number: int) -> None:
-        names = (f"{class_name}-{at.name}-{len(asked) + each}" for each in range(number))
+        # Clients may use an id twice: those of the last two are equal.
+        numbers = (min(each, number - 2) for each in range(number))
+        names = [f"{class_name}-{at.name}-{len(asked) + each}" for each in numbers]
         asked.extend(asyncio.create_task(ask(at, class_name, name)) for name in names)
 
     begin(first, "interactive", 3)
@@ -207,6 +215,16 @@ async def see_the_shed_one(page: Page) -> None:
     await page.keyboard.press("Escape")
 
 
+async def find_it_by_its_id(page: Page) -> None:
+    """Look for a request that no mark on the page stands for."""
+    await page.get_by_role("searchbox").fill("one-too-many")
+    await page.keyboard.press("Enter")
+    way = page.get_by_role("region", name="request", exact=True)
+    await expect(way).to_contain_text("the pool holds as many requests as it may")
+    await expect(way).to_contain_text("chat-1")
+    await page.keyboard.press("Escape")
+
+
 async def width_of(page: Page) -> float:
     """Return how wide the page is, by the browser: the page's policy lets no test run a script."""
     browser = await page.context.new_cdp_session(page)
@@ -224,6 +242,7 @@ async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
         await page.goto(url)
         await see_the_pool(page, first)
         await see_the_shed_one(page)
+        await find_it_by_its_id(page)
         await second.life.aclose()
         await expect(page.get_by_role("button", name="chat-2: no answer")).to_be_visible()
         write_down(tmp_path, [first])
@@ -232,5 +251,28 @@ async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
         await page.emulate_media(color_scheme="dark")
         assert await width_of(page) <= PHONE["width"]
         Instance(tmp_path, 8000).directory.joinpath("state.json").unlink()
-        await expect(page.get_by_text("Nothing runs on this machine")).to_be_visible()
+        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
         await page.goto("about:blank")  # a stream that breaks is an error of the page
+
+
+async def test_a_login_leads_to_the_page_and_another_token_back_to_the_form(
+    page: Page, tmp_path: Path
+) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("a token of enough characters")
+    feed = Feed(tuple, 0.1, 1.0)
+    server = Server(feed, no_request, Login(token_file, time.time))
+    async with hosted(server, (feed.run(),), "127.0.0.1", 0) as (port, _):
+        await page.goto(f"http://127.0.0.1:{port}/")
+        await page.get_by_label("Token of the console").fill("a token of enough characters")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
+        assert page.url == f"http://127.0.0.1:{port}/"
+        await page.goto("about:blank")
+        token_file.write_text("another token of enough characters")
+        await page.goto(f"http://127.0.0.1:{port}/")
+        await expect(page.get_by_label("Token of the console")).to_be_visible()
+
+
+async def no_request(service: str, request_id: str) -> list[RequestReport]:
+    return []

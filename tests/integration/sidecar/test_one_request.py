@@ -1,15 +1,24 @@
-"""What a sidecar tells of one request, at its admin socket alone."""
+"""What a sidecar tells of one request, at its admin socket."""
 
 from __future__ import annotations
 
 import asyncio
+import random
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 
-from tests.integration.sidecar.harness import House, Running, chat, eventually
+from tests.integration.sidecar.fleet import KEY, named
+from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
+from weir_cli import explain_local
+from weir_cli.records import ServiceRecord
+from weir_core.api import labels
+from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport, RequestState
+from weir_sidecar.gateway import Gateway
+from weir_sidecar.settings import Policies
 from weir_sim.mock_engine import Profile
 
 SILENT = Profile(ttft_s=60.0)  # type: ignore[arg-type]
@@ -58,7 +67,7 @@ async def test_tells_where_it_waits_and_who_is_ahead(house: House) -> None:
     assert await told(running, "low & lost") == ()
     with pytest.raises(aiohttp.ClientResponseError, match="400"):
         await told(running, "")
-    assert (await running.probe(f"{REQUESTS_PATH}?id=first")).status == 404
+    assert (await running.probe(f"{REQUESTS_PATH}?id=first")).status == 401
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
@@ -77,3 +86,29 @@ async def test_tells_how_a_request_ended(house: House) -> None:
     assert (ended.class_name, ended.tenant, ended.outcome) == ("batch", "anonymous", "ok")
     assert ended.ttft_s is not None
     assert (ended.forwarded_to, ended.was_forwarded) == ("", False)
+
+
+async def test_a_gateway_tells_it_to_what_holds_a_key(house: House) -> None:
+    address = f"127.{random.randrange(100, 250)}.{random.randrange(1, 250)}.9"
+    gate = PeerEntry("chat-gateway", f"{address}:{labels.PEER_PORT}", serves=False)
+    house.policies(PolicyDocument(peers=(gate,), peer_keys=(KEY,)))
+    settings = replace(named(PATIENT, gate.name), policies=Policies(house.policies_dir))
+    gateway = Gateway(settings, ("127.0.0.1", 0), admin=(address, labels.ADMIN_PORT))
+    await house.stack.enter_async_context(gateway.running())
+    record = ServiceRecord(
+        name="chat",
+        model="tiny",
+        url="http://127.0.0.1",
+        policies_file=str(house.policies_dir / "policies.json"),
+        replicas=(),
+    )
+    url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http:
+        held = asyncio.create_task(http.post(url, json=chat(), headers={"x-request-id": "early"}))
+        await eventually(lambda: gateway.parts.routing.waiting == 1)
+        (report,), unseen = await asyncio.to_thread(explain_local.requests, "early", record)
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+    assert unseen == ()
+    assert report.requests[0].waits is not None
+    assert report.requests[0].waits.position == 1

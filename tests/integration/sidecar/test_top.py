@@ -21,7 +21,7 @@ async def seen(running: Running) -> Picture:
     address = Address("127.0.0.1", running.sidecar.admin_port, socket)
     reading = await asyncio.to_thread(address.read)
     replica = Process("chat-1", "ready", (reading,))
-    chat = Service("chat", CLASSES, Process("chat-gateway", "ready"), (replica,))
+    chat = Service("chat", CLASSES, (Process("chat-gateway", "ready"),), (replica,))
     return picture([chat], Choice(), reading.at_s, since_start=True)
 
 

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +17,15 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from weir_cli.console.access import SESSION_S, WRONG_A_MINUTE, Access, Login, ThisMachine, UrlToken
 from weir_cli.console.command import ConsoleOptions, serving
-from weir_cli.console.feed import Feed
+from weir_cli.console.feed import Feed, View
+from weir_cli.console.frames import GONE_SHOWN_S, Watched
 from weir_cli.console.server import MAX_VIEWERS, Server
 from weir_cli.top_figures import Process, Reading, Series, Service, quantile
 from weir_core.errors import MachineUnfit
 from weir_core.sched.types import BUILT_IN_CLASSES
+from weir_core.wire.request_state import RequestReport, RequestState
 
 PAGE = Path(__file__).parents[3] / "cli/weir_cli/console/page"
 PROMPT = "never shown"
@@ -33,7 +37,7 @@ def service(*names: str, slots: int = 8) -> Service:
     state = {"phase": "serving", "model": PROMPT, "scheduling": scheduling}
     reading = Reading(10.0, state, {Series("weir_queue_requests", (("class", "batch"),)): 5.0})
     replicas = tuple(Process(name, "ready", (reading,)) for name in names)
-    return Service("chat", BUILT_IN_CLASSES, Process("chat-gateway", "ready"), replicas)
+    return Service("chat", BUILT_IN_CLASSES, (Process("chat-gateway", "ready"),), replicas)
 
 
 class Machine:
@@ -48,14 +52,30 @@ class Machine:
         self.looks += 1
         return self.services
 
+    def toggle(self) -> None:
+        """Have every replica change its phase."""
+        (known,) = self.services
+        self.services = (replace(known, replicas=tuple(map(_toggled, known.replicas))),)
+
     def feed(self, only: str = "") -> Feed:
-        return Feed(self.read, 1.0, only, wall=lambda: self.wall, clock=lambda: 10.5)
+        return Feed(self.read, 1.0, 5.0, only, wall=lambda: self.wall, clock=lambda: 10.5)
+
+
+def _toggled(process: Process) -> Process:
+    return replace(process, phase="ready" if process.phase != "ready" else "draining")
+
+
+async def find(service: str, request_id: str) -> list[RequestReport]:
+    """Say where a request is: one that waits."""
+    return [RequestReport(service, (RequestState("batch", "team-a", 1.0),))]
 
 
 @asynccontextmanager
-async def opened(feed: Feed, token: str = "") -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+async def opened(
+    feed: Feed, access: Access | None = None
+) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """Serve a feed; yield a client and the URL."""
-    async with served(Server(feed, token)) as found:
+    async with served(Server(feed, find, access or ThisMachine())) as found:
         yield found
 
 
@@ -125,9 +145,11 @@ async def test_several_viewers_share_one_look() -> None:
 
 
 async def test_a_viewer_that_does_not_read_is_dropped() -> None:
-    feed = Machine(service(*(f"chat-{number}" for number in range(100)))).feed()
+    names = (f"chat-{number}-{'of a long name' * 100}" for number in range(100))
+    machine = Machine(service(*names))
+    feed = machine.feed()
     await feed.look()
-    server = Server(feed, send_limit_s=0.05)
+    server = Server(feed, find, ThisMachine(), send_limit_s=0.05)
     async with served(server) as (_, url), asyncio.timeout(60):
         with socket.socket() as silent:
             # A small window, so that little fits between the two.
@@ -139,6 +161,7 @@ async def test_a_viewer_that_does_not_read_is_dropped() -> None:
             while not server.viewers:  # noqa: ASYNC110 - what a test observes has no event
                 await asyncio.sleep(0.01)
             while server.viewers:
+                machine.toggle()  # so that frames are not small
                 await feed.look()
 
 
@@ -148,8 +171,8 @@ async def test_a_service_that_vanishes_leaves_an_empty_page() -> None:
     await feed.look()
     machine.services = ()
     await feed.look()
-    frame = json.loads(feed.frame("chat", "chat-1"))
-    assert (frame["fleet"]["service"], frame["replica"], feed.history("chat")) == ("", None, b"[]")
+    frame = feed.frame("chat", "chat-1")
+    assert (frame.fleet.service, frame.replica, feed.history("chat")) == ("", None, [])
 
 
 async def test_a_replica_that_vanishes_is_shown_as_gone_for_a_minute() -> None:
@@ -158,8 +181,7 @@ async def test_a_replica_that_vanishes_is_shown_as_gone_for_a_minute() -> None:
 
     async def states() -> dict[str, str]:
         await feed.look()
-        rows = json.loads(feed.frame("", ""))["fleet"]["replicas"]
-        return {row["name"]: row["state"] for row in rows}
+        return {row.name: row.state for row in feed.frame("", "").fleet.replicas}
 
     assert await states() == {"chat-1": "ready", "chat-2": "ready"}
     machine.services = (service("chat-1"),)
@@ -172,7 +194,7 @@ async def test_a_replica_that_vanishes_is_shown_as_gone_for_a_minute() -> None:
 async def test_shows_the_service_that_was_asked_for_only() -> None:
     feed = Machine(service("chat-1")).feed(only="other")
     await feed.look()
-    assert json.loads(feed.frame("", ""))["fleet"]["services"] == []
+    assert feed.frame("", "").fleet.services == ()
 
 
 @pytest.mark.parametrize(
@@ -198,7 +220,7 @@ async def test_answers_local_names(path: str, host: str | None, status: int) -> 
 
 
 async def test_a_token_is_asked_for_and_kept_out_of_the_address() -> None:
-    async with opened(Machine().feed(), token="secret") as (session, url):
+    async with opened(Machine().feed(), UrlToken("secret")) as (session, url):
         async with session.get(url + "/?token=wrong") as got:
             assert got.status == 401
         async with session.get(url + "/?token=secret", headers={"Host": "weir.example"}) as got:
@@ -207,6 +229,175 @@ async def test_a_token_is_asked_for_and_kept_out_of_the_address() -> None:
             assert got.status == 200
         async with session.post(url + "/") as got:
             assert got.status == 405
+
+
+async def test_a_cookie_of_other_bytes_is_refused() -> None:
+    async with opened(Machine().feed(), UrlToken("secret")) as (_, url):
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        writer.write(b"GET / HTTP/1.0\r\nHost: x\r\nCookie: weir-console=\xff\xfe\r\n\r\n")
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).split()[1] == b"401"
+        writer.close()
+        await writer.wait_closed()
+
+
+TOKEN = "a token of enough characters"
+
+
+@dataclass
+class Entrance:
+    """A console with a login, and its clock."""
+
+    file: Path
+    now: float = 1000.0
+
+    def login(self) -> Login:
+        self.file.write_text(TOKEN + "\n")
+        return Login(self.file, lambda: self.now)
+
+
+@pytest.fixture
+async def entrance(tmp_path: Path) -> Entrance:
+    return Entrance(tmp_path / "token")
+
+
+async def log_in(session: aiohttp.ClientSession, url: str, token: str) -> aiohttp.ClientResponse:
+    answer = await session.post(url + "/login", data={"token": token}, allow_redirects=False)
+    await answer.read()
+    return answer
+
+
+async def status(session: aiohttp.ClientSession, url: str, path: str) -> int:
+    async with session.get(url + path, allow_redirects=False) as answer:
+        return answer.status
+
+
+async def test_a_login_opens_the_page_until_it_is_over(entrance: Entrance) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        assert [await status(session, url, each) for each in ("/", "/events", "/request?id=1")] == [
+            303, 401, 401,
+        ]  # fmt: skip
+        assert [await status(session, url, each) for each in ("/login", "/healthz")] == [200, 200]
+        answer = await log_in(session, url, TOKEN)
+        cookie = answer.headers["Set-Cookie"]
+        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+        assert TOKEN not in cookie
+        assert await status(session, url, "/console.js") == 200
+        entrance.now += SESSION_S
+        assert await status(session, url, "/console.js") == 401
+
+
+async def test_a_token_that_was_changed_ends_a_session_and_its_stream(entrance: Entrance) -> None:
+    feed = Machine(service("chat-1")).feed()
+    await feed.look()
+    async with opened(feed, entrance.login()) as (session, url):
+        await log_in(session, url, TOKEN)
+        async with session.get(url + "/events") as stream:
+            await event(stream)
+            await event(stream)
+            entrance.file.write_text("another token of the same length")
+            await feed.look()
+            async with asyncio.timeout(20):
+                with pytest.raises(aiohttp.ClientError):
+                    await stream.content.readline()
+        assert await status(session, url, "/console.js") == 401
+
+
+@pytest.mark.parametrize(
+    ("held", "given", "code"),
+    [
+        pytest.param(TOKEN, "", 401, id="nothing"),
+        pytest.param(TOKEN, TOKEN[:-1], 401, id="a part of it"),
+        pytest.param(TOKEN, "\udcff", 401, id="no text"),
+        pytest.param("short", "short", 503, id="a token that is too short"),
+        pytest.param(TOKEN, "x" * 5000, 413, id="far more than a token"),
+    ],
+)
+async def test_a_login_is_refused(entrance: Entrance, held: str, given: str, code: int) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        entrance.file.write_text(held)
+        sent = b"token=" + given.encode(errors="surrogateescape")
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        async with session.post(url + "/login", data=sent, headers=form) as answer:
+            assert (answer.status, answer.cookies) == (code, {})
+
+
+async def test_many_wrong_tokens_pause_all_logins_for_a_minute(entrance: Entrance) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        codes = [(await log_in(session, url, "wrong")).status for _ in range(WRONG_A_MINUTE)]
+        assert codes == [401] * WRONG_A_MINUTE
+        paused = await log_in(session, url, TOKEN)
+        assert (paused.status, paused.headers["Retry-After"]) == (429, "60")
+        entrance.now += 60
+        assert (await log_in(session, url, TOKEN)).status == 303
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    ["", ".", "9999999999.", "9999999999.00", "9" * 5000 + ".00", "\u0661.00", "x.y"],
+)
+async def test_a_cookie_that_was_made_up_is_no_session(entrance: Entrance, cookie: str) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        headers = {"Cookie": f"weir-console={cookie}"}
+        async with session.get(url + "/events", headers=headers) as answer:
+            assert answer.status == 401
+
+
+async def test_a_request_is_looked_for_where_it_may_be() -> None:
+    async with opened(Machine().feed()) as (session, url):
+        async with session.get(url + "/request?service=chat&id=r-1") as got:
+            (report,) = await got.json()
+            assert (report["pod"], report["requests"][0]["tenant"]) == ("chat", "team-a")
+        assert await status(session, url, "/request?service=chat") == 400
+
+
+def sizes(view: View) -> dict[str, int]:
+    return {name: len(data) for name, data in view.events()}
+
+
+async def test_a_frame_of_a_large_fleet_holds_what_changed() -> None:
+    names = [f"chat-{number:03}" for number in range(100)]
+    machine = Machine(service(*names))
+    feed = machine.feed()
+    await feed.look()
+    with feed.viewed("", "") as view:
+        whole = sizes(view)["frame"]
+        await feed.look()
+        same = sizes(view)["frame"]
+        changed = tuple(replace(e, phase="draining") for e in machine.services[0].replicas[:3])
+        machine.services = (
+            replace(machine.services[0], replicas=(*changed, *machine.services[0].replicas[3:-1])),
+        )
+        machine.wall += GONE_SHOWN_S + 1
+        await feed.look()
+        (_, data) = next(each for each in view.events() if each[0] == "frame")
+        fleet = json.loads(data)["fleet"]
+    assert ([row["name"] for row in fleet["replicas"]], fleet["left"]) == (names[:3], names[-1:])
+    assert (whole > 20_000, same < 2_000) == (True, True)
+
+
+async def test_a_viewer_of_the_first_service_gets_the_next_ones_history_when_it_ends() -> None:
+    machine = Machine(service("chat-1"), replace(service("code-1"), name="code"))
+    feed = machine.feed()
+    await feed.look()
+    with feed.viewed("", "") as view:
+        assert [name for name, _ in view.events()] == ["history", "frame"]
+        machine.services = machine.services[1:]
+        machine.wall += 1
+        await feed.look()
+        (history, frame) = [json.loads(data) for _, data in view.events()]
+    assert [moment["at_s"] for moment in history] == [1000.0, 1001.0]
+    assert frame["fleet"]["service"] == "code"
+    assert [row["name"] for row in frame["fleet"]["replicas"]] == ["code-1"]
+
+
+async def test_it_is_known_which_replicas_are_looked_at() -> None:
+    feed = Machine(service("chat-1", "chat-2")).feed()
+    await feed.look()
+    with feed.viewed("", ""), feed.viewed("chat", "chat-2"), feed.viewed("other", ""):
+        assert feed.watched() == {Watched("chat", "chat-1"), Watched("chat", "chat-2")}
+    assert feed.watched() == set()
 
 
 async def test_ends_while_a_viewer_looks(tmp_path: Path) -> None:

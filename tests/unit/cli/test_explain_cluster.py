@@ -46,6 +46,7 @@ GATEWAY = {
     },
 }
 LEASE = {"spec": {"holderIdentity": "weir-0", "leaseDurationSeconds": 10**9}}
+WAITS = Waits(1.0, 1, {})
 METRICS = 'weir_requests_total{class="batch",outcome="rejected_saturated"} 2\n'
 
 
@@ -97,10 +98,10 @@ def test_a_gateway_is_not_asked_for_what_only_a_replica_knows(tmp_path: Path) ->
     answers = WHOLE | page | {"get pods": {"items": [gateway]}}
 
     assert explained(answers, tmp_path).unseen == ()
+    report = RequestReport("chat-gateway-a", (RequestState("batch", "app", 1.0, waits=WAITS),))
+    answers |= {"exec chat-gateway-a --namespace=ai --container=sidecar": report.encode().decode()}
     said = of_request("r1", "chat", Where(namespace="ai"), tmp_path, told(answers))
-    assert [(each.what, each.why) for each in said.unseen] == [
-        ("the requests that wait of chat-gateway-a", "a gateway has no admin socket")
-    ]
+    assert said.verdict.startswith("request r1 waits in chat-gateway-a, at place 1")
 
 
 def test_says_what_it_could_not_read_and_goes_on(tmp_path: Path) -> None:

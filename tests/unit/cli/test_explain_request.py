@@ -6,6 +6,7 @@ import pytest
 
 from weir_cli.explain_facts import Health
 from weir_cli.explain_request import explain_request
+from weir_core.route.types import Candidate
 from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
 
 
@@ -13,6 +14,10 @@ def state(**more: object) -> RequestState:
     return RequestState("batch", "app", 4.0, **more)  # type: ignore[arg-type]
 
 
+COMPARED = (
+    Candidate("chat-1", 900.0, 880.0, 0.0, 20.0, 0.0, 0.0, False, 0.0),
+    Candidate("chat-2", 12.0, 10.0, 0.0, 0.0, 0.0, 2.0, True, 0.0),
+)
 WAITS = Waits(
     4.0, 3, {"interactive": 1, "batch": 1}, "slot", first_token_in_s=2.5, given_up_in_s=56.0
 )
@@ -50,6 +55,12 @@ WAITS = Waits(
             "was forwarded by chat-1 to chat-2",
             "chat-1: it came back from chat-3",
             id="it was forwarded, and the other replica says nothing",
+        ),
+        pytest.param(
+            state(forwarded_to="chat-2", routed="best", candidates=COMPARED),
+            "was forwarded by chat-1 to chat-2",
+            "chat-1: chose chat-2 (best) by the scores chat-2 12 ms, chat-1 900 ms (late)",
+            id="replicas were compared",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def process(name: str, *readings: Reading, phase: str = "ready") -> Process:
 
 
 def service(*replicas: Process, gateway: Process | None = None, name: str = "chat") -> Service:
-    return Service(name, (LOW, HIGH), gateway or process(f"{name}-gateway"), replicas)
+    return Service(name, (LOW, HIGH), (gateway or process(f"{name}-gateway"),), replicas)
 
 
 def rows(

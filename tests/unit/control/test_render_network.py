@@ -15,18 +15,22 @@ from weir_operator.revisions import choose
 
 Manifest = dict[str, Any]
 
-CHART = Path(__file__).resolve().parents[3] / "tests/golden/chart-default.yaml"
+CHART = Path(__file__).resolve().parents[3] / "tests/golden/chart-everything.yaml"
 FRONT = {"podSelector": {"matchLabels": {"app": "front"}}}
 PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 EVERY_POD: Manifest = {"namespaceSelector": {}}
 PEERS = [{"podSelector": {"matchLabels": {"serving.weir.dev/service": NAME}}}]
-OPERATOR = {
+WEIR: Manifest = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "weir-system"}},
     "podSelector": {
-        "matchLabels": {
-            "app.kubernetes.io/component": "operator",
-            "app.kubernetes.io/part-of": "weir",
-        }
+        "matchLabels": {"app.kubernetes.io/part-of": "weir"},
+        "matchExpressions": [
+            {
+                "key": "app.kubernetes.io/component",
+                "operator": "In",
+                "values": ["operator", "console"],
+            }
+        ],
     },
 }
 ANY = None
@@ -46,19 +50,19 @@ def admitted(said: Manifest, chart: Manifest) -> dict[int, list[Manifest] | None
     [
         pytest.param({}, {}, ANY, ANY, id="nothing is said"),
         pytest.param({"allowFrom": [FRONT]}, {}, [FRONT], ANY, id="callers"),
-        pytest.param({"scrapeFrom": [PROMETHEUS]}, {}, ANY, [PROMETHEUS, OPERATOR], id="scrapers"),
+        pytest.param({"scrapeFrom": [PROMETHEUS]}, {}, ANY, [PROMETHEUS, WEIR], id="scrapers"),
         pytest.param(
             {},
             {"allowFrom": [FRONT], "scrapeFrom": [PROMETHEUS]},
             [FRONT],
-            [PROMETHEUS, OPERATOR],
+            [PROMETHEUS, WEIR],
             id="the chart's defaults",
         ),
         pytest.param(
             {"allowFrom": [EVERY_POD]},
             {"allowFrom": [FRONT], "scrapeFrom": [PROMETHEUS]},
             [EVERY_POD],
-            [PROMETHEUS, OPERATOR],
+            [PROMETHEUS, WEIR],
             id="the service's own in place of one of them",
         ),
     ],
@@ -72,13 +76,16 @@ def test_a_port_is_open_to(
     assert admitted(said, chart) == {8000: callers, 8001: scrapers, 8002: PEERS}
 
 
-def test_the_operator_is_known_by_the_labels_that_the_chart_gives_it() -> None:
-    (made,) = (
+def test_operator_and_console_are_known_by_the_labels_that_the_chart_gives_them() -> None:
+    made = [
         each["spec"]["template"]["metadata"]["labels"]
         for each in yaml.safe_load_all(CHART.read_text())
         if each["kind"] == "Deployment"
-    )
-    assert made.items() >= OPERATOR["podSelector"]["matchLabels"].items()
+    ]
+    wanted = WEIR["podSelector"]
+    (component,) = wanted["matchExpressions"]
+    assert sorted(each[component["key"]] for each in made) == sorted(component["values"])
+    assert all(each.items() >= wanted["matchLabels"].items() for each in made)
 
 
 def test_who_may_call_is_no_part_of_the_pods() -> None:

@@ -27,6 +27,8 @@ FREE_FORM = {
     "global", "operator.affinity", "operator.tolerations[]", "operator.topologySpreadConstraints[]",
     "operator.extraEnv[]", "operator.extraVolumes[]", "operator.extraVolumeMounts[]",
     "podTemplatePolicy.namespaceSelector",
+    "console.tolerations[]", "console.extraEnv[]", "console.extraVolumes[]",
+    "console.extraVolumeMounts[]",
 }  # fmt: skip
 """Kubernetes' own types: the API server checks them."""
 
@@ -104,6 +106,7 @@ def test_refuses_unknown_keys_in(path: str) -> None:
     values = copy.deepcopy(VALUES)
     values["imagePullSecrets"] = [{"name": "pull"}]
     values["networkPolicy"] = {"allowFrom": [source()], "scrapeFrom": [source()]}
+    values["console"]["allowFrom"] = [source()]
     target = values
     for step in re.sub(r"\.\*", ".batch", path.replace("[]", ".0")).split("."):
         if step:

@@ -4,6 +4,7 @@ import { Timelines } from "./charts.js";
 import { Classes, Grid, Sums } from "./fleet.js";
 import { moveMarks, placesOfMarks } from "./moves.js";
 import { Replica } from "./replica.js";
+import { Way } from "./way.js";
 import { html } from "./words.js";
 
 const HISTORY_S = 300;
@@ -14,10 +15,20 @@ const seen = {
   replica: new URLSearchParams(location.search).get("replica") ?? "",
   fleet: null,
   one: null,
+  rows: new Map(),
   moments: [],
   opened: null,
+  reports: null,
 };
 let stream = null;
+
+// A frame holds what differs from the one before.
+const whole = (fleet) => {
+  for (const name of fleet.left) seen.rows.delete(name);
+  for (const row of fleet.replicas) seen.rows.set(row.name, row);
+  const replicas = [...seen.rows.values()].sort((one, other) => (one.name < other.name ? -1 : 1));
+  return { ...fleet, replicas, slots: fleet.slots ?? seen.fleet?.slots ?? {} };
+};
 
 const listen = () => {
   stream?.close();
@@ -25,22 +36,48 @@ const listen = () => {
   stream = new EventSource(`/events?${query}`);
   stream.addEventListener("history", (event) => {
     seen.moments = JSON.parse(event.data);
+    seen.rows.clear();
+    seen.fleet = null;
   });
   stream.addEventListener("frame", (event) => {
     const frame = JSON.parse(event.data);
     seen.isLive = true;
-    seen.fleet = frame.fleet;
+    seen.fleet = whole(frame.fleet);
     seen.one = frame.replica;
     if (frame.moment && frame.moment.at_s !== seen.moments.at(-1)?.at_s) seen.moments.push(frame.moment);
     seen.moments = seen.moments.filter((each) => frame.fleet.at_s - each.at_s <= HISTORY_S);
     draw();
+    const isOn = seen.reports?.some((report) => report.requests?.length);
+    if (seen.opened && isOn && Date.now() - askedAt >= ASK_AGAIN_MS) ask(seen.opened.id);
   });
   stream.onerror = () => {
     seen.isLive = false;
     draw();
-    // A browser tries again by itself, but not after an answer that is no stream.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+    // A browser tries again by itself, but not after an answer that is no stream: a login may be over.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(again, 3000);
   };
+};
+
+const again = async () => {
+  const answer = await fetch("/console.js").catch(() => null);
+  if (answer?.status === 401) location.assign("/login");
+  else listen();
+};
+
+// What all sidecars of the service say of the request that is opened.
+const ASK_AGAIN_MS = 3000;
+let askedAt = 0;
+const ask = async (id) => {
+  askedAt = Date.now();
+  const query = new URLSearchParams({ service: seen.fleet?.service ?? "", id });
+  try {
+    const answer = await fetch(`/request?${query}`);
+    const found = answer.ok ? await answer.json() : null;
+    if (seen.opened?.id === id) seen.reports = found;
+  } catch {
+    // The stream says that the connection is lost.
+  }
+  draw();
 };
 
 const show = (service, replica) => {
@@ -49,6 +86,7 @@ const show = (service, replica) => {
   const query = new URLSearchParams(Object.entries({ service, replica }).filter(([, name]) => name));
   history.replaceState(null, "", query.size ? `?${query}` : "/");
   seen.opened = null;
+  seen.reports = null;
   listen();
 };
 
@@ -56,12 +94,15 @@ let returnTo = null;
 const open = (request) => {
   returnTo = document.activeElement;
   seen.opened = request;
+  seen.reports = null;
   draw();
+  ask(request.id);
   document.querySelector(".way")?.focus();
 };
 
 const close = () => {
   seen.opened = null;
+  seen.reports = null;
   draw();
   if (returnTo?.isConnected) returnTo.focus();
 };
@@ -77,11 +118,24 @@ const Services = ({ fleet }) =>
       ${fleet.services.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
     </select></label>`;
 
+const find = (event) => {
+  event.preventDefault();
+  const id = new FormData(event.target).get("id").trim();
+  if (id) open({ id });
+};
+
+const Finder = () => html`
+  <form class="finder" role="search" onSubmit=${find}>
+    <label>request <input name="id" type="search" placeholder="x-request-id" maxlength="256" /></label>
+    <button type="submit">Find</button>
+  </form>`;
+
 const Nothing = ({ fleet }) => html`
   <p class="empty">${
     seen.service && fleet.services.length
       ? html`No service ${seen.service} runs here. <button class="link" onClick=${() => show("", "")}>Show what runs</button>`
-      : html`Nothing runs on this machine. Start something with: <code>weir up FILE</code>`
+      : html`Nothing is served here. Start something with <code>weir up FILE</code>, or on a cluster with
+          <code>kubectl apply -f FILE</code>`
   }</p>`;
 
 const Page = () => {
@@ -90,6 +144,7 @@ const Page = () => {
     <header class="top">
       <h1>weir${fleet?.service && html` <span>${fleet.service}</span>`}</h1>
       ${fleet && html`<${Services} fleet=${fleet} />`}
+      ${fleet?.service && html`<${Finder} />`}
       <span class=${`link-state ${isLive ? "fine" : "bad"}`} role="status">
         <span aria-hidden="true">${isLive ? "●" : "✕"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
       </span>
@@ -100,7 +155,12 @@ const Page = () => {
           ? html`
             <${Sums} fleet=${fleet} />
             <${Grid} fleet=${fleet} chosen=${one.name} choose=${(name) => show(seen.service, name)} />
-            <${Replica} replica=${one} fleet=${fleet} open=${open} opened=${seen.opened} close=${close} />
+            <${Replica} replica=${one} fleet=${fleet} open=${open} opened=${seen.opened} />
+            ${
+              seen.opened &&
+              html`<${Way} opened=${seen.opened} reports=${seen.reports} replica=${one} classes=${fleet.classes}
+                close=${close} />`
+            }
             <${Classes} fleet=${fleet} />
             <${Timelines} moments=${seen.moments} classes=${fleet.classes} />`
           : fleet && html`<${Nothing} fleet=${fleet} />`

@@ -15,7 +15,7 @@ const total = (rows, field) => {
 };
 
 export const Sums = ({ fleet }) => {
-  const rows = [...fleet.replicas, ...(fleet.gateway ? [fleet.gateway] : [])];
+  const rows = [...fleet.replicas, ...fleet.gateways];
   const waiting = rows.reduce((all, row) => all + sum(row.waiting), 0);
   const rejected = fleet.classes.reduce((all, each) => all + sum(each.rejected), 0);
   const ready = fleet.replicas.filter((row) => row.state === "ready").length;
@@ -91,7 +91,7 @@ export const Grid = ({ fleet, chosen, choose }) => {
   const begin = `${fleet.service}-`;
   return html`
     <section aria-labelledby="replicas">
-      <h2 id="replicas">Replicas <span class="quiet">choose one to see its requests</span></h2>
+      <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
       <div class="grid-of-replicas">
         ${fleet.replicas.map(
           (row) => html`

@@ -1,5 +1,5 @@
 // One replica alive: what waits, what the scheduler does about it, the batch, and how requests end.
-import { block, ClassName, classStyle, count, html, reason, seconds, Shape, UNKNOWN } from "./words.js";
+import { block, ClassName, classStyle, count, html, keyOf, reason, seconds, Shape, UNKNOWN } from "./words.js";
 
 const SHED = /^(rejected|cut)/;
 
@@ -11,7 +11,7 @@ const Mark = ({ request, classes, open, place, chosen }) => {
     engine: () => (request.began ? `answers, ${count(request.output_tokens)} tokens so far` : "its prompt is computed"),
   }[place]();
   return html`
-    <button class="mark" data-id=${request.id} aria-pressed=${chosen === request.id}
+    <button class="mark" data-id=${keyOf(request)} aria-pressed=${chosen === keyOf(request)}
       aria-label=${`${request.class} request of ${request.tenant}: ${told}`}
       title=${`${request.class} · ${request.tenant} · ${told}`} onClick=${() => open(request)}>
       <${Shape} style=${style} hollow=${hollow} />
@@ -40,7 +40,7 @@ const Pool = ({ scheduling, classes, open, chosen }) => {
             <div class="lane-head"><${ClassName} classes=${classes} name=${each.name} />
               <span>${count(each.waiting)} wait${each.waiting === 1 ? "s" : ""}</span></div>
             <div class="marks">
-              ${marks.map((request) => html`<${Mark} key=${request.id} request=${request}
+              ${marks.map((request) => html`<${Mark} key=${keyOf(request)} request=${request}
                 classes=${classes} open=${open} place="pool" chosen=${chosen} />`)}
               ${more > 0 && html`<span class="quiet">+ ${count(more)}</span>`}
             </div>
@@ -82,7 +82,7 @@ const Batch = ({ scheduling, row, classes, open, chosen }) => {
       <${Meter} name="KV cache" value=${scheduling.kv_tokens} most=${engine.kv_capacity_tokens}
         shown=${engine.kv_capacity_tokens ? `${count(scheduling.kv_tokens)} of ${count(engine.kv_capacity_tokens)} tokens` : `${count(scheduling.kv_tokens)} tokens`} />
       <div class="marks">
-        ${scheduling.batch.map((request) => html`<${Mark} key=${request.id} request=${request}
+        ${scheduling.batch.map((request) => html`<${Mark} key=${keyOf(request)} request=${request}
           classes=${classes} open=${open} place="engine" chosen=${chosen} />`)}
         ${more > 0 && html`<span class="quiet">+ ${count(more)}</span>`}
       </div>
@@ -112,7 +112,7 @@ const Predictions = ({ scheduling, classes, open }) => {
                 <th scope="col" class="number">due in</th><th scope="col"></th></tr></thead>
               <tbody>${expected.map(
                 (request) => html`
-                  <tr key=${request.id}>
+                  <tr key=${keyOf(request)}>
                     <td><button class="link" onClick=${() => open(request)}
                       aria-label=${`${request.class} request of ${request.tenant}`}>
                       <${ClassName} classes=${classes} name=${request.class} /></button></td>
@@ -134,7 +134,7 @@ const Ended = ({ ended, classes, open }) => html`
     <ul class="ended">
       ${ended.map(
         (each) => html`
-          <li key=${`${each.id} ${each.outcome}`} class=${SHED.test(each.outcome) ? "shed" : ""}>
+          <li key=${keyOf(each)} class=${SHED.test(each.outcome) ? "shed" : ""}>
             <button class="link" onClick=${() => open(each)}>
               <${ClassName} classes=${classes} name=${each.class} />
               <span class="why">${reason(each.outcome)}</span>
@@ -151,66 +151,15 @@ const shown = (ended) => [
   ...ended.filter((each) => each.outcome === "ok").slice(0, 4),
 ];
 
-export const placeOf = (scheduling, ended, id) => {
-  const waiting = scheduling?.queue.find((request) => request.id === id);
-  if (waiting) return { place: "pool", request: waiting };
-  const running = scheduling?.batch.find((request) => request.id === id);
-  if (running) return { place: "engine", request: running };
-  const over = ended?.find((request) => request.id === id);
-  return over ? { place: "ended", request: over } : null;
+const nothing = (row, fleet) => {
+  if (row && !row.answers) return `This replica does not answer: ${row.state}.`;
+  if (row) return "Its engine has not been here yet.";
+  return fleet.gateways.length
+    ? "No replica runs now: requests wait at the gateway, and the first one wakes the service."
+    : "No replica runs now.";
 };
 
-const steps = ({ place, request }, scheduling, replica) => {
-  if (place === "pool") {
-    const ahead = request.position - 1;
-    return [
-      ["where", `in the pool of ${replica}, place ${request.position}`],
-      ["waits for", seconds(request.waited_s)],
-      ["why", `${ahead ? `${ahead} before it by rank and arrival; ` : ""}${request.blocked_by ? block(request.blocked_by) : "its turn comes next"}`],
-      ["first token", request.first_token_in_s == null ? "not predicted: nothing was measured yet" : `predicted in ${seconds(request.first_token_in_s)}`],
-      ["target", request.due_in_s == null ? "none" : request.due_in_s < 0 ? `missed ${seconds(-request.due_in_s)} ago` : `due in ${seconds(request.due_in_s)}`],
-      ["rejected", request.given_up_in_s == null ? "never by time" : `in ${seconds(request.given_up_in_s)}, if it still waits`],
-    ];
-  }
-  if (place === "engine") {
-    return [
-      ["where", `in the engine of ${replica}`],
-      ["age", seconds(request.age_s)],
-      ["waited", `${seconds(request.waited_s)} in the pool${request.by_min_share ? "; it went before a higher class on its minimum share" : ""}`],
-      ["now", request.began ? `answers: ${count(request.output_tokens)} tokens so far` : "its prompt is computed"],
-      ["first token", request.began ? "sent" : request.first_token_in_s == null ? "not predicted" : `predicted in ${seconds(request.first_token_in_s)}`],
-      ["target", request.due_in_s == null ? (request.began ? "no longer counts" : "none") : `due in ${seconds(request.due_in_s)}`],
-    ];
-  }
-  return [
-    ["where", request.sent_to ? `ended; it was sent on to ${request.sent_to}` : `ended at ${replica}`],
-    ["how", reason(request.outcome)],
-    ["code", request.outcome],
-    ["when", `${seconds(request.ago_s)} ago, at an age of ${seconds(request.age_s)}`],
-    ["first token", request.ttft_s == null ? "none was sent" : `after ${seconds(request.ttft_s)}`],
-  ];
-};
-
-export const Way = ({ opened, scheduling, ended, replica, classes, close }) => {
-  const found = placeOf(scheduling, ended, opened.id);
-  const request = found?.request ?? opened;
-  return html`
-    <aside class="way" role="region" aria-labelledby="way" tabindex="-1">
-      <header><h3 id="way"><${ClassName} classes=${classes} name=${request.class} /> request</h3>
-        <button class="close" onClick=${close} aria-label="Close the request">✕</button></header>
-      <dl>
-        <div><dt>id</dt><dd class="id">${request.id}</dd></div>
-        <div><dt>tenant</dt><dd>${request.tenant}</dd></div>
-        ${request.prompt_tokens != null && html`<div><dt>prompt</dt><dd>about ${count(request.prompt_tokens)} tokens</dd></div>`}
-        ${request.preempted > 0 && html`<div><dt>preempted</dt><dd>${count(request.preempted)} times</dd></div>`}
-        ${(found ? steps(found, scheduling, replica) : [["where", "no longer among those that are shown"]]).map(
-          ([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`,
-        )}
-      </dl>
-    </aside>`;
-};
-
-export const Replica = ({ replica, fleet, open, opened, close }) => {
+export const Replica = ({ replica, fleet, open, opened }) => {
   const { state, name } = replica;
   const scheduling = state?.scheduling;
   const row = fleet.replicas.find((each) => each.name === name);
@@ -224,17 +173,15 @@ export const Replica = ({ replica, fleet, open, opened, close }) => {
         scheduling
           ? html`
             <div class=${`flow${old ? " old" : ""}`}>
-              <${Pool} scheduling=${scheduling} classes=${classes} open=${open} chosen=${opened?.id} />
+              <${Pool} scheduling=${scheduling} classes=${classes} open=${open} chosen=${opened && keyOf(opened)} />
               <${Scheduler} scheduling=${scheduling} classes=${classes} />
-              <${Batch} scheduling=${scheduling} row=${row} classes=${classes} open=${open} chosen=${opened?.id} />
+              <${Batch} scheduling=${scheduling} row=${row} classes=${classes} open=${open} chosen=${opened && keyOf(opened)} />
               <div class="stages">
                 <${Predictions} scheduling=${scheduling} classes=${classes} open=${open} />
                 <${Ended} ended=${shown(state.ended ?? [])} classes=${classes} open=${open} />
               </div>
             </div>`
-          : html`<p class="empty">${row && !row.answers ? `This replica does not answer: ${row.state}.` : "Its engine has not been here yet."}</p>`
+          : html`<p class="empty">${nothing(row, fleet)}</p>`
       }
-      ${opened && html`<${Way} opened=${opened} scheduling=${scheduling} ended=${state?.ended}
-        replica=${name} classes=${classes} close=${close} />`}
     </section>`;
 };

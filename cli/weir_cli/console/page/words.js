@@ -20,6 +20,9 @@ export const count = (value) => {
 
 export const share = (value) => (value == null ? UNKNOWN : `${Math.round(100 * value)} %`);
 
+// Clients may use an id twice; a sidecar of an earlier version tells the id alone.
+export const keyOf = (request) => request.key ?? request.id;
+
 export const sum = (counts) => Object.values(counts ?? {}).reduce((all, one) => all + one, 0);
 
 const REASONS = {
