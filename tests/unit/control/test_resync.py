@@ -142,8 +142,8 @@ async def test_a_resync_of_unchanged_services_costs_a_tenth_of_their_passes(blin
     passes, before = bench.cluster.calls - before, bench.cluster.calls
     assert await bench.look() == []
     calls = bench.cluster.calls - before
-    assert passes == 14 * len(NAMES)
-    assert calls == 11 + (len(NAMES) + 1 if blind else 0)
+    assert passes == 15 * len(NAMES)
+    assert calls == 12 + (len(NAMES) + 1 if blind else 0)
     assert 10 * calls <= passes
 
 
