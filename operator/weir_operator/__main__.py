@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_core.units import Seconds
-from weir_operator import handlers, scaler
+from weir_operator import handlers
 from weir_operator.adapters import Adapters, state_by
 from weir_operator.autoscaling import LISTEN_AT_ONCE, LISTEN_S, Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
@@ -165,6 +165,8 @@ async def _lead(
     namespaces = settings.watching.namespaces
     async with asyncio.TaskGroup() as tasks, AsyncExitStack() as servers:
         if settings.scaler_port:
+            from weir_operator import scaler  # gRPC: 25 MB of memory
+
             answering = scaler.serving(autoscaling.advice, settings.scaler_port)
             await servers.enter_async_context(answering)
         running = [
