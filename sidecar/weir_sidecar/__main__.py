@@ -112,7 +112,9 @@ def _proof(settings: Settings) -> str:
     try:
         document = PolicyDocument.decode(settings.policies.file.read_bytes())
     except (OSError, ValueError) as error:
-        raise WeirError(f"{settings.addresses.admin_socket} is not there, nor are keys") from error
+        why = "it is not there, and neither are the keys that a gateway has"
+        where = settings.addresses.admin_socket
+        raise WeirError(f"no sidecar answers at {where}: {why}") from error
     return authorization(document.peer_keys, settings.identity.pod, time.time())
 
 
