@@ -97,7 +97,8 @@ def test_the_examples_work_together() -> None:
         pytest.param(
             SERVICE + "  replicas: 1\n  scaling: {maxReplicas: 2}",
             "weir.yaml: document 1 (InferenceService chat): spec: replicas and scaling exclude "
-            "each other; leave one of them out",
+            "each other; leave one of them out, or write scaling.mode: "
+            "Advise if another autoscaler sets replicas",
             id="a contradiction",
         ),
         pytest.param(
