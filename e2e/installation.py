@@ -57,7 +57,7 @@ class Installation:
         return json.dumps({**self.target.values, **values, "operator": operator})
 
     def define(self, *options: str) -> None:
-        """Apply the resource definitions, as operations.md says for an upgrade."""
+        """Apply the resource definitions, as install.md says for an upgrade."""
         self.target.kubectl(
             "apply", "--server-side", "--force-conflicts", f"--filename={DEFINITIONS}", *options
         )

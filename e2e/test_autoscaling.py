@@ -4,7 +4,7 @@ The autoscaler is Kubernetes' own. It asks the API server for its metric, and a 
 answers (`metrics_api`). One is at a service of two pools, by how many requests the engines run, in
 the mean of all replicas. Its load is a number of streams that do not end. Which replica runs which
 of them does not matter to the mean, so the right number of replicas follows from arithmetic. The
-other one is that of operations.md.
+other one is that of autoscaling.md.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def test_an_hpa_of_two_pools_settles_where_the_load_fits_and_follows_it_down(
 
 @pytest.fixture
 def advised(weir: Installation, patient_classes: None, tmp_path: Path) -> Iterator[Service]:
-    """A service of one replica, scaled by the HPA of operations.md alone."""
+    """A service of one replica, scaled by the HPA of autoscaling.md alone."""
     kubectl = weir.target.kubectl
     overrides = {**SPEC, "replicas": 1, "scaling": {**SPEC["scaling"], "mode": "Advise"}}
     service = Service(weir.target, "chat", overrides, pod_patch=MOCK)
@@ -207,8 +207,8 @@ def advised(weir: Installation, patient_classes: None, tmp_path: Path) -> Iterat
 
 
 def documented(kind: str) -> Manifest:
-    """Return the object of a kind that operations.md shows."""
-    text = (hosted.CHECKOUT / "docs/operations.md").read_text()
+    """Return the object of a kind that autoscaling.md shows."""
+    text = (hosted.CHECKOUT / "docs/autoscaling.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (found,) = (yaml.safe_load(each) for each in blocks if f"\nkind: {kind}\n" in each)
     return {**found, "metadata": {**found["metadata"], "namespace": NAMESPACE}}

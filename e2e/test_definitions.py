@@ -1,7 +1,7 @@
 """The API server keeps the definitions as they are generated.
 
 A field that it drops is nobody's, and a second manager that applies the same definition conflicts
-over it: `helm install` after `kubectl apply` of the same file, as docs/operations.md has it.
+over it: `helm install` after `kubectl apply` of the same file, as docs/install.md has it.
 """
 
 from __future__ import annotations

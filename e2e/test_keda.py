@@ -1,7 +1,7 @@
 """KEDA and the HPA that it makes scale a service by Weir's own number, from zero and to zero.
 
 The real ones: KEDA's operator asks the scaler in Weir's, its metrics adapter answers the HPA, and
-the HPA controller writes the scale subresource. The ScaledObject is the one of operations.md.
+the HPA controller writes the scale subresource. The ScaledObject is the one of autoscaling.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from e2e.test_scaling_to_zero import SCALING, chat, grown, wait_asleep
 from e2e.traffic import chatting
 
 NAME = "chat"
-"""Of the service that operations.md names."""
+"""Of the service that autoscaling.md names."""
 NEVER_S = 3600
 """A polling interval with which only what is pushed counts."""
 

@@ -82,13 +82,13 @@ ADVICE: Final = {
         "Check the image's name and tag, and that the nodes may pull it: imagePullSecrets in "
         "spec.podTemplate for a registry that asks for a login.",
         (_DESCRIBE,),
-        "operations.md#install",
+        "install.md#install",
     ),
     "OOMKilled": Advice(
         "Raise the memory of the container (spec.pools[].resources is the engine's; "
         "spec.podTemplate has the others), or lower what it needs.",
         (_DESCRIBE,),
-        "operations.md#requests",
+        "replicas.md#requests",
     ),
     "GpuMemory": Advice(
         "Lower --max-model-len or --gpu-memory-utilization in spec.engine.args.",
@@ -120,7 +120,7 @@ ADVICE: Final = {
     "Admission": Advice(
         "The policy is your cluster's: change the spec so that it agrees, or ask its owner.",
         (_EDIT,),
-        "operations.md#rights-of-users",
+        "install.md#rights-of-users",
     ),
     "Refused": Advice(
         "The message says what is missing: a right of the operator, or a name that belongs to "
@@ -134,7 +134,7 @@ ADVICE: Final = {
     "StuckRollout": Advice(
         "Look at the pods that are not ready; the old replicas serve on.",
         ("kubectl get pods -n {namespace} -l serving.weir.dev/service={name}",),
-        "operations.md#rollouts",
+        "replicas.md#rollouts",
     ),
     "Fallback": Advice(
         "Requests are served, and vLLM's own order holds inside the engines that it names.",
@@ -143,7 +143,7 @@ ADVICE: Final = {
     "Stalled": Advice(
         "Its liveness probe restarts it after a minute. Keep the log, if it comes again.",
         ("kubectl logs -n {namespace} {pod} -c engine",),
-        "operations.md#probes",
+        "replicas.md#probes",
     ),
     POLICIES: Advice(
         "Correct the object and field that the message names; the last good version is in force.",
@@ -165,12 +165,12 @@ ADVICE: Final = {
     "Loading": Advice(
         "Wait; a large model takes its time.",
         ("kubectl logs -n {namespace} {pod} -c engine -f",),
-        "operations.md#start-faster",
+        "replicas.md#start-faster",
     ),
     "Fetching": Advice(
         "Wait; the download's log tells how far it is.",
         ("kubectl logs -n {namespace} {pod} -c model -f",),
-        "operations.md#start-faster",
+        "replicas.md#start-faster",
     ),
     "UnderWay": Advice(
         "Wait; if it lasts, look at the pods.",
@@ -190,7 +190,7 @@ ADVICE: Final = {
         "Make an InferenceTenant with keys, or set spec.admission.anonymousClass to serve requests "
         "without a key.",
         (_EDIT,),
-        "operations.md#classes-tenants-and-keys",
+        "keys.md#classes-tenants-and-keys",
     ),
     "Overload": Advice(
         "Add replicas, give the class more time (maxQueueWait), or bound the tenant that fills "

@@ -210,7 +210,7 @@ def _definitions_missing(facts: Facts) -> Finding:
         "Install the chart, or its definitions where they were left out; or ask another cluster "
         "with --context.",
         ("kubectl apply --server-side -f helm/weir/crds",),
-        "operations.md#install",
+        "install.md#install",
     )
 
 
@@ -221,7 +221,7 @@ def _forbidden(facts: Facts) -> Finding:
         (facts.refused,),
         "Ask for the role view of the namespace.",
         (f"kubectl auth can-i get infs -n {facts.namespace}",),
-        "operations.md#rights-of-users",
+        "install.md#rights-of-users",
     )
 
 

@@ -54,7 +54,7 @@ def explain_request(
             "A sidecar remembers some dozens of requests that ended. Of earlier ones there is a "
             "line in its access log, which is written where WEIR_ACCESS_LOG is 1."
         )
-        gone = Finding("NotInFlight", what, (), advice, logs, "operations.md#usage")
+        gone = Finding("NotInFlight", what, (), advice, logs, "watch.md#usage")
         return Explanation(name, where, Health.UNKNOWN, what, (gone,), unseen=unseen)
     found.sort(key=lambda each: _nearness(each[1]))
     pod, nearest = found[0]

@@ -32,7 +32,7 @@ class Asked(UserDict[str, str]):
 def test_the_page_lists_every_variable() -> None:
     env = Asked()
     Settings.from_env(env)
-    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "replicas.md").read_text()
     section = page.partition("## Settings of the sidecar")[2].partition("\n## ")[0]
     assert set(re.findall(r"`(WEIR_\w+)`", section)) == env.names
 
