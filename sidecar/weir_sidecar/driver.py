@@ -111,6 +111,8 @@ class Driver:
         )
         self.engine_state = "starting"
         """What is known of the engine, in a word for messages."""
+        self.engines_gone = 0
+        """How often an engine has gone since the start."""
         self._requests: dict[str, InFlightRequest] = {}
         self._by_wire_id: dict[str, InFlightRequest] = {}
         self._numbers = itertools.count(1)
@@ -150,6 +152,7 @@ class Driver:
 
     def engine_gone(self) -> None:
         """Hear that the engine is gone; what has not begun waits."""
+        self.engines_gone += 1
         if self.prefixes is not None:
             self.prefixes.engine_gone()
         now = self._clock()

@@ -831,6 +831,7 @@ class InFlightRequest:
         assert engine is not None
         if self._call is None or self._called_for is not dispatch:
             self._call = self._call_to_engine(driver, dispatch)
+        gone = driver.engines_gone
         exchange = await self._ask(engine, self._call, begun)
         lost = exchange is None or (exchange.ending is Ending.LOST and not exchange.begun)
         if lost and self.dispatch is dispatch and not driver.has_engine:
@@ -838,7 +839,8 @@ class InFlightRequest:
             driver.arrive_again(self)
         # It may have another place already: what ended was the attempt for the first one.
         if self.dispatch is not dispatch and not self.begun:
-            self._note_lost_place(driver)
+            # The next engine may be there before this is told that the last one went.
+            self._note_lost_place(driver, died=driver.engines_gone != gone or not driver.has_engine)
             return False
         if lost:
             raise self._lost(exchange)
@@ -879,10 +881,10 @@ class InFlightRequest:
         self._is_last_word = reason is None or (is_final and not self._may_go_elsewhere())
         return self._is_last_word
 
-    def _note_lost_place(self, driver: Driver) -> None:
+    def _note_lost_place(self, driver: Driver, *, died: bool) -> None:
         """Wait again; raise the refusal where the engine has died too often under this request."""
         self.state = State.WAITING
-        self._engines_lost += not driver.has_engine
+        self._engines_lost += died
         if self._engines_lost >= _MOST_ENGINES_LOST and self._refusal is None:
             raise errors.no_engine("it died under this request again", driver.retry_after_s)
 
