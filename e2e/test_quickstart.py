@@ -7,11 +7,11 @@ from openai import OpenAI
 from e2e.kube import conditions
 from e2e.service import MODEL, Service
 from weir_core.api.labels import ENGINE_CONTAINER, SIDECAR_CONTAINER
+from weir_operator.conditions import MODEL as MODEL_READY
+from weir_operator.conditions import READY, ROUTER, SPEC
+from weir_operator.parts import PARTS
 
-CONDITIONS = {
-    *("Ready", "WorkloadsReady", "RouterReady", "ScalingReady", "ModelReady", "PoliciesReady"),
-    *("SchedulingReady", "SpecValid", "NetworkReady", "AdaptersReady"),
-}
+CONDITIONS = {READY, SPEC, MODEL_READY, ROUTER} | {part.condition for part in PARTS}
 
 
 def test_the_status_says_that_it_is_ready_and_for_which_generation(quickstart: Service) -> None:
