@@ -31,7 +31,7 @@ from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
 from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH, FleetReport
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
-from weir_operator.engines import Page
+from weir_operator.engines import LONGEST_ANSWER, Page
 from weir_operator.render import document_in
 from weir_operator.views import Meta, Pod
 
@@ -51,6 +51,8 @@ SILENT_S: Final = 2 * METRICS_S + 5.0
 _TOLD_BY: Final = 3
 """Sidecars that are asked in turn for the loads of all, where the first does not answer."""
 _LOOK_S: Final = 1.0
+_NO_PAGE: Final = (EngineUnavailable, ValueError, RecursionError)
+"""No answer, or none that a sidecar gives: what listens in a pod is not trusted."""
 
 AskPod = Callable[[Pod, str, Sequence[str]], Awaitable[bytes]]
 """Takes a pod, a path of its admin port, and the keys of its service's sidecars; raises
@@ -134,7 +136,8 @@ def through(server: ApiServer, wall: Callable[[], float] = time.time) -> AskPod:
     async def ask(pod: Pod, path: str, keys: Sequence[str]) -> bytes:
         proof = state_access.authorization(keys, pod.name, wall())
         where = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.name}:{labels.ADMIN_PORT}"
-        return await server.get(f"{where}/proxy{path}", {state_access.HEADER: proof})
+        headers = {state_access.HEADER: proof}
+        return await server.get(f"{where}/proxy{path}", headers, LONGEST_ANSWER)
 
     return ask
 
@@ -298,7 +301,7 @@ class Cluster:
         replica.asked_s = now
         try:
             page = read_page((await self._page(replica.pod, "/metrics", ())).decode())
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return
         at_s = self._clock()
         kept = (each for each in replica.readings if each.at_s >= at_s - WINDOW_S)
@@ -307,7 +310,7 @@ class Cluster:
     async def _read_detail(self, served: _Served, replica: _Replica) -> None:
         try:
             state = json.loads(await self._page(replica.pod, "/state", served.keys))
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return
         if isinstance(state, dict) and state.get("pod") == replica.pod.name:
             replica.detail = Reading(self._clock(), state)
@@ -318,7 +321,7 @@ class Cluster:
         """Return what the sidecar of a pod says; None where it says nothing, or is another's."""
         try:
             told = read(await self._page(pod, path, served.keys))
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return None
         return told if told.pod == pod.name else None
 

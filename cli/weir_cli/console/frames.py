@@ -207,8 +207,8 @@ def _slots(process: Process) -> int | None:
     if process.slots is not None:
         return process.slots
     for reading in reversed(process.states):
-        scheduling = reading.state.get("scheduling")
-        if isinstance(scheduling, dict):
-            slots: int = scheduling["engine"]["max_num_seqs"]
-            return slots
+        # What listens in a pod is not trusted to be a sidecar.
+        match reading.state.get("scheduling"):
+            case {"engine": {"max_num_seqs": int(slots)}}:
+                return slots
     return None
