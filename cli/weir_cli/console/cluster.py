@@ -2,10 +2,11 @@
 
 The API server tells of services and pods, and sidecars tell the rest.
 
-Each replica is asked for its metrics once in some seconds, whoever looks. What its engine runs is
-told for all replicas by one of them (its page `/fleet`), and single requests by those alone that a
-viewer has opened. `/fleet`, `/state` and `/requests` are shown to what holds the service's keys,
-which are in its Secret `NAME-policies`; the keys themselves are sent nowhere.
+Each replica is asked for its metrics once in some seconds, and less often while there is no viewer.
+What its engine runs is told for all replicas by one of them (its page `/fleet`), and single
+requests by those alone that a viewer has opened. `/fleet`, `/state` and `/requests` are shown to
+what holds the service's keys, which are in its Secret `NAME-policies`; the keys themselves are sent
+nowhere.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from weir_cli.console.api_server import ApiServer
+from weir_cli.console.feed import IDLE_S
 from weir_cli.console.frames import Watched
 from weir_cli.top_figures import Process, Reading, Service, read_page
 from weir_core.api import labels
@@ -57,6 +59,8 @@ _NO_PAGE: Final = (EngineUnavailable, ValueError, RecursionError)
 AskPod = Callable[[Pod, str, Sequence[str]], Awaitable[bytes]]
 """Takes a pod, a path of its admin port, and the keys of its service's sidecars; raises
 `EngineUnavailable` or `ClusterUnavailable`, saying why, when there is no answer."""
+
+Pause = Callable[[float], Awaitable[None]]
 
 
 class _Pods(msgspec.Struct, frozen=True):
@@ -169,11 +173,15 @@ class Cluster:
         self.watched: Callable[[], Collection[Watched]] = tuple
         """Returns which replicas are opened by a viewer."""
 
-    async def run(self) -> None:
-        """Look each second; metrics that do not come hold up nothing that a viewer has opened."""
+    async def run(self, pause: Pause) -> None:
+        """Look each second; metrics that do not come hold up nothing that a viewer has opened.
+
+        Args:
+            pause: Waits for a viewer, or for so many seconds where there is none.
+        """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_each_second(self._look_at_opened))
-            tasks.create_task(_each_second(self._look_at_metrics))
+            tasks.create_task(_each_second(self._look_at_opened, pause))
+            tasks.create_task(_each_second(self._look_at_metrics, pause))
 
     async def look(self) -> None:
         """Read what is due; what does not answer is asked again later."""
@@ -354,10 +362,11 @@ def _of(known: _Replica | None, pod: Pod) -> _Replica:
     return known
 
 
-async def _each_second(look: Callable[[], Awaitable[None]]) -> None:
+async def _each_second(look: Callable[[], Awaitable[None]], pause: Pause) -> None:
     while True:
         await look()
         await asyncio.sleep(_LOOK_S)
+        await pause(IDLE_S - _LOOK_S)
 
 
 def _phase(pod: Pod) -> str:

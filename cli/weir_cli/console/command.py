@@ -135,4 +135,4 @@ async def _of_cluster(options: ConsoleOptions) -> AsyncIterator[_Source]:
         cluster = Cluster(server, through(server), (namespace,))
         feed = Feed(cluster.services, 1.0, SILENT_S, options.service)
         cluster.watched = feed.watched
-        yield _Source(feed, cluster.requests, (cluster.run(), feed.run()))
+        yield _Source(feed, cluster.requests, (cluster.run(feed.viewer_or), feed.run()))

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
+from weir_cli.console import feed as feeding
 from weir_cli.console.access import (
     SESSION_S,
     WRONG_A_MINUTE,
@@ -27,7 +28,7 @@ from weir_cli.console.access import (
     UrlToken,
 )
 from weir_cli.console.command import ConsoleOptions, serving
-from weir_cli.console.feed import Feed, View
+from weir_cli.console.feed import HISTORY_S, IDLE_S, Feed, View
 from weir_cli.console.frames import GONE_SHOWN_S, Watched
 from weir_cli.console.server import MAX_VIEWERS, Server
 from weir_cli.top_figures import Process, Reading, Series, Service, quantile
@@ -476,6 +477,30 @@ async def test_a_viewer_of_the_first_service_gets_the_next_ones_history_when_it_
     assert [moment["at_s"] for moment in history] == [1000.0, 1001.0]
     assert frame["fleet"]["service"] == "code"
     assert [row["name"] for row in frame["fleet"]["replicas"]] == ["code-1"]
+
+
+async def test_frames_are_rare_while_there_is_no_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "IDLE_S", 3600.0)
+    machine = Machine(service("chat-1"))
+    feed = Feed(machine.read, 0.001, 5.0)
+    running = asyncio.create_task(feed.run())
+    async with asyncio.timeout(60):
+        await feed.after(0)
+        await asyncio.sleep(0.1)
+        assert machine.looks == 1
+        with feed.viewed("", ""):
+            await feed.after(5)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_the_history_of_rare_frames_is_no_longer_than_that_of_others() -> None:
+    machine = Machine(service("chat-1"))
+    feed = machine.feed()
+    for _ in range(40):
+        await feed.look()
+        machine.wall += IDLE_S
+    assert len(feed.history("")) == HISTORY_S / IDLE_S + 1
 
 
 async def test_it_is_known_which_replicas_are_looked_at() -> None:
