@@ -145,8 +145,8 @@ const Page = () => {
       <h1>weir${fleet?.service && html` <span>${fleet.service}</span>`}</h1>
       ${fleet && html`<${Services} fleet=${fleet} />`}
       ${fleet?.service && html`<${Finder} />`}
-      <span class=${`link-state ${isLive ? "fine" : "bad"}`} role="status">
-        <span aria-hidden="true">${isLive ? "●" : "✕"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
+      <span class=${`link-state ${isLive ? "fine" : fleet ? "bad" : "pending"}`} role="status">
+        <span aria-hidden="true">${isLive ? "●" : fleet ? "✕" : "○"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
       </span>
     </header>
     <main class=${isLive ? "" : "old"}>

@@ -87,8 +87,12 @@ const Cell = ({ row, slots, isChosen, choose, short }) => {
     </button>`;
 };
 
+// Names of pods differ at their end.
+const CELL_CHARACTERS = 11;
+const ending = (name) => (name.length > CELL_CHARACTERS ? `…${name.slice(1 - CELL_CHARACTERS)}` : name);
+
 export const Grid = ({ fleet, chosen, choose }) => {
-  const begin = `${fleet.service}-`;
+  const begin = `${fleet.service.split("/").at(-1)}-`;
   return html`
     <section aria-labelledby="replicas">
       <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
@@ -97,7 +101,7 @@ export const Grid = ({ fleet, chosen, choose }) => {
           (row) => html`
             <${Cell} key=${row.name} row=${row} slots=${fleet.slots[row.name]} choose=${choose}
               isChosen=${row.name === chosen}
-              short=${row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name} />`,
+              short=${ending(row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name)} />`,
         )}
       </div>
     </section>`;
