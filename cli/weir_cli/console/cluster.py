@@ -205,6 +205,10 @@ class Cluster:
         ]
         await asyncio.gather(*(self._read_metrics(each, now) for each in due))
 
+    def trouble(self) -> str:
+        """Return why services and pods cannot be read; empty where they can."""
+        return self._said and f"the cluster cannot be read: {self._said}"
+
     def services(self) -> list[Service]:
         """Return what was read."""
         return [self._service(each) for _, each in sorted(self._served.items())]

@@ -85,6 +85,8 @@ class Feed:
         self._views: set[View] = set()
         self._is_viewed = asyncio.Event()
         self._services: Sequence[Service] = ()
+        self.trouble: Callable[[], str] = str
+        """Returns why what runs cannot be read; empty where it can."""
         self.number = 0
         """Of the newest frame."""
 
@@ -175,9 +177,10 @@ class Feed:
         name = self._name(service)
         kept = self._kept.get(name)
         if kept is None:
-            return Frame(Fleet(self._wall(), tuple(sorted(self._kept))))
+            names = tuple(sorted(self._kept))
+            return Frame(Fleet(self._wall(), names, trouble=self.trouble()))
         shown = replica_of(kept.service, self._opened(kept, replica), self._clock())
-        return Frame(kept.fleet, kept.moments[-1], shown)
+        return Frame(replace(kept.fleet, trouble=self.trouble()), kept.moments[-1], shown)
 
     @staticmethod
     def _opened(kept: _Kept, replica: str) -> str:

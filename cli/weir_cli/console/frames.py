@@ -68,6 +68,7 @@ class Fleet:
             from what its viewer was sent before.
         left: Names of those that its viewer was sent before and that are no longer shown.
         slots: Slots of the engine, by replica, where they are known; None is as before.
+        trouble: Why what runs cannot be read; empty where it can.
     """
 
     at_s: float
@@ -78,6 +79,7 @@ class Fleet:
     classes: tuple[ClassRow, ...] = ()
     slots: Mapping[str, int] | None = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    trouble: str = ""
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,16 @@ async def test_a_pod_that_is_no_sidecar_ends_nothing() -> None:
     assert [(each.name, each.detail) for each in service.replicas] == [("r0", None)]
 
 
+async def test_a_cluster_that_cannot_be_read_is_no_empty_one() -> None:
+    async with read(Api(PolicyDocument(), {}), Clock()) as cluster:
+        cluster._namespaces = ["forbidden"]
+        feed = Feed(cluster.services, 1.0, 15.0)
+        feed.trouble = cluster.trouble
+        await cluster.look()
+        await feed.look()
+        assert "the cluster cannot be read: /apis/" in feed.frame("", "").fleet.trouble
+
+
 async def test_a_pod_that_is_gone_is_no_longer_read(fleet: Fleet) -> None:
     fleet.tell(DOCUMENT)
     api, clock = api_of(fleet), Clock()

@@ -134,8 +134,8 @@ const Nothing = ({ fleet }) => html`
   <p class="empty">${
     seen.service && fleet.services.length
       ? html`No service ${seen.service} runs here. <button class="link" onClick=${() => show("", "")}>Show what runs</button>`
-      : html`Nothing is served here. Start something with <code>weir up FILE</code>, or on a cluster with
-          <code>kubectl apply -f FILE</code>`
+      : html`Nothing is served here. Start something with <code>weir up FILE</code>, or on a cluster
+          with <code>kubectl apply -f FILE</code>`
   }</p>`;
 
 const Page = () => {
@@ -150,6 +150,7 @@ const Page = () => {
       </span>
     </header>
     <main class=${isLive ? "" : "old"}>
+      ${fleet?.trouble && html`<p class="trouble" role="alert">${fleet.trouble}</p>`}
       ${
         fleet?.service
           ? html`
@@ -163,7 +164,7 @@ const Page = () => {
             }
             <${Classes} fleet=${fleet} />
             <${Timelines} moments=${seen.moments} classes=${fleet.classes} />`
-          : fleet && html`<${Nothing} fleet=${fleet} />`
+          : fleet && !fleet.trouble && html`<${Nothing} fleet=${fleet} />`
       }
     </main>`;
 };

@@ -29,7 +29,7 @@ export const Sums = ({ fleet }) => {
       <${Figure} name="Output" value=${count(total(rows, "output_tokens_s"))} note="tokens a second" />
       <${Figure} name="Prompts" value=${count(total(rows, "prompt_tokens_s"))} note="tokens a second" />
       <${Figure} name="Rejected" value=${count(rejected)} note="in the last minute" />
-      <${Figure} name="Replicas" value=${`${ready}/${fleet.replicas.length}`} note="ready" />
+      <${Figure} name="Replicas" value=${`${ready}/${fleet.replicas.filter((row) => row.state !== "gone").length}`} note="ready" />
     </dl>`;
 };
 
@@ -83,7 +83,7 @@ const Cell = ({ row, slots, isChosen, choose, short }) => {
         <rect class="meter-room" width="100" height="6" rx="2" />
         <rect class="meter-fill" width=${100 * (load ?? 0)} height="6" rx="2" />
       </svg>
-      <span class="cell-state quiet">${row.state !== "ready" ? row.state : waiting ? `${count(waiting)} wait` : `${count(row.at_engine)} run`}</span>
+      <span class="cell-state quiet">${row.state !== "ready" || row.at_engine == null ? row.state : waiting ? `${count(waiting)} wait` : `${count(row.at_engine)} run`}</span>
     </button>`;
 };
 
