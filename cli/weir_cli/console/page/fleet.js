@@ -88,7 +88,7 @@ const Cell = ({ row, slots, isChosen, choose, short }) => {
 };
 
 // Names of pods differ at their end.
-const CELL_CHARACTERS = 11;
+const CELL_CHARACTERS = 9;
 const ending = (name) => (name.length > CELL_CHARACTERS ? `…${name.slice(1 - CELL_CHARACTERS)}` : name);
 
 export const Grid = ({ fleet, chosen, choose }) => {
