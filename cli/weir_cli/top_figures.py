@@ -30,6 +30,8 @@ OUTPUT_TOKENS: Final = "vllm:generation_tokens_total"
 TPOT: Final = "vllm:request_time_per_output_token_seconds"
 REJECTED: Final = "rejected_"
 """How the outcomes of requests that were rejected begin."""
+_LARGEST: Final = 2.0**53
+"""What is not below it, as NaN is not, is no count: sums of it could not be shown."""
 ORDERS: Final = ("name", "waiting", "at engine", "output")
 
 _READ: Final = (
@@ -188,11 +190,16 @@ def read_page(text: str, names: tuple[str, ...] = _READ) -> Page:
     """
     lines = [line for line in text.splitlines() if line.startswith(names)]
     families = text_string_to_metric_families("\n".join([*lines, ""]))
-    return {
+    page = {
         Series(sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
+        if abs(sample.value) < _LARGEST
     }
+    for series in page:
+        if series.name.endswith("_bucket"):
+            float(series.label("le"))  # raises where a bound is no number
+    return page
 
 
 def picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import math
 from collections import deque
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -29,7 +31,11 @@ SHORTEST_TOKEN: Final = 16
 """Characters."""
 SESSION_S: Final = 12 * 3600
 WRONG_A_MINUTE: Final = 10
-"""Wrong tokens in a minute, after which no login is looked at for the rest of it."""
+"""Wrong tokens of one address in a minute, after which none of it is looked at for a time."""
+WRONG_OF_ALL: Final = 1000
+"""The same of all addresses: at this pace, a token is not guessed."""
+FORM_WITHIN_S: Final = 10.0
+"""How long the form may take to arrive."""
 _MINUTE_S: Final = 60.0
 _DOMAIN: Final = b"weir console session 1"
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -94,12 +100,16 @@ class Login:
     Args:
         token_file: Has the token; it is read each time, for a Secret's file changes.
         wall: Unix time, in seconds.
+        form_within_s: How long the form may take to arrive.
     """
 
-    def __init__(self, token_file: Path, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, token_file: Path, wall: Callable[[], float], form_within_s: float = FORM_WITHIN_S
+    ) -> None:
         self._file = token_file
         self._wall = wall
-        self._wrong: deque[float] = deque(maxlen=WRONG_A_MINUTE)
+        self._form_within_s = form_within_s
+        self._wrong: deque[tuple[str, float]] = deque(maxlen=WRONG_OF_ALL)
         self._page = (files("weir_cli.console") / "page" / "login.html").read_text()
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -125,16 +135,23 @@ class Login:
         return self._shown("")
 
     async def _log_in(self, request: web.Request) -> web.Response:
-        wait_s = self._pause_s()
+        try:
+            async with asyncio.timeout(self._form_within_s):
+                given = await _given(request)
+        except TimeoutError:
+            return self._shown("The token did not arrive in time.", 408)
+        # Nothing is awaited from here on: many forms that end at once are looked at one by one.
+        address = request.remote or ""
+        wait_s = self._pause_s(address)
         if wait_s:
             refused = self._shown("Too many wrong tokens. Try again in a minute.", 429)
             refused.headers["Retry-After"] = str(math.ceil(wait_s))
             return refused
-        given, token = await _given(request), self._token()
+        token = self._token()
         if not token:
             return self._shown(f"The console has no token of {SHORTEST_TOKEN} characters.", 503)
         if not _same(given, token):
-            self._wrong.append(self._wall())
+            self._wrong.append((address, self._wall()))
             return self._shown("That is not the token.", 401)
         ends = f"{self._wall() + SESSION_S:.0f}"
         return _logged_in(request, f"{ends}.{_proof(token, ends)}", SESSION_S)
@@ -143,11 +160,13 @@ class Login:
         body = self._page.replace("{complaint}", complaint)
         return web.Response(status=status, text=body, content_type="text/html", headers=SECURITY)
 
-    def _pause_s(self) -> float:
-        """Return for how long no login is looked at."""
-        if len(self._wrong) < WRONG_A_MINUTE:
-            return 0.0
-        return max(0.0, self._wrong[0] + _MINUTE_S - self._wall())
+    def _pause_s(self, address: str) -> float:
+        """Return for how long no login of an address is looked at."""
+        mine = [at_s for each, at_s in self._wrong if each == address][-WRONG_A_MINUTE:]
+        first = [mine[0]] if len(mine) == WRONG_A_MINUTE else []
+        if len(self._wrong) == WRONG_OF_ALL:
+            first.append(self._wrong[0][1])
+        return max(0.0, max(first, default=-math.inf) + _MINUTE_S - self._wall())
 
     def _has_session(self, request: web.Request) -> bool:
         ends, _, shown = request.cookies.get(COOKIE, "").partition(".")
@@ -167,11 +186,11 @@ class Login:
 
 async def _given(request: web.Request) -> str:
     """Return what the form has in the place of the token."""
+    body = await request.read()
     try:
-        given = (await request.post()).get("token", "")
+        return parse_qs(body.decode(), max_num_fields=8).get("token", [""])[0].strip()
     except ValueError:  # it is no text
         return ""
-    return given.strip() if isinstance(given, str) else ""
 
 
 def _proof(token: str, ends: str) -> str:
@@ -187,7 +206,9 @@ def _same(shown: str, right: str) -> bool:
 def _logged_in(request: web.Request, value: str, age_s: int | None = None) -> web.Response:
     """Return the answer that leads to the page, with the session's cookie."""
     response = web.Response(status=303, headers={**SECURITY, "Location": "/"})
-    is_https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"
+    # Each proxy on the way may add its own; the first one is the browser's.
+    scheme = request.headers.get("X-Forwarded-Proto", request.scheme).partition(",")[0]
+    is_https = scheme.strip().lower() == "https"
     response.set_cookie(
         COOKIE, value, max_age=age_s, httponly=True, samesite="Strict", secure=is_https
     )

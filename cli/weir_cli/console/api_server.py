@@ -56,34 +56,41 @@ class ApiServer:
         self._base = base
         self._account = account
 
-    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes:
+    async def get(
+        self, path: str, headers: Mapping[str, str] | None = None, longest: int = LONGEST_ANSWER
+    ) -> bytes:
         """Return what is at a path.
+
+        Args:
+            path: Of the URL.
+            headers: More of them.
+            longest: Bytes of an answer that is still read.
 
         Raises:
             ClusterUnavailable: It is not answered, or refused; the message says why.
         """
         sent = dict(headers or {})
-        if self._account is not None:
-            token = (self._account / "token").read_text().strip()
-            sent["Authorization"] = f"Bearer {token}"
         url = f"{self._base}{path}"
         try:
+            if self._account is not None:
+                token = (self._account / "token").read_text().strip()
+                sent["Authorization"] = f"Bearer {token}"
             async with self._http.get(url, headers=sent, allow_redirects=False) as answer:
                 if answer.status != 200:
                     said = (await answer.content.read(300)).decode(errors="replace").strip()
                     raise ClusterUnavailable(f"{path}: {answer.status}: {said}")
-                return await _whole(answer)
+                return await _whole(answer, longest)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             why = str(error) or type(error).__name__
             raise ClusterUnavailable(f"{path}: {why}") from error
 
 
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
+async def _whole(answer: aiohttp.ClientResponse, longest: int) -> bytes:
     whole = bytearray()
     async for piece in answer.content.iter_any():
         whole += piece
-        if len(whole) > LONGEST_ANSWER:
-            raise ClusterUnavailable(f"an answer of more than {LONGEST_ANSWER} bytes")
+        if len(whole) > longest:
+            raise ClusterUnavailable(f"an answer of more than {longest} bytes")
     return bytes(whole)
 
 

@@ -2,10 +2,11 @@
 
 The API server tells of services and pods, and sidecars tell the rest.
 
-Each replica is asked for its metrics once in some seconds, whoever looks. What its engine runs is
-told for all replicas by one of them (its page `/fleet`), and single requests by those alone that a
-viewer has opened. `/fleet`, `/state` and `/requests` are shown to what holds the service's keys,
-which are in its Secret `NAME-policies`; the keys themselves are sent nowhere.
+Each replica is asked for its metrics once in some seconds, and less often while there is no viewer.
+What its engine runs is told for all replicas by one of them (its page `/fleet`), and single
+requests by those alone that a viewer has opened. `/fleet`, `/state` and `/requests` are shown to
+what holds the service's keys, which are in its Secret `NAME-policies`; the keys themselves are sent
+nowhere.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from weir_cli.console.api_server import ApiServer
+from weir_cli.console.feed import IDLE_S
 from weir_cli.console.frames import Watched
 from weir_cli.top_figures import Process, Reading, Service, read_page
 from weir_core.api import labels
@@ -31,7 +33,7 @@ from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
 from weir_core.wire import state_access
 from weir_core.wire.fleet import FLEET_PATH, FleetReport
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
-from weir_operator.engines import Page
+from weir_operator.engines import LONGEST_ANSWER, Page
 from weir_operator.render import document_in
 from weir_operator.views import Meta, Pod
 
@@ -51,10 +53,14 @@ SILENT_S: Final = 2 * METRICS_S + 5.0
 _TOLD_BY: Final = 3
 """Sidecars that are asked in turn for the loads of all, where the first does not answer."""
 _LOOK_S: Final = 1.0
+_NO_PAGE: Final = (EngineUnavailable, ValueError, RecursionError)
+"""No answer, or none that a sidecar gives: what listens in a pod is not trusted."""
 
 AskPod = Callable[[Pod, str, Sequence[str]], Awaitable[bytes]]
 """Takes a pod, a path of its admin port, and the keys of its service's sidecars; raises
 `EngineUnavailable` or `ClusterUnavailable`, saying why, when there is no answer."""
+
+Pause = Callable[[float], Awaitable[None]]
 
 
 class _Pods(msgspec.Struct, frozen=True):
@@ -134,7 +140,8 @@ def through(server: ApiServer, wall: Callable[[], float] = time.time) -> AskPod:
     async def ask(pod: Pod, path: str, keys: Sequence[str]) -> bytes:
         proof = state_access.authorization(keys, pod.name, wall())
         where = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.name}:{labels.ADMIN_PORT}"
-        return await server.get(f"{where}/proxy{path}", {state_access.HEADER: proof})
+        headers = {state_access.HEADER: proof}
+        return await server.get(f"{where}/proxy{path}", headers, LONGEST_ANSWER)
 
     return ask
 
@@ -166,11 +173,15 @@ class Cluster:
         self.watched: Callable[[], Collection[Watched]] = tuple
         """Returns which replicas are opened by a viewer."""
 
-    async def run(self) -> None:
-        """Look each second; metrics that do not come hold up nothing that a viewer has opened."""
+    async def run(self, pause: Pause) -> None:
+        """Look each second; metrics that do not come hold up nothing that a viewer has opened.
+
+        Args:
+            pause: Waits for a viewer, or for so many seconds where there is none.
+        """
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_each_second(self._look_at_opened))
-            tasks.create_task(_each_second(self._look_at_metrics))
+            tasks.create_task(_each_second(self._look_at_opened, pause))
+            tasks.create_task(_each_second(self._look_at_metrics, pause))
 
     async def look(self) -> None:
         """Read what is due; what does not answer is asked again later."""
@@ -193,6 +204,10 @@ class Cluster:
             if replica.pod.status.pod_ip and now >= replica.asked_s + METRICS_S
         ]
         await asyncio.gather(*(self._read_metrics(each, now) for each in due))
+
+    def trouble(self) -> str:
+        """Return why services and pods cannot be read; empty where they can."""
+        return self._said and f"the cluster cannot be read: {self._said}"
 
     def services(self) -> list[Service]:
         """Return what was read."""
@@ -298,7 +313,7 @@ class Cluster:
         replica.asked_s = now
         try:
             page = read_page((await self._page(replica.pod, "/metrics", ())).decode())
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return
         at_s = self._clock()
         kept = (each for each in replica.readings if each.at_s >= at_s - WINDOW_S)
@@ -307,7 +322,7 @@ class Cluster:
     async def _read_detail(self, served: _Served, replica: _Replica) -> None:
         try:
             state = json.loads(await self._page(replica.pod, "/state", served.keys))
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return
         if isinstance(state, dict) and state.get("pod") == replica.pod.name:
             replica.detail = Reading(self._clock(), state)
@@ -318,7 +333,7 @@ class Cluster:
         """Return what the sidecar of a pod says; None where it says nothing, or is another's."""
         try:
             told = read(await self._page(pod, path, served.keys))
-        except (EngineUnavailable, ValueError):
+        except _NO_PAGE:
             return None
         return told if told.pod == pod.name else None
 
@@ -351,10 +366,11 @@ def _of(known: _Replica | None, pod: Pod) -> _Replica:
     return known
 
 
-async def _each_second(look: Callable[[], Awaitable[None]]) -> None:
+async def _each_second(look: Callable[[], Awaitable[None]], pause: Pause) -> None:
     while True:
         await look()
         await asyncio.sleep(_LOOK_S)
+        await pause(IDLE_S - _LOOK_S)
 
 
 def _phase(pod: Pod) -> str:

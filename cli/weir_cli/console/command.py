@@ -134,5 +134,5 @@ async def _of_cluster(options: ConsoleOptions) -> AsyncIterator[_Source]:
     async with by_kubectl(options.context) as server:
         cluster = Cluster(server, through(server), (namespace,))
         feed = Feed(cluster.services, 1.0, SILENT_S, options.service)
-        cluster.watched = feed.watched
-        yield _Source(feed, cluster.requests, (cluster.run(), feed.run()))
+        cluster.watched, feed.trouble = feed.watched, cluster.trouble
+        yield _Source(feed, cluster.requests, (cluster.run(feed.viewer_or), feed.run()))

@@ -1,4 +1,8 @@
-"""The one loop that looks at what runs; however many viewers there are, it looks once a period."""
+"""The one loop that looks at what runs; however many viewers there are, it looks once a period.
+
+While there is none it looks each `IDLE_S`, so that the timelines of a page that is opened show the
+last minutes, with fewer points.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,6 +31,8 @@ from weir_cli.console.frames import (
 from weir_cli.top_figures import ReplicaRow, Service
 
 HISTORY_S: Final = 300.0
+IDLE_S: Final = 10.0
+"""Time between frames while there is no viewer; the page breaks a line at a gap of 15 s."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,10 @@ class Feed:
         self._kept: dict[str, _Kept] = {}
         self._changed = asyncio.Condition()
         self._views: set[View] = set()
+        self._is_viewed = asyncio.Event()
         self._services: Sequence[Service] = ()
+        self.trouble: Callable[[], str] = str
+        """Returns why what runs cannot be read; empty where it can."""
         self.number = 0
         """Of the newest frame."""
 
@@ -86,6 +95,13 @@ class Feed:
         while True:
             await self.look()
             await asyncio.sleep(self._period_s)
+            await self.viewer_or(IDLE_S - self._period_s)
+
+    async def viewer_or(self, seconds: float) -> None:
+        """Wait for a viewer, or for some time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._is_viewed.wait()
 
     async def look(self) -> None:
         """Look once, and tell the viewers."""
@@ -106,6 +122,8 @@ class Feed:
             kept = self._kept.setdefault(name, _Kept(int(HISTORY_S / self._period_s)))
             fleet, kept.service = fleet_of(self._services, name, at_s, heard_since_s)
             kept.moments.append(moment_of(fleet))
+            while at_s - kept.moments[0].at_s > HISTORY_S:
+                kept.moments.popleft()
             kept.seen |= {row.name: (at_s, row) for row in fleet.replicas}
             kept.seen = {n: s for n, s in kept.seen.items() if at_s - s[0] <= GONE_SHOWN_S}
             kept.fleet = with_gone(fleet, kept.seen)
@@ -136,10 +154,13 @@ class Feed:
         """
         view = View(self, service, replica)
         self._views.add(view)
+        self._is_viewed.set()
         try:
             yield view
         finally:
             self._views.discard(view)
+            if not self._views:
+                self._is_viewed.clear()
 
     def history(self, service: str) -> list[Moment]:
         """Return the last minutes of a service, the oldest moment first."""
@@ -156,9 +177,10 @@ class Feed:
         name = self._name(service)
         kept = self._kept.get(name)
         if kept is None:
-            return Frame(Fleet(self._wall(), tuple(sorted(self._kept))))
+            names = tuple(sorted(self._kept))
+            return Frame(Fleet(self._wall(), names, trouble=self.trouble()))
         shown = replica_of(kept.service, self._opened(kept, replica), self._clock())
-        return Frame(kept.fleet, kept.moments[-1], shown)
+        return Frame(replace(kept.fleet, trouble=self.trouble()), kept.moments[-1], shown)
 
     @staticmethod
     def _opened(kept: _Kept, replica: str) -> str:

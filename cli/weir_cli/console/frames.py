@@ -68,6 +68,7 @@ class Fleet:
             from what its viewer was sent before.
         left: Names of those that its viewer was sent before and that are no longer shown.
         slots: Slots of the engine, by replica, where they are known; None is as before.
+        trouble: Why what runs cannot be read; empty where it can.
     """
 
     at_s: float
@@ -78,6 +79,7 @@ class Fleet:
     classes: tuple[ClassRow, ...] = ()
     slots: Mapping[str, int] | None = field(default_factory=dict)
     left: tuple[str, ...] = ()
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,8 @@ def _slots(process: Process) -> int | None:
     if process.slots is not None:
         return process.slots
     for reading in reversed(process.states):
-        scheduling = reading.state.get("scheduling")
-        if isinstance(scheduling, dict):
-            slots: int = scheduling["engine"]["max_num_seqs"]
-            return slots
+        # What listens in a pod is not trusted to be a sidecar.
+        match reading.state.get("scheduling"):
+            case {"engine": {"max_num_seqs": int(slots)}}:
+                return slots
     return None

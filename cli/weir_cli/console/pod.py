@@ -54,11 +54,14 @@ async def _run(environ: Mapping[str, str]) -> int:
         namespaces = {each.strip() for each in names if each.strip()}
         cluster = Cluster(server, directly(page), namespaces)
         feed = Feed(cluster.services, _PERIOD_S, SILENT_S)
-        cluster.watched = feed.watched
+        cluster.watched, feed.trouble = feed.watched, cluster.trouble
         access = Login(Path(token_file), time.time)
         console = Server(feed, cluster.requests, access)
         # Every address: that of the pod is not known before, and may be one of IPv6.
-        async with hosted(console, (cluster.run(), feed.run()), "", _PORT) as (_, looking):
+        async with hosted(console, (cluster.run(feed.viewer_or), feed.run()), "", _PORT) as (
+            _,
+            looking,
+        ):
             logging.getLogger(__name__).info("listening", extra={"port": _PORT})
             waiting = asyncio.create_task(ended.wait())
             await asyncio.wait({waiting, looking}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from weir_cli.console.frames import Watched
 from weir_core.api import labels
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import RequestReport
+from weir_operator.views import Pod
 from weir_sidecar.__main__ import page_of
 from weir_sidecar.gateway import Gateway
 from weir_sidecar.settings import Policies
@@ -212,6 +213,31 @@ async def test_a_sidecar_shows_requests_to_what_holds_a_key_only(house: House, s
         await cluster.look()
         assert await cluster.requests("chat", "mine") == []
     assert (await running.probe("/requests?id=mine")).status == 401
+
+
+async def test_a_pod_that_is_no_sidecar_ends_nothing() -> None:
+    async def ask(pod: Pod, path: str, keys: Sequence[str]) -> bytes:
+        return b"[" * 100_000
+
+    api, clock = Api(PolicyDocument(peer_keys=(KEY,)), {"r0": 1}), Clock()
+    async with TestServer(api.app()) as server, aiohttp.ClientSession() as http:
+        asked = ApiServer(http, str(server.make_url("")).rstrip("/"))
+        cluster = Cluster(asked, ask, (NAMESPACE,), clock)
+        cluster.watched = lambda: {Watched("chat", "r0")}
+        await cluster.look()
+        assert await cluster.requests("chat", "mine") == []
+        (service,) = cluster.services()
+    assert [(each.name, each.detail) for each in service.replicas] == [("r0", None)]
+
+
+async def test_a_cluster_that_cannot_be_read_is_no_empty_one() -> None:
+    async with read(Api(PolicyDocument(), {}), Clock()) as cluster:
+        cluster._namespaces = ["forbidden"]
+        feed = Feed(cluster.services, 1.0, 15.0)
+        feed.trouble = cluster.trouble
+        await cluster.look()
+        await feed.look()
+        assert "the cluster cannot be read: /apis/" in feed.frame("", "").fleet.trouble
 
 
 async def test_a_pod_that_is_gone_is_no_longer_read(fleet: Fleet) -> None:

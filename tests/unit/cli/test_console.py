@@ -17,9 +17,18 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from weir_cli.console.access import SESSION_S, WRONG_A_MINUTE, Access, Login, ThisMachine, UrlToken
+from weir_cli.console import feed as feeding
+from weir_cli.console.access import (
+    SESSION_S,
+    WRONG_A_MINUTE,
+    WRONG_OF_ALL,
+    Access,
+    Login,
+    ThisMachine,
+    UrlToken,
+)
 from weir_cli.console.command import ConsoleOptions, serving
-from weir_cli.console.feed import Feed, View
+from weir_cli.console.feed import HISTORY_S, IDLE_S, Feed, View
 from weir_cli.console.frames import GONE_SHOWN_S, Watched
 from weir_cli.console.server import MAX_VIEWERS, Server
 from weir_cli.top_figures import Process, Reading, Series, Service, quantile
@@ -163,6 +172,15 @@ async def test_a_viewer_that_does_not_read_is_dropped() -> None:
             while server.viewers:
                 machine.toggle()  # so that frames are not small
                 await feed.look()
+
+
+@pytest.mark.parametrize("scheduling", [{}, {"engine": 1}, {"engine": {"max_num_seqs": "8"}}, 1])
+async def test_a_page_that_no_sidecar_writes_ends_no_frame(scheduling: Any) -> None:
+    detail = Reading(10.0, {"scheduling": scheduling})
+    replicas = (Process("chat-1", "ready", (), detail),)
+    feed = Machine(Service("chat", BUILT_IN_CLASSES, (), replicas)).feed()
+    await feed.look()
+    assert feed.frame("chat", "chat-1").fleet.slots == {}
 
 
 async def test_a_service_that_vanishes_leaves_an_empty_page() -> None:
@@ -314,23 +332,92 @@ async def test_a_token_that_was_changed_ends_a_session_and_its_stream(entrance: 
         pytest.param(TOKEN, "x" * 5000, 413, id="far more than a token"),
     ],
 )
-async def test_a_login_is_refused(entrance: Entrance, held: str, given: str, code: int) -> None:
+@pytest.mark.parametrize("charset", ["utf-8", "none-such"])
+async def test_a_login_is_refused(
+    entrance: Entrance, held: str, given: str, code: int, charset: str
+) -> None:
     async with opened(Machine().feed(), entrance.login()) as (session, url):
         entrance.file.write_text(held)
         sent = b"token=" + given.encode(errors="surrogateescape")
-        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        form = {"Content-Type": f"application/x-www-form-urlencoded; charset={charset}"}
         async with session.post(url + "/login", data=sent, headers=form) as answer:
             assert (answer.status, answer.cookies) == (code, {})
 
 
-async def test_many_wrong_tokens_pause_all_logins_for_a_minute(entrance: Entrance) -> None:
-    async with opened(Machine().feed(), entrance.login()) as (session, url):
+async def test_many_wrong_tokens_pause_the_logins_of_their_address(entrance: Entrance) -> None:
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.9", 0))
+    async with (
+        opened(Machine().feed(), entrance.login()) as (session, url),
+        aiohttp.ClientSession(connector=elsewhere) as other,
+    ):
         codes = [(await log_in(session, url, "wrong")).status for _ in range(WRONG_A_MINUTE)]
         assert codes == [401] * WRONG_A_MINUTE
         paused = await log_in(session, url, TOKEN)
         assert (paused.status, paused.headers["Retry-After"]) == (429, "60")
+        assert (await log_in(other, url, TOKEN)).status == 303
         entrance.now += 60
         assert (await log_in(session, url, TOKEN)).status == 303
+
+
+async def test_wrong_tokens_of_many_addresses_pause_all_logins(entrance: Entrance) -> None:
+    login = entrance.login()
+    wrong = ((f"10.0.0.{number}", entrance.now) for number in range(WRONG_OF_ALL))
+    login._wrong.extend(wrong)
+    async with opened(Machine().feed(), login) as (session, url):
+        assert (await log_in(session, url, TOKEN)).status == 429
+
+
+async def begin_login(port: int, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a login without the last byte of its form."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body[:-1])
+    )
+    await writer.drain()
+    return reader, writer
+
+
+async def test_forms_that_end_at_once_are_no_more_guesses(entrance: Entrance) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url), asyncio.timeout(60):
+        port = urlsplit(url).port or 0
+        begun = [await begin_login(port, b"token=wrong") for _ in range(WRONG_A_MINUTE + 3)]
+        # By its answer, all of them have begun.
+        await status(session, url, "/healthz")
+        codes = []
+        for reader, writer in begun:
+            writer.write(b"g")
+            codes.append(int((await reader.readline()).split()[1]))
+            writer.close()
+        assert codes == [401] * WRONG_A_MINUTE + [429] * 3
+
+
+async def test_a_form_that_does_not_end_is_not_waited_for(entrance: Entrance) -> None:
+    entrance.login()
+    login = Login(entrance.file, lambda: entrance.now, form_within_s=0.05)
+    async with opened(Machine().feed(), login) as (_, url), asyncio.timeout(60):
+        reader, writer = await begin_login(urlsplit(url).port or 0, b"token=wrong")
+        assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_secure"),
+    [
+        pytest.param({}, False, id="plain"),
+        pytest.param({"X-Forwarded-Proto": "https"}, True, id="behind TLS"),
+        pytest.param({"X-Forwarded-Proto": "HTTPS, http"}, True, id="behind two proxies"),
+    ],
+)
+async def test_a_cookie_is_kept_to_https_where_the_browser_uses_it(
+    entrance: Entrance, headers: dict[str, str], is_secure: bool
+) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        answer = await session.post(
+            url + "/login", data={"token": TOKEN}, headers=headers, allow_redirects=False
+        )
+        assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == is_secure
 
 
 @pytest.mark.parametrize(
@@ -390,6 +477,30 @@ async def test_a_viewer_of_the_first_service_gets_the_next_ones_history_when_it_
     assert [moment["at_s"] for moment in history] == [1000.0, 1001.0]
     assert frame["fleet"]["service"] == "code"
     assert [row["name"] for row in frame["fleet"]["replicas"]] == ["code-1"]
+
+
+async def test_frames_are_rare_while_there_is_no_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "IDLE_S", 3600.0)
+    machine = Machine(service("chat-1"))
+    feed = Feed(machine.read, 0.001, 5.0)
+    running = asyncio.create_task(feed.run())
+    async with asyncio.timeout(60):
+        await feed.after(0)
+        await asyncio.sleep(0.1)
+        assert machine.looks == 1
+        with feed.viewed("", ""):
+            await feed.after(5)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_the_history_of_rare_frames_is_no_longer_than_that_of_others() -> None:
+    machine = Machine(service("chat-1"))
+    feed = machine.feed()
+    for _ in range(40):
+        await feed.look()
+        machine.wall += IDLE_S
+    assert len(feed.history("")) == HISTORY_S / IDLE_S + 1
 
 
 async def test_it_is_known_which_replicas_are_looked_at() -> None:

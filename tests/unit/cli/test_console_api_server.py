@@ -56,6 +56,21 @@ async def test_a_refusal_is_told(server: TestServer, path: str, why: str) -> Non
             await asked.get(path)
 
 
+async def test_a_longer_answer_than_is_asked_for_is_not_read(server: TestServer) -> None:
+    async with server, aiohttp.ClientSession() as http:
+        asked = ApiServer(http, str(server.make_url("")).rstrip("/"))
+        assert await asked.get("/", longest=len("nothing")) == b"nothing"
+        with pytest.raises(ClusterUnavailable, match="more than 6 bytes"):
+            await asked.get("/", longest=6)
+
+
+async def test_an_account_without_a_token_is_told(server: TestServer, tmp_path: Path) -> None:
+    async with server, aiohttp.ClientSession() as http:
+        asked = ApiServer(http, str(server.make_url("")).rstrip("/"), tmp_path)
+        with pytest.raises(ClusterUnavailable, match="No such file"):
+            await asked.get("/")
+
+
 async def test_a_machine_that_is_no_pod_is_told(tmp_path: Path) -> None:
     with pytest.raises(MachineUnfit, match="no pod that has a token"):
         async with in_a_pod({}, tmp_path):

@@ -206,6 +206,18 @@ def test_a_histogram_is_taken_to_be_even_inside_its_buckets(limit_s: float, want
     assert share_within(read_page(text), limit_s) == pytest.approx(want)
 
 
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "1e300"])
+def test_a_value_that_is_no_count_is_left_out(value: str) -> None:
+    text = f'weir_requests_total{{class="a"}} {value}\nweir_requests_total{{class="b"}} 2\n'
+    assert list(read_page(text).values()) == [2.0]
+
+
+@pytest.mark.parametrize("labels", ["", '{le="x"}'])
+def test_a_histogram_without_bounds_is_no_page(labels: str) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        read_page(f"{TPOT}_bucket{labels} 1\n")
+
+
 def test_an_empty_histogram_says_nothing() -> None:
     assert share_within(read_page(f'{TPOT}_bucket{{le="+Inf"}} 0'), 0.05) is None
     assert share_within({}, 0.05) is None

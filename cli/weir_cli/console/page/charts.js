@@ -15,6 +15,9 @@ const ceiling = (value) => {
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= value);
 };
 
+// Half a request is no number of requests.
+const tick = (value, format) => (format === count && value < 10 && !Number.isInteger(value) ? "" : format(value));
+
 const path = (points) => {
   let last = null;
   return points
@@ -41,7 +44,7 @@ const Chart = ({ title, note, moments, lines, format, limits = [] }) => {
         ${[0, 0.5, 1].map(
           (part) => html`
             <line class="grid" x1=${LEFT} x2=${WIDTH} y1=${y(top * part)} y2=${y(top * part)} />
-            <text x=${LEFT - 5} y=${y(top * part) + 3} text-anchor="end">${format(top * part)}</text>`,
+            <text x=${LEFT - 5} y=${y(top * part) + 3} text-anchor="end">${tick(top * part, format)}</text>`,
         )}
         <text x=${LEFT} y=${HEIGHT - 3}>5 min ago</text>
         <text x=${WIDTH} y=${HEIGHT - 3} text-anchor="end">now</text>

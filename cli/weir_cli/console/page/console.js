@@ -134,8 +134,8 @@ const Nothing = ({ fleet }) => html`
   <p class="empty">${
     seen.service && fleet.services.length
       ? html`No service ${seen.service} runs here. <button class="link" onClick=${() => show("", "")}>Show what runs</button>`
-      : html`Nothing is served here. Start something with <code>weir up FILE</code>, or on a cluster with
-          <code>kubectl apply -f FILE</code>`
+      : html`Nothing is served here. Start something with <code>weir up FILE</code>, or on a cluster
+          with <code>kubectl apply -f FILE</code>`
   }</p>`;
 
 const Page = () => {
@@ -145,11 +145,12 @@ const Page = () => {
       <h1>weir${fleet?.service && html` <span>${fleet.service}</span>`}</h1>
       ${fleet && html`<${Services} fleet=${fleet} />`}
       ${fleet?.service && html`<${Finder} />`}
-      <span class=${`link-state ${isLive ? "fine" : "bad"}`} role="status">
-        <span aria-hidden="true">${isLive ? "●" : "✕"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
+      <span class=${`link-state ${isLive ? "fine" : fleet ? "bad" : "pending"}`} role="status">
+        <span aria-hidden="true">${isLive ? "●" : fleet ? "✕" : "○"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
       </span>
     </header>
     <main class=${isLive ? "" : "old"}>
+      ${fleet?.trouble && html`<p class="trouble" role="alert">${fleet.trouble}</p>`}
       ${
         fleet?.service
           ? html`
@@ -163,7 +164,7 @@ const Page = () => {
             }
             <${Classes} fleet=${fleet} />
             <${Timelines} moments=${seen.moments} classes=${fleet.classes} />`
-          : fleet && html`<${Nothing} fleet=${fleet} />`
+          : fleet && !fleet.trouble && html`<${Nothing} fleet=${fleet} />`
       }
     </main>`;
 };

@@ -29,7 +29,7 @@ export const Sums = ({ fleet }) => {
       <${Figure} name="Output" value=${count(total(rows, "output_tokens_s"))} note="tokens a second" />
       <${Figure} name="Prompts" value=${count(total(rows, "prompt_tokens_s"))} note="tokens a second" />
       <${Figure} name="Rejected" value=${count(rejected)} note="in the last minute" />
-      <${Figure} name="Replicas" value=${`${ready}/${fleet.replicas.length}`} note="ready" />
+      <${Figure} name="Replicas" value=${`${ready}/${fleet.replicas.filter((row) => row.state !== "gone").length}`} note="ready" />
     </dl>`;
 };
 
@@ -83,12 +83,16 @@ const Cell = ({ row, slots, isChosen, choose, short }) => {
         <rect class="meter-room" width="100" height="6" rx="2" />
         <rect class="meter-fill" width=${100 * (load ?? 0)} height="6" rx="2" />
       </svg>
-      <span class="cell-state quiet">${row.state !== "ready" ? row.state : waiting ? `${count(waiting)} wait` : `${count(row.at_engine)} run`}</span>
+      <span class="cell-state quiet">${row.state !== "ready" || row.at_engine == null ? row.state : waiting ? `${count(waiting)} wait` : `${count(row.at_engine)} run`}</span>
     </button>`;
 };
 
+// Names of pods differ at their end.
+const CELL_CHARACTERS = 9;
+const ending = (name) => (name.length > CELL_CHARACTERS ? `…${name.slice(1 - CELL_CHARACTERS)}` : name);
+
 export const Grid = ({ fleet, chosen, choose }) => {
-  const begin = `${fleet.service}-`;
+  const begin = `${fleet.service.split("/").at(-1)}-`;
   return html`
     <section aria-labelledby="replicas">
       <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
@@ -97,7 +101,7 @@ export const Grid = ({ fleet, chosen, choose }) => {
           (row) => html`
             <${Cell} key=${row.name} row=${row} slots=${fleet.slots[row.name]} choose=${choose}
               isChosen=${row.name === chosen}
-              short=${row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name} />`,
+              short=${ending(row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name)} />`,
         )}
       </div>
     </section>`;

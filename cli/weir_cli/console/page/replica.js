@@ -151,9 +151,9 @@ const shown = (ended) => [
   ...ended.filter((each) => each.outcome === "ok").slice(0, 4),
 ];
 
-const nothing = (row, fleet) => {
+const nothing = (row, state, fleet) => {
   if (row && !row.answers) return `This replica does not answer: ${row.state}.`;
-  if (row) return "Its engine has not been here yet.";
+  if (row) return state ? "Its engine has not been here yet." : "Its sidecar has not told its requests.";
   return fleet.gateways.length
     ? "No replica runs now: requests wait at the gateway, and the first one wakes the service."
     : "No replica runs now.";
@@ -181,7 +181,7 @@ export const Replica = ({ replica, fleet, open, opened }) => {
                 <${Ended} ended=${shown(state.ended ?? [])} classes=${classes} open=${open} />
               </div>
             </div>`
-          : html`<p class="empty">${nothing(row, fleet)}</p>`
+          : html`<p class="empty">${nothing(row, state, fleet)}</p>`
       }
     </section>`;
 };
