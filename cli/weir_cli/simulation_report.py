@@ -26,6 +26,11 @@ _HEAD: Final = (
     "system", "load", "seed", "class", "requests", "on target", "goodput/s", "refused",
     "refusals", "TTFT p50 s", "TTFT p99 s", "TPOT p99 ms", "longest wait s",
 )  # fmt: skip
+_STYLE: Final = """
+img { max-width: 100% }
+#runs { display: grid; grid-template-columns: minmax(0, 1fr); gap: 22px }
+th:nth-child(n+5), td:nth-child(n+5) { text-align: right }
+"""
 _IMPORT: Final = re.compile(r'from "\./([^"]+)"')
 _LICENSES: Final = ("vendor/LICENSE.preact", "vendor/LICENSE.htm")
 
@@ -70,8 +75,8 @@ def _write_page(directory: Path, command: str, notes: str, parts: Sequence[str])
         "<!doctype html><html lang=en><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
         '<meta name=color-scheme content="light dark">',
-        f"<title>weir simulate</title><style>{_asset('console.css')}img {{ max-width: 100% }}",
-        "</style><header class=top><h1>weir <span>simulate</span></h1></header><main>",
+        f"<title>weir simulate</title><style>{_asset('console.css')}{_STYLE}</style>",
+        "<header class=top><h1>weir <span>simulate</span></h1></header><main>",
         f"<p><code>{escape(command)}</code></p><p>{escape(notes)}</p>",
         *parts,
         "</main></html>",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from weir_sim.report import quantile, ttft
 from weir_sim.run import Sample, SimResult
 
 _WINDOW_S: Final = 60.0
+_RATE_S: Final = 1.0
+"""Least time that a rate is of: samples may be closer than an engine's steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Moment:
         waiting: In the pools, by class.
         at_engine: Sent to the engines, those that wait there included.
         engine_waiting: In the engines' own queues.
-        output_tokens_s: Since the moment before.
+        output_tokens_s: Of the last second, or since the sample before where that is longer ago.
         ttft_p99_s: Of the last minute, by class.
         rejected: In the last minute, by class; a client that comes back is counted each time.
     """
@@ -47,10 +48,13 @@ def timeline(result: SimResult) -> tuple[Moment, ...]:
         refusals[name].append((at_s, 0.0))
     for events in (*first_tokens.values(), *refusals.values()):
         events.sort()
-    return tuple(
-        _moment(before, sample, first_tokens, refusals)
-        for before, sample in pairwise(result.samples)
-    )
+    moments = []
+    samples, first = result.samples, 0
+    for index in range(1, len(samples)):
+        while first + 1 < index and samples[first + 1].at_s <= samples[index].at_s - _RATE_S:
+            first += 1
+        moments.append(_moment(samples[first], samples[index], first_tokens, refusals))
+    return tuple(moments)
 
 
 def _moment(

@@ -39,6 +39,17 @@ def test_a_timeline_shows_the_backlog_where_the_system_keeps_it(results: Sequenc
     assert any(moment.engine_waiting for moment in fcfs)
 
 
+def test_a_timeline_counts_the_refusals_of_a_minute(results: Sequence[Done]) -> None:
+    done = results[0]
+    refused = {row.name: row.refusals for row in done.report.classes if row.refusals}
+    most = {
+        name: max(moment.rejected.get(name, 0) for moment in done.curves.timeline)
+        for name in refused
+    }
+    assert refused
+    assert all(most[name] >= number for name, number in refused.items())
+
+
 def test_a_distribution_rises_to_one() -> None:
     points = distribution([3.0, 1.0, 2.0])
     assert points == ((1.0, 1 / 3), (2.0, 2 / 3), (3.0, 1.0))
