@@ -37,7 +37,7 @@ from weir_sim.scaling_load import (
     curve_of_rates,
     curve_of_requests,
 )
-from weir_sim.scaling_report import HEAD, json_of, notes_of, row_of, write_scaling_report
+from weir_sim.scaling_report import HEAD, json_of, notes_of, row_of
 from weir_sim.scaling_requests import compare_by_requests
 from weir_sim.traces import BadTrace
 from weir_sim.workload import LengthModel, SimRequest
@@ -161,6 +161,8 @@ def autoscale(  # noqa: PLR0913, PLR0917 - one per option
             found = compare_scalers(scene, names, range(seeds), show, knob)
     _print(scene, found, as_json)
     if report_dir is not None:
+        from weir_cli.simulation_report import write_scaling_report
+
         path = write_scaling_report(scene, found, report_dir, " ".join(["weir", *sys.argv[1:]]))
         typer.echo(f"wrote {path}", err=True)
 

@@ -59,7 +59,7 @@ def print_results(results: Sequence[Done], as_json: bool, report_dir: Path | Non
     loads = [done.job.scenario.load for done in results]
     print_reports([done.report for done in results], as_json, loads)
     if report_dir is not None:
-        from weir_sim.html import write_report
+        from weir_cli.simulation_report import write_report
 
         path = write_report(results, report_dir, " ".join(["weir", *sys.argv[1:]]))
         typer.echo(f"wrote {path}", err=True)

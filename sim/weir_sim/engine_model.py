@@ -83,6 +83,7 @@ class EngineCounts:
     recomputed_tokens: int = 0
     looked_up_tokens: int = 0
     cached_tokens: int = 0
+    output_tokens: int = 0
     preemptions: int = 0
 
 
@@ -195,6 +196,7 @@ class EngineModel:
         self.counts.steps += 1
         self.counts.busy_s += duration_s
         self.counts.computed_tokens += prefill + decodes
+        self.counts.output_tokens += decodes
         return duration_s
 
     def end(self) -> StepEnd:
@@ -309,6 +311,7 @@ class EngineModel:
             return
         self._prefilling.remove(job)
         job.generated += 1
+        self.counts.output_tokens += 1
         job.decoding_since = self.step
         self._decoding[job.request_id] = job
         self._context += job.target + 1

@@ -1,4 +1,4 @@
-"""The figures of a comparison, as PNG files: distributions per class, a timeline, attainment.
+"""The figures of a comparison, as PNG files: distributions per class, attainment.
 
 matplotlib is imported when something is drawn: it takes longer than a small simulation.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Final
 
-from weir_sim.sweep import Curves, Done, Points
+from weir_sim.sweep import Curves, Done, Points, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,21 +21,12 @@ _PANEL: Final = (4.2, 3.2)
 
 
 def draw(results: Sequence[Done], directory: Path) -> list[tuple[str, Path]]:
-    """Draw everything that `results` can show and return titles and files.
-
-    Distributions and timelines are those of the highest load and its first seed.
-    """
+    """Draw everything that `results` can show and return titles and files."""
     directory.mkdir(parents=True, exist_ok=True)
-    top = max(done.job.scenario.load for done in results)
-    shown: dict[str, Done] = {}
-    for done in results:
-        if done.job.scenario.load == top:
-            shown.setdefault(done.job.system.name, done)
-    chosen = list(shown.values())
+    chosen = shown(results)
     figures = [
         ("Time to first token", "ttft.png", _distributions(chosen, "TTFT", lambda c: c.ttft_s)),
         ("Time per output token", "tpot.png", _distributions(chosen, "TPOT", lambda c: c.tpot_s)),
-        ("Queue and batch", "timeline.png", _timelines(chosen)),
         ("Attainment over load", "attainment.png", _attainment(results)),
     ]
     drawn = []
@@ -59,24 +50,6 @@ def _distributions(
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("part of the answered requests")
     panels[-1].legend(fontsize="small")
-    return figure
-
-
-def _timelines(results: Sequence[Done]) -> Figure:
-    figure, panels = _panels(len(results))
-    for axes, done in zip(panels, results, strict=True):
-        samples = done.curves.timeline
-        instants = [sample.at_s for sample in samples]
-        axes.stackplot(
-            instants,
-            [sample.running for sample in samples],
-            [sample.engine_waiting for sample in samples],
-            [sample.pool for sample in samples],
-            labels=("in the batch", "waiting in the engine", "waiting in the pool"),
-        )
-        axes.set(title=done.job.system.name, xlabel="seconds")
-    panels[0].set_ylabel("requests")
-    panels[-1].legend(fontsize="small", loc="upper left")
     return figure
 
 

@@ -10,7 +10,7 @@ An engine may die and come back empty, which a scheduler is told, or fall silent
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -122,6 +122,10 @@ class Replica:
         self._take_out(trip)
         self._perform(self._scheduler().on_abort(trip.request.request_id, self._loop.now))
         self._settle()
+
+    def waiting(self) -> Iterator[str]:
+        """Yield the class of each request in the pool."""
+        return (trip.request.class_name for trip in self._trips.values() if trip.job is None)
 
     # ---- outages
 

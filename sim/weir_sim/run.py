@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -169,23 +170,34 @@ class SimConfig:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """All replicas at one instant: requests by where they are."""
+    """All replicas at one instant: requests by where they are.
+
+    Attributes:
+        waiting: In the pools, by class; classes without any are left out.
+        output_tokens: Of all engines since the start.
+    """
 
     at_s: float
-    pool: int
+    waiting: dict[str, int]
     engine_waiting: int
     running: int
+    output_tokens: int
 
 
 @dataclass(slots=True)
 class SimResult:
-    """What came out."""
+    """What came out.
+
+    Attributes:
+        refusals: When a request was refused, and its class; of clients that come back, each.
+    """
 
     config: SimConfig
     trips: list[Trip]
     replicas: list[Replica]
     ended_s: float
-    timeline: list[Sample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    refusals: list[tuple[float, str]] = field(default_factory=list)
 
 
 class RequestTooLong(ValueError):
@@ -248,7 +260,8 @@ class _Simulation:
         self._router = ROUTERS[config.system.router](self._rng)
         self._trips = [Trip(request) for request in workload]
         self._ended = 0
-        self._timeline: list[Sample] = []
+        self._samples: list[Sample] = []
+        self._refusals: list[tuple[float, str]] = []
         policies = {policy.name: policy for policy in config.classes}
         mode = engine_mode(config)
         self._replicas = [
@@ -280,7 +293,14 @@ class _Simulation:
                 self._plan(replica, outage)
         last_s = self._trips[-1].request.arrival_s if self._trips else 0.0
         self._loop.run(lambda: self._ended == len(self._trips), last_s + self._config.drain_s)
-        return SimResult(self._config, self._trips, self._replicas, self._loop.now, self._timeline)
+        return SimResult(
+            self._config,
+            self._trips,
+            self._replicas,
+            self._loop.now,
+            self._samples,
+            self._refusals,
+        )
 
     def _plan(self, replica: Replica, outage: Outage) -> None:
         if outage.is_silent:
@@ -301,6 +321,8 @@ class _Simulation:
 
     def _outcome(self, trip: Trip) -> None:
         self._views[trip.replica].outstanding -= 1
+        if trip.rejected is not None:
+            self._refusals.append((self._loop.now, trip.request.class_name))
         if trip.rejected is not None and trip.refusals <= self._config.retries:
             self._loop.at(self._loop.now + trip.rejected.retry_after_s, self._send, trip)
             trip.rejected = None
@@ -314,12 +336,16 @@ class _Simulation:
         if self._config.sample_s <= 0:
             return
         engines = [replica.engine for replica in self._replicas]
-        self._timeline.append(
+        waiting: Counter[str] = Counter()
+        for replica in self._replicas:
+            waiting.update(replica.waiting())
+        self._samples.append(
             Sample(
                 self._loop.now,
-                sum(replica.front.backlog() for replica in self._replicas),
+                dict(waiting),
                 sum(engine.waiting for engine in engines),
                 sum(engine.running for engine in engines),
+                sum(engine.counts.output_tokens for engine in engines),
             )
         )
         self._loop.at(self._loop.now + self._config.sample_s, self._sample)

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from weir_sim.html import write_page
 from weir_sim.scaling import ScalingReport, ScalingScene
 
 if TYPE_CHECKING:
@@ -55,16 +54,12 @@ def notes_of(scene: ScalingScene) -> str:
     )
 
 
-def write_scaling_report(
-    scene: ScalingScene, reports: Sequence[ScalingReport], directory: Path, command: str
-) -> Path:
-    """Draw the picture into `directory`, write `report.html` beside it, and return its path."""
+def draw_scaling(reports: Sequence[ScalingReport], directory: Path) -> list[tuple[str, Path]]:
+    """Draw the picture into `directory` and return its title and file."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "scaling.png"
     _picture(reports).savefig(path, dpi=_DPI, metadata={"Software": None})
-    table = [HEAD, *(row_of(report) for report in reports)]
-    figures = [("Offered work and replicas", path)]
-    return write_page(directory, command, notes_of(scene), table, figures)
+    return [("Offered work and replicas", path)]
 
 
 def _picture(reports: Sequence[ScalingReport]) -> Figure:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from weir_sim.experiments import Scenario
 from weir_sim.report import Report, report, tpot, ttft
-from weir_sim.run import Sample, SimConfig, SimResult, System, simulate
+from weir_sim.run import SimConfig, SimResult, System, simulate
+from weir_sim.timeline import Moment, timeline
 
 _POINTS = 200
 """Points of a curve; more cannot be seen."""
@@ -48,12 +49,12 @@ class Curves:
     Attributes:
         ttft_s: Class name -> distribution of the time to first token.
         tpot_s: Class name -> distribution of the time per output token.
-        timeline: Where requests were, over time.
+        timeline: The run over its time.
     """
 
     ttft_s: dict[str, Points] = field(default_factory=dict)
     tpot_s: dict[str, Points] = field(default_factory=dict)
-    timeline: tuple[Sample, ...] = ()
+    timeline: tuple[Moment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,18 @@ def curves(result: SimResult) -> Curves:
     return Curves(
         {name: distribution(values) for name, values in ttfts.items() if values},
         {name: distribution(values) for name, values in tpots.items() if values},
-        tuple(result.timeline),
+        timeline(result),
     )
+
+
+def shown(results: Sequence[Done]) -> list[Done]:
+    """Return the runs that are drawn: of each system, the first seed at the highest load."""
+    top = max(done.job.scenario.load for done in results)
+    found: dict[str, Done] = {}
+    for done in results:
+        if done.job.scenario.load == top:
+            found.setdefault(done.job.system.name, done)
+    return list(found.values())
 
 
 def distribution(values: Sequence[float]) -> Points:

@@ -1,4 +1,7 @@
-"""`weir console` in a browser: a flood, a request that is shed, a replica that dies, a login."""
+"""`weir console` in a browser: a flood, a request that is shed, a replica that dies, a login.
+
+And the report of a simulation, which the same modules draw.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,17 @@ from weir_cli.console.feed import Feed
 from weir_cli.console.hosting import hosted
 from weir_cli.console.server import Server
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, record_of
+from weir_cli.simulation_report import write_report
 from weir_core.api import labels
 from weir_core.sched.types import ClassPolicy
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import RequestReport
 from weir_sidecar.settings import Identity
+from weir_sim.experiments import Scenario
 from weir_sim.mock_engine import MockEngine, Profile
+from weir_sim.profiles import PROFILES
+from weir_sim.run import SYSTEMS
+from weir_sim.sweep import Job, run_job
 
 CLASSES = (
     ClassPolicy("interactive", rank=100, ttft_target_s=60.0, shed="never"),
@@ -120,7 +128,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
     elsewhere: list[str] = []
 
     async def here_only(route: Route) -> None:
-        if urlsplit(route.request.url).hostname == "127.0.0.1":
+        if urlsplit(route.request.url).hostname in {"127.0.0.1", None}:  # None: a file
             await route.continue_()
         else:
             elsewhere.append(route.request.url)
@@ -276,3 +284,18 @@ async def test_a_login_leads_to_the_page_and_another_token_back_to_the_form(
 
 async def no_request(service: str, request_id: str) -> list[RequestReport]:
     return []
+
+
+async def test_the_report_of_a_simulation_draws_its_classes_as_the_console_does(
+    page: Page, tmp_path: Path
+) -> None:
+    scenario = Scenario(PROFILES["h100-8b"], 3.0, duration_s=5.0)
+    done = [run_job(Job(scenario, SYSTEMS[name], seed=0)) for name in ("weir", "fcfs")]
+    await page.goto(write_report(done, tmp_path / "out", "weir simulate compare").as_uri())
+    weir = page.get_by_role("region", name="weir, load 3, seed 0")
+    await expect(weir.get_by_role("img", name="TTFT p99: interactive")).to_be_visible()
+    most = max(moment.waiting.get("batch", 0) for moment in done[0].curves.timeline)
+    await expect(weir.locator("figure", has_text="Waiting").first).to_contain_text(f"batch {most}")
+    await expect(page.get_by_role("region", name="fcfs, load 3, seed 0")).to_be_visible()
+    await page.set_viewport_size(PHONE)
+    assert await width_of(page) <= PHONE["width"]

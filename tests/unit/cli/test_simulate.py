@@ -35,7 +35,11 @@ def test_a_comparison_prints_each_class_of_each_system_at_each_load() -> None:
 def test_a_run_leaves_its_figures_in_the_report_directory(tmp_path: Path) -> None:
     done = weir("run", "--duration", "5", "--retries", "2", "--report", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "out" / "report.html").exists()
+    drawn = {"ttft.png", "tpot.png", "attainment.png"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == drawn | {"report.html"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(drawn)
+    assert "weir/charts.js" in page
 
 
 def test_a_capacity_question_is_one_command(tmp_path: Path) -> None:
