@@ -78,13 +78,14 @@ class Sums:
 
     Attributes:
         groups: What was used, by the values of the columns.
+        older: Lines of requests that ended before `since`.
         bad: Lines of an access log that cannot be read.
         inexact: Lines whose tokens are not the engine's own figures.
     """
 
     def __init__(self, by: Sequence[str], since: datetime | None, costs: Costs) -> None:
         self.groups: dict[tuple[str, ...], Used] = {}
-        self.bad = self.inexact = 0
+        self.older = self.bad = self.inexact = 0
         self._columns = [_COLUMNS[name] for name in by]
         self._since = since
         self._costs = costs
@@ -103,6 +104,7 @@ class Sums:
             self.bad += 1
             return
         if self._since is not None and ended < self._since:
+            self.older += 1
             return
         values = tuple(column(line) for column in self._columns)
         used = self.groups.setdefault(values, Used())
@@ -201,11 +203,8 @@ def show(sums: Sums, by: Sequence[str], console: Console) -> None:
             soft_wrap=True,
         )
     else:
-        console.print(
-            "no lines of an access log; WEIR_ACCESS_LOG=1 for the sidecar switches it on",
-            highlight=False,
-            soft_wrap=True,
-        )
+        text = f"no request since then; before it: {sums.older} lines" if sums.older else _HOW
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
     for note in _notes(sums):
         console.print(note, highlight=False, soft_wrap=True)
 
@@ -221,6 +220,17 @@ def as_json(sums: Sums, by: Sequence[str]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(found), indent=2)
 
 
+_HOW: Final = """\
+no line of an access log: sidecars write none unless the spec asks for it. Add
+
+spec:
+  podTemplate:
+    spec:
+      initContainers:
+        - name: sidecar
+          env: [{name: WEIR_ACCESS_LOG, value: "1"}]
+
+and start `weir up` again, or apply it, which replaces the pods. Later requests are counted."""
 _NUMBERS: Final = (
     *("REQUESTS", "PROMPT", "CACHED", "OUTPUT"),
     *("QUEUE S", "ENGINE S", "SHARE", "COST"),

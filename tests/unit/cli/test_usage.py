@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from weir_cli.__main__ import app
@@ -126,7 +127,14 @@ def test_the_command_reads_standard_input() -> None:
 
 def test_without_lines_the_command_says_how_to_get_some() -> None:
     found = CliRunner().invoke(app, ["usage", "-"], input=b"")
-    assert "WEIR_ACCESS_LOG=1" in found.stdout
+    shown = found.stdout[found.stdout.index("spec:") : found.stdout.index("\nand start")]
+    (sidecar,) = yaml.safe_load(shown)["spec"]["podTemplate"]["spec"]["initContainers"]
+    assert sidecar == {"name": "sidecar", "env": [{"name": "WEIR_ACCESS_LOG", "value": "1"}]}
+
+
+def test_lines_that_are_all_too_old_are_no_reason_to_switch_the_log_on() -> None:
+    found = CliRunner().invoke(app, ["usage", "--since", "1m", "-"], input=line())
+    assert found.stdout == "no request since then; before it: 1 lines\n"
 
 
 def test_a_name_of_a_model_commands_no_terminal(tmp_path: Path) -> None:
