@@ -17,7 +17,6 @@ from typing import Final
 from weir_core.scale.pools import cheapest_first
 from weir_core.scale.types import Phase, ReplicaLoad, ScalingPolicy, ServiceLoad
 
-
 _LONGEST_START_S: Final = 3600.0
 """An engine that loads for longer is ended by its own probe."""
 
