@@ -180,6 +180,10 @@ class Autoscaling:
             if known.asked.keys() - {pool.name for pool in scaled.pools}:
                 known.asked = {}  # the pass gave the others what one that left the spec had
 
+    def follows(self, service: Service) -> bool:
+        """Tell whether a service is known that scales."""
+        return service in self._known
+
     def refresh(self, service: Service, pods: Sequence[Pod], replicas: Mapping[str, int]) -> None:
         """Note what is there of a service whose spec is wrong: the last good one goes on."""
         known = self._known.get(service)

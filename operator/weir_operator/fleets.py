@@ -140,6 +140,7 @@ def _replica(pod: Pod, report: ReplicaReport | None, now: datetime) -> ReplicaLo
         phase=_phase(pod),
         since_s=0.0 if created is None else max(0.0, (now - created).total_seconds()),
         started_in_s=pod.started_in_s,
+        ordinal=pod.ordinal,
     )
     return known if report is None else heard(known, report)
 

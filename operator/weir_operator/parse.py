@@ -22,6 +22,7 @@ from weir_core.api.inferenceservice import (
 )
 from weir_core.api.model import Adapter, ModelSpec, Source
 from weir_core.api.reading import Known, read, read_known
+from weir_core.api.scaling import Scaling
 from weir_core.errors import InvalidSpec
 from weir_core.wire.policies import EngineMode, PolicyDocument
 from weir_core.wire.problems import Problem, Reason
@@ -117,6 +118,21 @@ def replicas_in(body: Mapping[str, Any]) -> dict[str, int]:
         if isinstance(number, int) and number >= 0:
             found[str(pool.get("name"))] = number
     return found
+
+
+def scaling_in(body: Mapping[str, Any]) -> Scaling | None:
+    """Return how a service scales, whatever else is wrong with its spec.
+
+    None is not written, or wrong itself.
+    """
+    written = body["spec"].get("scaling")
+    if written is None:
+        return None
+    try:
+        scaling: Scaling = read_known(Scaling, written, "spec.scaling").resource
+    except InvalidSpec:  # which SpecValid says
+        return None
+    return scaling
 
 
 def _model_of(document: PolicyDocument) -> ModelSpec:

@@ -241,6 +241,12 @@ class Pod(_OfAPool, frozen=True):
         return self.metadata.labels.get(labels.GROUP_SET, "")
 
     @property
+    def ordinal(self) -> int:
+        """The number of its group, of which the highest goes first; 0 for one without a group."""
+        number = self.name.removeprefix(f"{self.group_set}-") if self.group_set else ""
+        return int(number) if number.isdecimal() else 0
+
+    @property
     def unschedulable(self) -> str:
         """Why no node takes it, in the Kubernetes scheduler's words; empty where one does."""
         found = self._unschedulable

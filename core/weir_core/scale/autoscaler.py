@@ -86,7 +86,8 @@ class Autoscaler:
         start_s = self._horizon_s(load, policy)
         if self._idleness.is_in_vain(load, policy, start_s, now):
             counts = dict.fromkeys(held, 0)
-            message = why_given_up(sum(asked.values()), policy, start_s)
+            quiet_s = self._idleness.patience_s(policy, start_s)
+            message = why_given_up(sum(asked.values()), quiet_s)
             return Decision(counts, Verdict.ASLEEP, message, victims=victims)
         missing = missing_data(load, policy)
         if missing is not None:
@@ -121,6 +122,7 @@ class Autoscaler:
         waiting, pool = waiting_in(load), first_pool(load)
         if not waiting or pool is None:
             return None
+        self._idleness.begin_anew()
         counts = {each.name: int(each.name == pool) for each in load.pools}
         message = why_woken(waiting, self._horizon_s(load, policy))
         return Decision(counts, Verdict.WOKEN, message, inputs={"waiting": float(waiting)})

@@ -119,12 +119,11 @@ def why_asleep(before: int, policy: ScalingPolicy, start_s: float) -> str:
     return f"0 replicas, because no request waits; {wakes}"
 
 
-def why_given_up(before: int, policy: ScalingPolicy, start_s: float) -> str:
+def why_given_up(before: int, quiet_s: float) -> str:
     """Return why replicas go that never became ready, and what brings one back."""
-    quiet_s = policy.idle_timeout_s + start_s
     return (
         f"from {before} to 0 replicas: none became ready, and no request has waited for one for "
-        f"{quiet_s:.0f} s; the next request starts one"
+        f"{quiet_s:.0f} s; the next request starts one, which is given more time"
     )
 
 

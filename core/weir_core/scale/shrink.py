@@ -14,11 +14,13 @@ def victims_of(replicas: Iterable[ReplicaLoad], pool: str) -> tuple[str, ...]:
     """Return a pool's replicas in the order in which they shall go: the least to lose first.
 
     Those that serve nothing yet go before all others, the last one first, because it is the
-    farthest from being ready; then those with the fewest requests, and the least cached.
+    farthest from being ready; then those with the fewest requests, and the least cached. Where the
+    workload takes the highest number first, that is the order.
     """
     mine = [one for one in replicas if one.pool == pool and one.phase is not Phase.DRAINING]
     mine.sort(
         key=lambda one: (
+            -one.ordinal,
             one.phase is Phase.READY,
             0.0 if one.phase is Phase.READY else one.since_s,
             one.running,

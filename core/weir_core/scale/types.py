@@ -53,6 +53,8 @@ class ReplicaLoad:
         waiting: Requests that wait at it because no replica takes them; of gateways.
         idle_s: Time since it had a request last, or since it was begun; 0 while it has one. None is
             not known.
+        ordinal: Its number where the workload takes the highest first, whatever it serves; 0 where
+            it does not.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ReplicaLoad:
     cached_tokens: int = 0
     waiting: int = 0
     idle_s: float | None = None
+    ordinal: int = 0
 
 
 @dataclass(frozen=True, slots=True)

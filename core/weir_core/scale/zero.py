@@ -3,16 +3,22 @@
 All replicas go together, so it must be known of each that it has no request, and of each gateway
 that none waits there: what could not be asked, starts or leaves keeps the service awake. A replica
 that never becomes ready does not do so for ever: it goes once no request has waited for it for a
-start's time and the idle timeout. Nothing but a request that waits at a gateway brings a replica
+start's time and the idle timeout. The next one gets twice that, and so on until one is ready: a
+model may take longer to load than a start was taken to, with no client that waits for it. Nothing
+but a request that waits at a gateway brings a replica
 back, and that needs no other data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from weir_core.scale.pools import cheapest_first
 from weir_core.scale.types import Phase, ReplicaLoad, ScalingPolicy, ServiceLoad
+
+_LONGEST_START_S: Final = 3600.0
+"""An engine that loads for longer is ended by its own probe."""
 
 
 def waiting_in(load: ServiceLoad) -> int:
@@ -28,6 +34,9 @@ class Idleness:
         self._moved_s: float | None = None
         # Since when there should be replicas, and none is ready.
         self._unready_s: float | None = None
+        # Whether the present start was given up, and how many were since a replica was ready.
+        self._is_given_up = False
+        self._given_up = 0
 
     def note(self, load: ServiceLoad, now: float) -> None:
         """Note whether a replica starts or leaves, and whether one is ready, whatever else is."""
@@ -35,9 +44,23 @@ class Idleness:
             self._moved_s = now
         is_served = any(one.pool and one.phase is Phase.READY for one in load.replicas)
         if is_served or not any(pool.replicas for pool in load.pools):
-            self._unready_s = None
+            self.begin_anew()
         elif self._unready_s is None:
             self._unready_s = now
+        if is_served:
+            self._given_up = 0
+
+    def begin_anew(self) -> None:
+        """Note that the next replica that is not ready is of another start."""
+        self._unready_s = None
+        self._given_up += self._is_given_up
+        self._is_given_up = False
+
+    def patience_s(self, policy: ScalingPolicy, start_s: float) -> float:
+        """Return for how long no request may wait for a replica that is not ready."""
+        longest_s = policy.idle_timeout_s + max(start_s, _LONGEST_START_S)
+        # Of so many doublings any number is more than the longest.
+        return min((policy.idle_timeout_s + start_s) * 2 ** min(self._given_up, 16), longest_s)
 
     def is_over(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> bool:
         """Return whether no request came, waited or ran for the service's idle timeout.
@@ -75,7 +98,9 @@ class Idleness:
             one for one in load.replicas if not one.pool and one.phase is not Phase.STARTING
         ]
         quiet_s = min(_quiet_s(gateways), now - self._unready_s)
-        return quiet_s >= policy.idle_timeout_s + start_s
+        is_in_vain = quiet_s >= self.patience_s(policy, start_s)
+        self._is_given_up |= is_in_vain
+        return is_in_vain
 
 
 def may_be_none(load: ServiceLoad, policy: ScalingPolicy) -> bool:

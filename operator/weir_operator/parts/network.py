@@ -34,14 +34,28 @@ class Network(Part):
         """Return all of them; those of a spec that is wrong stay as they are."""
         if seen.service is None:
             return ()
-        return network(seen.service, names_in(seen.owned), self._access)
+        names = names_in(seen.owned)
+        return network(seen.service, names, self._access, has_groups=bool(_group_sets(seen)))
 
     def superfluous(self, seen: Observed, desired: Sequence[Manifest]) -> Sequence[Manifest]:
-        """Return what is there and not desired."""
-        return super().superfluous(seen, desired) if seen.service is not None else ()
+        """Return what is there and not desired.
+
+        What a pool of groups has for itself stays with its pods, which serve for a while after the
+        pool has left the spec: without it their leaders and workers cannot reach each other.
+        """
+        if seen.service is None:
+            return ()
+        serve = _group_sets(seen)
+        gone = super().superfluous(seen, desired)
+        return [each for each in gone if each["metadata"]["name"] not in serve]
 
     def verdicts(self, seen: Observed) -> Mapping[str, Verdict]:
         """Say where clients find the service."""
         if ("Service", seen.owner.metadata.name) in map(identity, seen.owned):
             return {NETWORK: Verdict("True", "Applied", service_url(seen.owner))}
         return {NETWORK: Verdict("False", "Waiting", "the Service is not there yet")}
+
+
+def _group_sets(seen: Observed) -> set[str]:
+    """Return the LeaderWorkerSets that have pods; what is rendered for each has its name."""
+    return {pod.group_set for pod in seen.pods if pod.group_set}

@@ -11,6 +11,7 @@ from weir_operator.kinds import JOB
 from weir_operator.observed import Observed
 from weir_operator.parts.part import Owned, Part
 from weir_operator.render import Images, Manifest, pod_templates, prefetch_jobs
+from weir_operator.revisions import choose
 
 
 class Prefetch(Part):
@@ -27,11 +28,16 @@ class Prefetch(Part):
         self._images = images
 
     def desired(self, seen: Observed) -> Sequence[Manifest]:
-        """Return the Jobs; those of a spec that is wrong stay as they are."""
+        """Return the Jobs; those of a spec that is wrong stay as they are.
+
+        Like replicas they are made from the kept templates, so that an upgrade of the operator
+        alone fetches nothing again.
+        """
         service = seen.service
         if service is None or service.spec.model.cache is None:
             return ()
-        return prefetch_jobs(service, pod_templates(service, self._images))
+        chosen = choose(service, pod_templates(service, self._images), seen.owned)
+        return prefetch_jobs(service, {pool: each.template for pool, each in chosen.items()})
 
     def applied(self, seen: Observed, desired: Sequence[Manifest]) -> Observed:
         """Return how far they are."""

@@ -30,6 +30,7 @@ from weir_operator.cluster import Cluster
 from weir_operator.conditions import LONGEST_MESSAGE, SCALING, Verdict
 from weir_operator.events import event
 from weir_operator.observed import Observed
+from weir_operator.parse import replicas_in, scaling_in
 from weir_operator.parts.part import Part
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ class Scaling(Part):
         if seen.service is None or (seen.service.spec.scaling and not _is_whole(seen)):
             replicas = {pool: each.wanted for pool, each in seen.deployments.items()}
             self._autoscaling.refresh(service, seen.pods, replicas)
+            asleep = _asleep(seen)
+            if asleep is not None and not self._autoscaling.follows(service):
+                self._autoscaling.follow(service, asleep)
         elif seen.service.spec.scaling is None:
             self._autoscaling.forget(service)
         else:
@@ -130,6 +134,31 @@ def _scaled(seen: Observed, service: InferenceService) -> Scaled:
         pods=seen.pods,
         keys=seen.told.keys.valid,
         advises=service.spec.advises,
+    )
+
+
+def _asleep(seen: Observed) -> Scaled | None:
+    """Return a service that sleeps though its spec is wrong; None for any other.
+
+    A new operator never saw its spec before, and a request must wake it all the same: with the
+    bounds that are written now, and the pools that are there.
+    """
+    scaling = scaling_in(seen.body)
+    is_served = any(each.wanted for each in seen.deployments.values())
+    if seen.service is not None or seen.gateway is None or scaling is None or is_served:
+        return None
+    fixed = replicas_in(seen.body).keys()
+    scale = frozenset(seen.deployments) - fixed
+    if scaling.min_replicas or not scale or not seen.told.keys.valid:
+        return None
+    return Scaled(
+        policy=policy_of(scaling, 0),
+        classes=classes_of(seen.told.document),
+        pools=tuple(PoolFacts(pool, 0) for pool in sorted(scale)),
+        open_pools=scale,
+        pods=seen.pods,
+        keys=seen.told.keys.valid,
+        advises=scaling.mode == "Advise",
     )
 
 

@@ -88,7 +88,11 @@ def _made_from(owner: InferenceService, pool: Pool, images: Images) -> Manifest:
 
 
 def network(
-    owner: InferenceService, names: Names | None = None, access: Access | None = None
+    owner: InferenceService,
+    names: Names | None = None,
+    access: Access | None = None,
+    *,
+    has_groups: bool = False,
 ) -> list[Manifest]:
     """Return what `owner`'s pods need to be found and kept apart, in the order to apply it.
 
@@ -96,6 +100,8 @@ def network(
         owner: The service.
         names: Names that its objects have already (`names_in`). Default: none exists.
         access: What its NetworkPolicy admits beside what it says. Default: any source.
+        has_groups: Whether there are pods of pools that spread over nodes, though the spec may
+            have no such pool any more.
     """
     groups = [pool for pool in owner.spec.hardware_pools if owner.spec.spreads(pool)]
     return [
@@ -105,7 +111,7 @@ def network(
         headless_service(owner, names),
         service(owner),
         # A pod of two budgets cannot be evicted, so the one that gives up gateways goes first.
-        disruption_budget(owner),
+        disruption_budget(owner, has_groups=has_groups or bool(groups)),
         *([gateway_disruption_budget(owner)] if owner.spec.may_sleep else []),
         *(group_budget(owner, pool) for pool in groups),
     ]

@@ -57,14 +57,18 @@ def headless_service(owner: InferenceService, names: Names | None = None) -> Man
     }
 
 
-def disruption_budget(owner: InferenceService) -> Manifest:
+def disruption_budget(owner: InferenceService, *, has_groups: bool) -> Manifest:
     """Return a budget that lets node drains take one replica at a time.
 
     Gateways have a budget of their own: in one, a gateway that is away would keep replicas from
     leaving, and the other way round.
+
+    Args:
+        owner: The service.
+        has_groups: Whether there are, or will be, pods of pools that spread over nodes.
     """
     others = [_of_gateways("NotIn")]
-    if any(map(owner.spec.spreads, owner.spec.hardware_pools)):
+    if has_groups:
         # They have budgets of their own, and of a pod with two none can be evicted.
         others.append({"key": labels.GROUP_SET, "operator": "DoesNotExist"})
     return _budget(owner, owner.metadata.name, others)

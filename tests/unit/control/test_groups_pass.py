@@ -14,6 +14,7 @@ from weir_core.errors import ClusterRefuses, KindMissing
 from weir_operator.interests import Change, Interests
 from weir_operator.kinds import GROUP_SET, OPTIONAL
 from weir_operator.reconcile import Outcome
+from weir_operator.views import Pod, view
 
 GROUPS: dict[str, Any] = {
     "engine": {"parallelism": {"tensor": 2, "nodes": 2}},
@@ -156,6 +157,40 @@ async def test_a_pool_that_left_the_spec_goes_with_its_set() -> None:
     edit(cluster, {"pools": MIXED["pools"][1:]})
     await reconciler(cluster).run(KEY)
     assert not cluster.of("LeaderWorkerSet")
+
+
+@pytest.mark.parametrize(
+    ("name", "group_set", "ordinal"),
+    [("chat-group-1a2b3-12", "chat-group-1a2b3", 12), ("chat-cpu-1a2b3-12", "", 0)],
+    ids=["a leader", "a Deployment's"],
+)
+def test_a_leader_is_known_by_the_number_in_which_groups_go(
+    name: str, group_set: str, ordinal: int
+) -> None:
+    one = view(Pod, {"metadata": {"name": name, "labels": {labels.GROUP_SET: group_set}}})
+    assert one.ordinal == ordinal
+
+
+async def test_groups_that_serve_on_keep_their_policy_and_their_budget() -> None:
+    cluster = groups(MIXED)
+    await reconciler(cluster).run(KEY)
+    name = group_set(cluster)["metadata"]["name"]
+    large = leader(cluster)
+    large["metadata"]["labels"][labels.POOL] = "large"
+    cluster.all_pods = {KEY: [large]}
+    edit(cluster, {"pools": MIXED["pools"][1:]})
+    await reconciler(cluster).run(KEY)
+    assert group_set(cluster)["spec"]["replicas"] == 1
+    assert name in cluster.of("NetworkPolicy")
+    budgets = cluster.of("PodDisruptionBudget")
+    assert name in budgets
+    kept_out = {"key": labels.GROUP_SET, "operator": "DoesNotExist"}  # of one budget only
+    assert kept_out in budgets[NAME]["spec"]["selector"]["matchExpressions"]
+    cluster.all_pods = {KEY: []}
+    await reconciler(cluster).run(KEY)
+    assert not cluster.of("LeaderWorkerSet")
+    assert name not in cluster.of("NetworkPolicy")
+    assert name not in cluster.of("PodDisruptionBudget")
 
 
 @pytest.mark.parametrize(

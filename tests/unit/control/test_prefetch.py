@@ -103,6 +103,14 @@ async def test_a_spec_that_is_wrong_leaves_the_job_as_it_is() -> None:
     assert said(cluster) == ("False", "Fetching")
 
 
+async def test_an_upgrade_of_the_operator_alone_fetches_nothing_again() -> None:
+    cluster = MemoryCluster(body({**model(), "replicas": 0}))
+    await reconciler(cluster, "1").run(KEY)
+    before = list(cluster.of("Job"))
+    await reconciler(cluster, "2").run(KEY)
+    assert list(cluster.of("Job")) == before
+
+
 async def test_whether_a_job_fills_the_cache_changes_no_pod() -> None:
     without = {"claimName": "models"}
     cluster = MemoryCluster(body(model(cache=without)))

@@ -319,6 +319,25 @@ async def test_an_invalid_edit_pauses_a_hand_over_and_makes_no_pod(whole: Whole)
     )
 
 
+async def test_a_new_operator_wakes_a_service_whose_spec_is_wrong(whole: Whole) -> None:
+    asleep = {"scaling": {"minReplicas": 0, "maxReplicas": 8}}
+    whole.cluster.put(body(asleep))
+    await whole.run()
+    assert whole.replicas["chat-cpu"] == 0
+    held = whole.cluster.of("InferenceService")[NAME]
+    wrong = {**asleep, "engine": {"args": ["--por=1"]}}
+    whole.cluster.put({**body(wrong, generation=2), "status": held["status"]})
+    whole.start()
+    gate = pod_object("g1")
+    gate["metadata"]["labels"]["app.kubernetes.io/component"] = "gateway"
+    whole.cluster.all_pods = {KEY: [gate]}
+    whole.fleet.gateways = {"g1": FleetReport("g1", waiting=1, idle_s=0.0)}
+    await whole.run()
+    await whole.fleet.autoscaling.look(whole.cluster)
+    await whole.run()
+    assert whole.replicas["chat-cpu"] == 1
+
+
 async def test_an_outage_in_the_middle_of_a_pass_is_made_good(whole: Whole) -> None:
     await whole.grown()
     whole.fleet.loads = dict.fromkeys("abcdef", load(0.9))

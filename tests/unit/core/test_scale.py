@@ -408,6 +408,11 @@ def test_the_replica_with_the_least_to_lose_goes_first() -> None:
     assert victims_of(replicas, "gpu") == ("new", "nearly", "cold", "warm", "busy")
 
 
+def test_where_the_highest_number_goes_first_its_running_requests_count() -> None:
+    replicas = [replica("gpu-0", running=0), replica("gpu-1", running=9, ordinal=1)]
+    assert victims_of(replicas, "gpu") == ("gpu-1", "gpu-0")
+
+
 @pytest.mark.parametrize(
     ("change", "total"),
     [

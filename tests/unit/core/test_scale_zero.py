@@ -165,10 +165,30 @@ def test_a_replica_that_never_becomes_ready_goes_when_no_request_waits_for_it() 
     assert (decision.reason, decision.total) == (Verdict.ASLEEP, 0)
     assert decision.message == (
         "from 1 to 0 replicas: none became ready, and no request has waited for one for 690 s; "
-        "the next request starts one"
+        "the next request starts one, which is given more time"
     )
     again = replace(GATEWAY, waiting=1, idle_s=0.0)
     assert scaler.decide(load(again, OTHER), POLICY, 700.0).reason is Verdict.WOKEN
+
+
+def _given_up_after(scaler: Autoscaler, begun: int) -> int:
+    """Return after how long a start is given up for which one request came, and did not wait."""
+    other = replace(OTHER, idle_s=1e6)
+    scaler.decide(load(replace(GATEWAY, waiting=1, idle_s=0.0), other), POLICY, float(begun))
+    for passed in range(10, 6000, 10):
+        quiet = replace(GATEWAY, idle_s=float(passed))
+        now = float(begun + passed)
+        if scaler.decide(load(DOWN, quiet, other, held=1), POLICY, now).total == 0:
+            return passed
+    raise AssertionError
+
+
+def test_a_start_after_one_in_vain_is_given_more_time_until_a_replica_is_ready() -> None:
+    scaler = Autoscaler()
+    found = [_given_up_after(scaler, begun) for begun in range(0, 40_000, 10_000)]
+    assert found == [700, 1390, 2770, 4210]
+    scaler.decide(load(replace(REPLICA, idle_s=1.0), GATEWAY, OTHER, held=1), POLICY, 50_000.0)
+    assert _given_up_after(scaler, 60_000) < found[1]
 
 
 @pytest.mark.parametrize(
