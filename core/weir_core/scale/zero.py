@@ -60,7 +60,7 @@ class Idleness:
         """Return for how long no request may wait for a replica that is not ready."""
         longest_s = policy.idle_timeout_s + max(start_s, _LONGEST_START_S)
         # Of so many doublings any number is more than the longest.
-        return min((policy.idle_timeout_s + start_s) * 2 ** min(self._given_up, 16), longest_s)
+        return min((policy.idle_timeout_s + start_s) * 2.0 ** min(self._given_up, 16), longest_s)
 
     def is_over(self, load: ServiceLoad, policy: ScalingPolicy, now: float) -> bool:
         """Return whether no request came, waited or ran for the service's idle timeout.

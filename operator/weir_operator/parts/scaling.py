@@ -147,8 +147,10 @@ def _asleep(seen: Observed) -> Scaled | None:
     is_served = any(each.wanted for each in seen.deployments.values())
     if seen.service is not None or seen.gateway is None or scaling is None or is_served:
         return None
-    fixed = replicas_in(seen.body).keys()
-    scale = frozenset(seen.deployments) - fixed
+    advises, spec = scaling.mode == "Advise", seen.body["spec"]
+    if advises:  # spec.replicas is what the other autoscaler sets
+        spec = {**spec, "replicas": None}
+    scale = frozenset(seen.deployments) - replicas_in({"spec": spec}).keys()
     if scaling.min_replicas or not scale or not seen.told.keys.valid:
         return None
     return Scaled(
@@ -158,7 +160,7 @@ def _asleep(seen: Observed) -> Scaled | None:
         open_pools=scale,
         pods=seen.pods,
         keys=seen.told.keys.valid,
-        advises=scaling.mode == "Advise",
+        advises=advises,
     )
 
 

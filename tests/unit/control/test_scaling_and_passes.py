@@ -319,8 +319,19 @@ async def test_an_invalid_edit_pauses_a_hand_over_and_makes_no_pod(whole: Whole)
     )
 
 
-async def test_a_new_operator_wakes_a_service_whose_spec_is_wrong(whole: Whole) -> None:
-    asleep = {"scaling": {"minReplicas": 0, "maxReplicas": 8}}
+@pytest.mark.parametrize(
+    ("mode", "written", "advised"),
+    [
+        pytest.param({}, 1, None, id="Apply"),
+        pytest.param({"mode": "Advise"}, 0, 1, id="Advise"),
+    ],
+)
+async def test_a_new_operator_wakes_a_service_whose_spec_is_wrong(
+    whole: Whole, mode: dict[str, str], written: int, advised: int | None
+) -> None:
+    asleep: dict[str, Any] = {"scaling": {"minReplicas": 0, "maxReplicas": 8, **mode}}
+    if mode:
+        asleep["replicas"] = 0
     whole.cluster.put(body(asleep))
     await whole.run()
     assert whole.replicas["chat-cpu"] == 0
@@ -335,7 +346,8 @@ async def test_a_new_operator_wakes_a_service_whose_spec_is_wrong(whole: Whole) 
     await whole.run()
     await whole.fleet.autoscaling.look(whole.cluster)
     await whole.run()
-    assert whole.replicas["chat-cpu"] == 1
+    assert whole.replicas["chat-cpu"] == written
+    assert whole.fleet.autoscaling.advice.of(SERVICE) == advised
 
 
 async def test_an_outage_in_the_middle_of_a_pass_is_made_good(whole: Whole) -> None:
