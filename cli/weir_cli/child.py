@@ -231,7 +231,7 @@ class Child:
         if startup is not None and not await self._becomes_healthy(startup):
             limit_s = startup.period_s * startup.failure_threshold
             self._around.report(
-                f"{self.name}: not up in time ({limit_s:g} s, as on a cluster), because the machine "
+                f"{self.name}: not up in time ({limit_s:g} s, as on a cluster): the machine "
                 f"is too busy or the process hangs; ending it (log: {self.log})"
             )
             await self._terminate(UNHEALTHY_GRACE_S)
