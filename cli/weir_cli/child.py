@@ -229,7 +229,11 @@ class Child:
         """End the process if it does not become healthy, or stops being so."""
         startup, liveness = self.plan.startup, self.plan.liveness
         if startup is not None and not await self._becomes_healthy(startup):
-            self._around.report(f"{self.name}: not up in time; ending it (log: {self.log})")
+            limit_s = startup.period_s * startup.failure_threshold
+            self._around.report(
+                f"{self.name}: not up in time ({limit_s:g} s, as on a cluster): the machine "
+                f"is too busy or the process hangs; ending it (log: {self.log})"
+            )
             await self._terminate(UNHEALTHY_GRACE_S)
             return
         if startup is not None:
