@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from weir_core.sched.tickets import State, Ticket
 from weir_core.wire.request_state import EndedState, RequestReport, RequestState, Runs, Waits
@@ -14,9 +14,13 @@ from weir_sidecar.requests_page import first_token_in, running_first_token_in
 if TYPE_CHECKING:
     from weir_sidecar.inflight import InFlightRequest
 
+MOST_TOLD: Final = 50
+"""Requests of one id: clients may give it to each of thousands, and telling of one takes a look at
+all that waits."""
+
 
 def report(pod: str, registry: Registry, driver: Driver, request_id: str) -> RequestReport:
-    """Return what is known here of the requests that are called so.
+    """Return what is known here of the requests that are called so, the first `MOST_TOLD`.
 
     Args:
         pod: Whose sidecar this is.
@@ -24,7 +28,8 @@ def report(pod: str, registry: Registry, driver: Driver, request_id: str) -> Req
         driver: Knows the scheduler.
         request_id: The `x-request-id` of their answers.
     """
-    found = (_told(each, driver) for each in registry.named(request_id))
+    order = driver.waiting()
+    found = (_told(each, driver, order) for each in registry.named(request_id)[:MOST_TOLD])
     over = [each for each in registry.ended_last() if each.request_id == request_id]
     return RequestReport(pod, tuple(found), tuple(_ended(each, driver.now()) for each in over))
 
@@ -44,11 +49,11 @@ def _ended(each: Ended, now: float) -> EndedState:
     )
 
 
-def _told(request: InFlightRequest, driver: Driver) -> RequestState:
+def _told(request: InFlightRequest, driver: Driver, order: list[Ticket]) -> RequestState:
     ticket = driver.scheduler.tickets.get(request.id)
     waits = runs = None
     if ticket is not None and ticket.state is State.WAITING:
-        waits = _waits(ticket, driver)
+        waits = _waits(ticket, driver, order)
     elif ticket is not None and request.dispatch is not None:
         runs = _runs(request, ticket, driver.now())
     routed, candidates = request.routed
@@ -67,9 +72,8 @@ def _told(request: InFlightRequest, driver: Driver) -> RequestState:
     )
 
 
-def _waits(ticket: Ticket, driver: Driver) -> Waits:
+def _waits(ticket: Ticket, driver: Driver, order: list[Ticket]) -> Waits:
     now, scheduler = driver.now(), driver.scheduler
-    order = driver.waiting()
     ahead = order[: order.index(ticket)]
     block = scheduler.block_of(ticket, now)
     own = sum(each.cost for each in ahead if each.policy.name == ticket.policy.name)

@@ -32,7 +32,7 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of a request that ended.
 
     Attributes:
-        key: The sidecar's own name for it.
+        key: The sidecar's own name for it; the client's where it got none.
         at_s: When.
         ttft_s: None where no answer began.
         replica: To which it was forwarded; empty where it stayed.
@@ -147,7 +147,8 @@ class Registry:
         kept = self._served if outcome is Outcome.OK else self._others
         kept.append(
             Ended(
-                request.id,
+                # The scheduler has forgotten it by now, and with that its id there.
+                request.request_id if request.asked is None else request.asked.request_id,
                 request.request_id,
                 request.class_name,
                 request.tenant,

@@ -124,8 +124,8 @@ class StepLog(Stock):
             formed = self._observe(output, partial, begin)
             formed.schedule_s = self.clock() - begin
             self._formed[id(output)] = formed
-        elif self._ends:
-            # No step will tell of these where nothing is left to compute.
+        elif self._ends and not self._formed:
+            # No step will tell of these: nothing is left to compute, and none is in flight.
             self._tell(FormedStep(begin, 0.0, 0, 0, 0, 0, 0, (), (), 0), 0.0)
         return output
 

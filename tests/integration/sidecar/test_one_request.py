@@ -18,6 +18,7 @@ from weir_core.api import labels
 from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport, RequestState
 from weir_sidecar.gateway import Gateway
+from weir_sidecar.one_request import MOST_TOLD
 from weir_sidecar.settings import Policies
 from weir_sim.mock_engine import Profile
 
@@ -86,6 +87,37 @@ async def test_tells_how_a_request_ended(house: House) -> None:
     assert (ended.class_name, ended.tenant, ended.outcome) == ("batch", "anonymous", "ok")
     assert ended.ttft_s is not None
     assert (ended.forwarded_to, ended.was_forwarded) == ("", False)
+
+
+async def test_what_ended_under_one_id_has_keys_of_its_own(house: House) -> None:
+    await house.mock_engine(Profile())
+    running = await house.sidecar()
+    for _ in range(2):
+        await ask(running, "same", "batch")
+    await eventually(lambda: not len(running.sidecar.registry))
+
+    keys = {each.key for each in running.sidecar.registry.ended_last()}
+
+    assert len(keys) == 2
+    assert "" not in keys
+
+
+async def test_many_of_one_id_are_told_up_to_a_bound(house: House) -> None:
+    house.facts(slots=1)
+    engine = await house.mock_engine(SILENT)
+    running = await house.sidecar()
+    asked = [asyncio.create_task(ask(running, "same", "batch"))]
+    await eventually(lambda: engine.running == 1)
+    asked += [asyncio.create_task(ask(running, "same", "batch")) for _ in range(MOST_TOLD)]
+    await eventually(lambda: len(running.sidecar.driver.waiting()) == MOST_TOLD)
+
+    found = await told(running, "same")
+
+    places = [each.waits.position for each in found if each.waits is not None]
+    assert places == list(range(1, MOST_TOLD))
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_a_gateway_tells_it_to_what_holds_a_key(house: House) -> None:

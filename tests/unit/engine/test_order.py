@@ -544,6 +544,21 @@ def test_a_prompt_that_was_left_before_its_first_token_counts_only_what_it_cost(
     assert idle.ended == (End("left", "abort", 0, 0, 0, 1000, 0),)
 
 
+def test_an_end_is_told_after_the_step_in_flight_that_computed_for_it(
+    told: tuple[Ordered, socket.socket],
+) -> None:
+    engine, sidecar = told
+    engine.add("left", BATCH, 60, output=50)
+    in_flight = engine.schedule()
+    engine.abort("left")
+    engine.schedule()  # nothing is left to compute, and that step has not ended
+    assert ends_told(sidecar) == []
+    engine.update_from_output(in_flight, None)
+    step = decode_step(sidecar.recv(4096))
+    assert (step.seq, step.prefill_tokens) == (1, 60)
+    assert [end.request for end in step.ended] == ["left"]
+
+
 def test_what_is_computed_again_after_a_preemption_is_told_apart_from_the_prompt(
     told: tuple[Ordered, socket.socket],
 ) -> None:
