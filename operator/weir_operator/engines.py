@@ -166,7 +166,7 @@ async def _page(http: aiohttp.ClientSession, where: str, path: str, shown: str) 
         raise _not_a_sidecar(where, error) from error
 
 
-def _not_a_sidecar(address: str, error: ValueError) -> EngineUnavailable:
+def _not_a_sidecar(address: str, error: Exception) -> EngineUnavailable:
     return EngineUnavailable(f"{address} did not answer as a sidecar: {error}")
 
 
@@ -188,7 +188,7 @@ async def told_by(
     """
     try:
         told = read(await page(path, address, pod, keys))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # of JSON that is nested deeply
         raise _not_a_sidecar(address, error) from error
     if told.pod != pod:
         raise EngineUnavailable(f"{address} is {told.pod} by now")

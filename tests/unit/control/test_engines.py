@@ -159,6 +159,11 @@ async def test_a_real_sidecar_is_read(server: tuple[Answer, int]) -> None:
         pytest.param({"body": page()}, "has met no engine yet", id="no engine"),
         pytest.param({"status": 500, "body": b""}, "answered 500", id="an error"),
         pytest.param({"status": 302, "body": b""}, "answered 302", id="it is not led elsewhere"),
+        pytest.param(
+            {"body": b'{"else": ' + b"[" * 50_000},
+            "did not answer as a sidecar",
+            id="lists in lists in lists",
+        ),
         pytest.param({"body": b"x" * (9 << 20)}, "more than 8388608 bytes", id="an endless page"),
     ],
 )
