@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -244,6 +245,39 @@ class Service:
         name, namespace = address.hostname.split(".")[:2]
         service = self.target.kubectl.get("service", name, namespace)
         return f"http://{service['spec']['clusterIP']}:{address.port or 80}"
+
+
+def folder_claim(name: str, folder: Path, mode: str) -> list[Manifest]:
+    """Return a volume that is a folder of the node, and the claim of it, which has its name.
+
+    Args:
+        name: Of both.
+        folder: It exists.
+        mode: How pods may use it, such as `ReadWriteMany`.
+    """
+    common = {"accessModes": [mode], "storageClassName": ""}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            **common,
+            "capacity": {"storage": "1Mi"},
+            "hostPath": {"path": str(folder), "type": "Directory"},
+            "claimRef": {"name": name, "namespace": NAMESPACE},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            **common,
+            "resources": {"requests": {"storage": "1Mi"}},
+            "volumeName": name,
+        },
+    }
+    return [volume, claim]
 
 
 def _takes_requests(pod: Manifest) -> bool:

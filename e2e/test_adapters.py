@@ -12,7 +12,15 @@ from e2e.cluster import build
 from e2e.eventually import eventually
 from e2e.installation import Installation
 from e2e.kube import Manifest
-from e2e.service import MOCK_ENGINE, MODEL, NAMESPACE, Service, quickstart_spec, restarts
+from e2e.service import (
+    MOCK_ENGINE,
+    MODEL,
+    NAMESPACE,
+    Service,
+    folder_claim,
+    quickstart_spec,
+    restarts,
+)
 from e2e.target import Target
 from e2e.traffic import chatting
 from weir_core.api.labels import ADAPTERS_CONTAINER, MODEL_CONTAINER
@@ -22,33 +30,12 @@ CLAIM = "e2e-adapters"
 CHAT = "/v1/chat/completions"
 
 
-def volume() -> Iterator[Manifest]:
-    """Yield a volume that is a folder of the node with two adapters in it, and the claim of it."""
+def volume() -> list[Manifest]:
+    """Return a volume that is a folder of the node with two adapters in it, and the claim of it."""
     folder = build.cache_dir() / CLAIM
     for name in ("one", "two"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-    yield {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": CLAIM},
-        "spec": {
-            **common,
-            "capacity": {"storage": "1Mi"},
-            "hostPath": {"path": str(folder), "type": "Directory"},
-            "claimRef": {"name": CLAIM, "namespace": NAMESPACE},
-        },
-    }
-    yield {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": CLAIM, "namespace": NAMESPACE},
-        "spec": {
-            **common,
-            "resources": {"requests": {"storage": "1Mi"}},
-            "volumeName": CLAIM,
-        },
-    }
+    return folder_claim(CLAIM, folder, "ReadOnlyMany")
 
 
 def adapters(*names: str) -> list[dict[str, Any]]:

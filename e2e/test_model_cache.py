@@ -9,7 +9,7 @@ import pytest
 from e2e.cluster import build
 from e2e.installation import Installation
 from e2e.kube import Manifest
-from e2e.service import MOCK_ENGINE, NAMESPACE, Service, quickstart_spec
+from e2e.service import MOCK_ENGINE, NAMESPACE, Service, folder_claim, quickstart_spec
 from weir_core.api.labels import MODEL_CONTAINER
 
 CLAIM = "e2e-models"
@@ -17,35 +17,14 @@ ANYBODY = 0o777
 """The kubelet gives a directory of the node to no group, whatever the pod's fsGroup."""
 
 
-def claim() -> Iterator[Manifest]:
-    """Yield a volume that is an empty folder of the node, and the claim of it."""
+def claim() -> list[Manifest]:
+    """Return a volume that is an empty folder of the node, and the claim of it."""
     folder = build.cache_dir() / CLAIM
     folder.mkdir(exist_ok=True)
     folder.chmod(ANYBODY)
     for left in folder.glob("tiny*/*"):
         left.unlink()
-    common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    yield {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": CLAIM},
-        "spec": {
-            **common,
-            "capacity": {"storage": "1Mi"},
-            "hostPath": {"path": str(folder), "type": "Directory"},
-            "claimRef": {"name": CLAIM, "namespace": NAMESPACE},
-        },
-    }
-    yield {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": CLAIM, "namespace": NAMESPACE},
-        "spec": {
-            **common,
-            "resources": {"requests": {"storage": "1Mi"}},
-            "volumeName": CLAIM,
-        },
-    }
+    return folder_claim(CLAIM, folder, "ReadWriteMany")
 
 
 @pytest.fixture
