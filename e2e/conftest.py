@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from e2e import evidence, installation, service
-from e2e.cluster import build
+from e2e.cluster import build, components
 from e2e.hosted import CHECKOUT
 from e2e.installation import Installation
 from e2e.kube import Manifest
@@ -64,7 +64,7 @@ if _GIVEN and not is_ours(Path(_GIVEN)):
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The cluster: our own, or the caller's."""
-    with connect() as connected:
+    with connect(dns=_of_groups(request.session)) as connected:
         request.config.stash[TARGET] = connected
         connected.kubectl.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": service.NAMESPACE}}
@@ -202,6 +202,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.stem == "test_uninstall", _waits_for_vllm(item)))
 
 
+def _of_groups(session: pytest.Session) -> bool:
+    """Tell whether the run has replicas over several nodes, which find each other by name."""
+    return any(item.path.stem == "test_groups" for item in session.items)
+
+
 def _waits_for_vllm(item: pytest.Item) -> bool:
     return not REAL_ENGINES.keys().isdisjoint(_fixtures(item))
 
@@ -216,8 +221,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         for fixture, tool in TOOLS.items():
             if any(fixture in _fixtures(item) for item in session.items):
                 build.tool(tool)
-        if any(item.path.stem == "test_groups" for item in session.items):
+        if _of_groups(session):
             build.lws()
+            build.tool(components.DNS)
 
 
 @pytest.hookimpl(wrapper=True)

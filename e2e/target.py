@@ -86,13 +86,17 @@ class Target:
 
 
 @contextmanager
-def connect() -> Iterator[Target]:
-    """Yield the cluster to test on; a cluster started here ends with the context."""
+def connect(*, dns: bool) -> Iterator[Target]:
+    """Yield the cluster to test on; a cluster started here ends with the context.
+
+    Args:
+        dns: Whether a cluster that is started here has a name server.
+    """
     given = os.environ.get("KUBECONFIG")
     if given:
         yield _given(Path(given))
         return
-    ours = cluster.up("e2e", owner=os.getpid())
+    ours = cluster.up("e2e", owner=os.getpid(), dns=dns)
     try:
         yield _own(ours.layout, outlives_us=False)
     finally:

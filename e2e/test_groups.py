@@ -1,7 +1,7 @@
 """Replicas that spread over nodes, on the real LeaderWorkerSet; `make e2e-groups` runs these.
 
 Each group is two pods of the one node, and its engines are mocks: what vLLM does over nodes is for
-the tests of the engine. The cluster has no DNS, which only real engines need.
+the tests of the engine. This cluster has a name server, by which real ones find their leader.
 """
 
 from __future__ import annotations

@@ -17,16 +17,19 @@ def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m e2e.cluster", description=__doc__)
     parser.add_argument("action", choices=("up", "down", "status"))
-    action = parser.parse_args().action
+    parser.add_argument("--dns", action="store_true", help="up: with a name server for pods")
+    given = parser.parse_args()
     try:
-        return {"up": _up, "down": _down, "status": _status}[action]()
+        if given.action == "up":
+            return _up(dns=given.dns)
+        return {"down": _down, "status": _status}[given.action]()
     except ClusterError as error:
         say(str(error))
         return 1
 
 
-def _up() -> int:
-    layout = cluster.find(NAME) or cluster.up(NAME).layout
+def _up(*, dns: bool) -> int:
+    layout = cluster.find(NAME) or cluster.up(NAME, dns=dns).layout
     _print_settings(layout)
     return 0
 

@@ -54,26 +54,30 @@ def state_dir(name: str) -> Path:
     return build.cache_dir().resolve() / "clusters" / name
 
 
-def up(name: str, *, owner: int | None = None) -> Cluster:
+def up(name: str, *, owner: int | None = None, dns: bool = False) -> Cluster:
     """Start the cluster called `name` and return when its node is Ready.
 
     Args:
         name: Two names make two clusters beside each other.
         owner: Process whose end makes this cluster a leftover; without one it is a person's.
+        dns: Whether it has a name server.
     """
     if os.geteuid() != 0:
         raise ClusterError("a cluster with a real kubelet needs root, or set KUBECONFIG")
     bin_dir = build.binaries()
+    if dns:
+        build.tool(components.DNS)  # here, for what builds takes the same lock
     with build.locked("another cluster is starting"):  # both would find the same addresses free
-        return _up(name, owner, bin_dir)
+        return _up(name, owner, bin_dir, dns=dns)
 
 
-def _up(name: str, owner: int | None, bin_dir: Path) -> Cluster:
+def _up(name: str, owner: int | None, bin_dir: Path, *, dns: bool) -> Cluster:
     remove_leftover(name)
     state = state_dir(name)
     state.mkdir(parents=True, mode=0o700)
-    layout = Layout(state, node.free_slot())
-    (state / "cluster.json").write_text(json.dumps({"slot": layout.slot, "owner": owner}))
+    layout = Layout(state, node.free_slot(), dns)
+    said = {"slot": layout.slot, "dns": dns, "owner": owner}
+    (state / "cluster.json").write_text(json.dumps(said))
     cluster = Cluster(layout, bin_dir)
     try:
         _start(cluster)
@@ -95,7 +99,8 @@ def find(name: str) -> Layout | None:
     state = state_dir(name)
     if not (state / READY).exists() or node.find(Layout(state)) is None:
         return None
-    return Layout(state, json.loads((state / "cluster.json").read_text())["slot"])
+    said = json.loads((state / "cluster.json").read_text())
+    return Layout(state, said["slot"], said["dns"])
 
 
 def remove_leftover(name: str) -> None:
@@ -137,6 +142,8 @@ def _start(cluster: Cluster) -> None:
         cluster.processes["node"] = machine.process
     commands = components.commands(layout, cluster.bin_dir)
     worker = components.worker_commands(layout, FIRST, cluster.bin_dir)
+    if layout.dns:
+        commands[components.DNS] = components.dns_command(layout, build.tool(components.DNS))
     runtime = {components.CONTAINERD: worker.pop(components.CONTAINERD)}
     first = (components.ETCD, components.API_SERVER)
     _spawn(cluster, machine, {name: commands.pop(name) for name in first} | runtime)

@@ -16,7 +16,9 @@ CNI_PLUGINS = "/usr/lib/cni"
 
 ETCD, API_SERVER, CONTAINERD = "etcd", "kube-apiserver", "containerd"
 CONTROLLER_MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
-KUBELET, PROXY = "kubelet", "kube-proxy"
+KUBELET, PROXY, DNS = "kubelet", "kube-proxy", "coredns"
+
+DOMAIN = "cluster.local"
 
 
 def files(layout: Layout) -> dict[str, str]:
@@ -28,6 +30,7 @@ def files(layout: Layout) -> dict[str, str]:
         "audit.yaml": json.dumps(AUDIT_POLICY),
         # Pods must not ask the host's name servers.
         "resolv.conf": "",
+        **({"Corefile": _corefile(layout)} if layout.dns else {}),
     }
 
 
@@ -75,6 +78,11 @@ def commands(layout: Layout, bin_dir: Path) -> dict[str, list[str]]:
         ],
         PROXY: [f"{bin_dir}/kube-proxy", f"--config={state}/proxy.yaml"],
     }  # fmt: skip
+
+
+def dns_command(layout: Layout, program: Path) -> list[str]:
+    """Return the command line of the name server, where the cluster has one."""
+    return [str(program), "-conf", f"{layout.state}/Corefile"]
 
 
 def worker_commands(layout: Layout, worker: Worker, bin_dir: Path) -> dict[str, list[str]]:
@@ -163,6 +171,16 @@ disabled_plugins = [
 '''
 
 
+def _corefile(layout: Layout) -> str:
+    return f"""{DOMAIN}:53 {{
+  errors
+  kubernetes {DOMAIN} {{
+    kubeconfig {layout.kubeconfig}
+  }}
+}}
+"""
+
+
 def _cni(layout: Layout) -> dict[str, Any]:
     ranges = [[{"subnet": layout.pods, "rangeStart": layout.first_pod}]]
     bridge = {
@@ -199,6 +217,7 @@ def _kubelet(layout: Layout, worker: Worker) -> dict[str, Any]:
         "tlsPrivateKeyFile": f"{keys}/{worker.name}.key",
         "containerRuntimeEndpoint": f"unix://{containerd_socket(worker)}",
         "resolvConf": f"{layout.state}/resolv.conf",
+        **({"clusterDNS": [layout.gateway], "clusterDomain": DOMAIN} if layout.dns else {}),
         "podLogsDir": f"{state}/logs",
         "volumePluginDir": f"{state}/flexvolume",
         "cgroupDriver": "cgroupfs",

@@ -35,10 +35,12 @@ class Layout:
     Args:
         state: Folder of this cluster's files; nothing else is written anywhere.
         slot: Number, 0 to 63, from which the addresses follow.
+        dns: Whether the names of Services and pods can be looked up in pods.
     """
 
     state: Path
     slot: int = 0
+    dns: bool = False
 
     @property
     def id(self) -> str:
@@ -61,7 +63,7 @@ class Layout:
 
     @property
     def gateway(self) -> str:
-        """Address of the node: API server, kubelet, and the pods' gateway."""
+        """Address of the node: API server, kubelet, name server, and the pods' gateway."""
         return f"10.244.{self.slot}.1"
 
     def address(self, worker: Worker) -> str:
