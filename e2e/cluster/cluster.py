@@ -100,7 +100,7 @@ def find(name: str) -> Layout | None:
     if not (state / READY).exists() or node.find(Layout(state)) is None:
         return None
     said = json.loads((state / "cluster.json").read_text())
-    return Layout(state, said["slot"], said["dns"])
+    return Layout(state, said["slot"], said.get("dns", False))
 
 
 def remove_leftover(name: str) -> None:
