@@ -144,33 +144,30 @@ def client(up: Up) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_says_where_it_is_and_its_curl_works_as_pasted(up: Up) -> None:
-    output = up.output.read_text()
-    assert f"quickstart is ready at {up.url}" in output
-    (line,) = [line for line in output.splitlines() if line.strip().startswith("curl ")]
-    pasted = subprocess.run(
+def pasted(line: str) -> str:
+    """Run a line with curl, as pasted into a shell, and return the answer."""
+    done = subprocess.run(
         [*shlex.split(line), "--silent", "--fail-with-body"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert pasted.returncode == 0, pasted.stdout
-    assert json.loads(pasted.stdout)["usage"]["completion_tokens"] > 0
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_says_where_it_is_and_its_curl_works_as_pasted(up: Up) -> None:
+    output = up.output.read_text()
+    assert f"quickstart is ready at {up.url}" in output
+    (line,) = [line for line in output.splitlines() if line.strip().startswith("curl ")]
+    assert json.loads(pasted(line))["usage"]["completion_tokens"] > 0
 
 
 def test_the_curl_of_the_readme_streams_an_answer(up: Up) -> None:
     (block,) = (text for text in BLOCK.findall(README.read_text()) if "curl" in text)
     line = block.replace("\\\n", " ").replace(":8000/", f":{up.port}/")
-    pasted = subprocess.run(
-        [*shlex.split(line), "--silent", "--fail-with-body"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert pasted.returncode == 0, pasted.stdout
-    events = pasted.stdout.split("\n\n")
+    events = pasted(line).split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
     deltas = [json.loads(each.removeprefix("data: "))["choices"][0] for each in events[:-2]]
     assert "".join(each["delta"].get("content") or "" for each in deltas).strip()
