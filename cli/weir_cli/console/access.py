@@ -1,4 +1,4 @@
-"""Who may look at the console: this machine, what has the URL, or what has logged in."""
+"""Access to the console: for this machine, for a URL with its token, or after a login."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from weir_core.errors import ClusterUnavailable, MachineUnfit
 from weir_core.wire.addresses import host_and_port
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds who it is."""
+"""Folder with the token and the authority of a pod's ServiceAccount."""
 LONGEST_ANSWER: Final = 64 << 20
 """In bytes; the pods of 1,000 replicas are a fifth of it."""
 _PATIENCE: Final = aiohttp.ClientTimeout(total=10.0)
@@ -48,7 +48,7 @@ class ApiServer:
     Args:
         http: Its connections.
         base: Its URL.
-        account: Folder with the token of who asks, which changes; None asks without one.
+        account: Folder with a ServiceAccount's token, which changes; None sends no token.
     """
 
     def __init__(self, http: aiohttp.ClientSession, base: str, account: Path | None = None) -> None:
