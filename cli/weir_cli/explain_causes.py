@@ -190,7 +190,7 @@ ADVICE: Final = {
         "Make an InferenceTenant with keys, or set spec.admission.anonymousClass to serve requests "
         "without a key.",
         (_EDIT,),
-        "keys.md#classes-tenants-and-keys",
+        "keys.md#who-may-call",
     ),
     "Overload": Advice(
         "Add replicas, give the class more time (maxQueueWait), or bound the tenant that fills "
