@@ -138,7 +138,7 @@ ADVICE: Final = {
     ),
     "Fallback": Advice(
         "Requests are served, and vLLM's own order holds inside the engines that it names.",
-        section="engine.md#when-weirs-order-is-not-in-use",
+        section="inside-vllm.md#when-weirs-order-is-not-in-use",
     ),
     "Stalled": Advice(
         "Its liveness probe restarts it after a minute. Keep the log, if it comes again.",
