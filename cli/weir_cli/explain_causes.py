@@ -138,7 +138,7 @@ ADVICE: Final = {
     ),
     "Fallback": Advice(
         "Requests are served, and vLLM's own order holds inside the engines that it names.",
-        section="engine.md#when-weirs-order-is-not-in-use",
+        section="inside-vllm.md#when-weirs-order-is-not-in-use",
     ),
     "Stalled": Advice(
         "Its liveness probe restarts it after a minute. Keep the log, if it comes again.",
@@ -190,7 +190,7 @@ ADVICE: Final = {
         "Make an InferenceTenant with keys, or set spec.admission.anonymousClass to serve requests "
         "without a key.",
         (_EDIT,),
-        "keys.md#classes-tenants-and-keys",
+        "keys.md#who-may-call",
     ),
     "Overload": Advice(
         "Add replicas, give the class more time (maxQueueWait), or bound the tenant that fills "

@@ -95,7 +95,7 @@ def test_the_variables_that_weir_sets_or_reserves_exist(vllm: dict[str, Any]) ->
 
 
 def test_between_the_two_nothing_changed_that_weir_writes_reads_or_overrides() -> None:
-    """What did change beside it: docs/engine.md, "Versions of vLLM"."""
+    """What did change beside it: docs/inside-vllm.md, "Versions of vLLM"."""
     older, newer = VERSIONS.values()
     assert older["methods"] == newer["methods"]
     gone = spellings(older) - spellings(newer)
