@@ -42,7 +42,12 @@ PROMPT = "never shown"
 
 def service(*names: str, slots: int = 8) -> Service:
     """Return a service of replicas that were read once."""
-    scheduling = {"engine": {"max_num_seqs": slots}, "at_engine": 3, "queue": [{"id": "r-1"}]}
+    waits = {"id": "r-1", "class": "batch", "tenant": "team-a", "position": 1, "waited_s": 2.5}
+    counts = {"dispatched": 3, "finished": 0, "preempted": 0, "rejected": {}}
+    scheduling = {
+        **{"engine": {"max_num_seqs": slots}, "at_engine": 3, "kv_tokens": 0, "batch": []},
+        **{"waiting": 1, "classes": [], "counts": counts, "queue": [{**waits, "prompt": PROMPT}]},
+    }
     state = {"phase": "serving", "model": PROMPT, "scheduling": scheduling}
     reading = Reading(10.0, state, {Series("weir_queue_requests", (("class", "batch"),)): 5.0})
     replicas = tuple(Process(name, "ready", (reading,)) for name in names)
@@ -117,7 +122,8 @@ async def test_a_viewer_gets_the_history_and_then_frames() -> None:
         assert await event(got) == ("history", [frame_moment()])
         name, frame = await event(got)
         assert (name, frame["replica"]["name"]) == ("frame", "chat-2")
-        assert frame["replica"]["state"]["scheduling"]["queue"] == [{"id": "r-1"}]
+        (waits,) = frame["replica"]["state"]["scheduling"]["queue"]
+        assert (waits["id"], waits["class"]) == ("r-1", "batch")
         assert PROMPT not in json.dumps(frame)
         assert frame["fleet"]["slots"] == {"chat-1": 8, "chat-2": 8}
         machine.wall += 1
