@@ -20,7 +20,7 @@ import pytest
 from playwright.async_api import Page, Route, ViewportSize, async_playwright, expect
 
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
-from weir_cli.console.access import Login
+from weir_cli.console.access import Login, UrlToken
 from weir_cli.console.command import ConsoleOptions, serving
 from weir_cli.console.feed import Feed
 from weir_cli.console.hosting import hosted
@@ -276,10 +276,33 @@ async def test_a_login_leads_to_the_page_and_another_token_back_to_the_form(
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_text("Nothing is served here")).to_be_visible()
         assert page.url == f"http://127.0.0.1:{port}/"
+        await page.get_by_role("button", name="Log out").click()
+        await page.get_by_label("Token of the console").fill("a token of enough characters")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
         await page.goto("about:blank")
         token_file.write_text("another token of enough characters")
         await page.goto(f"http://127.0.0.1:{port}/")
         await expect(page.get_by_label("Token of the console")).to_be_visible()
+
+
+async def test_the_url_that_was_printed_opens_from_another_site_until_the_logout(
+    page: Page,
+) -> None:
+    feed = Feed(tuple, 0.1, 1.0)
+    server = Server(feed, no_request, UrlToken("secret", time.time))
+    async with hosted(server, (feed.run(),), "127.0.0.1", 0) as (port, _):
+        link = f"<a href='http://127.0.0.1:{port}/?token=secret'>console</a>"
+        await page.goto(f"data:text/html,{link}")
+        await page.get_by_role("link").click()
+        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
+        assert page.url == f"http://127.0.0.1:{port}/"
+        await page.go_back()  # the token is not in the history
+        assert page.url.startswith("data:")
+        await page.go_forward()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_text("logged out")).to_be_visible()
+        assert await page.context.cookies() == []
 
 
 async def no_request(service: str, request_id: str) -> list[RequestReport]:

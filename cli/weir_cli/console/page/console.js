@@ -138,6 +138,9 @@ const Nothing = ({ fleet }) => html`
           with <code>kubectl apply -f FILE</code>`
   }</p>`;
 
+const LogOut = () => html`
+  <form method="post" action="/logout" onSubmit=${() => stream?.close()}><button type="submit">Log out</button></form>`;
+
 const Page = () => {
   const { fleet, one, isLive } = seen;
   return html`
@@ -148,6 +151,7 @@ const Page = () => {
       <span class=${`link-state ${isLive ? "fine" : fleet ? "bad" : "pending"}`} role="status">
         <span aria-hidden="true">${isLive ? "●" : fleet ? "✕" : "○"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
       </span>
+      ${root.dataset.logout === "yes" && html`<${LogOut} />`}
     </header>
     <main class=${isLive ? "" : "old"}>
       ${fleet?.trouble && html`<p class="trouble" role="alert">${fleet.trouble}</p>`}
