@@ -101,10 +101,18 @@ const open = (request) => {
 };
 
 const close = () => {
+  refocus(returnTo);
   seen.opened = null;
   seen.reports = null;
   draw();
-  if (returnTo?.isConnected) returnTo.focus();
+};
+
+// What had the focus may be elsewhere by now, as a request that went to the engine, or gone.
+const refocus = (element) => {
+  const id = element?.dataset.id;
+  const moved = id && document.querySelector(`.mark[data-id="${CSS.escape(id)}"]`);
+  const there = element?.isConnected ? element : moved || document.getElementById("one");
+  there?.focus();
 };
 
 document.addEventListener("keydown", (event) => {
@@ -175,7 +183,9 @@ const Page = () => {
 
 const draw = () => {
   const before = placesOfMarks();
+  const focused = document.activeElement;
   render(html`<${Page} />`, root);
+  if (focused && document.activeElement !== focused) refocus(focused);
   moveMarks(before);
 };
 

@@ -1,5 +1,5 @@
 // The sums of a service, and its replicas as a grid.
-import { ClassName, count, html, seconds, share, sum } from "./words.js";
+import { ClassName, count, html, seconds, share, Skip, sum } from "./words.js";
 
 const SIGNS = { ready: "●", draining: "◐", "no answer": "✕", gone: "✕", down: "✕" };
 const sign = (state) => SIGNS[state] ?? "○";
@@ -36,7 +36,7 @@ export const Sums = ({ fleet }) => {
 export const Classes = ({ fleet }) => html`
   <section aria-labelledby="classes">
     <h2 id="classes">Classes</h2>
-    <div class="scrolled"><table>
+    <div class="scrolled" role="group" aria-labelledby="classes" tabindex="0"><table>
       <thead><tr><th scope="col">class</th><th scope="col" class="number">waiting</th>
         <th scope="col">by tenant</th><th scope="col" class="number">oldest</th>
         <th scope="col" class="number">TTFT p99</th><th scope="col" class="number">target</th>
@@ -113,6 +113,7 @@ const Cells = ({ rows, fleet, chosen, choose }) => {
 export const Grid = ({ fleet, chosen, choose }) => html`
   <section aria-labelledby="replicas">
     <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
+    <${Skip} to="one" what="the replicas" of=${fleet.replicas} />
     <${Cells} rows=${fleet.replicas} fleet=${fleet} chosen=${chosen} choose=${choose} />
   </section>
   ${

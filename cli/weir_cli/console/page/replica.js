@@ -1,5 +1,5 @@
 // One replica alive: what waits, what the scheduler does about it, the batch, and how requests end.
-import { block, ClassName, classStyle, count, html, keyOf, reason, seconds, Shape, UNKNOWN } from "./words.js";
+import { block, ClassName, classStyle, count, html, keyOf, reason, seconds, Shape, Skip, UNKNOWN } from "./words.js";
 
 const SHED = /^(rejected|cut)/;
 
@@ -32,6 +32,7 @@ const Pool = ({ scheduling, classes, open, chosen }) => {
   return html`
     <div class="stage" role="group" aria-labelledby="pool">
       <h3 id="pool">Request pool <b>${count(scheduling.waiting)}</b></h3>
+      <${Skip} to="scheduler" what="what waits" of=${queue} />
       ${scheduling.classes.map((each) => {
         const marks = queue.filter((request) => request.class === each.name);
         const more = each.waiting - marks.length;
@@ -82,6 +83,7 @@ const Batch = ({ scheduling, row, classes, open, chosen }) => {
         shown=${`${count(scheduling.at_engine)} of ${count(engine.max_num_seqs)}`} />
       <${Meter} name="KV cache" value=${scheduling.kv_tokens} most=${engine.kv_capacity_tokens}
         shown=${engine.kv_capacity_tokens ? `${count(scheduling.kv_tokens)} of ${count(engine.kv_capacity_tokens)} tokens` : `${count(scheduling.kv_tokens)} tokens`} />
+      <${Skip} to="predictions" what="what runs" of=${scheduling.batch} />
       <div class="marks">
         ${scheduling.batch.map((request) => html`<${Mark} key=${keyOf(request)} request=${request}
           classes=${classes} open=${open} place="engine" chosen=${chosen} />`)}
@@ -185,7 +187,7 @@ export const Replica = ({ replica, fleet, open, opened }) => {
   ].filter(Boolean);
   return html`
     <section aria-labelledby="one">
-      <h2 id="one">${name || "No replica"} <span class="quiet">${said.join(" · ")}</span></h2>
+      <h2 id="one" tabindex="-1">${name || "No replica"} <span class="quiet">${said.join(" · ")}</span></h2>
       ${trouble && html`<p class="trouble">${name} cannot be read: ${trouble}</p>`}
       ${
         scheduling

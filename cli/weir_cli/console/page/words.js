@@ -76,3 +76,8 @@ export const Shape = ({ style, hollow = false }) => html`
 
 export const ClassName = ({ classes, name }) => html`
   <span class="class-name"><${Shape} style=${classStyle(classes, name)} />${name}</span>`;
+
+// A link that is seen while it has the focus, before more buttons than anyone would step through.
+const STEPS = 6;
+export const Skip = ({ to, what, of }) =>
+  of.length > STEPS && html`<a class="skip" href=${`#${to}`}>Skip ${what}</a>`;
