@@ -54,17 +54,22 @@ class Connections:
 
     @web.middleware
     async def noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note that a connection does not rest while its request is handled."""
+        """Note that a connection does not rest while its request is handled.
+
+        One that owes a body goes on resting: before a login, all can be made to wait for one.
+        """
         transport = request.transport
         connection = None if transport is None else self._open.get(transport)
         if connection is None:  # it is lost already
             return await handler(request)
-        connection.end_after(None)
-        self._resting.pop(connection, None)
+        if not request.can_read_body:
+            connection.end_after(None)
+            self._resting.pop(connection, None)
         try:
             return await handler(request)
         finally:
             if transport in self._open:
+                self._resting.pop(connection, None)
                 self._resting[connection] = None
                 connection.end_after(self._rest_s)
 

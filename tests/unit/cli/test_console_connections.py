@@ -149,11 +149,30 @@ async def status(asked: Awaitable[aiohttp.ClientResponse]) -> int:
     return answer.status
 
 
-async def test_one_too_many_takes_the_place_of_the_one_that_rests_longest() -> None:
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n", id="within its head"),
+        pytest.param(
+            b"GET /request?id=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+            id="within its body, while a handler works",
+        ),
+    ],
+)
+async def test_one_too_many_takes_the_place_of_the_one_that_rests_longest(begun: bytes) -> None:
+    works = asyncio.Event()
+
+    async def find(service: str, request_id: str) -> list[RequestReport]:
+        works.set()
+        await asyncio.Event().wait()
+        return []
+
     connections = Connections(most=2)
-    async with open_to(connections) as port, aiohttp.ClientSession() as http:
-        oldest, first = await open_and_say(port, b"GET / HTTP/1.1\r\n")
+    async with open_to(connections, find) as port, aiohttp.ClientSession() as http:
+        oldest, first = await open_and_say(port, begun)
         await until(lambda: connections.number == 1)
+        if b"/request" in begun:
+            await works.wait()
         _, second = await open_and_say(port, b"GET / HTTP/1.1\r\n")
         await until(lambda: connections.number == 2)
         assert await status(http.get(f"http://127.0.0.1:{port}/")) == 200
