@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -19,15 +16,12 @@ from weir_cli.child import tail
 from weir_cli.explain_facts import Facts, Replica, Unseen
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_cli.replica import Phase
-from weir_cli.show import alive, page_of, state_of
-from weir_cli.top_pages import Address
+from weir_cli.show import alive, page_of, page_of_gateway, state_of
+from weir_cli.top_pages import Address, gateway_of
 from weir_core.api import labels
-from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
-from weir_core.wire.state_access import authorization
 
 _LINES: Final = 60
-_GATEWAY_S: Final = 1.0
 _PROCESSES: Final = (labels.MODEL_CONTAINER, labels.ENGINE_CONTAINER, labels.SIDECAR_CONTAINER)
 
 
@@ -55,7 +49,7 @@ def read(record: InstanceRecord, service: ServiceRecord, cache: Path, between_s:
         between_s: Seconds between two readings of metrics.
     """
     logs = Instance(cache, record.port).logs
-    gateway, address = Replica(f"{service.name}-gateway"), Address.of_gateway(service)
+    gateway, address = Replica(gateway_of(service)), Address.of_gateway(service)
     places = [address, *map(Address.of_replica, service.replicas)]
     replicas = [gateway, *(_replica(each, logs) for each in service.replicas)]
     replicas = _with_pages(replicas, places, later=False)
@@ -78,9 +72,9 @@ def requests(
     """Return what the sidecars of a service say of a request, and which did not."""
     page = f"{REQUESTS_PATH}?{urlencode({'id': request_id})}"
     reports, unseen = [], []
-    gateway = f"{service.name}-gateway"
+    gateway = gateway_of(service)
     told = {each.name: page_of(each.admin_socket, page) for each in service.replicas}
-    told[gateway] = _page_of_gateway(gateway, Path(service.policies_file), page)
+    told[gateway] = page_of_gateway(gateway, Path(service.policies_file), page)
     for name, found in told.items():
         try:
             reports.append(RequestReport.decode(found or b""))
@@ -90,24 +84,6 @@ def requests(
                 why = "it has no admin port, which that of a service that may sleep has"
             unseen.append(Unseen(f"the requests of {name}", why))
     return reports, tuple(unseen)
-
-
-def _page_of_gateway(name: str, policies_file: Path, page: str) -> bytes | None:
-    """Return a page of the gateway's admin port; None where there is no answer."""
-    try:
-        told = PolicyDocument.decode(policies_file.read_bytes())
-    except (OSError, ValueError):
-        return None
-    address = next((each.address for each in told.peers if each.name == name), "")
-    shown = {"Authorization": authorization(told.peer_keys, name, time.time())}
-    asked = HTTPConnection(address.rpartition(":")[0], labels.ADMIN_PORT, timeout=_GATEWAY_S)
-    with closing(asked):
-        try:
-            asked.request("GET", page, headers=shown)
-            answer = asked.getresponse()
-            return answer.read() if answer.status == HTTPStatus.OK else None
-        except (HTTPException, OSError):
-            return None
 
 
 def _replica(record: ReplicaRecord, logs: Path) -> Replica:

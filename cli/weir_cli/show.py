@@ -26,7 +26,10 @@ from weir_cli.records import (
     ScalingRecord,
     ServiceRecord,
 )
+from weir_core.api import labels
 from weir_core.errors import MachineUnfit
+from weir_core.wire import state_access
+from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.sidecar_state import SidecarState, shortfall
 from weir_core.wire.steps import Facts
 
@@ -98,18 +101,46 @@ def _cells(service: ServiceRecord, replica: ReplicaRecord, state: Any) -> tuple[
 
 def state_of(admin_socket: str) -> Any:
     """Return what a replica's sidecar says of itself, or None if it does not."""
+    return read_state(page_of(admin_socket, "/state"))
+
+
+def read_state(page: bytes | None) -> Any:
+    """Return what a page of state says, or None where it says nothing."""
     try:
-        return json.loads(page_of(admin_socket, "/state") or b"null")
-    except ValueError:
+        return json.loads(page or b"null")
+    except (ValueError, RecursionError):  # of JSON that is nested deeply
         return None
 
 
 def page_of(admin_socket: str, path: str) -> bytes | None:
     """Return a page of a sidecar's admin socket, or None where there is no answer."""
-    asked = _SidecarConnection(admin_socket)
+    return _answer_of(_SidecarConnection(admin_socket), path, {})
+
+
+def page_of_gateway(name: str, policies_file: Path, path: str) -> bytes | None:
+    """Return a page of a gateway's admin port, or None where there is no answer.
+
+    Args:
+        name: The gateway's.
+        policies_file: What it is told: its address, and the keys of the service.
+        path: Of the page.
+    """
+    try:
+        told = PolicyDocument.decode(policies_file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    address = next((each.address for each in told.peers if each.name == name), "")
+    if not address:
+        return None
+    shown = {state_access.HEADER: state_access.authorization(told.peer_keys, name, time.time())}
+    host = address.rpartition(":")[0]
+    return _answer_of(HTTPConnection(host, labels.ADMIN_PORT, timeout=STATE_TIMEOUT_S), path, shown)
+
+
+def _answer_of(asked: HTTPConnection, path: str, headers: dict[str, str]) -> bytes | None:
     with closing(asked):
         try:
-            asked.request("GET", path)
+            asked.request("GET", path, headers=headers)
             answer = asked.getresponse()
             return answer.read() if answer.status == HTTPStatus.OK else None
         except (HTTPException, OSError):

@@ -64,7 +64,7 @@ class Reading:
 
     Attributes:
         at_s: When, by a clock that only moves forward.
-        state: Its page of state; None of a gateway, or where it did not answer.
+        state: Its page of state, as it came; None where it did not answer.
         page: Its page of metrics; None where it did not answer.
     """
 
@@ -94,6 +94,7 @@ class Process:
         detail: Its page of state, where that is read apart from its metrics.
         at_engine: Requests in its engine, as another sidecar tells; None where none does.
         slots: Sequences that its engine computes at a time, as another sidecar tells.
+        trouble: Why its page of state was not read last; empty where it was, or was not asked for.
     """
 
     name: str
@@ -102,12 +103,13 @@ class Process:
     detail: Reading | None = None
     at_engine: int | None = None
     slots: int | None = None
+    trouble: str = ""
 
     @property
     def states(self) -> tuple[Reading, ...]:
         """The readings that have its page of state, oldest first."""
         every = self.readings if self.detail is None else (*self.readings, self.detail)
-        return tuple(each for each in every if isinstance(each.state, dict))
+        return tuple(each for each in every if each.state is not None)
 
 
 @dataclass(frozen=True)
@@ -407,8 +409,15 @@ def _at_engine(process: Process) -> int | None:
     if process.at_engine is not None:
         return process.at_engine
     state = next((each.state for each in reversed(process.readings) if each.answered), None)
-    scheduling = state.get("scheduling") if isinstance(state, dict) else None
-    return scheduling.get("at_engine") if isinstance(scheduling, dict) else None
+    match state:
+        case {"scheduling": {"at_engine": told}}:
+            return count_of(told)
+    return None
+
+
+def count_of(told: Any) -> int | None:
+    """Return a number that a page of state has; None where it is no count."""
+    return told if type(told) is int and 0 <= told < _LARGEST else None
 
 
 def _newest(process: Process) -> Mapping[str, Page]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from weir_cli.records import InstanceRecord, ReplicaRecord, ServiceRecord
-from weir_cli.show import scaling_note, state_of
+from weir_cli.show import page_of_gateway, read_state, scaling_note, state_of
 from weir_cli.top_figures import Page, Process, Reading, Service, read_page
 from weir_core.api import labels
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
@@ -30,11 +30,19 @@ METRICS_TIMEOUT_S: Final = 3.0
 
 @dataclass(frozen=True)
 class Address:
-    """Where a process is asked: its page of metrics, and the socket of its state if it has one."""
+    """Where a process is asked: its page of metrics, and its page of state if it has one.
+
+    Attributes:
+        admin_socket: Has the state of a replica.
+        gateway: Its name, where it is one.
+        policies_file: Says where a gateway tells its state, and the keys to ask for it.
+    """
 
     host: str
     port: int
     admin_socket: str = ""
+    gateway: str = ""
+    policies_file: str = ""
 
     @classmethod
     def of_replica(cls, record: ReplicaRecord) -> Address:
@@ -45,13 +53,28 @@ class Address:
     def of_gateway(cls, record: ServiceRecord) -> Address:
         """Return that of a service's gateway."""
         url = urlsplit(record.url)
-        return cls(url.hostname or "", url.port or labels.API_PORT)
+        return cls(
+            url.hostname or "",
+            url.port or labels.API_PORT,
+            gateway=gateway_of(record),
+            policies_file=record.policies_file,
+        )
 
     def read(self) -> Reading:
         """Ask once."""
-        state: Any = state_of(self.admin_socket) if self.admin_socket else None
+        state = self._state()
         page = page_of(self.host, self.port)
         return Reading(time.monotonic(), state, page)
+
+    def _state(self) -> Any:
+        if self.gateway:
+            return read_state(page_of_gateway(self.gateway, Path(self.policies_file), "/state"))
+        return state_of(self.admin_socket) if self.admin_socket else None
+
+
+def gateway_of(record: ServiceRecord) -> str:
+    """Return the name of a service's gateway."""
+    return f"{record.name}-gateway"
 
 
 def page_of(host: str, port: int, timeout_s: float = METRICS_TIMEOUT_S) -> Page | None:
@@ -127,7 +150,7 @@ def _service(record: ServiceRecord, readers: Mapping[Address, Reader]) -> Servic
     return Service(
         record.name,
         classes_in(Path(record.policies_file)),
-        (Process(f"{record.name}-gateway", "ready", gateway),),
+        (Process(gateway_of(record), "ready", gateway),),
         tuple(
             Process(each.name, each.phase, readers[Address.of_replica(each)].readings)
             for each in record.replicas

@@ -196,28 +196,12 @@ class Admin:
         scheduler, facts = self._driver.scheduler, self._driver.facts
         if facts is None:
             return None
-        waiting = self._driver.waiting()
-        counts = scheduler.counts
         return {
             "engine": msgspec.to_builtins(facts),
             "at_engine": scheduler.engine_load.running,
             "kv_tokens": scheduler.engine_load.kv_tokens,
             "drain_tokens_per_second": scheduler.forecast.drain_rate,
-            "waiting": len(waiting),
-            "classes": [
-                {"name": queue.policy.name, "rank": queue.policy.rank, "waiting": queue.waiting}
-                for queue in scheduler.pool.classes
-            ],
-            "counts": {
-                "arrived": counts.arrived,
-                "dispatched": counts.dispatched,
-                "dispatched_by_min_share": counts.dispatched_by_min_share,
-                "finished": counts.finished,
-                "aborted": counts.aborted,
-                "preempted": counts.requeued,
-                "rejected": {reason.value: n for reason, n in counts.rejected.items()},
-            },
-            "queue": requests_page.queue(waiting, self._driver),
+            **requests_page.pool(self._driver.waiting(), self._driver),
             "batch": requests_page.batch(self._driver),
         }
 

@@ -22,6 +22,7 @@ from aiohttp.typedefs import Handler
 from weir_core.wire.fleet import FLEET_PATH, LONGEST_WAIT_S, WAIT
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH
+from weir_sidecar import requests_page
 from weir_sidecar.admin import refused, reported, requests_of
 from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.frontend.answer import Answer
@@ -165,6 +166,7 @@ class Gateway:
         app.router.add_get("/healthz", self._probed(self._health))
         app.router.add_get("/readyz", self._probed(self._readiness))
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/state", self._state)
         app.router.add_get(FLEET_PATH, self._fleet)
         app.router.add_get(REQUESTS_PATH, self._requests)
         return app
@@ -180,6 +182,21 @@ class Gateway:
         self.parts.metrics.draining.set(0 if self.drain.phase is Phase.SERVING else 1)
         self.parts.show_load()
         return web.Response(body=self.parts.metrics.render(), headers=METRICS_HEADERS)
+
+    async def _state(self, request: web.Request) -> web.Response:
+        """Return which requests wait here and how the last ones ended; it names tenants."""
+        refusal = refused(request, self.parts, time.time())
+        if refusal is not None:
+            return refusal
+        driver = self.parts.driver
+        return web.json_response(
+            {
+                "pod": self.settings.identity.pod,
+                "phase": self.drain.phase.value,
+                "ended": requests_page.ended(self.registry, driver),
+                "held": requests_page.pool(driver.waiting(), driver),
+            }
+        )
 
     async def _requests(self, request: web.Request) -> web.Response:
         refusal = refused(request, self.parts, time.time())

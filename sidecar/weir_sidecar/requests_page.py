@@ -17,6 +17,28 @@ MAX_SHOWN: Final = 100
 """Waiting requests, and running ones, that are shown one by one."""
 
 
+def pool(waiting: list[Ticket], driver: Driver) -> dict[str, Any]:
+    """Return what a replica and a gateway both have: requests that wait, and how many came."""
+    counts = driver.scheduler.counts
+    return {
+        "waiting": len(waiting),
+        "classes": [
+            {"name": queue.policy.name, "rank": queue.policy.rank, "waiting": queue.waiting}
+            for queue in driver.scheduler.pool.classes
+        ],
+        "counts": {
+            "arrived": counts.arrived,
+            "dispatched": counts.dispatched,
+            "dispatched_by_min_share": counts.dispatched_by_min_share,
+            "finished": counts.finished,
+            "aborted": counts.aborted,
+            "preempted": counts.requeued,
+            "rejected": {reason.value: n for reason, n in counts.rejected.items()},
+        },
+        "queue": queue(waiting, driver),
+    }
+
+
 def queue(waiting: list[Ticket], driver: Driver) -> list[dict[str, Any]]:
     """Return the first requests that wait, in order of rank and arrival."""
     scheduler, now = driver.scheduler, driver.now()

@@ -91,6 +91,7 @@ class _Replica:
     Attributes:
         asked_s: When its metrics were asked for last.
         load: What its engine runs and its slots, as a sidecar of the service told.
+        trouble: Why its page of state was not read last; empty where it was, or was not asked for.
     """
 
     pod: Pod
@@ -98,12 +99,15 @@ class _Replica:
     detail: Reading | None = None
     asked_s: float = float("-inf")
     load: tuple[int, int] | None = None
+    trouble: str = ""
 
     def process(self) -> Process:
         """Return it as it is shown."""
         at_engine, slots = self.load or (None, None)
         phase = _phase(self.pod)
-        return Process(self.pod.name, phase, self.readings, self.detail, at_engine, slots)
+        return Process(
+            self.pod.name, phase, self.readings, self.detail, at_engine, slots, self.trouble
+        )
 
 
 @dataclass
@@ -320,12 +324,19 @@ class Cluster:
         replica.readings = (*kept, Reading(at_s, None, page))
 
     async def _read_detail(self, served: _Served, replica: _Replica) -> None:
+        """Read the page of state of a replica or a gateway, or why it cannot be read."""
         try:
             state = json.loads(await self._page(replica.pod, "/state", served.keys))
-        except _NO_PAGE:
+        except EngineUnavailable as error:
+            replica.trouble = f"its page /state does not come: {error}"
             return
-        if isinstance(state, dict) and state.get("pod") == replica.pod.name:
-            replica.detail = Reading(self._clock(), state)
+        except (ValueError, RecursionError):
+            replica.trouble = "its page /state is no JSON"
+            return
+        if not isinstance(state, dict) or state.get("pod") != replica.pod.name:
+            replica.trouble = "its page /state does not name this pod"
+            return
+        replica.trouble, replica.detail = "", Reading(self._clock(), state)
 
     async def _told(
         self, served: _Served, pod: Pod, path: str, read: Callable[[bytes], T]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ async def serving(
         MachineUnfit: The address cannot be listened on, or kubectl cannot be used.
     """
     token = secrets.token_urlsafe(24) if options.host else ""
-    access: Access = UrlToken(token) if token else ThisMachine()
+    access: Access = UrlToken(token, time.time) if token else ThisMachine()
     query = f"?token={token}" if token else ""
     host = options.host or LOCAL
     found = _of_cluster(options) if options.is_cluster else _of_machine(cache, options)

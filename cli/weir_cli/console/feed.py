@@ -25,6 +25,7 @@ from weir_cli.console.frames import (
     changed,
     fleet_of,
     moment_of,
+    opened_of,
     replica_of,
     with_gone,
 )
@@ -135,13 +136,15 @@ class Feed:
         return self.number
 
     def watched(self) -> set[Watched]:
-        """Return which replicas are opened by a viewer."""
+        """Return which replicas and gateways are opened by a viewer."""
         found = set()
         for view in self._views:
             kept = self._kept.get(self._name(view.service))
-            if kept is not None and kept.service is not None:
-                shown = replica_of(kept.service, self._opened(kept, view.replica), 0.0)
-                found.add(Watched(kept.service.name, shown.name))
+            if kept is None or kept.service is None:
+                continue
+            opened = opened_of(kept.service, self._opened(kept, view.replica))
+            if opened is not None:
+                found.add(Watched(kept.service.name, opened.name))
         return found
 
     @contextmanager
@@ -184,7 +187,8 @@ class Feed:
 
     @staticmethod
     def _opened(kept: _Kept, replica: str) -> str:
-        return replica if replica in kept.seen else ""
+        gateways = {row.name for row in kept.fleet.gateways}
+        return replica if replica in kept.seen or replica in gateways else ""
 
     def _name(self, service: str) -> str:
         return service or min(self._kept, default="")

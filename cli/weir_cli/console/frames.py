@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from weir_cli.console.told import Told, read
 from weir_cli.top_figures import (
     Choice,
     ClassRow,
@@ -16,6 +17,7 @@ from weir_cli.top_figures import (
     Process,
     ReplicaRow,
     Service,
+    count_of,
     picture,
 )
 
@@ -26,7 +28,6 @@ _NEWEST_KEPT: Final = 6
 """Readings that tell rates, and whether a process answers."""
 _EVERY: Final = 20
 """Of the older readings every so many is looked at."""
-_SHOWN_OF_STATE: Final = ("phase", "engine", "ended", "scheduling")
 
 
 class Watched(NamedTuple):
@@ -84,16 +85,18 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Replica:
-    """The requests of one replica, as its sidecar told them last.
+    """The requests of one replica or gateway, as it told them last.
 
     Attributes:
         age_s: Age of what it told.
-        state: What is shown of its page `/state`; None where it never answered.
+        state: What is shown of its page `/state`; None where there is none that can be read.
+        trouble: Why that page cannot be read; empty where it can.
     """
 
     name: str
     age_s: float | None = None
-    state: Mapping[str, Any] | None = None
+    state: Told | None = None
+    trouble: str = ""
 
 
 def fleet_of(
@@ -184,24 +187,32 @@ def changed(fleet: Fleet, sent: Fleet) -> Fleet:
     return replace(fleet, replicas=rows, left=tuple(before), slots=slots)
 
 
+def opened_of(service: Service | None, name: str) -> Process | None:
+    """Return a replica or a gateway by its name; the first one, replicas first, if it is empty."""
+    every = (*service.replicas, *service.gateways) if service else ()
+    return next((each for each in every if name in {"", each.name}), None)
+
+
 def replica_of(service: Service | None, name: str, now_s: float) -> Replica:
-    """Return the requests of a replica.
+    """Return the requests of a replica or a gateway.
 
     Args:
         service: Where it is looked for.
-        name: Its name; the first one where it is empty.
+        name: Its name; that of `opened_of` where it is empty.
         now_s: By the clock of the readings.
     """
-    processes = service.replicas if service else ()
-    found = next((each for each in processes if name in {"", each.name}), None)
+    found = opened_of(service, name)
     if found is None:
         return Replica(name)
     heard = found.states
     if not heard:
-        return Replica(found.name)
+        return Replica(found.name, trouble=found.trouble)
     newest = heard[-1]
-    shown = {key: newest.state.get(key) for key in _SHOWN_OF_STATE}
-    return Replica(found.name, round(now_s - newest.at_s, 1), shown)
+    age_s = round(now_s - newest.at_s, 1)
+    try:
+        return Replica(found.name, age_s, read(newest.state), found.trouble)
+    except ValueError as error:
+        return Replica(found.name, age_s, trouble=str(error))
 
 
 def _slots(process: Process) -> int | None:
@@ -210,7 +221,7 @@ def _slots(process: Process) -> int | None:
         return process.slots
     for reading in reversed(process.states):
         # What listens in a pod is not trusted to be a sidecar.
-        match reading.state.get("scheduling"):
-            case {"engine": {"max_num_seqs": int(slots)}}:
-                return slots
+        match reading.state:
+            case {"scheduling": {"engine": {"max_num_seqs": told}}}:
+                return count_of(told)
     return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiohttp import web
 
+from weir_cli.console.connections import Connections
 from weir_cli.console.server import Server
 from weir_core.errors import MachineUnfit
 
@@ -18,25 +19,37 @@ GOODBYE_S: Final = 0.1
 
 @asynccontextmanager
 async def hosted(
-    server: Server, loops: Sequence[Coroutine[Any, Any, None]], host: str, port: int
+    server: Server,
+    loops: Sequence[Coroutine[Any, Any, None]],
+    host: str,
+    port: int,
+    connections: Connections | None = None,
 ) -> AsyncIterator[tuple[int, asyncio.Task[None]]]:
     """Serve the page for the length of the block; yield its port, and what ends if a loop does.
 
     Args:
         server: The handlers.
         loops: What feeds the page; none of them ends by itself.
-        host: Address to listen on.
+        host: Address to listen on; empty is every one.
         port: 0 is any that is free.
+        connections: Counts those of the server. Default: with the usual bounds.
 
     Raises:
         MachineUnfit: The address cannot be listened on.
     """
-    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=GOODBYE_S)
+    connections = connections or Connections()
+    app = server.app()
+    app.middlewares.insert(0, connections.noted)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GOODBYE_S)
     await runner.setup()
+    assert runner.server is not None
     looking = asyncio.create_task(_all(loops))
     try:
-        await _listen(runner, host, port)
-        yield runner.addresses[0][1], looking
+        listening = await _listen(connections.of(runner.server), host, port)
+        try:
+            yield listening.sockets[0].getsockname()[1], looking
+        finally:
+            listening.close()
     finally:
         looking.cancel()
         await runner.cleanup()
@@ -49,9 +62,9 @@ async def _all(loops: Sequence[Coroutine[Any, Any, None]]) -> None:
             tasks.create_task(each)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def _listen(make: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await asyncio.get_running_loop().create_server(make, host or None, port)
     except OSError as error:
         raise MachineUnfit(
             f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another "

@@ -59,6 +59,8 @@ class Server:
         """Pages that look now."""
         folder = files("weir_cli.console") / "page"
         self._page = {name: (folder / name).read_bytes() for name in _PAGE}
+        said = b"yes" if access.has_logout else b"no"
+        self._page["index.html"] = self._page["index.html"].replace(b"{logout}", said)
 
     def app(self) -> web.Application:
         """Return the app."""

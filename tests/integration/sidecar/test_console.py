@@ -16,22 +16,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
+import msgspec
 import pytest
-from playwright.async_api import Page, Route, ViewportSize, async_playwright, expect
+from playwright.async_api import Locator, Page, Route, ViewportSize, async_playwright, expect
 
+from tests.integration.sidecar.fleet import KEY, named
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
-from weir_cli.console.access import Login
+from weir_cli.console.access import Login, UrlToken
 from weir_cli.console.command import ConsoleOptions, serving
 from weir_cli.console.feed import Feed
 from weir_cli.console.hosting import hosted
 from weir_cli.console.server import Server
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, record_of
 from weir_cli.simulation_report import write_report
+from weir_cli.top_figures import Process, Reading, Service
 from weir_core.api import labels
 from weir_core.sched.types import ClassPolicy
-from weir_core.wire.policies import PolicyDocument
+from weir_core.wire.policies import PeerEntry, PolicyDocument
 from weir_core.wire.request_state import RequestReport
-from weir_sidecar.settings import Identity
+from weir_sidecar.gateway import Gateway
+from weir_sidecar.settings import Identity, Policies
 from weir_sim.experiments import Scenario
 from weir_sim.mock_engine import MockEngine, Profile
 from weir_sim.profiles import PROFILES
@@ -90,7 +95,32 @@ async def replicas(house: House, tmp_path: Path) -> AsyncIterator[list[Replica]]
         yield found
 
 
-def write_down(cache: Path, replicas: list[Replica]) -> None:
+@dataclass
+class Door:
+    """The gateway of the service, and what it is told."""
+
+    gateway: Gateway
+    policies_file: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.gateway.port}"
+
+
+@pytest.fixture
+async def door(house: House) -> Door:
+    """A gateway with an admin port, as that of a service that may sleep."""
+    address = f"127.{random.randrange(100, 250)}.{random.randrange(1, 250)}.9"
+    gate = PeerEntry("chat-gateway", f"{address}:{labels.PEER_PORT}", serves=False)
+    classes = PolicyDocument(classes=CLASSES, default_class="batch")
+    house.policies(msgspec.structs.replace(classes, peers=(gate,), peer_keys=(KEY,)))
+    settings = replace(named(PATIENT, gate.name), policies=Policies(house.policies_dir))
+    gateway = Gateway(settings, ("127.0.0.1", 0), admin=(address, labels.ADMIN_PORT))
+    await house.stack.enter_async_context(gateway.running())
+    return Door(gateway, house.policies_dir / "policies.json")
+
+
+def write_down(cache: Path, door: Door, replicas: list[Replica]) -> None:
     """Leave the record of a `weir up` that runs them."""
     own = record_of("weir up", os.getpid())
     assert own is not None
@@ -104,12 +134,11 @@ def write_down(cache: Path, replicas: list[Replica]) -> None:
         )
         for each in replicas
     )
-    policies = replicas[0].running.sidecar.settings.addresses.run_dir / "policies/policies.json"
     service = ServiceRecord(
         name="chat",
         model="tiny",
-        url="http://127.255.255.254:1",
-        policies_file=str(policies),
+        url=door.url,
+        policies_file=str(door.policies_file),
         replicas=shown,
     )
     instance = Instance(cache, 8000)
@@ -212,6 +241,9 @@ async def see_the_pool(page: Page, first: Replica) -> None:
         await page.screenshot(path=PICTURE, full_page=True)
     await page.keyboard.press("Escape")
     await expect(last).to_be_focused()
+    await page.get_by_role("link", name="Skip what waits").press("Enter")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip what runs")).to_be_focused()
 
 
 async def see_the_shed_one(page: Page) -> None:
@@ -241,10 +273,14 @@ async def width_of(page: Page) -> float:
 
 
 async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
-    replicas: list[Replica], asked: list[asyncio.Task[None]], page: Page, tmp_path: Path
+    replicas: list[Replica],
+    door: Door,
+    asked: list[asyncio.Task[None]],
+    page: Page,
+    tmp_path: Path,
 ) -> None:
     first, second = replicas
-    write_down(tmp_path, replicas)
+    write_down(tmp_path, door, replicas)
     await flood(replicas, asked)
     async with serving(tmp_path, ConsoleOptions(port=0, interval_s=0.25)) as (url, _):
         await page.goto(url)
@@ -253,7 +289,7 @@ async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
         await find_it_by_its_id(page)
         await second.life.aclose()
         await expect(page.get_by_role("button", name="chat-2: no answer")).to_be_visible()
-        write_down(tmp_path, [first])
+        write_down(tmp_path, door, [first])
         await expect(page.get_by_role("button", name="chat-2: gone")).to_be_visible()
         await page.set_viewport_size(PHONE)
         await page.emulate_media(color_scheme="dark")
@@ -263,23 +299,90 @@ async def test_shows_a_flood_a_shed_request_and_a_replica_that_dies(
         await page.goto("about:blank")  # a stream that breaks is an error of the page
 
 
+async def tab_to(page: Page, name: str, most: int = 12) -> Locator:
+    """Press Tab until a button of that name has the focus."""
+    button = page.get_by_role("button", name=name)
+    for _ in range(most):
+        await page.keyboard.press("Tab")
+        focused = button.and_(page.locator(":focus"))
+        if await focused.count():
+            return focused
+    raise AssertionError(f"{most} times Tab do not lead to {name}")
+
+
+async def test_a_gateway_that_holds_a_request_is_opened_by_keyboard_on_a_phone(
+    door: Door, page: Page, tmp_path: Path
+) -> None:
+    await page.set_viewport_size(PHONE)
+    write_down(tmp_path, door, [])
+    async with (
+        aiohttp.ClientSession() as http,
+        serving(tmp_path, ConsoleOptions(port=0, interval_s=0.25)) as (url, _),
+    ):
+        held = asyncio.create_task(http.post(f"{door.url}/v1/chat/completions", json=chat()))
+        await eventually(lambda: door.gateway.parts.routing.waiting == 1)
+        await page.goto(url)
+        await expect(page.get_by_role("button", name="chat-gateway: ready, 1 wait")).to_be_visible()
+        await tab_to(page, "chat-gateway: ready")
+        await page.keyboard.press("Enter")
+        mark = await tab_to(page, "batch request of anonymous: waits")
+        await page.keyboard.press("Enter")
+        way = page.get_by_role("region", name="batch request")
+        await expect(way).to_contain_text("in the pool of chat-gateway, place 1")
+        await expect(way).to_contain_text("no replica takes requests now")
+        await tab_to(page, "Close the request")
+        await page.keyboard.press("Enter")
+        await expect(mark).to_be_focused()
+        assert await width_of(page) <= PHONE["width"]
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+        # What has the focus is gone: the next Tab does not begin at the top of the page.
+        await expect(page.get_by_role("heading", name="chat-gateway")).to_be_focused()
+        await page.goto("about:blank")
+
+
 async def test_a_login_leads_to_the_page_and_another_token_back_to_the_form(
     page: Page, tmp_path: Path
 ) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("a token of enough characters")
-    feed = Feed(tuple, 0.1, 1.0)
+    broken = Process("chat-1", "ready", (), Reading(0.0, {"phase": 7}))
+    feed = Feed(lambda: [Service("chat", CLASSES, (), (broken,))], 0.1, 1.0)
+    why = "chat-1 cannot be read: its page /state is not one that this console knows"
     server = Server(feed, no_request, Login(token_file, time.time))
     async with hosted(server, (feed.run(),), "127.0.0.1", 0) as (port, _):
         await page.goto(f"http://127.0.0.1:{port}/")
         await page.get_by_label("Token of the console").fill("a token of enough characters")
         await page.get_by_role("button", name="Log in").click()
-        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
+        await expect(page.get_by_text(why)).to_be_visible()
         assert page.url == f"http://127.0.0.1:{port}/"
+        await page.get_by_role("button", name="Log out").click()
+        await page.get_by_label("Token of the console").fill("a token of enough characters")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_text(why)).to_be_visible()
         await page.goto("about:blank")
         token_file.write_text("another token of enough characters")
         await page.goto(f"http://127.0.0.1:{port}/")
         await expect(page.get_by_label("Token of the console")).to_be_visible()
+
+
+async def test_the_url_that_was_printed_opens_from_another_site_until_the_logout(
+    page: Page,
+) -> None:
+    feed = Feed(tuple, 0.1, 1.0)
+    server = Server(feed, no_request, UrlToken("secret", time.time))
+    async with hosted(server, (feed.run(),), "127.0.0.1", 0) as (port, _):
+        link = f"<a href='http://127.0.0.1:{port}/?token=secret'>console</a>"
+        await page.goto(f"data:text/html,{link}")
+        await page.get_by_role("link").click()
+        await expect(page.get_by_text("Nothing is served here")).to_be_visible()
+        assert page.url == f"http://127.0.0.1:{port}/"
+        await page.go_back()  # the token is not in the history
+        assert page.url.startswith("data:")
+        await page.go_forward()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_text("logged out")).to_be_visible()
+        assert await page.context.cookies() == []
 
 
 async def no_request(service: str, request_id: str) -> list[RequestReport]:

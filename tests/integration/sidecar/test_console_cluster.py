@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -134,7 +135,8 @@ async def test_shows_replicas_and_the_requests_of_the_one_that_is_opened(fleet: 
     assert set(frame.fleet.slots or ()) == {"r0", "r1", "r2"}
     assert frame.replica is not None
     assert frame.replica.state is not None
-    assert frame.replica.state["scheduling"]["waiting"] == 0
+    assert frame.replica.state.scheduling is not None
+    assert frame.replica.state.scheduling.waiting == 0
     # One tells the loads of all, and only the replica that is opened its requests.
     assert api.asked == {
         **{f"r{number}/metrics": 1 for number in range(3)}, "r0/fleet": 1, "r1/state": 1,
@@ -170,37 +172,63 @@ async def test_a_request_is_told_with_the_replicas_that_were_compared(fleet: Fle
     assert {each.replica for each in ended.candidates} == {"r0", "r1", "r2"}
 
 
-async def test_a_request_that_waits_at_the_gateway_of_a_service_that_sleeps_is_found(
-    house: House,
-) -> None:
+@contextlib.asynccontextmanager
+async def asleep(house: House) -> AsyncIterator[tuple[Gateway, Api]]:
+    """Run the gateway of a service without replicas, at which a request waits."""
     document = PolicyDocument(peer_keys=(KEY,))
     house.policies(document)
     here = ("127.0.0.1", 0)
     settings = replace(named(PATIENT, "gate-1"), policies=Policies(house.policies_dir))
     gateway = Gateway(settings, here, admin=here)
     await house.stack.enter_async_context(gateway.running())
-    api, clock = Api(document, {"gate-1": gateway.admin_port}, ("gate-1",)), Clock()
-    async with read(api, clock) as cluster, aiohttp.ClientSession() as http:
-        url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+    url = f"http://127.0.0.1:{gateway.port}/v1/chat/completions"
+    async with aiohttp.ClientSession() as http:
         held = asyncio.create_task(http.post(url, json=chat(), headers={"x-request-id": "early"}))
         await eventually(lambda: gateway.parts.routing.waiting == 1)
+        yield gateway, Api(document, {"gate-1": gateway.admin_port}, ("gate-1",))
+        held.cancel()
+        await asyncio.gather(held, return_exceptions=True)
+
+
+async def test_a_request_that_waits_at_the_gateway_of_a_service_that_sleeps_is_found(
+    house: House,
+) -> None:
+    async with asleep(house) as (gateway, api), read(api, Clock()) as cluster:
         await cluster.look()
         (report,) = await cluster.requests("chat", "early")
         addresses = replace(
-            settings.addresses, run_dir=house.run_dir / "none", admin_port=gateway.admin_port
+            gateway.settings.addresses,
+            run_dir=house.run_dir / "none",
+            admin_port=gateway.admin_port,
         )
-        in_its_pod = await page_of(replace(settings, addresses=addresses), "/requests?id=early")
-        assert RequestReport.decode(in_its_pod.encode()).pod == "gate-1"
-        feed = Feed(cluster.services, 1.0, 15.0, clock=clock)
-        await feed.look()
-        frame = feed.frame("chat", "")
-        held.cancel()
-        await asyncio.gather(held, return_exceptions=True)
+        settings = replace(gateway.settings, addresses=addresses)
+        in_its_pod = await page_of(settings, "/requests?id=early")
+    assert RequestReport.decode(in_its_pod.encode()).pod == "gate-1"
     (request,) = report.requests
     assert request.waits is not None
     assert (report.pod, request.waits.position) == ("gate-1", 1)
+
+
+async def test_a_gateway_is_opened_as_a_replica_is(house: House) -> None:
+    clock = Clock()
+    async with asleep(house) as (_, api), read(api, clock) as cluster:
+        await cluster.look()
+        feed = Feed(cluster.services, 1.0, 15.0, clock=clock)
+        cluster.watched = feed.watched
+        await feed.look()
+        with feed.viewed("chat", "gate-1"):
+            await cluster.look()
+        await feed.look()
+        frame, first = feed.frame("chat", "gate-1"), feed.frame("chat", "")
     assert ([row.name for row in frame.fleet.gateways], frame.fleet.replicas) == (["gate-1"], ())
     assert sum(frame.fleet.gateways[0].waiting.values()) == 1
+    assert frame.replica == first.replica  # there is no replica that would be the first
+    assert frame.replica is not None
+    assert frame.replica.state is not None
+    assert frame.replica.state.held is not None
+    (waits,) = frame.replica.state.held.queue
+    assert (waits.id, waits.position, waits.blocked_by) == ("early", 1, "engine")
+    assert api.asked["gate-1/state"] == 1
 
 
 @pytest.mark.parametrize("shown", ["none", "of another key"])
@@ -215,9 +243,25 @@ async def test_a_sidecar_shows_requests_to_what_holds_a_key_only(house: House, s
     assert (await running.probe("/requests?id=mine")).status == 401
 
 
-async def test_a_pod_that_is_no_sidecar_ends_nothing() -> None:
+async def test_a_gateway_shows_requests_to_what_holds_a_key_only(house: House) -> None:
+    async with asleep(house) as (gateway, _), aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{gateway.admin_port}/state"
+        async with http.get(url) as answer:
+            assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        pytest.param(b"[" * 100_000, "its page /state is no JSON", id="nested deeply"),
+        pytest.param(b"\xff", "its page /state is no JSON", id="no text"),
+        pytest.param(b"null", "its page /state does not name this pod", id="nothing"),
+        pytest.param(b'{"pod": "r1"}', "its page /state does not name this pod", id="another pod"),
+    ],
+)
+async def test_a_pod_that_is_no_sidecar_ends_nothing(page: bytes, why: str) -> None:
     async def ask(pod: Pod, path: str, keys: Sequence[str]) -> bytes:
-        return b"[" * 100_000
+        return page
 
     api, clock = Api(PolicyDocument(peer_keys=(KEY,)), {"r0": 1}), Clock()
     async with TestServer(api.app()) as server, aiohttp.ClientSession() as http:
@@ -227,7 +271,25 @@ async def test_a_pod_that_is_no_sidecar_ends_nothing() -> None:
         await cluster.look()
         assert await cluster.requests("chat", "mine") == []
         (service,) = cluster.services()
-    assert [(each.name, each.detail) for each in service.replicas] == [("r0", None)]
+    assert [(each.name, each.detail, each.trouble) for each in service.replicas] == [
+        ("r0", None, why)
+    ]
+
+
+async def test_a_replica_says_why_its_requests_are_not_shown(fleet: Fleet) -> None:
+    fleet.tell(DOCUMENT)
+    await fleet.until_known()
+    api, clock = api_of(fleet), Clock()
+    api.document = msgspec.structs.replace(api.document, peer_keys=("ab" * 32,))
+    async with read(api, clock) as cluster:
+        cluster.watched = lambda: {Watched("chat", "r1")}
+        await cluster.look()
+        feed = Feed(cluster.services, 1.0, 15.0, clock=clock)
+        await feed.look()
+        shown = feed.frame("chat", "r1").replica
+    assert shown is not None
+    assert "its page /state does not come: " in shown.trouble
+    assert ": 401: " in shown.trouble
 
 
 async def test_a_cluster_that_cannot_be_read_is_no_empty_one() -> None:

@@ -42,7 +42,12 @@ PROMPT = "never shown"
 
 def service(*names: str, slots: int = 8) -> Service:
     """Return a service of replicas that were read once."""
-    scheduling = {"engine": {"max_num_seqs": slots}, "at_engine": 3, "queue": [{"id": "r-1"}]}
+    waits = {"id": "r-1", "class": "batch", "tenant": "team-a", "position": 1, "waited_s": 2.5}
+    counts = {"dispatched": 3, "finished": 0, "preempted": 0, "rejected": {}}
+    scheduling = {
+        **{"engine": {"max_num_seqs": slots}, "at_engine": 3, "kv_tokens": 0, "batch": []},
+        **{"waiting": 1, "classes": [], "counts": counts, "queue": [{**waits, "prompt": PROMPT}]},
+    }
     state = {"phase": "serving", "model": PROMPT, "scheduling": scheduling}
     reading = Reading(10.0, state, {Series("weir_queue_requests", (("class", "batch"),)): 5.0})
     replicas = tuple(Process(name, "ready", (reading,)) for name in names)
@@ -117,7 +122,8 @@ async def test_a_viewer_gets_the_history_and_then_frames() -> None:
         assert await event(got) == ("history", [frame_moment()])
         name, frame = await event(got)
         assert (name, frame["replica"]["name"]) == ("frame", "chat-2")
-        assert frame["replica"]["state"]["scheduling"]["queue"] == [{"id": "r-1"}]
+        (waits,) = frame["replica"]["state"]["scheduling"]["queue"]
+        assert (waits["id"], waits["class"]) == ("r-1", "batch")
         assert PROMPT not in json.dumps(frame)
         assert frame["fleet"]["slots"] == {"chat-1": 8, "chat-2": 8}
         machine.wall += 1
@@ -237,20 +243,27 @@ async def test_answers_local_names(path: str, host: str | None, status: int) -> 
         assert "default-src 'none'" in got.headers["Content-Security-Policy"]
 
 
-async def test_a_token_is_asked_for_and_kept_out_of_the_address() -> None:
-    async with opened(Machine().feed(), UrlToken("secret")) as (session, url):
-        async with session.get(url + "/?token=wrong") as got:
-            assert got.status == 401
+def url_token() -> UrlToken:
+    return UrlToken("secret", lambda: 1000.0)
+
+
+async def test_a_token_is_asked_for_and_begins_a_session() -> None:
+    async with opened(Machine().feed(), url_token()) as (session, url):
+        assert await status(session, url, "/?token=wrong") == 401
+        assert await status(session, url, "/console.js") == 401
         async with session.get(url + "/?token=secret", headers={"Host": "weir.example"}) as got:
-            assert (got.status, got.url.query_string) == (200, "")
-        async with session.get(url + "/console.js") as got:
             assert got.status == 200
+            assert 'content="0; url=/"' in await got.text()
+            cookie = got.headers["Set-Cookie"]
+        assert {"HttpOnly", "SameSite=Strict", f"Max-Age={SESSION_S}"} <= set(cookie.split("; "))
+        assert "secret" not in cookie
+        assert [await status(session, url, each) for each in ("/", "/console.js")] == [200, 200]
         async with session.post(url + "/") as got:
             assert got.status == 405
 
 
 async def test_a_cookie_of_other_bytes_is_refused() -> None:
-    async with opened(Machine().feed(), UrlToken("secret")) as (_, url):
+    async with opened(Machine().feed(), url_token()) as (_, url):
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
         writer.write(b"GET / HTTP/1.0\r\nHost: x\r\nCookie: weir-console=\xff\xfe\r\n\r\n")
         async with asyncio.timeout(20):
@@ -293,8 +306,10 @@ async def status(session: aiohttp.ClientSession, url: str, path: str) -> int:
 async def test_a_login_opens_the_page_until_it_is_over(entrance: Entrance) -> None:
     async with opened(Machine().feed(), entrance.login()) as (session, url):
         assert [await status(session, url, each) for each in ("/", "/events", "/request?id=1")] == [
-            303, 401, 401,
+            200, 401, 401,
         ]  # fmt: skip
+        async with session.get(url) as leading:
+            assert 'content="0; url=/login"' in await leading.text()
         assert [await status(session, url, each) for each in ("/login", "/healthz")] == [200, 200]
         answer = await log_in(session, url, TOKEN)
         cookie = answer.headers["Set-Cookie"]
@@ -302,6 +317,7 @@ async def test_a_login_opens_the_page_until_it_is_over(entrance: Entrance) -> No
         assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
         assert TOKEN not in cookie
         assert await status(session, url, "/console.js") == 200
+        assert await status(session, url, "/login") == 303  # it is logged in already
         entrance.now += SESSION_S
         assert await status(session, url, "/console.js") == 401
 
@@ -320,6 +336,69 @@ async def test_a_token_that_was_changed_ends_a_session_and_its_stream(entrance: 
                 with pytest.raises(aiohttp.ClientError):
                     await stream.content.readline()
         assert await status(session, url, "/console.js") == 401
+
+
+async def test_a_logout_ends_its_session_and_its_streams_alone(entrance: Entrance) -> None:
+    feed = Machine(service("chat-1")).feed()
+    await feed.look()
+    async with (
+        opened(feed, entrance.login()) as (session, url),
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as other,
+    ):
+        for each in (session, other):  # at one instant: two sessions all the same
+            await log_in(each, url, TOKEN)
+        (kept,) = session.cookie_jar
+        async with session.get(url + "/events") as mine, other.get(url + "/events") as theirs:
+            for stream in (mine, theirs):
+                assert [(await event(stream))[0] for _ in range(2)] == ["history", "frame"]
+            async with session.post(url + "/logout", allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "/login")
+                cookie = answer.headers["Set-Cookie"]
+            assert {"Max-Age=0", "HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+            await feed.look()
+            assert (await event(theirs))[0] == "frame"
+            async with asyncio.timeout(20):
+                with pytest.raises(aiohttp.ClientError):
+                    await mine.content.readline()
+        stolen = {"Cookie": f"{kept.key}={kept.value}"}
+        async with session.get(url + "/console.js", headers=stolen) as answer:
+            assert answer.status == 401
+        assert await status(other, url, "/console.js") == 200
+
+
+async def test_what_has_no_session_ends_none(entrance: Entrance) -> None:
+    async with opened(Machine().feed(), entrance.login()) as (session, url):
+        async with session.post(url + "/logout") as answer:
+            assert (answer.status, answer.cookies) == (401, {})
+        await log_in(session, url, TOKEN)
+        assert await status(session, url, "/logout") == 404  # a link ends none
+
+
+async def test_sessions_that_were_ended_are_forgotten_when_they_are_over(
+    entrance: Entrance,
+) -> None:
+    login = entrance.login()
+    async with opened(Machine().feed(), login) as (session, url):
+        for _ in range(3):
+            await log_in(session, url, TOKEN)
+            async with session.post(url + "/logout", allow_redirects=False):
+                pass
+            assert len(login._sessions._ended) == 1
+            entrance.now += SESSION_S
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        pytest.param(ThisMachine(), "no", id="nothing to log out of"),
+        pytest.param(url_token(), "yes", id="a session"),
+    ],
+)
+async def test_a_page_knows_whether_there_is_a_logout(access: Access, said: str) -> None:
+    async with opened(Machine().feed(), access) as (session, url):
+        await status(session, url, "/?token=secret")
+        async with session.get(url) as page:
+            assert f'data-logout="{said}"' in await page.text()
 
 
 @pytest.mark.parametrize(
@@ -422,7 +501,10 @@ async def test_a_cookie_is_kept_to_https_where_the_browser_uses_it(
 
 @pytest.mark.parametrize(
     "cookie",
-    ["", ".", "9999999999.", "9999999999.00", "9" * 5000 + ".00", "\u0661.00", "x.y"],
+    [
+        *("", ".", "..", "9999999999.", "9999999999.ab.", "9999999999.ab.00"),
+        *("9" * 5000 + ".ab.00", "\u0661.ab.00", "x.y.z"),
+    ],
 )
 async def test_a_cookie_that_was_made_up_is_no_session(entrance: Entrance, cookie: str) -> None:
     async with opened(Machine().feed(), entrance.login()) as (session, url):

@@ -3,7 +3,7 @@ import { count, html, seconds, Shape, classStyle, sum } from "./words.js";
 
 const WIDTH = 320;
 const HEIGHT = 96;
-const LEFT = 40;
+const LEFT = 46;
 const BOTTOM = 16;
 const WINDOW_S = 300;
 // Readings that are missing for a longer part of the chart break the line.

@@ -101,10 +101,18 @@ const open = (request) => {
 };
 
 const close = () => {
+  refocus(returnTo);
   seen.opened = null;
   seen.reports = null;
   draw();
-  if (returnTo?.isConnected) returnTo.focus();
+};
+
+// What had the focus may be elsewhere by now, as a request that went to the engine, or gone.
+const refocus = (element) => {
+  const id = element?.dataset.id;
+  const moved = id && document.querySelector(`.mark[data-id="${CSS.escape(id)}"]`);
+  const there = element?.isConnected ? element : moved || document.getElementById("one");
+  there?.focus();
 };
 
 document.addEventListener("keydown", (event) => {
@@ -138,6 +146,9 @@ const Nothing = ({ fleet }) => html`
           with <code>kubectl apply -f FILE</code>`
   }</p>`;
 
+const LogOut = () => html`
+  <form method="post" action="/logout" onSubmit=${() => stream?.close()}><button type="submit">Log out</button></form>`;
+
 const Page = () => {
   const { fleet, one, isLive } = seen;
   return html`
@@ -148,6 +159,7 @@ const Page = () => {
       <span class=${`link-state ${isLive ? "fine" : fleet ? "bad" : "pending"}`} role="status">
         <span aria-hidden="true">${isLive ? "●" : fleet ? "✕" : "○"}</span> ${isLive ? "live" : fleet ? "connection lost; trying again" : "connecting"}
       </span>
+      ${root.dataset.logout === "yes" && html`<${LogOut} />`}
     </header>
     <main class=${isLive ? "" : "old"}>
       ${fleet?.trouble && html`<p class="trouble" role="alert">${fleet.trouble}</p>`}
@@ -171,7 +183,9 @@ const Page = () => {
 
 const draw = () => {
   const before = placesOfMarks();
+  const focused = document.activeElement;
   render(html`<${Page} />`, root);
+  if (focused && document.activeElement !== focused) refocus(focused);
   moveMarks(before);
 };
 

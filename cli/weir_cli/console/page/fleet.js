@@ -1,5 +1,5 @@
 // The sums of a service, and its replicas as a grid.
-import { ClassName, count, html, seconds, share, sum } from "./words.js";
+import { ClassName, count, html, seconds, share, Skip, sum } from "./words.js";
 
 const SIGNS = { ready: "●", draining: "◐", "no answer": "✕", gone: "✕", down: "✕" };
 const sign = (state) => SIGNS[state] ?? "○";
@@ -36,7 +36,7 @@ export const Sums = ({ fleet }) => {
 export const Classes = ({ fleet }) => html`
   <section aria-labelledby="classes">
     <h2 id="classes">Classes</h2>
-    <div class="scrolled"><table>
+    <div class="scrolled" role="group" aria-labelledby="classes" tabindex="0"><table>
       <thead><tr><th scope="col">class</th><th scope="col" class="number">waiting</th>
         <th scope="col">by tenant</th><th scope="col" class="number">oldest</th>
         <th scope="col" class="number">TTFT p99</th><th scope="col" class="number">target</th>
@@ -69,21 +69,27 @@ const named = (counts) =>
     .map(([name, number]) => `${name.replaceAll("_", " ")} ${count(number)}`)
     .join(", ");
 
+const stateOf = (row, waiting) => {
+  if (row.state !== "ready" || !row.answers) return row.state;
+  if (waiting) return `${count(waiting)} wait`;
+  return row.at_engine == null ? row.state : `${count(row.at_engine)} run`;
+};
+
 const Cell = ({ row, slots, isChosen, choose, short }) => {
   const waiting = sum(row.waiting);
   const load = slots && row.at_engine != null ? Math.min(1, row.at_engine / slots) : null;
-  const told = row.answers
-    ? `${row.state}, ${count(row.at_engine)} in the engine${slots ? ` of ${slots}` : ""}, ${waiting} wait`
-    : row.state;
+  const inEngine = row.at_engine == null ? "" : `, ${count(row.at_engine)} in the engine${slots ? ` of ${slots}` : ""}`;
+  const told = row.answers ? `${row.state}${inEngine}, ${waiting} wait` : row.state;
   return html`
     <button class=${`cell ${kind(row.state)}`} aria-pressed=${isChosen} title=${`${row.name}: ${told}`}
       aria-label=${`${row.name}: ${told}`} onClick=${() => choose(row.name)}>
       <span class="cell-name"><span class="sign" aria-hidden="true">${sign(row.state)}</span>${short}</span>
-      <svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">
-        <rect class="meter-room" width="100" height="6" rx="2" />
-        <rect class="meter-fill" width=${100 * (load ?? 0)} height="6" rx="2" />
-      </svg>
-      <span class="cell-state quiet">${row.state !== "ready" || row.at_engine == null ? row.state : waiting ? `${count(waiting)} wait` : `${count(row.at_engine)} run`}</span>
+      ${load !== null && html`
+        <svg class="meter" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">
+          <rect class="meter-room" width="100" height="6" rx="2" />
+          <rect class="meter-fill" width=${100 * load} height="6" rx="2" />
+        </svg>`}
+      <span class="cell-state quiet">${stateOf(row, waiting)}</span>
     </button>`;
 };
 
@@ -91,18 +97,30 @@ const Cell = ({ row, slots, isChosen, choose, short }) => {
 const CELL_CHARACTERS = 9;
 const ending = (name) => (name.length > CELL_CHARACTERS ? `…${name.slice(1 - CELL_CHARACTERS)}` : name);
 
-export const Grid = ({ fleet, chosen, choose }) => {
+const Cells = ({ rows, fleet, chosen, choose }) => {
   const begin = `${fleet.service.split("/").at(-1)}-`;
   return html`
-    <section aria-labelledby="replicas">
-      <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
-      <div class="grid-of-replicas">
-        ${fleet.replicas.map(
-          (row) => html`
-            <${Cell} key=${row.name} row=${row} slots=${fleet.slots[row.name]} choose=${choose}
-              isChosen=${row.name === chosen}
-              short=${ending(row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name)} />`,
-        )}
-      </div>
-    </section>`;
+    <div class="grid-of-replicas">
+      ${rows.map(
+        (row) => html`
+          <${Cell} key=${row.name} row=${row} slots=${fleet.slots[row.name]} choose=${choose}
+            isChosen=${row.name === chosen}
+            short=${ending(row.name.startsWith(begin) ? row.name.slice(begin.length) : row.name)} />`,
+      )}
+    </div>`;
 };
+
+export const Grid = ({ fleet, chosen, choose }) => html`
+  <section aria-labelledby="replicas">
+    <h2 id="replicas">Replicas <span class="quiet">${fleet.replicas.length ? "choose one to see its requests" : "none runs now"}</span></h2>
+    <${Skip} to="one" what="the replicas" of=${fleet.replicas} />
+    <${Cells} rows=${fleet.replicas} fleet=${fleet} chosen=${chosen} choose=${choose} />
+  </section>
+  ${
+    fleet.gateways.length > 0 &&
+    html`
+      <section aria-labelledby="gateways">
+        <h2 id="gateways">Gateways <span class="quiet">requests wait there while no replica takes them</span></h2>
+        <${Cells} rows=${fleet.gateways} fleet=${fleet} chosen=${chosen} choose=${choose} />
+      </section>`
+  }`;

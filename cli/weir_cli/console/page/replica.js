@@ -1,5 +1,5 @@
 // One replica alive: what waits, what the scheduler does about it, the batch, and how requests end.
-import { block, ClassName, classStyle, count, html, keyOf, reason, seconds, Shape, UNKNOWN } from "./words.js";
+import { block, ClassName, classStyle, count, html, keyOf, reason, seconds, Shape, Skip, UNKNOWN } from "./words.js";
 
 const SHED = /^(rejected|cut)/;
 
@@ -32,6 +32,7 @@ const Pool = ({ scheduling, classes, open, chosen }) => {
   return html`
     <div class="stage" role="group" aria-labelledby="pool">
       <h3 id="pool">Request pool <b>${count(scheduling.waiting)}</b></h3>
+      <${Skip} to="scheduler" what="what waits" of=${queue} />
       ${scheduling.classes.map((each) => {
         const marks = queue.filter((request) => request.class === each.name);
         const more = each.waiting - marks.length;
@@ -49,7 +50,7 @@ const Pool = ({ scheduling, classes, open, chosen }) => {
     </div>`;
 };
 
-const Scheduler = ({ scheduling, classes }) => {
+const Scheduler = ({ scheduling, classes, isGateway }) => {
   const [first] = scheduling.queue;
   const counts = scheduling.counts;
   return html`
@@ -57,15 +58,16 @@ const Scheduler = ({ scheduling, classes }) => {
       <h3 id="scheduler">Scheduler</h3>
       <p class="says">${
         !first
-          ? "Nothing waits: requests go to the engine as they come."
+          ? `Nothing waits: requests go to ${isGateway ? "a replica" : "the engine"} as they come.`
           : html`Next: <${ClassName} classes=${classes} name=${first.class} /> of ${first.tenant}. ${
-              first.blocked_by ? `It waits: ${block(first.blocked_by)}.` : "It goes as soon as its turn comes."
+              first.blocked_by ? `It waits: ${block(first.blocked_by, isGateway)}.` : "It goes as soon as its turn comes."
             }`
       }</p>
       <dl class="counts">
-        <div><dt>sent to the engine</dt><dd>${count(counts.dispatched)}</dd></div>
-        <div><dt>finished</dt><dd>${count(counts.finished)}</dd></div>
-        <div><dt>preempted</dt><dd>${count(counts.preempted)}</dd></div>
+        ${!isGateway && html`
+          <div><dt>sent to the engine</dt><dd>${count(counts.dispatched)}</dd></div>
+          <div><dt>finished</dt><dd>${count(counts.finished)}</dd></div>
+          <div><dt>preempted</dt><dd>${count(counts.preempted)}</dd></div>`}
         <div><dt>rejected</dt><dd>${count(Object.values(counts.rejected).reduce((a, b) => a + b, 0))}</dd></div>
       </dl>
     </div>`;
@@ -81,6 +83,7 @@ const Batch = ({ scheduling, row, classes, open, chosen }) => {
         shown=${`${count(scheduling.at_engine)} of ${count(engine.max_num_seqs)}`} />
       <${Meter} name="KV cache" value=${scheduling.kv_tokens} most=${engine.kv_capacity_tokens}
         shown=${engine.kv_capacity_tokens ? `${count(scheduling.kv_tokens)} of ${count(engine.kv_capacity_tokens)} tokens` : `${count(scheduling.kv_tokens)} tokens`} />
+      <${Skip} to="predictions" what="what runs" of=${scheduling.batch} />
       <div class="marks">
         ${scheduling.batch.map((request) => html`<${Mark} key=${keyOf(request)} request=${request}
           classes=${classes} open=${open} place="engine" chosen=${chosen} />`)}
@@ -152,36 +155,45 @@ const shown = (ended) => [
 ];
 
 const nothing = (row, state, fleet) => {
-  if (row && !row.answers) return `This replica does not answer: ${row.state}.`;
+  if (row && !row.answers) return `${row.name} does not answer: ${row.state}.`;
   if (row) return state ? "Its engine has not been here yet." : "Its sidecar has not told its requests.";
   return fleet.gateways.length
     ? "No replica runs now: requests wait at the gateway, and the first one wakes the service."
     : "No replica runs now.";
 };
 
+const Alive = ({ state, scheduling, row, classes, open, chosen, old }) => html`
+  <div class=${`flow${state.held ? " of-gateway" : ""}${old ? " old" : ""}`}>
+    <${Pool} scheduling=${scheduling} classes=${classes} open=${open} chosen=${chosen} />
+    <${Scheduler} scheduling=${scheduling} classes=${classes} isGateway=${!!state.held} />
+    ${!state.held && html`<${Batch} scheduling=${scheduling} row=${row} classes=${classes} open=${open} chosen=${chosen} />`}
+    <div class="stages">
+      ${!state.held && html`<${Predictions} scheduling=${scheduling} classes=${classes} open=${open} />`}
+      <${Ended} ended=${shown(state.ended)} classes=${classes} open=${open} />
+    </div>
+  </div>`;
+
 export const Replica = ({ replica, fleet, open, opened }) => {
-  const { state, name } = replica;
-  const scheduling = state?.scheduling;
-  const row = fleet.replicas.find((each) => each.name === name);
-  const classes = fleet.classes;
+  const { state, name, trouble } = replica;
+  const scheduling = state?.scheduling ?? state?.held;
+  const gateway = fleet.gateways.find((each) => each.name === name);
+  const row = gateway ?? fleet.replicas.find((each) => each.name === name);
   const old = replica.age_s != null && replica.age_s > 5;
+  const said = [
+    gateway ? "gateway" : null,
+    row?.state,
+    state?.engine ? `engine ${state.engine}` : null,
+    old ? `as of ${seconds(replica.age_s)} ago` : null,
+  ].filter(Boolean);
   return html`
     <section aria-labelledby="one">
-      <h2 id="one">${name || "No replica"} <span class="quiet">${row ? row.state : ""}${
-        state ? ` · engine ${state.engine}` : ""}${old ? ` · as of ${seconds(replica.age_s)} ago` : ""}</span></h2>
+      <h2 id="one" tabindex="-1">${name || "No replica"} <span class="quiet">${said.join(" · ")}</span></h2>
+      ${trouble && html`<p class="trouble">${name} cannot be read: ${trouble}</p>`}
       ${
         scheduling
-          ? html`
-            <div class=${`flow${old ? " old" : ""}`}>
-              <${Pool} scheduling=${scheduling} classes=${classes} open=${open} chosen=${opened && keyOf(opened)} />
-              <${Scheduler} scheduling=${scheduling} classes=${classes} />
-              <${Batch} scheduling=${scheduling} row=${row} classes=${classes} open=${open} chosen=${opened && keyOf(opened)} />
-              <div class="stages">
-                <${Predictions} scheduling=${scheduling} classes=${classes} open=${open} />
-                <${Ended} ended=${shown(state.ended ?? [])} classes=${classes} open=${open} />
-              </div>
-            </div>`
-          : html`<p class="empty">${nothing(row, state, fleet)}</p>`
+          ? html`<${Alive} state=${state} scheduling=${scheduling} row=${row} classes=${fleet.classes}
+              open=${open} chosen=${opened && keyOf(opened)} old=${old} />`
+          : !trouble && html`<p class="empty">${nothing(row, state, fleet)}</p>`
       }
     </section>`;
 };

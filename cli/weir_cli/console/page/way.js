@@ -4,20 +4,20 @@ import { block, ClassName, count, html, keyOf, reason, seconds } from "./words.j
 const placeOf = (scheduling, ended, key) => {
   const waiting = scheduling?.queue.find((request) => keyOf(request) === key);
   if (waiting) return { place: "pool", request: waiting };
-  const running = scheduling?.batch.find((request) => keyOf(request) === key);
+  const running = scheduling?.batch?.find((request) => keyOf(request) === key);
   if (running) return { place: "engine", request: running };
   const over = ended?.find((request) => keyOf(request) === key);
   return over ? { place: "ended", request: over } : null;
 };
 
-const steps = ({ place, request }, scheduling, replica) => {
+const steps = ({ place, request }, replica, isGateway) => {
   if (place === "pool") {
     const ahead = request.position - 1;
     return [
       ["where", `in the pool of ${replica}, place ${request.position}`],
       ["waits for", seconds(request.waited_s)],
-      ["why", `${ahead ? `${ahead} before it by rank and arrival; ` : ""}${request.blocked_by ? block(request.blocked_by) : "its turn comes next"}`],
-      ["first token", request.first_token_in_s == null ? "not predicted: nothing was measured yet" : `predicted in ${seconds(request.first_token_in_s)}`],
+      ["why", `${ahead ? `${ahead} before it by rank and arrival; ` : ""}${request.blocked_by ? block(request.blocked_by, isGateway) : "its turn comes next"}`],
+      ["first token", request.first_token_in_s == null ? `not predicted: ${isGateway ? "no engine is there" : "nothing was measured yet"}` : `predicted in ${seconds(request.first_token_in_s)}`],
       ["target", request.due_in_s == null ? "none" : request.due_in_s < 0 ? `missed ${seconds(-request.due_in_s)} ago` : `due in ${seconds(request.due_in_s)}`],
       ["rejected", request.given_up_in_s == null ? "never by time" : `in ${seconds(request.given_up_in_s)}, if it still waits`],
     ];
@@ -116,11 +116,12 @@ const unseen = (reports) => {
 };
 
 export const Way = ({ opened, reports, replica, classes, close }) => {
-  const { scheduling, ended } = replica.state ?? {};
+  const { held, ended } = replica.state ?? {};
+  const scheduling = replica.state?.scheduling ?? held;
   const found = placeOf(scheduling, ended, keyOf(opened));
   const request = found?.request ?? opened;
   const told = lines(reports ?? [], found && replica.name);
-  const shown = found ? steps(found, scheduling, replica.name) : told.length ? [] : [["where", unseen(reports)]];
+  const shown = found ? steps(found, replica.name, !!held) : told.length ? [] : [["where", unseen(reports)]];
   return html`
     <aside class="way" role="region" aria-labelledby="way" tabindex="-1">
       <header><h3 id="way">${request.class && html`<${ClassName} classes=${classes} name=${request.class} /> `}request</h3>

@@ -51,7 +51,8 @@ const BLOCKS = {
   kv: "the KV cache has no room for it",
   decodes: "one more would make running answers too slow",
 };
-export const block = (name) => BLOCKS[name] ?? name;
+const AT_GATEWAY = { engine: "no replica takes requests now" };
+export const block = (name, isGateway = false) => (isGateway && AT_GATEWAY[name]) || (BLOCKS[name] ?? name);
 
 // A class has a colour and a shape, so that neither has to be told from the other by colour alone.
 const SHAPES = [
@@ -75,3 +76,8 @@ export const Shape = ({ style, hollow = false }) => html`
 
 export const ClassName = ({ classes, name }) => html`
   <span class="class-name"><${Shape} style=${classStyle(classes, name)} />${name}</span>`;
+
+// A link that is seen while it has the focus, before more buttons than anyone would step through.
+const STEPS = 6;
+export const Skip = ({ to, what, of }) =>
+  of.length > STEPS && html`<a class="skip" href=${`#${to}`}>Skip ${what}</a>`;
