@@ -221,6 +221,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         for fixture, tool in TOOLS.items():
             if any(fixture in _fixtures(item) for item in session.items):
                 build.tool(tool)
+        if any(item.path.stem == "test_keda" for item in session.items):
+            build.keda()
         if _of_groups(session):
             build.lws()
             build.tool(components.DNS)

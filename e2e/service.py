@@ -133,7 +133,7 @@ class Service:
             "delete", "infs", self.name, f"--namespace={self.namespace}", "--wait=false"
         )
 
-    def wait_ready(self, replicas: int) -> None:
+    def wait_ready(self, replicas: int, *, within_s: float = READY_WITHIN_S) -> None:
         """Wait until the newest generation is acted upon and so many replicas take requests."""
 
         def ready() -> None:
@@ -149,7 +149,7 @@ class Service:
             unready = [kind_and_name(pod) for pod in pods if not _takes_requests(pod)]
             assert not unready, unready
 
-        eventually(ready, within_s=READY_WITHIN_S)
+        eventually(ready, within_s=within_s)
 
     def wait_replaced(self, uid: str) -> None:
         """Wait until the pod with this uid is ending or gone, and another one is there."""
