@@ -284,7 +284,7 @@ async def lose_the_engine(engine: Engine, collector: Collector) -> None:
     """Kill the engine below a stream; its client and its trace are told, and readiness ends."""
     async with contextlib.AsyncExitStack() as stack:
         house = House(engine.run_dir, stack)
-        house.policies(PolicyDocument())
+        house.policies(PolicyDocument())  # without tenants, so that a request needs no key
         running = await house.sidecar(tracing=collector.tracing("executing"))
         headers = {"traceparent": f"00-{LOST:032x}-{LOST:016x}-01"}
         stream = asyncio.create_task(
@@ -310,6 +310,7 @@ async def test_a_request_is_one_trace_and_a_killed_engine_is_told_honestly(
 ) -> None:
     """One engine of its own: with tracing, and to be killed."""
     monkeypatch.setenv("OTEL_SERVICE_NAME", "vllm")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # ms; vLLM would send each 5 s
     client = TracerProvider(resource=Resource({"service.name": "client"}), shutdown_on_exit=False)
     to_collector = OTLPSpanExporter(f"{collector.url}/v1/traces")
     client.add_span_processor(SimpleSpanProcessor(to_collector))
