@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from typing import Final
 
 from weir_cli.plan import ServicePlan
 from weir_cli.pods import MODULES, Probe, ProcessPlan
 from weir_cli.replica import replace_file
 from weir_core.api import labels
+
+_OF_ONE_POD: Final = frozenset({"OTEL_POD_NAME", "OTEL_RESOURCE_ATTRIBUTES"})
 
 
 def tell(plan: ServicePlan) -> None:
@@ -49,9 +52,13 @@ def process(plan: ServicePlan, grace_period_s: float) -> ProcessPlan:
 
 
 def _settings(plan: ServicePlan) -> dict[str, str]:
-    """Return what a sidecar of the service is told: the gateway keeps the same bounds."""
+    """Return what a sidecar of the service is told: the same bounds, and where spans go."""
     told = {name: value for sidecar in _sidecars(plan)[:1] for name, value in sidecar.env.items()}
-    return {name: value for name, value in told.items() if name.startswith("WEIR_")}
+    return {
+        name: value
+        for name, value in told.items()
+        if name.startswith(("WEIR_", "OTEL_")) and name not in _OF_ONE_POD
+    }
 
 
 def _liveness(plan: ServicePlan) -> Probe:

@@ -25,7 +25,7 @@ from e2e.cluster.report import say
 
 MODULES = Path(__file__).parent / "build"
 TOOLS = Path(__file__).parents[1] / "tools"
-"""Small programs of ours around a Go library that scenarios ask; each is built by itself. And pins
+"""Small programs of ours around a Go library that tests run; each is built by itself. And pins
  of programs of others, which are built where they are, by the `go.mod` of their own."""
 OTHERS = Path(__file__).parent / "versions"
 """A module for each other Kubernetes that the tests can run on.
@@ -211,7 +211,7 @@ def _downloaded(pin: Path, module: str) -> Path:
 def _go() -> str:
     go = shutil.which("go")
     if go is None:
-        raise ClusterError("Go 1.26 or newer is needed to build the cluster: see https://go.dev/dl")
+        raise ClusterError("Go 1.26 or newer is needed to build it: see https://go.dev/dl")
     return go
 
 

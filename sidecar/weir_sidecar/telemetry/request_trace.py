@@ -9,6 +9,9 @@
 At a request's time only what must be known at once is made: whether it is sampled, its ids, and
 the header lines for the engine. The rest is kept as plain values. `spans` makes spans of them when
 an exporter works off what has ended, many at a time. Prompts and answers are never recorded.
+
+`gen_ai.*` are the names of OpenTelemetry's GenAI semantic conventions 0.1.0, their first release
+apart from the general ones. What is known of HTTP has the names of the general ones, 1.44.0.
 """
 
 from __future__ import annotations
@@ -242,15 +245,24 @@ class RequestTrace:
         if self._was_admitted:
             known["weir.class"] = self._class_name
             known["weir.tenant"] = _text(self._tenant)
-        outcome = self._outcome.value
+        self._describe_end(root)
+        return root
+
+    def _describe_end(self, root: Span) -> None:
+        known, outcome, status = root.attributes, self._outcome.value, self._status
         known["weir.outcome"] = outcome
-        known["http.response.status_code"] = self._status
+        if status:
+            known["http.response.status_code"] = status
         if self._usage is not None:
             known["gen_ai.usage.input_tokens"] = self._usage.prompt_tokens
             known["gen_ai.usage.output_tokens"] = self._usage.output_tokens
-        if self._outcome in _FAULTS:
-            known["error.type"] = root.error = outcome
-        return root
+        if "gen_ai.request.stream" in known and self._first_token_at is not None:
+            known["gen_ai.response.time_to_first_chunk"] = self._first_token_at - self._arrival
+        is_fault = self._outcome in _FAULTS or status >= 500
+        if is_fault or status >= 400:
+            known["error.type"] = outcome
+        if is_fault:  # by the conventions for HTTP a server's 4xx is no error of its span
+            root.error = outcome
 
     def _queue(self) -> Span:
         queue = self._child("weir.queue", self.ids[16:32], self._queue_start, self._queue_end)
@@ -379,6 +391,8 @@ def _describe(root: Span, operation: str, body: RequestBody) -> None:
         known["gen_ai.request.temperature"] = body.temperature
     if body.top_p is not None:
         known["gen_ai.request.top_p"] = body.top_p
+    if body.streams:
+        known["gen_ai.request.stream"] = True
     choices = body.sequences // body.prompts
     if choices > 1:
         known["gen_ai.request.choice.count"] = choices

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,22 +12,10 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.integration.conftest import TINY, RunEngine, metric_in
+from tests.integration.conftest import metric_in
 from tests.integration.sidecar.harness import PATIENT, House, Running, chat, eventually
 from weir_core.wire.priority import engine_priority
-from weir_sidecar.inflight import State
-from weir_sidecar.telemetry.request_trace import Tracing
-from weir_sidecar.telemetry.tracing import SdkExporter
-from weir_sidecar.upstreams.monitor import EngineState
 
 LONG = {"max_tokens": 4000, "ignore_eos": True, "min_tokens": 4000}
 SHORT = {
@@ -168,69 +155,6 @@ async def test_the_class_decides_in_the_engine_on_the_path_of_each_api(
             assert await asyncio.gather(*higher) == [200] * len(SHORT)
         assert not any(request.done() for request in lower)
     assert await asyncio.gather(*lower) == [200] * len(SHORT)
-
-
-class Collector:
-    """A tiny OTLP receiver."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-
-    async def receive(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        if body.startswith(b"\x1f\x8b"):
-            body = gzip.decompress(body)
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            for scope in resource.scope_spans:
-                self.spans.extend(scope.spans)
-        reply = ExportTraceServiceResponse().SerializeToString()
-        return web.Response(body=reply, content_type="application/x-protobuf")
-
-    def named(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-
-@contextlib.asynccontextmanager
-async def collecting() -> AsyncIterator[tuple[Collector, int]]:
-    collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.receive)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield collector, runner.addresses[0][1]
-    await runner.cleanup()
-
-
-async def test_vllms_span_hangs_below_ours_and_a_killed_engine_is_told_honestly(
-    run_engine: RunEngine,
-) -> None:
-    """One engine of its own: with tracing, and to be killed."""
-    exporter = InMemorySpanExporter()
-    async with collecting() as (collector, port), contextlib.AsyncExitStack() as stack:
-        config = TINY.model_copy(update={"traces_endpoint": f"http://127.0.0.1:{port}/v1/traces"})
-        engine = stack.enter_context(run_engine(config))
-        house = House(engine.run_dir, stack)
-        running = await house.sidecar(tracing=Tracing(SdkExporter(SimpleSpanProcessor(exporter))))
-        assert (await running.post(json=chat(max_tokens=4))).status == 200
-        await eventually(lambda: bool(collector.named("llm_request")), timeout_s=30)
-        ours = next(s for s in exporter.get_finished_spans() if s.name == "weir.engine")
-        theirs = collector.named("llm_request")[0]
-        assert ours.context is not None
-        assert int.from_bytes(theirs.trace_id) == ours.context.trace_id
-        assert int.from_bytes(theirs.parent_span_id) == ours.context.span_id
-
-        stream = asyncio.create_task(running.broken(json=chat(stream=True, **LONG)))
-        registry = running.sidecar.registry
-        await eventually(lambda: State.RELAYED in {r.state for r in registry._requests})
-        engine.kill()
-        assert b"event: error\n" in (await stream).body
-        await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
-        assert (await running.probe("/readyz")).status == 503
-        waits = asyncio.create_task(running.post(json=chat()))
-        await eventually(lambda: len(running.sidecar.driver.waiting()) == 1)
-        waits.cancel()
-        assert await running.ended(3) == {"ok": 1, "engine_error": 1, "client_gone": 1}
 
 
 BLOCK_TOKENS = 128

@@ -77,10 +77,16 @@ async def test_the_genai_attributes_are_those_of_the_conventions(
 ) -> None:
     await house.mock_engine(Profile(output_tokens=5))
     running = await house.sidecar(tracing=spans.tracing)
-    await running.post(json=chat(max_tokens=5, temperature=0.5, top_p=0.9, n=2))
+    await running.post(json=chat(max_tokens=5, temperature=0.5, top_p=0.9, n=2, stream=True))
     await running.ended(1)
     names = {name for name in attributes(spans.named("chat tiny")) if name.startswith("gen_ai.")}
-    assert {"gen_ai.provider.name", "gen_ai.request.top_p", "gen_ai.request.choice.count"} <= names
+    assert {
+        "gen_ai.provider.name",
+        "gen_ai.request.top_p",
+        "gen_ai.request.choice.count",
+        "gen_ai.request.stream",
+        "gen_ai.response.time_to_first_chunk",
+    } <= names
     conventions = {
         value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")
     }

@@ -167,6 +167,20 @@ def test_the_gateway_listens_where_the_curl_asks_for_the_model(
     assert '"model": "one-model"' in curl(plan)
 
 
+def test_the_gateway_traces_to_where_its_replicas_do_as_itself(tmp_path: Path) -> None:
+    traced = "  tracing: {endpoint: 'http://127.0.0.1:4318', samplingRatio: 0.1}\n"
+    path = tmp_path / "weir.yaml"
+    path.write_text(SERVICE.format(name="one", pools=CPU) + traced)
+    (plan,) = planned(load([path]))
+    env = gateway.process(plan, 60.0).env
+    sidecar = plan.replicas[0].processes[0].env
+    said = {"ENDPOINT", "PROTOCOL", "NAME", "SAMPLER", "ARG"}
+    ours = {name: value for name, value in env.items() if name.startswith("OTEL_")}
+    assert {name.rpartition("_")[2] for name in ours} == said
+    assert ours.items() <= sidecar.items()
+    assert not [name for name in ours if plan.replicas[0].name in ours[name]]
+
+
 def test_a_gateway_that_hangs_is_noticed_as_soon_as_a_sidecar_that_does(tmp_path: Path) -> None:
     (plan,) = planned(documents(tmp_path, ("one", CPU)))
     sidecar, liveness = plan.replicas[0].processes[0], gateway.process(plan, 60.0).liveness

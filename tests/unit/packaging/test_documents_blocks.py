@@ -20,8 +20,8 @@ ROOT: Final = Path(__file__).parents[3]
 DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 API: Final = "serving.weir.dev/v1alpha1"
-OF_OTHERS: Final = frozenset({"externalRules"})
-"""Settings of other programs, here prometheus-adapter."""
+OF_OTHERS: Final = frozenset({"externalRules", "receivers"})
+"""Settings of other programs: prometheus-adapter, the OpenTelemetry Collector."""
 MODEL: Final = {"name": "tiny", "source": {"uri": "tiny://"}}
 
 

@@ -256,6 +256,54 @@ def test_attempts_before_the_last_are_errors_and_the_queue_is_the_first_ones() -
     assert [s.end_ns - at for s in engines] == [5_000_000_000, 7_000_000_000]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status", "wanted"),
+    [
+        pytest.param(Outcome.OK, 200, (200, None, ""), id="well"),
+        pytest.param(Outcome.CUT, 200, (200, "cut_by_shutdown", "cut_by_shutdown"), id="broken"),
+        pytest.param(Outcome.CLIENT_ERROR, 404, (404, "client_error", ""), id="the client's fault"),
+        pytest.param(
+            Outcome.REJECTED_NO_ENDPOINTS,
+            503,
+            (503, "rejected_no_endpoints", "rejected_no_endpoints"),
+            id="the server's refusal",
+        ),
+        pytest.param(Outcome.CLIENT_GONE, 0, (None, None, ""), id="gone before the answer"),
+    ],
+)
+def test_a_span_says_how_its_request_ended(
+    outcome: Outcome, status: int, wanted: tuple[int | None, str | None, str]
+) -> None:
+    trace = begun({})
+    trace.finish(outcome, status, 3.0, first_byte_at=None, usage=None)
+    (root,) = trace.spans()
+    known = root.attributes
+    assert known["weir.outcome"] == outcome
+    assert (known.get("http.response.status_code"), known.get("error.type"), root.error) == wanted
+
+
+@pytest.mark.parametrize(
+    ("streams", "wanted"),
+    [
+        pytest.param(
+            True,
+            {"gen_ai.request.stream": True, "gen_ai.response.time_to_first_chunk": 1.5},
+            id="a stream",
+        ),
+        pytest.param(False, {}, id="a plain answer"),
+    ],
+)
+def test_only_a_stream_says_when_its_first_chunk_came(
+    streams: bool, wanted: dict[str, object]
+) -> None:
+    trace = begun({})
+    trace.describe("chat", RequestBody(model="tiny", streams=streams))
+    trace.dispatched(1.0, 2.0, "a")
+    trace.finish(Outcome.OK, 200, 3.0, first_byte_at=2.5, usage=None)
+    known = trace.spans()[0].attributes
+    assert {name: known[name] for name in known if name.endswith(("stream", "chunk"))} == wanted
+
+
 def test_a_forward_says_where_to_and_why() -> None:
     trace = begun({})
     looked_at = Candidate("b", 9.5, 7.0, 0.0, 0.5, 0.0, 2.0, feasible=True, age_ms=80.0)
