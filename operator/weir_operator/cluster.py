@@ -52,6 +52,13 @@ _DENIALS: Final = ("admission webhook", "ValidatingAdmissionPolicy", "failed cal
 a person installed beside it. Their codes say nothing: a webhook that gives none denies with 400, a
 policy with 422 (Kubernetes 1.35)."""
 
+_NO_RIGHT: Final = 'is forbidden: User "'
+"""What RBAC says, and neither a quota nor an admission controller."""
+_GRANT: Final = (
+    ". The chart of this operator's version grants it, unless a value leaves it out: helm upgrade, "
+    "or see docs/install.md#rights"
+)
+
 
 class _Read(NamedTuple):
     path: str
@@ -250,12 +257,13 @@ class Kubernetes:
         return await self._write(write, conflict_is_none=True)
 
     async def changes(
-        self, kind: Kind, namespace: str | None, since: str = ""
+        self, kind: Kind, namespace: str | None, since: str = "", selector: str = ""
     ) -> AsyncIterator[Change]:
         """Yield each object that changes, for a while; without `since` all there are before."""
         query = {
             "watch": "true", "timeoutSeconds": str(_WATCH_S), "allowWatchBookmarks": "true",
             **({"resourceVersion": since} if since else {}),
+            **({"labelSelector": selector} if selector else {}),
         }  # fmt: skip
         limit = aiohttp.ClientTimeout(
             sock_connect=_CONNECT_S, sock_read=_WATCH_S + 30, total=_WATCH_S + 60
@@ -265,7 +273,7 @@ class Kubernetes:
                 self._watches, _Read(kind.path(namespace), _METADATA), query, limit
             )
             async with answer:
-                async for line in answer.content:
+                async for line in _lines(answer.content):
                     yield _change(kind, json.loads(line))
         except ApiException as error:
             if error.status == 404 and kind in OPTIONAL:
@@ -377,6 +385,20 @@ async def _sent(
     return response
 
 
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield each line, however long: aiohttp's own iterator ends at one of more than 128 KiB.
+
+    An object that kubectl applied has a copy of itself in an annotation, which may be twice that.
+    """
+    begun: list[bytes] = []
+    async for piece in content.iter_any():
+        first, *others = piece.split(b"\n")
+        begun.append(first)
+        for each in others:
+            yield b"".join(begun)
+            begun = [each]
+
+
 def _change(kind: Kind, event: Manifest) -> Change:
     """Return what an event of a watch tells; one without a name only tells how far it is.
 
@@ -413,7 +435,8 @@ def translated(error: ApiException, about: str) -> Exception:
     """
     message = _message(error)
     if error.status == 403 or (about and any(each in message for each in _DENIALS)):
-        return ClusterRefuses(f"the API server refuses {about}: {message}")
+        said = f"{' '.join(filter(None, ('the API server refuses', about)))}: {message}"
+        return ClusterRefuses(f"{said}{_GRANT}" if _NO_RIGHT in message else said)
     # A field that no schema knows makes server-side apply fail with 500, of all codes.
     unknown_field = error.status == 500 and "field not declared in schema" in message
     if about and (error.status in (400, 422) or unknown_field):

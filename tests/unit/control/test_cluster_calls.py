@@ -163,14 +163,21 @@ async def test_a_watch_asks_for_metadata_alone_and_reads_lines_of_any_length(
 ) -> None:
     events = [
         {"type": kind, "object": {"metadata": {"namespace": "a", "name": name, **VERSION}}}
-        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 100_000), ("BOOKMARK", ""))
+        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 300_000), ("BOOKMARK", ""))
     ]
     text = b"".join(json.dumps(each).encode() + b"\n" for each in events)
     api_server.lines = [text[at : at + 7_001] for at in range(0, len(text), 7_001)]
     told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a", "6")]
-    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 100_000, "")]
+    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 300_000, "")]
     assert "as=PartialObjectMetadata;" in api_server.headers[-1]["Accept"]
     assert api_server.queries[-1]["resourceVersion"] == "6"
+    assert "labelSelector" not in api_server.queries[-1]
+
+
+async def test_a_watch_can_be_for_some_labels_alone(api_server: ApiServer) -> None:
+    cluster = api_server.client(Seconds(30))
+    assert not [each async for each in cluster.changes(DEPLOYMENT, None, selector="a=b,c")]
+    assert api_server.queries[-1]["labelSelector"] == "a=b,c"
 
 
 async def test_a_watch_that_began_too_long_ago_says_so(api_server: ApiServer) -> None:
