@@ -276,8 +276,8 @@ class Kubernetes:
                 async for line in _lines(answer.content):
                     yield _change(kind, json.loads(line))
         except ApiException as error:
-            if error.status == 404 and kind in OPTIONAL:
-                raise KindMissing(OPTIONAL[kind]) from error
+            if error.status == 404:
+                raise KindMissing(OPTIONAL.get(kind, _no_kind(kind))) from error
             raise translated(error, f"a watch of {kind.plural}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"the watch broke: {error}") from error
@@ -291,7 +291,7 @@ class Kubernetes:
         if listed is None and kind in OPTIONAL:
             return []
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
-            raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
+            raise ClusterUnavailable(_no_kind(kind))
         items: list[Manifest] = listed.get("items") or []  # null where metadata alone is listed
         for item in items:  # lists leave out what all their items have in common
             item.setdefault("apiVersion", kind.api_version)
@@ -383,6 +383,10 @@ async def _sent(
         said = (await response.read()).decode(errors="replace")
         raise ApiException(status=response.status, reason=response.reason, body=said)
     return response
+
+
+def _no_kind(kind: Kind) -> str:
+    return f"there is no {kind.name}: are Weir's CRDs installed?"
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ from weir_core.api.labels import SERVICE as OF_SERVICE
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT, Kind
+from weir_operator.kinds import CLASS, OPTIONAL, SECRET, SERVICE, TENANT, Kind
 from weir_operator.parts import owned
 
 log = logging.getLogger(__name__)
@@ -128,6 +128,8 @@ class _Follower:
         """Say why a watch ended; return after how many seconds it begins anew."""
         self._begin_anew()
         if isinstance(error, KindMissing):
+            if self._topic[0] not in OPTIONAL:
+                log.warning("watching %s: %s", self._topic[0].plural, error)
             return AGAIN_MISSING
         if isinstance(error, ClusterRefuses):
             log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)

@@ -17,7 +17,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.cluster import Kubernetes
 from weir_operator.interests import Change
-from weir_operator.kinds import DEPLOYMENT, GROUP_SET, SECRET
+from weir_operator.kinds import DEPLOYMENT, GROUP_SET, SECRET, TENANT
 
 VERSION: Final = {"resourceVersion": "7"}
 HANGING: Final = -1
@@ -100,6 +100,8 @@ async def test_a_kind_that_is_missing_is_no_empty_list_of_tenants(api_server: Ap
     api_server.statuses["/apis/serving.weir.dev/v1alpha1/namespaces"] = 404
     with pytest.raises(ClusterUnavailable, match="no InferenceTenant: are Weir's CRDs installed"):
         await api_server.client(Seconds(30)).tenants("a")
+    with pytest.raises(KindMissing, match="no InferenceTenant: are Weir's CRDs installed"):
+        await anext(api_server.client(Seconds(30)).changes(TENANT, "a"))
 
 
 async def test_a_cluster_may_lack_leader_worker_sets(api_server: ApiServer) -> None:

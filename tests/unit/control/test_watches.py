@@ -92,16 +92,17 @@ async def test_what_is_forbidden_or_missing_keeps_nothing_else_from_being_told(
     async def answer(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
         if kind == forbidden:
             raise ClusterRefuses("no right")
-        if kind == GROUP_SET:
-            raise KindMissing("not installed")
+        if kind in (GROUP_SET, TENANT):
+            raise KindMissing(f"no {kind.name}")
         async for each in each_once(kind, namespace, time):
             yield each
 
-    kinds = {CLASS, SERVICE, TENANT, SECRET, *OWNED} - {forbidden, GROUP_SET}
+    kinds = {CLASS, SERVICE, SECRET, *OWNED} - {forbidden, GROUP_SET}
     told, _ = await told_by(answer, (), count=len(kinds))
     assert {change.kind for change in told} == kinds
     assert f"changes of {forbidden.plural} are not seen at once: no right" in caplog.text
-    assert "not installed" not in caplog.text  # of clusters that need none, too
+    assert "watching inferencetenants: no InferenceTenant" in caplog.text
+    assert "LeaderWorkerSet" not in caplog.text  # a cluster may need none
 
 
 @pytest.mark.parametrize(
