@@ -175,11 +175,22 @@ class Kubernetes:
         return await self._ask(kind.path(namespace, name))
 
     async def metadata(self, kind: Kind, selector: str = "") -> list[Meta]:
-        """Return the metadata of a kind's objects in the watched namespaces, in a call for each."""
+        """Return the metadata of a kind's objects in the watched namespaces, in a call for each.
+
+        A namespace that was deleted took the right along; its watch says so. Others are listed.
+        """
         found: list[Meta] = []
-        for namespace in (None,) if kind == CLASS else self._namespaces or (None,):
-            listed = await self._list(kind, namespace, selector, _METADATA_LIST)
-            found += [view(Meta, each["metadata"]) for each in listed]
+        refused: list[ClusterRefuses] = []
+        places = (None,) if kind == CLASS else self._namespaces or (None,)
+        for namespace in places:
+            try:
+                listed = await self._list(kind, namespace, selector, _METADATA_LIST)
+            except ClusterRefuses as error:
+                refused.append(error)
+            else:
+                found += [view(Meta, each["metadata"]) for each in listed]
+        if len(refused) == len(places):
+            raise refused[0]
         return found
 
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:

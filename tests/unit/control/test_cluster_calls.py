@@ -43,9 +43,9 @@ class ApiServer:
         self.url = ""
         self.clients: list[Kubernetes] = []
 
-    def client(self, patience: Seconds = HASTY) -> Kubernetes:
+    def client(self, patience: Seconds = HASTY, namespaces: tuple[str, ...] = ()) -> Kubernetes:
         """Return a client that waits for an answer for so long."""
-        self.clients.append(Kubernetes((), client.Configuration(host=self.url), patience))
+        self.clients.append(Kubernetes(namespaces, client.Configuration(host=self.url), patience))
         return self.clients[-1]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -198,6 +198,18 @@ async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) ->
     assert "as=PartialObjectMetadataList;" in api_server.headers[-1]["Accept"]
     assert api_server.queries[-1]["labelSelector"] == "serving.weir.dev/service"
     assert len(api_server.queries) == 1
+
+
+async def test_a_namespace_without_rights_keeps_no_other_from_being_listed(
+    api_server: ApiServer,
+) -> None:
+    meta = {"name": "x", "namespace": "b", "uid": "u", **VERSION}
+    api_server.statuses["/apis/apps/v1/namespaces/gone"] = 403
+    api_server.objects["/apis/apps/v1/namespaces/b/deployments"] = {"items": [{"metadata": meta}]}
+    cluster = api_server.client(Seconds(30), ("gone", "b"))
+    assert [each.uid for each in await cluster.metadata(DEPLOYMENT)] == ["u"]
+    with pytest.raises(ClusterRefuses):
+        await api_server.client(Seconds(30), ("gone",)).metadata(DEPLOYMENT)
 
 
 async def test_a_list_of_no_metadata_is_null(api_server: ApiServer) -> None:
