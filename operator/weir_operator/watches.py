@@ -99,6 +99,7 @@ class _Follower:
         self._tell = tell
         self._blind = blind
         self._since = ""
+        self._is_refused = False
 
     async def follow(self, again: Seconds) -> None:
         """Watch for ever."""
@@ -121,6 +122,7 @@ class _Follower:
                 self._blind.discard(self._topic)
                 self._tell(Change(kind, namespace or "", ""))
             self._since = change.version
+            self._is_refused = False
             if change.name:
                 self._tell(change)
 
@@ -132,7 +134,9 @@ class _Follower:
                 log.warning("watching %s: %s", self._topic[0].plural, error)
             return AGAIN_MISSING
         if isinstance(error, ClusterRefuses):
-            log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
+            if not self._is_refused:  # once, and not each minute of a right that is left out
+                log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
+            self._is_refused = True
             return AGAIN_FORBIDDEN
         log.warning("watching %s: %s", self._topic[0].plural, error)
         return again

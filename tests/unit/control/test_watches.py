@@ -9,6 +9,7 @@ import pytest
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
+from weir_operator import watches
 from weir_operator.interests import Change
 from weir_operator.kinds import CLASS, GROUP_SET, JOB, SECRET, SERVICE, TENANT, Kind
 from weir_operator.parts import owned
@@ -103,6 +104,16 @@ async def test_what_is_forbidden_or_missing_keeps_nothing_else_from_being_told(
     assert f"changes of {forbidden.plural} are not seen at once: no right" in caplog.text
     assert "watching inferencetenants: no InferenceTenant" in caplog.text
     assert "LeaderWorkerSet" not in caplog.text  # a cluster may need none
+
+
+async def test_a_right_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    follower = watches._Follower(Feed(each_once), (SECRET, None), lambda _: None, set())
+    refused = ClusterRefuses("no right")
+    for _ in range(3):
+        assert follower._lost(refused, Seconds(0)) == watches.AGAIN_FORBIDDEN
+    await follower._once()
+    follower._lost(refused, Seconds(0))
+    assert caplog.text.count("changes of secrets are not seen at once") == 2
 
 
 @pytest.mark.parametrize(
