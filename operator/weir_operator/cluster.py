@@ -98,10 +98,10 @@ class Cluster(Protocol):
         """Return the pods whose label names the service: its replicas, by default."""
 
     async def classes(self) -> list[Manifest]:
-        """Return every InferencePriorityClass; raise `ClusterRefuses` without that right."""
+        """Return every InferencePriorityClass; raise `ClusterRefuses` without right or kind."""
 
     async def tenants(self, namespace: str) -> list[Manifest]:
-        """Return the namespace's InferenceTenants; raise `ClusterRefuses` without that right."""
+        """Return the namespace's InferenceTenants; raise `ClusterRefuses` without right or kind."""
 
     async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         """Set one annotation of a pod; it is well if the pod is gone."""
@@ -302,7 +302,7 @@ class Kubernetes:
         if listed is None and kind in OPTIONAL:
             return []
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
-            raise ClusterUnavailable(_no_kind(kind))
+            raise KindMissing(_no_kind(kind))
         items: list[Manifest] = listed.get("items") or []  # null where metadata alone is listed
         for item in items:  # lists leave out what all their items have in common
             item.setdefault("apiVersion", kind.api_version)

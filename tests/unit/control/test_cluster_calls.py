@@ -98,7 +98,7 @@ async def test_overload_is_told_at_once_however_long_the_server_asks_to_wait(
 
 async def test_a_kind_that_is_missing_is_no_empty_list_of_tenants(api_server: ApiServer) -> None:
     api_server.statuses["/apis/serving.weir.dev/v1alpha1/namespaces"] = 404
-    with pytest.raises(ClusterUnavailable, match="no InferenceTenant: are Weir's CRDs installed"):
+    with pytest.raises(ClusterRefuses, match="no InferenceTenant: are Weir's CRDs installed"):
         await api_server.client(Seconds(30)).tenants("a")
     with pytest.raises(KindMissing, match="no InferenceTenant: are Weir's CRDs installed"):
         await anext(api_server.client(Seconds(30)).changes(TENANT, "a"))
