@@ -284,7 +284,7 @@ class Kubernetes:
                 self._watches, _Read(kind.path(namespace), _METADATA), query, limit
             )
             async with answer:
-                async for line in _lines(answer.content):
+                async for line in answer.content:
                     yield _change(kind, json.loads(line))
         except ApiException as error:
             if error.status == 404:
@@ -398,20 +398,6 @@ async def _sent(
 
 def _no_kind(kind: Kind) -> str:
     return f"there is no {kind.name}: are Weir's CRDs installed?"
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield each line, however long: aiohttp's own iterator ends at one of more than 128 KiB.
-
-    An object that kubectl applied has a copy of itself in an annotation, which may be twice that.
-    """
-    begun: list[bytes] = []
-    async for piece in content.iter_any():
-        first, *others = piece.split(b"\n")
-        begun.append(first)
-        for each in others:
-            yield b"".join(begun)
-            begun = [each]
 
 
 def _change(kind: Kind, event: Manifest) -> Change:
