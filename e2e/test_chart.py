@@ -90,6 +90,12 @@ def test_alerts_are_what_their_tests_run(run_helm: RunHelm) -> None:
         pytest.param("operator.replica=2", "'replica' not allowed", id="a misspelt key"),
         pytest.param("operator.replicas=two", "want integer", id="a word for a number"),
         pytest.param("images.weir.repository=", "repository", id="no image"),
+        pytest.param("fullnameOverride=Weir", "does not match", id="a name that no object has"),
+        pytest.param(
+            "metrics.service.enabled=false,metrics.serviceMonitor.enabled=true",
+            "enable that, too",
+            id="a monitor of no Service",
+        ),
     ],
 )
 def test_refuses(setting: str, complaint: str, run_helm: RunHelm) -> None:
@@ -98,6 +104,16 @@ def test_refuses(setting: str, complaint: str, run_helm: RunHelm) -> None:
     )
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+def test_the_longest_name_of_a_release_leaves_every_object_a_legal_one(run_helm: RunHelm) -> None:
+    done = run_helm(
+        *("template", "r" * 53, str(CHART), f"--kube-version={KUBERNETES}"),
+        "--set=console.enabled=true,console.tokenSecret.name=t,externalScaler.enabled=true",
+    )
+    assert done.returncode == 0, done.stderr
+    made = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert max(len(each["metadata"]["name"]) for each in of_kind("Service", made)) == 63
 
 
 def test_a_cluster_without_native_sidecars_is_refused(run_helm: RunHelm) -> None:

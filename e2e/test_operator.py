@@ -144,6 +144,30 @@ def test_two_operators_do_not_fight_and_the_second_takes_over(
     weir.ready()
 
 
+def test_without_a_right_that_it_needs_not_a_service_goes_on(
+    weir: Installation, empty_service: Service
+) -> None:
+    """A chart that is older than the operator grants none to newer kinds."""
+    kubectl = weir.target.kubectl
+    rules = kubectl.get("clusterrole", "weir", "")["rules"]
+    newer = {"jobs", "leaderworkersets"}
+    fewer = [each for each in rules if newer.isdisjoint(each["resources"])]
+    kubectl.patch("clusterrole", "weir", "", {"rules": fewer})
+    try:
+        weir.kill()  # what is watched already goes on for minutes
+        weir.ready()
+        weir.acts_on(empty_service)
+        empty_service.patch({"model": {"cache": {"claimName": "models", "prefetch": True}}})
+        said = empty_service.says("PrefetchReady", "False", "Refused")["message"]
+        assert 'cannot list resource "jobs"' in said
+        assert "helm upgrade" in said
+        weir.acts_on(empty_service)
+    finally:
+        kubectl.patch("clusterrole", "weir", "", {"rules": rules})
+        empty_service.patch({"model": {"cache": None}})
+    empty_service.says("PrefetchReady", "True", "NotAsked")
+
+
 def test_a_restart_alone_writes_nothing(weir: Installation, empty_service: Service) -> None:
     weir.acts_on(empty_service)
     versions = _versions(empty_service)

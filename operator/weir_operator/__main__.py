@@ -1,4 +1,4 @@
-"""`weir-operator`: settings, then clients, then kopf. The only place where objects are wired."""
+"""`weir-operator`: settings, then clients, then watches. The only place where objects are wired."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import kopf
-from kopf._core.engines.peering import Identity
 from prometheus_client import CollectorRegistry
 
 from weir_core.errors import WeirError
 from weir_core.units import Seconds
-from weir_operator import handlers
 from weir_operator.adapters import Adapters, state_by
 from weir_operator.autoscaling import LISTEN_AT_ONCE, LISTEN_S, Autoscaling
 from weir_operator.cluster import Kubernetes, credentials
@@ -64,7 +62,6 @@ def main() -> int:
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        logging.getLogger("kopf").setLevel(logging.WARNING)
         return asyncio.run(run(settings))
     except (WeirError, ValueError) as error:
         sys.stderr.write(f"weir-operator: {error}\n")
@@ -112,7 +109,7 @@ async def _act(
     stop: asyncio.Event,
 ) -> None:
     """Lead until `stop` is set, and until what was being written then is written."""
-    await _first(stop.wait(), _lead(settings, cluster, metrics, asking, stop))
+    await _first(stop.wait(), _lead(settings, cluster, metrics, asking))
     await cluster.finish()
 
 
@@ -121,19 +118,16 @@ async def _lead(
     cluster: Kubernetes,
     metrics: Metrics,
     asking: tuple[Page, Page],
-    stop: asyncio.Event,
 ) -> None:
-    """Watch and work until `stop` is set.
+    """Watch and work until cancelled.
 
     Args:
         settings: What the environment says.
         cluster: The API server.
         metrics: The instruments.
         asking: Gets pages of sidecars: those that answer at once, and those that answer later.
-        stop: Ends it.
     """
     page, later = asking
-    watching = asyncio.Event()
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
     blind: set[Topic] = set()
@@ -162,43 +156,25 @@ async def _lead(
     )
     definitions = Definitions(cluster, metrics, settings.leadership, _now)
     reconciler = Reconciler(cluster, parts, _now, metrics, definitions.remark)
-    namespaces = settings.watching.namespaces
-    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as servers:
+    async with AsyncExitStack() as servers, asyncio.TaskGroup() as tasks:
         if settings.scaler_port:
             from weir_operator import scaler  # gRPC: 25 MB of memory
 
             answering = scaler.serving(autoscaling.advice, settings.scaler_port)
             await servers.enter_async_context(answering)
-        running = [
+        for _ in range(settings.watching.workers):
             tasks.create_task(work(queue, reconciler, metrics))
-            for _ in range(settings.watching.workers)
-        ]
         resync = Resync(queue, cluster, interests, blind, reconciler.is_idle, definitions.remark)
-        running.append(tasks.create_task(resync.follow(settings.watching.resync)))
-        running.append(tasks.create_task(definitions.follow()))
-        running.append(tasks.create_task(autoscaling.run(cluster, settings.watching.scaling)))
-        running.append(tasks.create_task(adapters.run()))
-        running.append(tasks.create_task(_take_signals_back(watching, stop)))
-        watching_all = watch(
-            cluster, namespaces, lambda change: _ask(change, interests, queue), blind
-        )
-        running.append(tasks.create_task(watching_all))
-        await kopf.operator(
-            registry=handlers.registry(queue.add),
-            settings=handlers.settings(),
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            stop_flag=stop,
-            ready_flag=watching,
-            # kopf would ask for the user's name, and a container's user has none.
-            identity=Identity(settings.leadership.identity),
-        )
-        for task in running:
-            task.cancel()
+        tasks.create_task(resync.follow(settings.watching.resync))
+        tasks.create_task(definitions.follow())
+        tasks.create_task(autoscaling.run(cluster, settings.watching.scaling))
+        tasks.create_task(adapters.run())
+        tell = partial(_ask, interests=interests, queue=queue)
+        tasks.create_task(watch(cluster, settings.watching.namespaces, tell, blind))
 
 
 def _ask(change: Change, interests: Interests[tuple[str, str]], queue: WorkQueue[Key]) -> None:
-    """Ask for a pass over every service that a class, a tenant or a Secret concerns."""
+    """Ask for a pass over every service that a change concerns."""
     for service in interests.concerned(change):
         queue.add(Key(*service))
 
@@ -211,12 +187,6 @@ def _on_signal(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-
-
-async def _take_signals_back(watching: asyncio.Event, stop: asyncio.Event) -> None:
-    """Replace the signal handlers kopf installs; its own fail when a signal comes twice."""
-    await watching.wait()
-    _on_signal(stop)
 
 
 async def _first(*jobs: Coroutine[Any, Any, Any]) -> None:

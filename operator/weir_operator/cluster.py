@@ -52,6 +52,13 @@ _DENIALS: Final = ("admission webhook", "ValidatingAdmissionPolicy", "failed cal
 a person installed beside it. Their codes say nothing: a webhook that gives none denies with 400, a
 policy with 422 (Kubernetes 1.35)."""
 
+_NO_RIGHT: Final = 'is forbidden: User "'
+"""What RBAC says, and neither a quota nor an admission controller."""
+_GRANT: Final = (
+    ". The chart of this operator's version grants it, unless a value leaves it out: helm upgrade, "
+    "or see docs/install.md#rights"
+)
+
 
 class _Read(NamedTuple):
     path: str
@@ -91,10 +98,10 @@ class Cluster(Protocol):
         """Return the pods whose label names the service: its replicas, by default."""
 
     async def classes(self) -> list[Manifest]:
-        """Return every InferencePriorityClass; raise `ClusterRefuses` without that right."""
+        """Return every InferencePriorityClass; raise `ClusterRefuses` without right or kind."""
 
     async def tenants(self, namespace: str) -> list[Manifest]:
-        """Return the namespace's InferenceTenants; raise `ClusterRefuses` without that right."""
+        """Return the namespace's InferenceTenants; raise `ClusterRefuses` without right or kind."""
 
     async def annotate_pod(self, pod: Pod, key: str, value: str) -> None:
         """Set one annotation of a pod; it is well if the pod is gone."""
@@ -168,11 +175,22 @@ class Kubernetes:
         return await self._ask(kind.path(namespace, name))
 
     async def metadata(self, kind: Kind, selector: str = "") -> list[Meta]:
-        """Return the metadata of a kind's objects in the watched namespaces, in a call for each."""
+        """Return the metadata of a kind's objects in the watched namespaces, in a call for each.
+
+        A namespace that was deleted took the right along; its watch says so. Others are listed.
+        """
         found: list[Meta] = []
-        for namespace in (None,) if kind == CLASS else self._namespaces or (None,):
-            listed = await self._list(kind, namespace, selector, _METADATA_LIST)
-            found += [view(Meta, each["metadata"]) for each in listed]
+        refused: list[ClusterRefuses] = []
+        places = (None,) if kind == CLASS else self._namespaces or (None,)
+        for namespace in places:
+            try:
+                listed = await self._list(kind, namespace, selector, _METADATA_LIST)
+            except ClusterRefuses as error:
+                refused.append(error)
+            else:
+                found += [view(Meta, each["metadata"]) for each in listed]
+        if len(refused) == len(places):
+            raise refused[0]
         return found
 
     async def owned(self, kind: Kind, namespace: str, service: str) -> list[Manifest]:
@@ -250,12 +268,13 @@ class Kubernetes:
         return await self._write(write, conflict_is_none=True)
 
     async def changes(
-        self, kind: Kind, namespace: str | None, since: str = ""
+        self, kind: Kind, namespace: str | None, since: str = "", selector: str = ""
     ) -> AsyncIterator[Change]:
         """Yield each object that changes, for a while; without `since` all there are before."""
         query = {
             "watch": "true", "timeoutSeconds": str(_WATCH_S), "allowWatchBookmarks": "true",
             **({"resourceVersion": since} if since else {}),
+            **({"labelSelector": selector} if selector else {}),
         }  # fmt: skip
         limit = aiohttp.ClientTimeout(
             sock_connect=_CONNECT_S, sock_read=_WATCH_S + 30, total=_WATCH_S + 60
@@ -268,8 +287,8 @@ class Kubernetes:
                 async for line in answer.content:
                     yield _change(kind, json.loads(line))
         except ApiException as error:
-            if error.status == 404 and kind in OPTIONAL:
-                raise KindMissing(OPTIONAL[kind]) from error
+            if error.status == 404:
+                raise KindMissing(OPTIONAL.get(kind, _no_kind(kind))) from error
             raise translated(error, f"a watch of {kind.plural}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ClusterUnavailable(f"the watch broke: {error}") from error
@@ -283,7 +302,7 @@ class Kubernetes:
         if listed is None and kind in OPTIONAL:
             return []
         if listed is None:  # no kind, rather than no objects: nobody's tenants are gone
-            raise ClusterUnavailable(f"there is no {kind.name}: are Weir's CRDs installed?")
+            raise KindMissing(_no_kind(kind))
         items: list[Manifest] = listed.get("items") or []  # null where metadata alone is listed
         for item in items:  # lists leave out what all their items have in common
             item.setdefault("apiVersion", kind.api_version)
@@ -377,6 +396,10 @@ async def _sent(
     return response
 
 
+def _no_kind(kind: Kind) -> str:
+    return f"there is no {kind.name}: are Weir's CRDs installed?"
+
+
 def _change(kind: Kind, event: Manifest) -> Change:
     """Return what an event of a watch tells; one without a name only tells how far it is.
 
@@ -413,7 +436,8 @@ def translated(error: ApiException, about: str) -> Exception:
     """
     message = _message(error)
     if error.status == 403 or (about and any(each in message for each in _DENIALS)):
-        return ClusterRefuses(f"the API server refuses {about}: {message}")
+        said = f"{' '.join(filter(None, ('the API server refuses', about)))}: {message}"
+        return ClusterRefuses(f"{said}{_GRANT}" if _NO_RIGHT in message else said)
     # A field that no schema knows makes server-side apply fail with 500, of all codes.
     unknown_field = error.status == 500 and "field not declared in schema" in message
     if about and (error.status in (400, 422) or unknown_field):

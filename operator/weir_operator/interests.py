@@ -1,19 +1,23 @@
-"""Which services a change of a class, a tenant, a Secret or a LeaderWorkerSet concerns.
+"""Which services a change of an object concerns.
 
-A pass notes what it read; when one of those objects changes, the service gets another pass. So
+A service, and an object that it owns, concern that service alone. Of classes, tenants and Secrets a
+pass notes what it read; when one of those objects changes, the service gets another pass. So
 nothing has to be known of a Secret beforehand, and one that no tenant names concerns nobody.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Set
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Sequence, Set
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from weir_operator.kinds import OPTIONAL, SECRET, Kind
+from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT, Kind
 
 K = TypeVar("K", bound=tuple[str, str])
 """A service: (namespace, name)."""
+
+_SHARED: Final = (CLASS, TENANT, SECRET)
+"""Kinds of which one object may concern several services."""
 
 
 class Change(NamedTuple):
@@ -57,11 +61,11 @@ class Interests(Generic[K]):
             if not readers:
                 del self._readers[service[0], secret]
 
-    def concerned(self, change: Change) -> list[K]:
+    def concerned(self, change: Change) -> Sequence[tuple[str, str]]:
         """Return the services that deserve a pass after a change."""
-        if change.kind in OPTIONAL and change.name:
-            mine = (change.namespace, change.service)
-            return [each for each in self._secrets if each == mine]
+        if change.kind not in _SHARED and change.name:
+            name = change.name if change.kind == SERVICE else change.service
+            return [(change.namespace, name)]
         if change.kind == SECRET and change.name:
             return list(self._readers.get((change.namespace, change.name), ()))
         if change.namespace:

@@ -77,6 +77,9 @@ class Observed:
     """The other pods of such replicas."""
     owned: Sequence[Manifest] = ()
     """Its objects, of the kinds of all parts that have had their turn."""
+    unread: Mapping[str, ClusterRefuses] = field(default_factory=dict)
+    """Why objects of some kinds could not be listed, by the kind's name: kinds of which a service
+    may need none."""
     told: Told = _NOTHING_TOLD
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
     """Each pool's Deployment, by the pool's name."""

@@ -31,7 +31,7 @@ from weir_operator.kinds import SERVICE, kind_of
 from weir_operator.metrics import Metrics
 from weir_operator.observed import Observed, belongs_to, identity, in_the_way
 from weir_operator.parse import owner_in, parse, unknown_fields
-from weir_operator.parts.part import Part
+from weir_operator.parts.part import Owned, Part
 from weir_operator.render import Manifest
 from weir_operator.views import Pod, view
 
@@ -209,10 +209,7 @@ class _Pass:
         self.unseen.add(part.condition)
         for owned in part.owns:
             if owned.listed:
-                listed = await self._cluster.owned(
-                    owned.kind, owner.metadata.namespace, owner.metadata.name
-                )
-                self._add(each for each in listed if belongs_to(each, owner))
+                await self._list(owned)
         self.seen = await part.observe(self.seen, self._cluster)
         self.unseen.discard(part.condition)
         desired = part.desired(self.seen)
@@ -220,6 +217,8 @@ class _Pass:
         known = {identity(each): each for each in self.seen.owned}
         applied = []
         for manifest in desired:
+            if manifest["kind"] in self.seen.unread:
+                raise self.seen.unread[manifest["kind"]]
             applied.append(
                 await self._applier.apply(owner, manifest, known.get(identity(manifest)))
             )
@@ -229,6 +228,23 @@ class _Pass:
             await self._cluster.delete(manifest)
         self.seen = await part.follow_up(self.seen, self._cluster)
 
+    async def _list(self, owned: Owned) -> None:
+        """Add the service's objects of a kind.
+
+        Raises:
+            ClusterUnavailable: They cannot be read, and every service has some.
+        """
+        owner = self.seen.owner
+        meta = owner.metadata
+        try:
+            listed = await self._cluster.owned(owned.kind, meta.namespace, meta.name)
+        except ClusterRefuses as error:
+            if owned.by_all:
+                raise
+            self.seen = replace(self.seen, unread={**self.seen.unread, owned.kind.name: error})
+        else:
+            self._add(each for each in listed if belongs_to(each, owner))
+
     def _add(self, found: Iterable[Manifest]) -> None:
         owned = {identity(each): each for each in (*self.seen.owned, *found)}
         self.seen = replace(self.seen, owned=list(owned.values()))
@@ -237,7 +253,7 @@ class _Pass:
         """Refuse to apply over an object of that name which is not this service's."""
         known = set(map(identity, self.seen.owned))
         for manifest in desired:
-            if identity(manifest) in known:
+            if identity(manifest) in known or manifest["kind"] in self.seen.unread:
                 continue
             meta = manifest["metadata"]
             found = await self._cluster.find(kind_of(manifest), meta["namespace"], meta["name"])

@@ -32,8 +32,9 @@ from weir_operator.watches import Topic
 
 log = logging.getLogger(__name__)
 
-_OF_SERVICES: Final = (POD, *(each.kind for each in owned() if each.listed))
-"""Kinds whose objects have the label of their service."""
+_OF_ALL_SERVICES: Final = (POD, *(each.kind for each in owned() if each.listed and each.by_all))
+"""Kinds whose objects have the label of their service, and of which every service has some."""
+_OF_SOME: Final = tuple(each.kind for each in owned() if each.listed and not each.by_all)
 
 _Mark = frozenset[tuple[str, str, str]]
 """Kind, uid and version of objects; where there is none, its name in place of the uid."""
@@ -107,8 +108,12 @@ class Resync:
         around: defaultdict[Key, set[tuple[str, str, str]]] = defaultdict(set)
         for meta in services:
             around[Key(meta.namespace, meta.name)] = set(_mark(SERVICE, [meta]))
-        for kind in _OF_SERVICES:
-            for meta in await self._cluster.metadata(kind, labels.SERVICE):
+        listed = [
+            (kind, await self._cluster.metadata(kind, labels.SERVICE)) for kind in _OF_ALL_SERVICES
+        ]
+        listed += [(kind, await self._allowed(kind, labels.SERVICE)) for kind in _OF_SOME]
+        for kind, metas in listed:
+            for meta in metas:
                 key = Key(meta.namespace, meta.labels[labels.SERVICE])
                 if key in around:
                     around[key] |= _mark(kind, [meta])
@@ -129,11 +134,11 @@ class Resync:
             for key, mark in around.items()
         }
 
-    async def _allowed(self, kind: Kind) -> list[Meta]:
+    async def _allowed(self, kind: Kind, selector: str = "") -> list[Meta]:
         """Return what there is of a kind that the operator may do without."""
         try:
-            return await self._cluster.metadata(kind)
-        except ClusterRefuses:  # each pass says so
+            return await self._cluster.metadata(kind, selector)
+        except ClusterRefuses:  # each pass that needs some says so
             return []
 
     async def _secrets(self, keys: Iterable[Key]) -> Mapping[Key, _Mark]:

@@ -1,9 +1,12 @@
-"""Watches what kopf cannot: classes, tenants, Secrets by name, and kinds that may be missing.
+"""Watches every kind that a pass depends on, and tells what changes.
 
-kopf ends the operator when a watch is forbidden. These are: an operator that is restricted to some
-namespaces may have no right to the cluster's classes, and works without. Only metadata is asked
-for, which kopf cannot do, so the values of Secrets that no tenant names never come here. A kind
-that the cluster lacks is asked for again and again: kopf may miss its arrival.
+A watch that is forbidden, or of a kind that the cluster lacks, ends nothing: it is asked for again
+and again, and all else is told meanwhile. An operator that is restricted to some namespaces may
+have no right to the cluster's classes, an older chart gives none to a newer kind, and a namespace
+that is deleted takes the operator's Role along.
+
+Only metadata is asked for, so the values of Secrets that no tenant names never come here. Of the
+kinds that services own, the API server tells those objects alone that are labelled as a service's.
 
 A watch lasts five minutes, and the next one goes on where it ended. Only one that broke begins
 anew, with everything there is: what was deleted meanwhile is in no event, so it is told that
@@ -17,10 +20,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Protocol
 
+from weir_core.api.labels import FIELD_MANAGER, MANAGED_BY
+from weir_core.api.labels import SERVICE as OF_SERVICE
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, OPTIONAL, SECRET, TENANT, Kind
+from weir_operator.kinds import CLASS, OPTIONAL, SECRET, SERVICE, TENANT, Kind
+from weir_operator.parts import owned
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +37,24 @@ AGAIN_MISSING: Final = Seconds(10.0)
 AGAIN_FORBIDDEN: Final = Seconds(60.0)
 """In seconds; someone has to grant a right first."""
 
+OWNED: Final = tuple(each.kind for each in owned() if each.watched)
+"""Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
+_MINE: Final = f"{MANAGED_BY}={FIELD_MANAGER},{OF_SERVICE}"
+"""Selects what services own, so that a cluster's other objects cost nothing here."""
+
 Tell = Callable[[Change], None]
 
 
 class Changes(Protocol):
     """What a watch asks of an API server."""
 
-    def changes(self, kind: Kind, namespace: str | None, since: str) -> AsyncIterator[Change]:
+    def changes(
+        self, kind: Kind, namespace: str | None, since: str, selector: str
+    ) -> AsyncIterator[Change]:
         """Yield each object that changes, for a while; without `since` all there are before.
 
-        A change without a name only tells how far the watch is.
+        The selector chooses objects by their labels; an empty one takes all. A change without a
+        name only tells how far the watch is.
 
         Raises:
             ClusterUnavailable: The API server does not answer, or refuses.
@@ -69,7 +83,7 @@ async def watch(
     """
     topics: list[Topic] = [(CLASS, None)]
     for namespace in namespaces or (None,):
-        topics += [(kind, namespace) for kind in (TENANT, SECRET, *OPTIONAL)]
+        topics += [(kind, namespace) for kind in (SERVICE, TENANT, SECRET, *OWNED)]
     blind.update(topics)
     async with asyncio.TaskGroup() as tasks:
         for topic in topics:
@@ -85,6 +99,7 @@ class _Follower:
         self._tell = tell
         self._blind = blind
         self._since = ""
+        self._is_refused = False
 
     async def follow(self, again: Seconds) -> None:
         """Watch for ever."""
@@ -101,11 +116,13 @@ class _Follower:
 
     async def _once(self) -> None:
         kind, namespace = self._topic
-        async for change in self._cluster.changes(kind, namespace, self._since):
+        selector = _MINE if kind in OWNED else ""
+        async for change in self._cluster.changes(kind, namespace, self._since, selector):
             if self._topic in self._blind:
                 self._blind.discard(self._topic)
                 self._tell(Change(kind, namespace or "", ""))
             self._since = change.version
+            self._is_refused = False
             if change.name:
                 self._tell(change)
 
@@ -113,9 +130,13 @@ class _Follower:
         """Say why a watch ended; return after how many seconds it begins anew."""
         self._begin_anew()
         if isinstance(error, KindMissing):
+            if self._topic[0] not in OPTIONAL:
+                log.warning("watching %s: %s", self._topic[0].plural, error)
             return AGAIN_MISSING
         if isinstance(error, ClusterRefuses):
-            log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
+            if not self._is_refused:  # once, and not each minute of a right that is left out
+                log.warning("changes of %s are not seen at once: %s", self._topic[0].plural, error)
+            self._is_refused = True
             return AGAIN_FORBIDDEN
         log.warning("watching %s: %s", self._topic[0].plural, error)
         return again

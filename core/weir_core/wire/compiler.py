@@ -28,6 +28,10 @@ from weir_core.wire.problems import Manifest, Problem, listed, name_of
 from weir_core.wire.tenant_entries import Secrets, compile_tenants, secret_of
 
 _NO_KEYS: Mapping[str, str] = {}
+_UNREADABLE = (
+    "the operator may not read them; let it list and watch them, and apply Weir's definitions "
+    "where they are gone"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _classes(
         return compile_classes(declared.classes, held)
     kept = {policy.name: policy for policy in before.classes} if before else {}
     force = f"classes in force: {listed(effective(kept.values()))}"
-    message = f"the operator may not read them; let it get, list and watch them ({force})"
+    message = f"{_UNREADABLE} ({force})"
     return kept, [Problem("Unreadable", "InferencePriorityClass", "", "", message)]
 
 
@@ -100,8 +104,7 @@ def _tenants(
     problems: list[Problem] = []
     tenants = list(last.values())
     if declared.tenants is None:
-        message = "the operator may not read them; let it get, list and watch them"
-        problems = [Problem("Unreadable", "InferenceTenant", "", "", message)]
+        problems = [Problem("Unreadable", "InferenceTenant", "", "", _UNREADABLE)]
     else:
         secrets = {**dict.fromkeys(declared.revoked, _NO_KEYS), **declared.secrets}
         tenants, problems = compile_tenants(declared.tenants, secrets, known, last)

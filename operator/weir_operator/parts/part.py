@@ -30,6 +30,8 @@ class Owned:
     """Whether a change by others asks for a pass at once, so that it is undone."""
     deleted: bool = True
     """Whether the part deletes them itself, beside the garbage collector."""
+    by_all: bool = True
+    """Whether every service has some. Without a right to others, services that need none go on."""
 
 
 class Part:

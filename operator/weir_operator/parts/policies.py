@@ -249,7 +249,7 @@ def _text(value: str) -> str:
 
 
 async def _allowed(ask: Callable[[], Awaitable[list[Manifest]]]) -> list[Manifest] | None:
-    """Return what is there, or None where the operator lacks the right to know."""
+    """Return what is there, or None where the operator lacks the right to know, or the kind."""
     try:
         return await ask()
     except ClusterRefuses as error:

@@ -22,7 +22,9 @@ class Prefetch(Part):
     """
 
     condition = PREFETCH
-    owns: ClassVar[tuple[Owned, ...]] = (Owned(JOB, "models come to a claim ahead of replicas"),)
+    owns: ClassVar[tuple[Owned, ...]] = (
+        Owned(JOB, "models come to a claim ahead of replicas", by_all=False),
+    )
 
     def __init__(self, images: Images) -> None:
         self._images = images

@@ -107,7 +107,7 @@ class Workloads(Part):
     condition = WORKLOADS
     owns: ClassVar[tuple[Owned, ...]] = (
         Owned(DEPLOYMENT, "the pods of a pool, and gateways where there may be no replica"),
-        Owned(GROUP_SET, "the pods of a pool whose replicas spread over nodes"),
+        Owned(GROUP_SET, "the pods of a pool whose replicas spread over nodes", by_all=False),
         Owned(REVISION, "pod templates that are kept over upgrades of the operator", watched=False),
     )
 
@@ -119,6 +119,8 @@ class Workloads(Part):
 
     async def observe(self, seen: Observed, cluster: Cluster) -> Observed:
         """See the workloads as they are, before any is written."""
+        if GROUP_SET.name in seen.unread and any(pod.group_set for pod in seen.pods):
+            raise seen.unread[GROUP_SET.name]
         await _refuse_foreign_services(seen, cluster)
         there, gateway = _workloads_in(seen, seen.owned), _gateway(seen.owned)
         return replace(seen, deployments=there, gateway=gateway)

@@ -17,7 +17,7 @@ from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
 from weir_operator.cluster import Kubernetes
 from weir_operator.interests import Change
-from weir_operator.kinds import DEPLOYMENT, GROUP_SET, SECRET
+from weir_operator.kinds import DEPLOYMENT, GROUP_SET, SECRET, TENANT
 
 VERSION: Final = {"resourceVersion": "7"}
 HANGING: Final = -1
@@ -43,9 +43,9 @@ class ApiServer:
         self.url = ""
         self.clients: list[Kubernetes] = []
 
-    def client(self, patience: Seconds = HASTY) -> Kubernetes:
+    def client(self, patience: Seconds = HASTY, namespaces: tuple[str, ...] = ()) -> Kubernetes:
         """Return a client that waits for an answer for so long."""
-        self.clients.append(Kubernetes((), client.Configuration(host=self.url), patience))
+        self.clients.append(Kubernetes(namespaces, client.Configuration(host=self.url), patience))
         return self.clients[-1]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -98,8 +98,10 @@ async def test_overload_is_told_at_once_however_long_the_server_asks_to_wait(
 
 async def test_a_kind_that_is_missing_is_no_empty_list_of_tenants(api_server: ApiServer) -> None:
     api_server.statuses["/apis/serving.weir.dev/v1alpha1/namespaces"] = 404
-    with pytest.raises(ClusterUnavailable, match="no InferenceTenant: are Weir's CRDs installed"):
+    with pytest.raises(ClusterRefuses, match="no InferenceTenant: are Weir's CRDs installed"):
         await api_server.client(Seconds(30)).tenants("a")
+    with pytest.raises(KindMissing, match="no InferenceTenant: are Weir's CRDs installed"):
+        await anext(api_server.client(Seconds(30)).changes(TENANT, "a"))
 
 
 async def test_a_cluster_may_lack_leader_worker_sets(api_server: ApiServer) -> None:
@@ -163,14 +165,21 @@ async def test_a_watch_asks_for_metadata_alone_and_reads_lines_of_any_length(
 ) -> None:
     events = [
         {"type": kind, "object": {"metadata": {"namespace": "a", "name": name, **VERSION}}}
-        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 100_000), ("BOOKMARK", ""))
+        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 300_000), ("BOOKMARK", ""))
     ]
     text = b"".join(json.dumps(each).encode() + b"\n" for each in events)
     api_server.lines = [text[at : at + 7_001] for at in range(0, len(text), 7_001)]
     told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a", "6")]
-    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 100_000, "")]
+    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 300_000, "")]
     assert "as=PartialObjectMetadata;" in api_server.headers[-1]["Accept"]
     assert api_server.queries[-1]["resourceVersion"] == "6"
+    assert "labelSelector" not in api_server.queries[-1]
+
+
+async def test_a_watch_can_be_for_some_labels_alone(api_server: ApiServer) -> None:
+    cluster = api_server.client(Seconds(30))
+    assert not [each async for each in cluster.changes(DEPLOYMENT, None, selector="a=b,c")]
+    assert api_server.queries[-1]["labelSelector"] == "a=b,c"
 
 
 async def test_a_watch_that_began_too_long_ago_says_so(api_server: ApiServer) -> None:
@@ -189,6 +198,18 @@ async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) ->
     assert "as=PartialObjectMetadataList;" in api_server.headers[-1]["Accept"]
     assert api_server.queries[-1]["labelSelector"] == "serving.weir.dev/service"
     assert len(api_server.queries) == 1
+
+
+async def test_a_namespace_without_rights_keeps_no_other_from_being_listed(
+    api_server: ApiServer,
+) -> None:
+    meta = {"name": "x", "namespace": "b", "uid": "u", **VERSION}
+    api_server.statuses["/apis/apps/v1/namespaces/gone"] = 403
+    api_server.objects["/apis/apps/v1/namespaces/b/deployments"] = {"items": [{"metadata": meta}]}
+    cluster = api_server.client(Seconds(30), ("gone", "b"))
+    assert [each.uid for each in await cluster.metadata(DEPLOYMENT)] == ["u"]
+    with pytest.raises(ClusterRefuses):
+        await api_server.client(Seconds(30), ("gone",)).metadata(DEPLOYMENT)
 
 
 async def test_a_list_of_no_metadata_is_null(api_server: ApiServer) -> None:

@@ -72,3 +72,22 @@ def test_what_an_admission_controller_refuses_is_no_fault_of_the_spec(
     found = translated(error, "Deployment chat-cpu")
     assert type(found) is ClusterRefuses
     assert message in str(found)
+
+
+@pytest.mark.parametrize(
+    ("message", "says_so"),
+    [
+        pytest.param(
+            'jobs.batch is forbidden: User "system:serviceaccount:w:w" cannot list resource "jobs"',
+            True,
+            id="a right",
+        ),
+        pytest.param('jobs "a" is forbidden: exceeded quota: q', False, id="a quota"),
+    ],
+)
+def test_a_missing_right_is_told_with_what_grants_it(message: str, says_so: bool) -> None:
+    error = ApiException(status=403, reason="Forbidden")
+    error.body = json.dumps({"message": message})
+    said = str(translated(error, ""))
+    assert said.startswith(f"the API server refuses: {message}")
+    assert ("helm upgrade" in said) is says_so

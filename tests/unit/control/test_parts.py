@@ -16,8 +16,9 @@ from tests.unit.control.test_reconcile_pass import (
     reconciler,
     templates,
 )
+from weir_core.api import labels
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
-from weir_operator.reconcile import Outcome
+from weir_operator.reconcile import Key, Outcome
 
 WRONG: dict[str, dict[str, Any]] = {
     "parsed": {"engine": {"args": ["--por=1"]}},
@@ -206,3 +207,73 @@ async def test_an_outage_in_the_middle_leaves_the_rest_for_the_next_pass() -> No
         break
     assert set(replicas(cluster)) == {"chat-cpu"}
     assert len(cluster.of("ControllerRevision")) == 1
+
+
+@pytest.mark.parametrize("kind", ["Job", "LeaderWorkerSet"])
+async def test_without_a_right_that_it_needs_not_a_service_goes_on(kind: str) -> None:
+    cluster = await served()
+    cluster.forbidden.add(kind)
+    edit(cluster, {"replicas": 2})
+    one = reconciler(cluster, "2")
+    await one.run(KEY)
+    finish_rollouts(cluster)
+    assert await one.run(KEY) is Outcome.SETTLED
+    assert one.is_idle(Key(*KEY))
+    assert replicas(cluster) == {"chat-cpu": 2}
+    assert {each["status"] for each in conditions(cluster).values()} == {"True"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "condition", "spec"),
+    [
+        pytest.param(
+            "Job",
+            "PrefetchReady",
+            {
+                "model": {
+                    "name": "m",
+                    "source": {"uri": "hf://o/m@v1"},
+                    "cache": {"claimName": "models", "prefetch": True},
+                }
+            },
+            id="a Job",
+        ),
+        pytest.param(
+            "LeaderWorkerSet",
+            "WorkloadsReady",
+            {
+                "pools": [
+                    {
+                        "name": "large",
+                        "accelerator": {"count": 0},
+                        "engine": {"parallelism": {"tensor": 2, "nodes": 2}},
+                    },
+                    {"name": "cpu", "replicas": 1, "accelerator": {"count": 0}},
+                ]
+            },
+            id="a LeaderWorkerSet",
+        ),
+    ],
+)
+async def test_a_service_that_needs_a_missing_right_says_so_and_all_else_of_it_goes_on(
+    kind: str, condition: str, spec: dict[str, Any]
+) -> None:
+    cluster = MemoryCluster(body(spec))
+    cluster.forbidden.add(kind)
+    with pytest.raises(ClusterRefuses, match=f"{kind} is forbidden"):
+        await reconciler(cluster).run(KEY)
+    found = conditions(cluster)[condition]
+    assert (found["status"], found["reason"]) == ("False", "Refused")
+    assert f"{kind} is forbidden" in found["message"]
+    assert "chat-cpu" in cluster.of("Deployment")
+    assert not cluster.of(kind)
+
+
+async def test_groups_that_cannot_be_read_any_more_are_not_taken_for_gone() -> None:
+    cluster = await served()
+    (one,) = cluster.all_pods.values()
+    one[0]["metadata"]["labels"][labels.GROUP_SET] = "chat-large"
+    cluster.forbidden.add("LeaderWorkerSet")
+    with pytest.raises(ClusterRefuses):
+        await reconciler(cluster).run(KEY)
+    assert conditions(cluster)["WorkloadsReady"]["reason"] == "Refused"

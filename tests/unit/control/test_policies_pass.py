@@ -26,7 +26,7 @@ from tests.unit.control.test_reconcile_pass import (
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec
 from weir_core.wire.policies import PolicyDocument
 from weir_operator.interests import Change, Interests
-from weir_operator.kinds import CLASS, SECRET, SERVICE, TENANT, Kind
+from weir_operator.kinds import CLASS, DEPLOYMENT, SECRET, SERVICE, TENANT, Kind
 from weir_operator.parts.policies import SECRET_GRACE
 from weir_operator.reconcile import Key, Outcome, Reconciler
 from weir_operator.render import POLICIES_ANNOTATION, Images, document_in
@@ -360,6 +360,9 @@ async def test_a_pass_notes_what_it_read_and_a_service_that_is_gone_is_forgotten
         (Change(SECRET, "a", "keys"), {"here"}),
         (Change(SECRET, "a", "other"), set()),
         (Change(SECRET, "b", "keys"), set()),
+        (Change(SERVICE, "a", "new"), {"new"}),
+        (Change(SERVICE, "a", ""), {"here"}),
+        (Change(DEPLOYMENT, "b", "there-cpu", service="there"), {"there"}),
     ],
 )
 def test_a_change_concerns_the_services_that_read_it(change: Change, want: set[str]) -> None:

@@ -273,6 +273,12 @@ async def test_what_may_not_be_read_keeps_no_service_from_its_passes(kind: str) 
     assert len(bench.queue) == 2
 
 
+async def test_that_a_kind_no_service_needs_cannot_be_read_asks_for_no_pass() -> None:
+    bench = await settled("a")
+    bench.cluster.forbidden = {"Job", "LeaderWorkerSet"}
+    assert await bench.look() == []
+
+
 async def test_a_service_that_is_gone_is_forgotten() -> None:
     bench = await settled("a", "b")
     gone = bench.cluster.of("InferenceService")["a"]

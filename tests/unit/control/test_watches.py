@@ -9,9 +9,11 @@ import pytest
 
 from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
 from weir_core.units import Seconds
+from weir_operator import watches
 from weir_operator.interests import Change
-from weir_operator.kinds import CLASS, GROUP_SET, SECRET, TENANT, Kind
-from weir_operator.watches import Topic, watch
+from weir_operator.kinds import CLASS, GROUP_SET, JOB, SECRET, SERVICE, TENANT, Kind
+from weir_operator.parts import owned
+from weir_operator.watches import OWNED, Topic, watch
 
 Answer = Callable[[Kind, str | None, int], AsyncIterator[Change]]
 
@@ -21,13 +23,17 @@ class Feed:
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[Topic] = []
+        self.selectors: dict[Kind, str] = {}
         self.since: list[str] = []
         """From where each watch of Secrets was to go on."""
         self.blind: set[Topic] = set()
         self._answer = answer
 
-    async def changes(self, kind: Kind, namespace: str | None, since: str) -> AsyncIterator[Change]:
+    async def changes(
+        self, kind: Kind, namespace: str | None, since: str, selector: str
+    ) -> AsyncIterator[Change]:
         self.asked.append((kind, namespace))
+        self.selectors[kind] = selector
         if kind == SECRET:
             self.since.append(since)
         async for each in self._answer(kind, namespace, self.asked.count((kind, namespace))):
@@ -62,32 +68,52 @@ async def each_once(kind: Kind, namespace: str | None, time: int) -> AsyncIterat
 
 
 async def test_all_is_watched_in_each_namespace_but_classes_once() -> None:
-    told, _ = await told_by(each_once, ("a", "b"), count=7)
+    kinds = {SERVICE, TENANT, SECRET, *OWNED}
+    told, feed = await told_by(each_once, ("a", "b"), count=1 + 2 * len(kinds))
     assert {(change.kind, change.namespace) for change in told} == {
         (CLASS, ""),
-        (TENANT, "a"),
-        (TENANT, "b"),
-        (SECRET, "a"),
-        (SECRET, "b"),
-        (GROUP_SET, "a"),
-        (GROUP_SET, "b"),
+        *((kind, namespace) for kind in kinds for namespace in ("a", "b")),
+    }
+    mine = "app.kubernetes.io/managed-by=weir-operator,serving.weir.dev/service"
+    assert feed.selectors == {
+        **dict.fromkeys((CLASS, SERVICE, TENANT, SECRET), ""),
+        **dict.fromkeys(OWNED, mine),
     }
 
 
+def test_what_is_owned_is_watched_but_for_what_has_no_need_or_a_watch_of_its_own() -> None:
+    not_so = {each.kind for each in owned()} - set(OWNED)
+    assert {kind.plural for kind in not_so} == {"controllerrevisions", "secrets"}
+
+
+@pytest.mark.parametrize("forbidden", [SERVICE, CLASS, JOB], ids=lambda kind: kind.plural)
 async def test_what_is_forbidden_or_missing_keeps_nothing_else_from_being_told(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, forbidden: Kind
 ) -> None:
     async def answer(kind: Kind, namespace: str | None, time: int) -> AsyncIterator[Change]:
-        if kind == CLASS:
+        if kind == forbidden:
             raise ClusterRefuses("no right")
-        if kind == GROUP_SET:
-            raise KindMissing("not installed")
+        if kind in (GROUP_SET, TENANT):
+            raise KindMissing(f"no {kind.name}")
         async for each in each_once(kind, namespace, time):
             yield each
 
-    told, _ = await told_by(answer, (), count=2)
-    assert {change.kind for change in told} == {TENANT, SECRET}
-    assert "not installed" not in caplog.text  # of clusters that need none, too
+    kinds = {CLASS, SERVICE, SECRET, *OWNED} - {forbidden, GROUP_SET}
+    told, _ = await told_by(answer, (), count=len(kinds))
+    assert {change.kind for change in told} == kinds
+    assert f"changes of {forbidden.plural} are not seen at once: no right" in caplog.text
+    assert "watching inferencetenants: no InferenceTenant" in caplog.text
+    assert "LeaderWorkerSet" not in caplog.text  # a cluster may need none
+
+
+async def test_a_right_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    follower = watches._Follower(Feed(each_once), (SECRET, None), lambda _: None, set())
+    refused = ClusterRefuses("no right")
+    for _ in range(3):
+        assert follower._lost(refused, Seconds(0)) == watches.AGAIN_FORBIDDEN
+    await follower._once()
+    follower._lost(refused, Seconds(0))
+    assert caplog.text.count("changes of secrets are not seen at once") == 2
 
 
 @pytest.mark.parametrize(
@@ -118,7 +144,7 @@ async def test_a_watch_goes_on_where_the_one_before_it_ended() -> None:
     told, feed = await told_by(answer, (), count=2)
     assert feed.since[:2] == ["", "9"]
     assert [each.name for each in told] == ["", "x", "y"]
-    assert feed.blind == {(CLASS, None), (TENANT, None), (GROUP_SET, None)}
+    assert feed.blind == {(kind, None) for kind in (CLASS, SERVICE, TENANT, *OWNED)}
 
 
 async def test_after_a_watch_that_broke_anything_may_have_changed() -> None:

@@ -27,7 +27,7 @@ FREE_FORM = {
     "global", "operator.affinity", "operator.tolerations[]", "operator.topologySpreadConstraints[]",
     "operator.extraEnv[]", "operator.extraVolumes[]", "operator.extraVolumeMounts[]",
     "podTemplatePolicy.namespaceSelector",
-    "console.tolerations[]", "console.extraEnv[]", "console.extraVolumes[]",
+    "console.affinity", "console.tolerations[]", "console.extraEnv[]", "console.extraVolumes[]",
     "console.extraVolumeMounts[]",
 }  # fmt: skip
 """Kubernetes' own types: the API server checks them."""

@@ -78,7 +78,7 @@ def ready() -> Iterator[socket.socket]:
     [
         pytest.param("weir_engine.first_process", "vllm/entrypoints/cli/main", id="vLLM"),
         pytest.param("weir_sidecar.command", "uvloop", id="the sidecar"),
-        pytest.param("weir_operator.command", "kopf", id="the operator"),
+        pytest.param("weir_operator.command", "kubernetes", id="the operator"),
         pytest.param("weir_cli.console.start", "aiohttp", id="the console"),
     ],
 )
