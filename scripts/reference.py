@@ -52,8 +52,8 @@ def _table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 def _cli() -> str:
     opening = (
         "`source .venv/bin/activate` puts `weir` on your PATH, and\n"
-        "[pipx](install.md#write-and-check-a-spec) does without a checkout. `--help` after a command\n"
-        "prints the same as this page."
+        "[pipx](install.md#write-and-check-a-spec) does without a checkout. `--help` after\n"
+        "a command prints the same as this page."
     )
     return _page(
         "The command line", "cli/weir_cli", opening, _commands("weir", typer.main.get_command(app))
