@@ -7,6 +7,7 @@ needs a reader, or a test that types it.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -19,6 +20,7 @@ import pytest
 import yaml
 
 from weir_core.api import labels
+from weir_core.wire.paths import POSTS, READS
 from weir_operator.render.policies import POLICIES_ANNOTATION
 
 ROOT: Final = Path(__file__).parents[3]
@@ -132,11 +134,11 @@ OF_THE_READER: Final = frozenset({"-", "chat.yaml", "my-values.yaml", "tenant.ya
 OF_KUBERNETES: Final = frozenset(
     {"deployment", "events", "lease", "namespace", "nodes", "pod", "pods", "secret"}
 )
-WITH_KIND: Final = frozenset({"annotate", "delete", "describe", "get", "patch", "scale"})
+WITH_KIND: Final = frozenset({"annotate", "delete", "describe", "edit", "get", "patch", "scale"})
 OTHER_VERBS: Final = frozenset({"apply", "create", "exec", "logs", "port-forward", "wait"})
 TAKE_A_VALUE: Final = frozenset(
     {"-c", "--container", "-f", "--filename", "-l", "--selector", "-n", "--namespace", "-o", "-p"}
-    | {"--field-selector", "--set", "--values"}
+    | {"--field-selector", "--set", "--show-only", "--values"}
 )
 
 
@@ -200,6 +202,7 @@ def read_helm(words: tuple[str, ...]) -> Iterator[str]:
     if verb not in {"install", "upgrade", "template", "uninstall"}:
         yield f"verb {verb}"
     yield from absent([*chart, *found.values("--values")])
+    yield from absent([f"helm/weir/{each}" for each in found.values("--show-only")])
     schema = yaml.safe_load((ROOT / "helm/weir/values.schema.json").read_text())
     for each in ",".join(found.values("--set")).split(","):
         if each and not is_value(schema, each.partition("=")[0]):
@@ -240,21 +243,38 @@ def read_sidecar(words: tuple[str, ...]) -> Iterator[str]:
         yield f"command {words[0]}"
 
 
+def read_curl(words: tuple[str, ...]) -> Iterator[str]:
+    """Its address is one that a sidecar answers, and its body is JSON."""
+    for word in words:
+        if word.startswith("http://") and f"/{word.split('/', 3)[3]}" not in {*POSTS, *READS}:
+            yield f"path of {word}"
+        if word.startswith("{"):
+            json.loads(word)
+
+
+def read_sh(words: tuple[str, ...]) -> Iterator[str]:
+    """Read each command of its script."""
+    yield from (each for command in split(words[1]) for each in faults(command))
+
+
 def read_no_further(_: tuple[str, ...]) -> Iterator[str]:
     """Yield nothing: a program of the system, or one that another test reads."""
     yield from ()
 
 
+OF_THE_SYSTEM: Final = frozenset(
+    {"cat", "cut", "date", "du", "echo", "jq", "ls", "openssl", "printf", "sha256sum", "sort"}
+)
 READERS: Final[Mapping[str, Callable[[tuple[str, ...]], Iterator[str]]]] = {
+    "curl": read_curl,
     "helm": read_helm,
     "kubectl": read_kubectl,
     "make": read_make,
     "pipx": read_pipx,
     "weir": read_no_further,  # tests/unit/cli/test_documented_commands.py reads them all
     "weir-sidecar": read_sidecar,
-    **dict.fromkeys(
-        ["cut", "date", "jq", "openssl", "printf", "sort", "sha256sum"], read_no_further
-    ),
+    "sh": read_sh,
+    **dict.fromkeys(OF_THE_SYSTEM, read_no_further),
 }
 
 
@@ -284,7 +304,7 @@ def test_a_tested_block_is_in_its_document_and_the_document_in_its_test(
     page: str, language: str, begins: str, test: str
 ) -> None:
     assert any(each.is_as(page, language, begins) for each in BLOCKS)
-    assert Path(page).name in (ROOT / test).read_text()
+    assert Path(page).stem in (ROOT / test).read_text()
 
 
 @pytest.mark.parametrize(("language", "test"), OF_ALL_DOCUMENTS.items())
