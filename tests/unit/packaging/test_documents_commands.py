@@ -13,6 +13,7 @@ import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -50,6 +51,9 @@ OF_ALL_DOCUMENTS: Final = {
 }
 """Language, and the test of all of its blocks."""
 READ_HERE: Final = frozenset({"sh", "console"})
+
+
+INLINE: Final = re.compile(r"`((?:curl|helm|kubectl|pipx) [^`]+)`")
 
 
 class Command(NamedTuple):
@@ -93,8 +97,11 @@ def untested() -> list[Block]:
 
 
 def commands() -> list[Command]:
-    """Return what is shown to be typed and no test types."""
+    """Return what is shown to be typed and no test types, within sentences, too."""
     found = []
+    for document in DOCUMENTS:
+        for text in INLINE.findall(FENCE.sub("", document.read_text())):
+            found += [Command(document, words) for words in split(" ".join(text.split()))]
     for block in untested():
         text = block.text if block.language == "sh" else ""
         if block.language == "console":
@@ -132,10 +139,13 @@ NAMES: Final = {POLICIES_ANNOTATION, *(str(each) for each in vars(labels).values
 OF_THE_READER: Final = frozenset({"-", "chat.yaml", "my-values.yaml", "tenant.yaml"})
 """Files that the documents have their readers write."""
 OF_KUBERNETES: Final = frozenset(
-    {"deployment", "events", "lease", "namespace", "nodes", "pod", "pods", "secret"}
+    {"controllerrevisions", "deployment", "events", "lease", "namespace", "nodes", "pod", "pods"}
+    | {"quota", "secret"}
 )
 WITH_KIND: Final = frozenset({"annotate", "delete", "describe", "edit", "get", "patch", "scale"})
-OTHER_VERBS: Final = frozenset({"apply", "create", "exec", "logs", "port-forward", "wait"})
+OTHER_VERBS: Final = frozenset(
+    {"apply", "cordon", "create", "exec", "explain", "logs", "port-forward", "proxy", "top", "wait"}
+)
 TAKE_A_VALUE: Final = frozenset(
     {"-c", "--container", "-f", "--filename", "-l", "--selector", "-n", "--namespace", "-o", "-p"}
     | {"--field-selector", "--set", "--show-only", "--values"}
@@ -172,6 +182,7 @@ def absent(files: list[str]) -> Iterator[str]:
             yield f"file {name}"
 
 
+@cache
 def kinds() -> set[str]:
     found = set(OF_KUBERNETES)
     for path in (ROOT / "crds").glob("*.yaml"):
@@ -190,7 +201,9 @@ def read_kubectl(words: tuple[str, ...]) -> Iterator[str]:
         yield f"verb {verb}"
     yield from absent(found.values("-f", "--filename"))
     yield from (
-        f"container {each}" for each in found.values("-c", "--container") if each not in NAMES
+        f"container {each}"
+        for each in found.values("-c", "--container")
+        if each not in {"CONTAINER", *NAMES}
     )
     if "--" in words:
         yield from faults(words[words.index("--") + 1 :])
@@ -198,14 +211,14 @@ def read_kubectl(words: tuple[str, ...]) -> Iterator[str]:
 
 def read_helm(words: tuple[str, ...]) -> Iterator[str]:
     found = parsed(words)
-    verb, _, *chart = found.positional
-    if verb not in {"install", "upgrade", "template", "uninstall"}:
-        yield f"verb {verb}"
-    yield from absent([*chart, *found.values("--values")])
+    charts = [each for each in found.positional if "/" in each]
+    verbs = {"install", "show", "template", "uninstall", "upgrade"}
+    yield from (f"verb {each}" for each in found.positional[:1] if each not in verbs)
+    yield from absent([*charts, *found.values("--values")])
     yield from absent([f"helm/weir/{each}" for each in found.values("--show-only")])
-    schema = yaml.safe_load((ROOT / "helm/weir/values.schema.json").read_text())
+    schema = json.loads((ROOT / "helm/weir/values.schema.json").read_text())
     for each in ",".join(found.values("--set")).split(","):
-        if each and not is_value(schema, each.partition("=")[0]):
+        if each not in {"", "NAME=VALUE"} and not is_value(schema, each.partition("=")[0]):
             yield f"value {each}"
 
 
@@ -246,7 +259,10 @@ def read_sidecar(words: tuple[str, ...]) -> Iterator[str]:
 def read_curl(words: tuple[str, ...]) -> Iterator[str]:
     """Its address is one that a sidecar answers, and its body is JSON."""
     for word in words:
-        if word.startswith("http://") and f"/{word.split('/', 3)[3]}" not in {*POSTS, *READS}:
+        if word.startswith("http://127.0.0.1:8000/") and f"/{word.split('/', 3)[3]}" not in {
+            *POSTS,
+            *READS,
+        }:
             yield f"path of {word}"
         if word.startswith("{"):
             json.loads(word)
@@ -263,7 +279,21 @@ def read_no_further(_: tuple[str, ...]) -> Iterator[str]:
 
 
 OF_THE_SYSTEM: Final = frozenset(
-    {"cat", "cut", "date", "du", "echo", "jq", "ls", "openssl", "printf", "sha256sum", "sort"}
+    {
+        "base64",
+        "cat",
+        "cut",
+        "date",
+        "du",
+        "echo",
+        "grep",
+        "jq",
+        "ls",
+        "openssl",
+        "printf",
+        "sha256sum",
+        "sort",
+    }
 )
 READERS: Final[Mapping[str, Callable[[tuple[str, ...]], Iterator[str]]]] = {
     "curl": read_curl,
