@@ -62,6 +62,15 @@ def test_every_diagram_is_in_its_page(pages: dict[str, str]) -> None:
     assert built == shown
 
 
+def test_no_semicolon_ends_a_sentence_of_a_sequence_diagram() -> None:
+    """Mermaid takes it for the end of a statement, and then draws nothing."""
+    diagram = re.compile(r"^```mermaid\nsequenceDiagram\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    texts = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
+    diagrams = [each for text in texts for each in diagram.findall(text)]
+    assert diagrams
+    assert [line for each in diagrams for line in each.splitlines() if ";" in line] == []
+
+
 def test_pages_load_nothing_from_another_host(pages: dict[str, str]) -> None:
     loads = re.compile(
         r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"?((?:https?:)?//[^\" >]+)"
