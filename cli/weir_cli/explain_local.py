@@ -22,7 +22,6 @@ from weir_cli.replica import Phase
 from weir_cli.show import alive, page_of, state_of
 from weir_cli.top_pages import Address
 from weir_core.api import labels
-from weir_core.scale.types import Verdict
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
 from weir_core.wire.state_access import authorization
@@ -68,18 +67,10 @@ def read(record: InstanceRecord, service: ServiceRecord, cache: Path, between_s:
         service.name,
         f"`weir up` at port {record.port}",
         replicas=tuple(replicas),
-        asleep=_asleep(service),
+        asleep=service.asleep,
         between_s=between_s if serves else 0.0,
         unseen=tuple(_unseen(replicas)),
     )
-
-
-def _asleep(service: ServiceRecord) -> str:
-    """Return why a service has no replica on purpose; nothing where it has one, or should."""
-    scaling = service.scaling
-    if service.replicas or scaling is None or scaling.reason != Verdict.ASLEEP.value:
-        return ""
-    return scaling.message
 
 
 def requests(
