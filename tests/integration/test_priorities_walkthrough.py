@@ -76,7 +76,8 @@ def _wait_until_ready(instance: Instance, process: subprocess.Popen[bytes], outp
 def test_the_page_does_what_it_says(served: Instance, tmp_path: Path) -> None:
     record = served.read()
     assert record is not None
-    _, *blocks = BLOCK.findall(PAGE.read_text())  # the first one is `served`
+    first, *blocks = BLOCK.findall(PAGE.read_text())
+    assert first == f"make up FILE={EXAMPLE.relative_to(ROOT)}\n"  # `served` has done it
     script = "\necho ----\n".join(blocks).replace(":8000/", f":{served.port}/")
     before, pause, after = script.partition(PAUSE)
     assert pause

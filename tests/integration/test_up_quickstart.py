@@ -329,7 +329,8 @@ def test_vllms_own_benchmark_sees_no_failure(up: Up, tmp_path: Path) -> None:
 
 def test_the_routing_page_does_what_it_says(up: Up, client: openai.OpenAI) -> None:
     page = ROUTING.read_text()
-    _, *blocks = BLOCK.findall(page)
+    first, *blocks = BLOCK.findall(page)
+    assert first.startswith(f"weir up {QUICKSTART.relative_to(ROOT)} --replicas ")
     script = "\necho ----\n".join(blocks).replace(":8000/", f":{up.port}/")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f'weir() {{ {" ".join(up.weir)} "$@"; }}\n{script}'],
