@@ -97,7 +97,7 @@ def test_the_page_does_what_it_says(served: Instance, tmp_path: Path) -> None:
     chats, _, still = flood.strip().rpartition("\n")
     assert _statuses(chats) == ["200"] * 5
     assert int(still.split()[0]) > 0, "the batch was done before the chats: no overload"
-    assert batch.split() == ["60", "200"]
+    assert batch.split() == ["30", "200"]
     assert _statuses(asked) == ["200", "200", "403", "401"]
     assert '"class":"interactive"' in explained
     assert '"tenant":"chat"' in explained
