@@ -43,6 +43,7 @@ TESTED: Final = (
     ("docs/runbook.md", "promql", "*", "tests/integration/test_alerts.py"),
     ("docs/scaling.md", "sh", "*", "tests/integration/test_up_scaling.py"),
     ("docs/watch.md", "json", '{"time":*', "tests/unit/packaging/test_documents_blocks.py"),
+    ("docs/watch.md", "text", "ask *", "tests/integration/sidecar/test_collector.py"),
 )
 """Document, language of a block, how the block begins, and the test that runs or compares it."""
 OF_ALL_DOCUMENTS: Final = {
