@@ -51,8 +51,9 @@ def _table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 def _cli() -> str:
     opening = (
-        "`source .venv/bin/activate` puts `weir` on your PATH. `--help` after a command\n"
-        "prints the same as this page."
+        "`source .venv/bin/activate` puts `weir` on your PATH, or\n"
+        "[pipx](install.md#write-and-check-a-spec) does. `--help` after a command prints the\n"
+        "same as this page."
     )
     return _page(
         "The command line", "cli/weir_cli", opening, _commands("weir", typer.main.get_command(app))

@@ -89,6 +89,7 @@ class Facts:
         names: Of the services that are there.
         body: The InferenceService, on a cluster.
         replicas: Those that were looked at; a gateway, too.
+        asleep: Why `weir up` runs no replica on purpose; empty where it does.
         left_out: Replicas that were not asked: there are many.
         events: Warnings, the newest last.
         lease: None where it was not read.
@@ -106,6 +107,7 @@ class Facts:
     names: tuple[str, ...] = ()
     body: Manifest | None = None
     replicas: tuple[Replica, ...] = ()
+    asleep: str = ""
     left_out: int = 0
     events: tuple[Event, ...] = ()
     lease: Lease | None = None

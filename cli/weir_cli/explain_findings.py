@@ -60,6 +60,8 @@ def _ready(facts: Facts) -> Verdict:
     """Return whether requests are answered: the operator's word, or that of `weir up`."""
     if facts.namespace:
         return facts.conditions.get(READY, UNSEEN)
+    if facts.asleep:
+        return Verdict("True", _ASLEEP, facts.asleep)
     replicas = [each for each in facts.replicas if each.phase]
     ready = [each for each in replicas if each.phase == Phase.READY.value]
     said = f"{len(ready)} of {len(replicas)} replicas take requests"

@@ -61,6 +61,7 @@ def read(record: InstanceRecord, service: ServiceRecord, cache: Path, between_s:
         service.name,
         f"`weir up` at port {record.port}",
         replicas=tuple(replicas),
+        asleep=service.asleep,
         between_s=between_s if serves else 0.0,
         unseen=tuple(_unseen(replicas)),
     )

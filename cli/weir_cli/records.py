@@ -24,6 +24,7 @@ from pydantic import ConfigDict, ValidationError
 
 from weir_core.api.base import Model
 from weir_core.errors import MachineUnfit
+from weir_core.scale.types import Verdict
 
 POLL_S = 0.1
 LEFTOVER_GRACE_S = 10.0
@@ -85,6 +86,14 @@ class ServiceRecord(_Record):
     replicas: tuple[ReplicaRecord, ...] = ()
     scaling: ScalingRecord | None = None
     """None where the number is fixed, and before the first decision."""
+
+    @property
+    def asleep(self) -> str:
+        """Why it has no replica on purpose; empty where it has one, or should."""
+        scaling = self.scaling
+        if self.replicas or scaling is None or scaling.reason != Verdict.ASLEEP.value:
+            return ""
+        return scaling.message
 
 
 class InstanceRecord(_Record):

