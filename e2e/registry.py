@@ -1,0 +1,164 @@
+"""`python -m e2e.registry FOLDER`: a registry on the loopback with one image, a folder's files.
+
+Container runtimes take plain HTTP from the loopback. It is for the node's, so it runs there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster import node
+from e2e.cluster.errors import ClusterError
+from e2e.hosted import CHECKOUT
+
+IMAGE = "model:1"
+"""What it has."""
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+CHUNK = 2**20
+FASTEST = 1
+"""Level of gzip; weights hardly get smaller, and a reader is as fast at any."""
+
+
+@contextmanager
+def running(machine: node.Node, folder: Path, *options: str) -> Iterator[str]:
+    """Serve the files of a folder as an image on a node; yield the reference without `oci://`.
+
+    Args:
+        machine: On whose loopback it is.
+        folder: Its files become those of the image's root.
+        options: `--gzip`.
+    """
+    command = [*machine.enter, sys.executable, "-m", "e2e.registry", str(folder), *options]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            host = process.stdout.readline().decode().strip()
+            if not host:
+                raise ClusterError("the registry ended while starting; its output says why")
+            yield f"{host}/{IMAGE}"
+        finally:
+            node.end(process)
+
+
+def main() -> None:
+    """Make the image, say where it is served, and serve it until the process is ended."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("folder", type=Path)
+    options.add_argument("--gzip", action="store_true", help="compress the layer, as builders do")
+    given = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the blobs are removed
+    with tempfile.TemporaryDirectory() as blobs:
+        manifest = _write_image(given.folder, Path(blobs), compressed=given.gzip)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(manifest, Path(blobs)))
+        sys.stdout.write(f"127.0.0.1:{server.server_address[1]}\n")
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+def _write_image(folder: Path, blobs: Path, *, compressed: bool) -> bytes:
+    """Write the blobs of an image of one layer, each named by its digest; return the manifest."""
+    layer = blobs / "layer"
+    with tarfile.open(layer, "w") as archive:
+        archive.add(folder, "", filter=_as_built)
+    unpacked = _digest(layer)
+    if compressed:
+        packed = blobs / "packed"
+        _gzip(layer, packed)
+        layer = packed.replace(layer)
+    config = blobs / "config"
+    rootfs = {"type": "layers", "diff_ids": [unpacked]}
+    config.write_text(json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _kept(config, CONFIG),
+        "layers": [_kept(layer, f"{LAYER}+gzip" if compressed else LAYER)],
+    }
+    return json.dumps(manifest).encode()
+
+
+def _as_built(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return the entry as `COPY` of a build writes it: root's, and readable by all."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755 if entry.isdir() else 0o644
+    return entry
+
+
+def _gzip(source: Path, target: Path) -> None:
+    packer = zlib.compressobj(FASTEST, wbits=31)
+    with source.open("rb") as read, target.open("wb") as written:
+        while chunk := read.read(CHUNK):
+            written.write(packer.compress(chunk))
+        written.write(packer.flush())
+
+
+def _kept(blob: Path, media_type: str) -> dict[str, Any]:
+    """Give a blob the name of its digest; return its descriptor."""
+    digest = _digest(blob)
+    blob = blob.rename(blob.with_name(digest))
+    return {"mediaType": media_type, "digest": digest, "size": blob.stat().st_size}
+
+
+def _digest(blob: Path) -> str:
+    with blob.open("rb") as read:
+        return f"sha256:{hashlib.file_digest(read, 'sha256').hexdigest()}"
+
+
+def _handler(manifest: bytes, blobs: Path) -> type[BaseHTTPRequestHandler]:
+    name, tag = IMAGE.split(":")
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    manifests = {f"/v2/{name}/manifests/{reference}" for reference in (tag, digest)}
+    blob = re.compile(rf"/v2/{name}/blobs/(sha256:[0-9a-f]{{64}})")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            wanted = blob.fullmatch(path)
+            if path in manifests:
+                self._begin(len(manifest), MANIFEST, digest)
+                if self.command == "GET":
+                    self.wfile.write(manifest)
+            elif wanted and (blobs / wanted[1]).exists():
+                with (blobs / wanted[1]).open("rb") as content:
+                    size = (blobs / wanted[1]).stat().st_size
+                    self._begin(size, "application/octet-stream", wanted[1])
+                    if self.command == "GET":
+                        shutil.copyfileobj(content, self.wfile, CHUNK)
+            else:
+                self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def _begin(self, length: int, media_type: str, of: str) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(length))
+            self.send_header("content-type", media_type)
+            self.send_header("docker-content-digest", of)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+if __name__ == "__main__":
+    main()
