@@ -1,6 +1,6 @@
 """`python -m e2e.registry FOLDER`: a registry on the loopback with one image, a folder's files.
 
-Container runtimes take plain HTTP from the loopback. It is for the node's, so it runs there.
+It is for the containerds of the node, so it runs there, where they ask it without TLS.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.cluster import node
+from e2e.cluster.components import REGISTRY
 from e2e.cluster.errors import ClusterError
 from e2e.hosted import CHECKOUT
 
@@ -45,20 +46,20 @@ def running(machine: node.Node, folder: Path, *options: str) -> Iterator[str]:
         folder: Its files become those of the image's root.
         options: `--gzip`.
     """
-    command = [*machine.enter, sys.executable, "-m", "e2e.registry", str(folder), *options]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE) as process:
+    here = ["env", f"--chdir={CHECKOUT}"]  # entering the node leads to its root
+    command = [*machine.enter, *here, sys.executable, "-m", "e2e.registry", str(folder), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            host = process.stdout.readline().decode().strip()
-            if not host:
+            if not process.stdout.readline():
                 raise ClusterError("the registry ended while starting; its output says why")
-            yield f"{host}/{IMAGE}"
+            yield f"{REGISTRY}/{IMAGE}"
         finally:
             node.end(process)
 
 
 def main() -> None:
-    """Make the image, say where it is served, and serve it until the process is ended."""
+    """Make the image, say that it is there, and serve it until the process is ended."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--gzip", action="store_true", help="compress the layer, as builders do")
@@ -66,8 +67,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the blobs are removed
     with tempfile.TemporaryDirectory() as blobs:
         manifest = _write_image(given.folder, Path(blobs), compressed=given.gzip)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(manifest, Path(blobs)))
-        sys.stdout.write(f"127.0.0.1:{server.server_address[1]}\n")
+        host, _, port = REGISTRY.partition(":")
+        server = ThreadingHTTPServer((host, int(port)), _handler(manifest, Path(blobs)))
+        sys.stdout.write("ready\n")
         sys.stdout.flush()
         server.serve_forever()
 
