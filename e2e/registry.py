@@ -1,6 +1,7 @@
 """`python -m e2e.registry FOLDER`: a registry on the loopback with one image, a folder's files.
 
-It is for the containerds of the node, so it runs there, where they ask it without TLS.
+It is for the containerds of the node, so it runs there, where they ask it without TLS. Whatever name
+they ask for, they get that image.
 """
 
 from __future__ import annotations
@@ -27,23 +28,21 @@ from e2e.cluster.components import REGISTRY
 from e2e.cluster.errors import ClusterError
 from e2e.hosted import CHECKOUT
 
-IMAGE = "model:1"
-"""What it has."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
+MANIFESTS = re.compile("/v2/.+/manifests/[^/]+")
+BLOB = re.compile("/v2/.+/blobs/(sha256:[0-9a-f]{64})")
 CHUNK = 2**20
-FASTEST = 1
-"""Level of gzip; weights hardly get smaller, and a reader is as fast at any."""
 
 
 @contextmanager
 def running(machine: node.Node, folder: Path, *options: str) -> Iterator[str]:
-    """Serve the files of a folder as an image on a node; yield the reference without `oci://`.
+    """Serve the files of a folder as an image on a node; yield its reference.
 
     Args:
         machine: On whose loopback it is.
-        folder: Its files become those of the image's root.
+        folder: Its files become those of the image's root, and its name the image's.
         options: `--gzip`.
     """
     here = ["env", f"--chdir={CHECKOUT}"]  # entering the node leads to its root
@@ -53,7 +52,7 @@ def running(machine: node.Node, folder: Path, *options: str) -> Iterator[str]:
             assert process.stdout is not None
             if not process.stdout.readline():
                 raise ClusterError("the registry ended while starting; its output says why")
-            yield f"{REGISTRY}/{IMAGE}"
+            yield f"{REGISTRY}/{folder.name}:1"
         finally:
             node.end(process)
 
@@ -105,7 +104,8 @@ def _as_built(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _gzip(source: Path, target: Path) -> None:
-    packer = zlib.compressobj(FASTEST, wbits=31)
+    # Weights hold next to nothing that repeats, so looking for it would only take time.
+    packer = zlib.compressobj(wbits=31, strategy=zlib.Z_HUFFMAN_ONLY)
     with source.open("rb") as read, target.open("wb") as written:
         while chunk := read.read(CHUNK):
             written.write(packer.compress(chunk))
@@ -125,16 +125,13 @@ def _digest(blob: Path) -> str:
 
 
 def _handler(manifest: bytes, blobs: Path) -> type[BaseHTTPRequestHandler]:
-    name, tag = IMAGE.split(":")
     digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
-    manifests = {f"/v2/{name}/manifests/{reference}" for reference in (tag, digest)}
-    blob = re.compile(rf"/v2/{name}/blobs/(sha256:[0-9a-f]{{64}})")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            wanted = blob.fullmatch(path)
-            if path in manifests:
+            wanted = BLOB.fullmatch(path)
+            if MANIFESTS.fullmatch(path):
                 self._begin(len(manifest), MANIFEST, digest)
                 if self.command == "GET":
                     self.wfile.write(manifest)
