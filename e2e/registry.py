@@ -1,7 +1,7 @@
 """`python -m e2e.registry FOLDER`: a registry on the loopback with one image, a folder's files.
 
-It is for the containerds of the node, so it runs there, where they ask it without TLS. Whatever name
-they ask for, they get that image.
+It is for the containerds of the node, so it runs there, where they ask it without TLS. Every name
+is that of this image.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from e2e.hosted import CHECKOUT
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+NO_CONFIG = "application/vnd.oci.empty.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 MANIFESTS = re.compile("/v2/.+/manifests/[^/]+")
 BLOB = re.compile("/v2/.+/blobs/(sha256:[0-9a-f]{64})")
@@ -43,7 +44,7 @@ def running(machine: node.Node, folder: Path, *options: str) -> Iterator[str]:
     Args:
         machine: On whose loopback it is.
         folder: Its files become those of the image's root, and its name the image's.
-        options: `--gzip`.
+        options: `--gzip` or `--artifact`.
     """
     here = ["env", f"--chdir={CHECKOUT}"]  # entering the node leads to its root
     command = [*machine.enter, *here, sys.executable, "-m", "e2e.registry", str(folder), *options]
@@ -62,10 +63,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--gzip", action="store_true", help="compress the layer, as builders do")
+    options.add_argument(
+        "--artifact", action="store_true", help="not an image but what ORAS pushes"
+    )
     given = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the blobs are removed
     with tempfile.TemporaryDirectory() as blobs:
-        manifest = _write_image(given.folder, Path(blobs), compressed=given.gzip)
+        if given.artifact:
+            manifest = _write_artifact(given.folder, Path(blobs))
+        else:
+            manifest = _write_image(given.folder, Path(blobs), compressed=given.gzip)
         host, _, port = REGISTRY.partition(":")
         server = ThreadingHTTPServer((host, int(port)), _handler(manifest, Path(blobs)))
         sys.stdout.write("ready\n")
@@ -86,13 +93,25 @@ def _write_image(folder: Path, blobs: Path, *, compressed: bool) -> bytes:
     config = blobs / "config"
     rootfs = {"type": "layers", "diff_ids": [unpacked]}
     config.write_text(json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}))
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": _kept(config, CONFIG),
-        "layers": [_kept(layer, f"{LAYER}+gzip" if compressed else LAYER)],
-    }
-    return json.dumps(manifest).encode()
+    layers = [_kept(layer, f"{LAYER}+gzip" if compressed else LAYER)]
+    return _manifest(config=_kept(config, CONFIG), layers=layers)
+
+
+def _write_artifact(folder: Path, blobs: Path) -> bytes:
+    """Write the blobs of an artifact, one for each file; return the manifest."""
+    config = blobs / "config"
+    config.write_text("{}")
+    of_files = [
+        _kept(Path(shutil.copy(file, blobs)), "application/octet-stream")
+        | {"annotations": {"org.opencontainers.image.title": file.name}}
+        for file in sorted(folder.iterdir())
+    ]
+    kind = "application/vnd.example.model"
+    return _manifest(artifactType=kind, config=_kept(config, NO_CONFIG), layers=of_files)
+
+
+def _manifest(**fields: Any) -> bytes:
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **fields}).encode()
 
 
 def _as_built(entry: tarfile.TarInfo) -> tarfile.TarInfo:
