@@ -55,8 +55,11 @@ if not os.environ.get("WEIR_E2E_SCALING"):  # windows and cold starts: they take
     collect_ignore += ["test_keda.py", "test_scaling_to_zero.py"]
 if not os.environ.get("WEIR_E2E_GROUPS"):  # it builds LeaderWorkerSet
     collect_ignore += ["test_groups.py"]
+if os.environ.get(build.ASKED_FOR) not in build.OWN_CONTAINERD:
+    collect_ignore += ["test_image_volumes.py"]
 if _GIVEN and not is_ours(Path(_GIVEN)):
     collect_ignore += ["test_adapters.py", "test_autoscaling.py", "test_keda.py"]
+    collect_ignore += ["test_image_volumes.py"]
     collect_ignore += ["test_node_drain.py", "test_room.py", "test_routing.py"]
     collect_ignore += ["test_scaling_to_zero.py", "test_stopping.py"]
 

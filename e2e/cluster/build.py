@@ -32,6 +32,11 @@ OTHERS = Path(__file__).parent / "versions"
 
 They are outside `build/`, so that a change of one builds nothing else anew.
 """
+CONTAINERD = ("containerd", "containerd-shim-runc-v2")
+"""Programs of the containerd of `TOOLS`. Distributions lag behind: Debian 12 has 1.6, which mounts
+ no images as volumes."""
+OWN_CONTAINERD = frozenset({"1.36.3"})
+"""Versions of Kubernetes that run on that one, and not on the machine's."""
 KUBERNETES = "1.35.4"
 ASKED_FOR = "WEIR_E2E_KUBERNETES"
 """Environment variable: the version to run on, `KUBERNETES` or one of `OTHERS`."""
@@ -127,8 +132,11 @@ def _ours() -> Path:
 
 
 def _other(version: str) -> Path:
-    """Return a folder of another Kubernetes beside our etcd, Helm and pause."""
+    """Return a folder of another Kubernetes, our etcd, Helm and pause, and perhaps containerd."""
     ours, program = _ours(), _kubernetes(version, version)
+    beside = dict.fromkeys(("pause", "etcd", "helm"), ours)
+    if version in OWN_CONTAINERD:
+        beside |= dict.fromkeys(CONTAINERD, _containerd())
     digest = hashlib.sha256(repr(program).encode())
     for name in ("go.mod", "go.sum"):
         digest.update((OTHERS / version / name).read_bytes())
@@ -140,9 +148,9 @@ def _other(version: str) -> Path:
             _build(_go(), OTHERS / version, program, partial)
             shutil.rmtree(_go_dir())
             partial.rename(target)
-        for name in ("pause", "etcd", "helm"):  # whose own recipe may have changed since
+        for name, folder in beside.items():  # whose own recipe may have changed since
             (target / name).unlink(missing_ok=True)
-            (target / name).symlink_to(ours / name)
+            (target / name).symlink_to(folder / name)
     return target
 
 
@@ -150,6 +158,13 @@ def tool(name: str) -> Path:
     """Return the program of a folder of `tools`, building it first where it is missing."""
     program = Program(name, ((name, "."),))
     return _kept(name, lambda out: _build(_go(), TOOLS / name, program, out)) / name
+
+
+def _containerd() -> Path:
+    """Return the folder of containerd's programs, building them the first time."""
+    module = "github.com/containerd/containerd/v2"
+    program = Program("containerd", tuple((name, f"{module}/cmd/{name}") for name in CONTAINERD))
+    return _kept("containerd", lambda out: _build(_go(), TOOLS / "containerd", program, out))
 
 
 def keda() -> Path:

@@ -210,6 +210,8 @@ def _spawn(cluster: Cluster, machine: node.Node, commands: Mapping[str, list[str
             cluster.processes[name] = subprocess.Popen(
                 [*machine.enter, *command],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                # containerd prefers the shim of the PATH to the one beside itself.
+                env={**os.environ, "PATH": f"{cluster.bin_dir}:{os.environ['PATH']}"},
             )  # fmt: skip
 
 

@@ -20,6 +20,9 @@ KUBELET, PROXY, DNS = "kubelet", "kube-proxy", "coredns"
 
 DOMAIN = "cluster.local"
 
+REGISTRY = "127.0.0.1:5000"
+"""Where the containerds ask without TLS, should a scenario have a registry there."""
+
 
 def files(layout: Layout) -> dict[str, str]:
     """Return the configuration files by their path below the state folder."""
@@ -28,6 +31,7 @@ def files(layout: Layout) -> dict[str, str]:
         **worker_files(layout, FIRST),
         "proxy.yaml": json.dumps(_proxy(layout)),
         "audit.yaml": json.dumps(AUDIT_POLICY),
+        f"registries/{REGISTRY}/hosts.toml": f'server = "http://{REGISTRY}"\n',
         # Pods must not ask the host's name servers.
         "resolv.conf": "",
         **({"Corefile": _corefile(layout)} if layout.dns else {}),
@@ -168,6 +172,8 @@ disabled_plugins = [
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
     conf_dir = "{layout.state}/cni"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{layout.state}/registries"
 '''
 
 

@@ -25,6 +25,10 @@ from weir_engine.vllm_metadata import with_path, write_vllm_metadata
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """Longest path of a Unix socket that Linux takes."""
+_OF_AN_ARTIFACT: Final = (
+    "write an image with the model's files at its root, because containerd mounts an OCI artifact "
+    "as an empty directory"
+)
 
 
 def serve(environment: Mapping[str, str]) -> None:
@@ -55,13 +59,17 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
     """Say which source is missing now, rather than let vLLM take the path for a name on the hub.
 
     Raises:
-        ModelUnavailable: A directory of weights is not there.
+        ModelUnavailable: A directory of weights is not there, or nothing is in its volume.
     """
     for source, path, _ in config.directories(paths.model_dir):
+        scheme = locate(source).scheme
         if not Path(path).is_dir():
-            mounted = locate(source).scheme in MOUNTED
+            mounted = scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
+        if scheme in MOUNTED and os.access(path, os.R_OK) and not os.listdir(path):
+            remedy = _OF_AN_ARTIFACT if scheme == "oci" else "is it the right one?"
+            raise ModelUnavailable(f"{source.uri}: the volume at {path} is empty; {remedy}")
 
 
 def _refuse_draft(config: EngineConfig, paths: Paths) -> None:

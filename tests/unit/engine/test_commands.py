@@ -74,6 +74,24 @@ def test_serve_says_that_the_weights_are_missing(run_dir: Path) -> None:
     assert "run `weir-engine fetch` first" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("uri", "want"),
+    [
+        pytest.param("oci://host/model:1", "mounts an OCI artifact as an empty", id="artifact"),
+        pytest.param("pvc://claim", "is it the right one?", id="claim"),
+    ],
+)
+def test_serve_says_that_a_volume_is_empty(run_dir: Path, uri: str, want: str) -> None:
+    config = {"name": "x", "source": {"uri": uri}}
+    Path(EngineConfig.model_validate(config).directories(str(run_dir / "models"))[0].path).mkdir(
+        parents=True
+    )
+    done = weir_engine("serve", run_dir, config)
+    assert done.returncode == 1
+    assert f"{uri}: the volume at " in done.stderr
+    assert want in done.stderr
+
+
 def test_serve_says_where_the_code_of_a_mounted_model_is_missing(run_dir: Path) -> None:
     config = {
         "name": "x",
