@@ -52,6 +52,9 @@ _PREFIX: Final = re.compile(r"^(?:\(\w+[^)]*\) )?(?:ERROR [\d-]+ [\d:.]+ )?(?:\[
 _FOLLOWS: Final = "Engine core initialization failed"
 """vLLM's last line where another process of it failed: that one's line is the cause."""
 _LONGEST: Final = 300
+_OFTEN: Final = 3
+"""Starts of an engine from which on its ends are told, as `alerts.thresholds.lostEngines`."""
+_LATELY_S: Final = 3600.0
 
 
 class Advice(NamedTuple):
@@ -191,6 +194,35 @@ ADVICE: Final = {
         "without a key.",
         (_EDIT,),
         "keys.md#classes-tenants-and-keys",
+    ),
+    "LateByQueue": Advice(
+        "There is more work than the replicas can do in time. Add replicas, or bound the tenant "
+        "that fills the queue.",
+        ("kubectl scale infs {name} -n {namespace} --replicas=N",),
+        "runbook.md#weirattainmentburn",
+    ),
+    "LateByEngine": Advice(
+        "Nothing waits in the queue, so the engine itself is late: it loads, or its prompts take "
+        "longer than the target allows.",
+        ("kubectl get pods -n {namespace} -l serving.weir.dev/service={name}",),
+        "runbook.md#weirattainmentburn",
+    ),
+    "StaleKeys": Advice(
+        "For two minutes after a change of keys this is normal. Later, compare what each pod was "
+        "told.",
+        (
+            "kubectl get pods -n {namespace} -l serving.weir.dev/service={name} -o custom-columns="
+            r"'POD:.metadata.name,TOLD:.metadata.annotations.serving\.weir\.dev/policies'",
+        ),
+        "runbook.md#weirstalekeys",
+    ),
+    "WithoutPeers": Advice(
+        "Port 8002 has to be open from pod to pod. The sidecar's log names the peer and why.",
+        (
+            "kubectl logs -n {namespace} -l serving.weir.dev/service={name} -c sidecar --prefix "
+            "--tail=50",
+        ),
+        "runbook.md#weirfleetwithoutpeers",
     ),
     "Overload": Advice(
         "Add replicas, give the class more time (maxQueueWait), or bound the tenant that fills "
@@ -397,6 +429,21 @@ def _container(found: tuple[Replica, Container], facts: Facts, line: Sequence[st
         return finding("OOMKilled", what, facts, line, where)
     lines = replica.last_lines.get(container.name) or container.last_words.splitlines()
     return ended(where, lines, facts, line)
+
+
+def ended_often(facts: Facts) -> Iterator[Finding]:
+    """Yield why engines end that run now, and ended again and again within the last hour."""
+    for replica in facts.replicas:
+        ago_s = replica.engine_ended_s
+        engines = () if replica.pod is None else replica.pod.containers
+        for each in engines:
+            often = each.name == labels.ENGINE_CONTAINER and each.restart_count >= _OFTEN
+            if often and each.is_running and ago_s is not None and ago_s < _LATELY_S:
+                seen = (
+                    f"the engine of {replica.name} was started again {each.restart_count} times, "
+                    f"and ended last {ago_s:.0f} s ago"
+                )
+                yield _container((replica, each), facts, (seen,))
 
 
 def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str]) -> Finding:

@@ -11,12 +11,13 @@ from weir_cli.explain_causes import (
     Where,
     causes,
     ended,
+    ended_often,
     finding,
     is_stalled,
     stalled_finding,
 )
 from weir_cli.explain_facts import Explanation, Facts, Finding, Health, Refusal, Replica
-from weir_cli.explain_load import overload, remarks
+from weir_cli.explain_load import overload, remarks, without_peers
 from weir_cli.replica import Phase
 from weir_core.api import labels
 from weir_operator.conditions import READY, Verdict
@@ -91,7 +92,9 @@ def _findings(facts: Facts, ready: Verdict, serves: bool) -> Iterator[Finding]:
         yield from _processes(facts)
     if serves:
         yield from (stalled_finding(each, facts) for each in facts.replicas if is_stalled(each))
+        yield from ended_often(facts)
         yield from overload(facts)
+        yield from without_peers(facts)
     if serves or ready.reason in {_ASLEEP, _WAKING}:  # without a key nothing wakes it
         yield from _no_keys(facts)
 

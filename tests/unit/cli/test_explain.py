@@ -10,6 +10,7 @@ from weir_cli.explain import as_json, lines_of
 from weir_cli.explain_causes import error_line, no_node
 from weir_cli.explain_facts import Event, Facts, Health, Lease, Refusal, Replica, Unseen
 from weir_cli.explain_findings import explain
+from weir_cli.explain_load import READ
 from weir_cli.top_figures import Page, read_page
 from weir_core.api import labels
 from weir_operator.views import Pod, view
@@ -133,7 +134,40 @@ def flooded(first: Page, later: Page) -> Facts:
     return facts(READY, replicas=(Replica("llama-a", first=first, later=later),), between_s=2.0)
 
 
+def late(before: int, after: int, **more: int) -> Facts:
+    """Return the facts of a class of which so many requests missed and met their target."""
+    texts = (
+        f'weir_attainment_requests_total{{class="chat",result="missed"}} {missed}\n'
+        'weir_attainment_requests_total{class="chat",result="met"} 90\n'
+        + "".join(
+            f'weir_queue_requests{{class="chat",tenant="{n}"}} {v}\n' for n, v in more.items()
+        )
+        for missed in (before, after)
+    )
+    return flooded(*map(read_page, texts))
+
+
+def peers(**pages: dict[str, int]) -> Facts:
+    """Return the facts of replicas, all ready, whose sidecars know so many peers by state."""
+    ready = pod(conditions=[{"type": "Ready", "status": "True"}])
+    found = []
+    for name, states in pages.items():
+        text = "".join(f'weir_peers{{state="{each}"}} {n}\n' for each, n in states.items())
+        found.append(Replica(f"llama-{name}", pod=ready, first=read_page(text, READ)))
+    return facts(READY, replicas=tuple(found))
+
+
+def killed_often(restarts: int = 3, ago_s: float = 90.0) -> Facts:
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    engine = {
+        "name": "engine", "restartCount": restarts, "state": {"running": {}},
+        "lastState": {"terminated": ended},
+    }  # fmt: skip
+    return facts(READY, replicas=(replica(pod(engine), engine_ended_s=ago_s),))
+
+
 NO_GPU = "llama is not ready: no node has 2 free nvidia.com/gpu"
+SERVES = "llama serves (2 of 2 replicas take requests)"
 QUOTA = 'pods "llama-" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=2'
 DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
 
@@ -352,6 +386,43 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             "logs -n ai llama-a -c engine",
             id="loading, and a gateway that is not ready either",
         ),
+        pytest.param(
+            late(3, 7, app=2),
+            "LateByQueue",
+            f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
+            "token in the last 2 s",
+            "scale infs llama",
+            id="a class that is late, and waits",
+        ),
+        pytest.param(
+            late(3, 7),
+            "LateByEngine",
+            f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
+            "token in the last 2 s",
+            "get pods -n ai",
+            id="a class that is late, and does not wait",
+        ),
+        pytest.param(
+            peers(a={"usable": 0, "unknown_key": 2}, b={"usable": 1, "unknown_key": 0}),
+            "StaleKeys",
+            f"{SERVES}, but the sidecars of llama-a have no key in common with all others",
+            r"annotations.serving\.weir\.dev/policies",
+            id="a sidecar with an old key",
+        ),
+        pytest.param(
+            peers(a={"usable": 0, "lost": 1}, b={"usable": 0, "lost": 1}),
+            "WithoutPeers",
+            f"{SERVES}, but llama-a, llama-b can forward to no other replica",
+            "-c sidecar",
+            id="sidecars that reach no other",
+        ),
+        pytest.param(
+            killed_often(),
+            "OOMKilled",
+            f"{SERVES}, but container engine of pod llama-a was killed for its memory",
+            "describe pod -n ai llama-a",
+            id="an engine that runs, and is killed again and again",
+        ),
     ],
 )
 def test_names_the_cause_and_the_remedy(
@@ -363,6 +434,20 @@ def test_names_the_cause_and_the_remedy(
     assert said.findings[0].reason == reason
     assert any(command in each for each in said.findings[0].commands)
     assert said.findings[0].section
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(late(3, 4), id="one late request"),
+        pytest.param(peers(a={"usable": 1}, b={"usable": 1}), id="two that know each other"),
+        pytest.param(peers(a={"usable": 0}), id="a replica without others"),
+        pytest.param(killed_often(restarts=2), id="an engine that ended twice"),
+        pytest.param(killed_often(ago_s=7200.0), id="an engine that ended long ago"),
+    ],
+)
+def test_what_passes_is_no_fault(found: Facts) -> None:
+    assert explain(found).health is Health.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -406,9 +491,14 @@ weir_requests_total{class="batch",outcome="ok"} 90
 weir_requests_total{class="batch",outcome="rejected_queue_full"} 10
 weir_attainment_requests_total{class="interactive",result="met"} 7
 weir_attainment_requests_total{class="interactive",result="missed"} 2
-weir_queue_requests{class="batch",tenant="a"} 3
+weir_queue_requests{class="batch",tenant="a"} 2
+weir_queue_requests{class="batch",tenant="b"} 1
 weir_queue_oldest_seconds{class="batch",tenant="a"} 1.5
-"""
+weir_engine_losses_total{how="down"} 2
+weir_engine_losses_total{how="stalled"} 0
+weir_policies_refused_total 1
+""",
+        READ,
     )
     leaves = Replica("llama-a", state={"phase": "lame-duck"}, first=told)
     said = explain(facts(READY, replicas=(leaves,)))
@@ -417,10 +507,13 @@ weir_queue_oldest_seconds{class="batch",tenant="a"} 1.5
         Health.HEALTHY,
     )
     assert said.remarks == (
-        "class batch: 3 wait, the oldest for 1.5 s",
+        "class batch: 3 wait (of tenants: a 2, b 1), the oldest for 1.5 s",
         "class batch: 10 of 100 requests were rejected since the replicas started: queue full 10",
         "class interactive: 2 of 9 requests missed their time to first token since the replicas "
         "started",
+        "the engine of llama-a ended or hung 2 times since its sidecar started",
+        "llama-a could not use its policies once since its sidecar started, and kept the last good "
+        'ones; its sidecar\'s log has "the policies are refused"',
         "llama-a drains: it takes no new requests and finishes what it has",
     )
 
