@@ -69,7 +69,8 @@ def without_peers(facts: Facts) -> Iterator[Finding]:
     strangers = {name: each for name, each in states.items() if each[_STRANGER]}
     alone = {name: each for name, each in states.items() if not each[_USABLE]}
     if strangers:
-        what = f"the sidecars of {', '.join(strangers)} have no key in common with all others"
+        named = ", ".join(strangers)
+        what = f"the keys of sidecars differ, so they do not forward to each other: {named}"
         yield finding("StaleKeys", what, facts, _seen_peers(strangers))
     elif alone and sum(is_ready(each) for each in facts.replicas) > 1:
         what = f"{', '.join(alone)} can forward to no other replica"
