@@ -91,7 +91,8 @@ def _findings(facts: Facts, ready: Verdict, serves: bool) -> Iterator[Finding]:
     else:
         yield from _processes(facts)
     if serves:
-        yield from (stalled_finding(each, facts) for each in facts.replicas if is_stalled(each))
+        serving = [each for each in facts.replicas if each.phase in ("", Phase.READY.value)]
+        yield from (stalled_finding(each, facts) for each in serving if is_stalled(each))
         yield from ended_often(facts)
         yield from overload(facts)
         yield from without_peers(facts)

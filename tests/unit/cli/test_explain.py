@@ -583,6 +583,13 @@ def test_says_in_short_why_no_node_fits(message: str, want: str) -> None:
     assert no_node(message, pod()) == want
 
 
+def test_an_engine_of_weir_up_that_hangs_is_told_once() -> None:
+    hangs = Replica("chat-1", "loading the engine", state={"engine": "stalled", "running": 4})
+    replicas = (hangs, Replica("chat-2", "ready", state={"engine": "ready"}))
+    said = explain(Facts("chat", "`weir up` at port 8000", replicas=replicas))
+    assert [each.reason for each in said.findings] == ["Stalled"]
+
+
 def test_a_process_that_said_nothing_has_no_error_line() -> None:
     assert error_line([" "]) == "it said nothing"
 
