@@ -405,7 +405,8 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
         pytest.param(
             peers(a={"usable": 0, "unknown_key": 2}, b={"usable": 1, "unknown_key": 0}),
             "StaleKeys",
-            f"{SERVES}, but the keys of sidecars differ, so they do not forward to each other: llama-a",
+            f"{SERVES}, but the keys of sidecars differ, so they do not forward to each other: "
+            "llama-a",
             r"annotations.serving\.weir\.dev/policies",
             id="a sidecar with an old key",
         ),
