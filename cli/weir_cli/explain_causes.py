@@ -333,14 +333,23 @@ def _under_way(ready: Verdict, facts: Facts) -> Finding:
     stalled = next((each for each in facts.replicas if is_stalled(each)), None)
     if stalled is not None:
         return stalled_finding(stalled, facts)
-    kind = ready.reason if ready.reason in ADVICE else "UnderWay"
     waiting = next((each for each in facts.replicas if _is_unready(each)), None)
+    if waiting is not None and (engine := _started_again(waiting)) is not None:
+        return _container((waiting, engine), facts, line)
+    kind = ready.reason if ready.reason in ADVICE else "UnderWay"
     return finding(kind, ready.message, facts, line, Where(waiting))
 
 
 def _is_unready(replica: Replica) -> bool:
     pod = replica.pod
     return pod is not None and not pod.is_ready and not pod.is_gateway
+
+
+def _started_again(replica: Replica) -> Container | None:
+    """Return the engine of a replica that loads once more, because it ended badly before."""
+    containers = () if replica.pod is None else replica.pod.containers
+    engines = (each for each in containers if each.name == labels.ENGINE_CONTAINER)
+    return next((each for each in engines if each.ended and each.ended.exit_code), None)
 
 
 def is_stalled(replica: Replica) -> bool:
@@ -458,6 +467,11 @@ def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str])
     what = f"the engine ended: {cause}"
     kind = "GpuMemory" if "out of memory" in cause else "EngineFailed"
     return finding(kind, what, facts, evidence, where)
+
+
+def names_error(lines: Iterable[str]) -> bool:
+    """Tell whether a process named an error."""
+    return any(_ERROR.search(each) for each in lines)
 
 
 def error_line(lines: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from weir_cli.explain_causes import (
     ended_often,
     finding,
     is_stalled,
+    names_error,
     stalled_finding,
 )
 from weir_cli.explain_facts import Explanation, Facts, Finding, Health, Refusal, Replica
@@ -155,9 +156,12 @@ def _processes(facts: Facts) -> Iterator[Finding]:
 
 
 def _ended_process(replica: Replica) -> Where | None:
-    """Return the process that ended, of a replica that waits to start it again."""
-    if replica.phase == Phase.LOADING.value or not (replica.restarts or _restarts(replica)):
+    """Return the process that ended, of a replica that starts it again, or waits to."""
+    if not (replica.restarts or _restarts(replica)):
         return None
+    if replica.phase == Phase.LOADING.value:  # its log goes on behind what it said when it ended
+        engine = labels.ENGINE_CONTAINER
+        return Where(replica, engine) if names_error(replica.last_lines.get(engine, ())) else None
     order = (labels.MODEL_CONTAINER, labels.ENGINE_CONTAINER, labels.SIDECAR_CONTAINER)
     names = [each for each in order if replica.last_lines.get(each)]
     return Where(replica, names[0]) if names else None

@@ -157,13 +157,19 @@ def peers(**pages: dict[str, int]) -> Facts:
     return facts(READY, replicas=tuple(found))
 
 
-def killed_often(restarts: int = 3, ago_s: float = 90.0) -> Facts:
-    ended = {"exitCode": 137, "reason": "OOMKilled"}
+def killed(message: str = "", reason: str = "Error", restarts: int = 1) -> Pod:
+    """Return a pod whose engine runs again after it was killed."""
+    ended = {"exitCode": 137, "reason": reason, "message": message}
     engine = {
         "name": "engine", "restartCount": restarts, "state": {"running": {}},
         "lastState": {"terminated": ended},
     }  # fmt: skip
-    return facts(READY, replicas=(replica(pod(engine), engine_ended_s=ago_s),))
+    return pod(engine)
+
+
+def killed_often(restarts: int = 3, ago_s: float = 90.0) -> Facts:
+    found = replica(killed(reason="OOMKilled", restarts=restarts), engine_ended_s=ago_s)
+    return facts(READY, replicas=(found,))
 
 
 NO_GPU = "llama is not ready: no node has 2 free nvidia.com/gpu"
@@ -387,6 +393,18 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="loading, and a gateway that is not ready either",
         ),
         pytest.param(
+            broken(
+                "ModelReady",
+                "Loading",
+                "the engine is loading the model",
+                replicas=(replica(killed("ValueError: no such argument")),),
+            ),
+            "EngineFailed",
+            "llama is not ready: the engine ended: ValueError: no such argument",
+            "logs -n ai llama-a -c engine --previous",
+            id="loading again, after it ended",
+        ),
+        pytest.param(
             late(3, 7, app=2),
             "LateByQueue",
             f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
@@ -542,6 +560,18 @@ def test_zero_on_purpose_is_healthy() -> None:
             "EngineFailed",
             "the engine ended: ValueError: no such argument",
             id="an engine that ended",
+        ),
+        pytest.param(
+            Replica(
+                "chat-1",
+                "loading the engine",
+                1,
+                last_lines={"engine": ("ValueError: no such argument", "INFO loading")},
+                logs={"engine": "/logs/chat-1.engine.log"},
+            ),
+            "EngineFailed",
+            "the engine ended: ValueError: no such argument",
+            id="an engine that ended, and loads again",
         ),
         pytest.param(
             Replica("chat-1", "loading the engine", logs={"engine": "/logs/chat-1.engine.log"}),
