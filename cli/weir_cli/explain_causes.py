@@ -7,10 +7,11 @@ no room for: which image, how much of a resource, the line in which an engine sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weir_cli.explain_facts import Facts, Finding, Replica
+from weir_cli.last_words import error_line
 from weir_core.api import labels
 from weir_operator.conditions import (
     ADAPTERS,
@@ -47,10 +48,6 @@ _LOOKED_AT: Final = (
     *(PREFETCH, POLICIES, SCHEDULING, ADAPTERS, SCALING),
 )
 _SHORT: Final = re.compile(r"Insufficient (?P<what>[^\s,.]+(?:\.[^\s,.]+)*)")
-_ERROR: Final = re.compile(r"\b\w*(?:Error|Exception|error)\b: ?\S")
-_PREFIX: Final = re.compile(r"^(?:\(\w+[^)]*\) )?(?:ERROR [\d-]+ [\d:.]+ )?(?:\[[\w.]+:\d+\] )?")
-_FOLLOWS: Final = "Engine core initialization failed"
-"""vLLM's last line where another process of it failed: that one's line is the cause."""
 _LONGEST: Final = 300
 _OFTEN: Final = 3
 """Starts of an engine from which on its ends are told, as `alerts.thresholds.lostEngines`."""
@@ -467,20 +464,6 @@ def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str])
     what = f"the engine ended: {cause}"
     kind = "GpuMemory" if "out of memory" in cause else "EngineFailed"
     return finding(kind, what, facts, evidence, where)
-
-
-def names_error(lines: Iterable[str]) -> bool:
-    """Tell whether a process named an error."""
-    return any(_ERROR.search(each) for each in lines)
-
-
-def error_line(lines: Iterable[str]) -> str:
-    """Return the line in which a process said why it ends: of a traceback the last."""
-    said = [_PREFIX.sub("", each).strip() for each in lines]
-    said = [each for each in said if each]
-    errors = [each for each in said if _ERROR.search(each)]
-    roots = [each for each in errors if _FOLLOWS not in each]
-    return (roots or errors or said or ["it said nothing"])[-1]
 
 
 def _first_sentence(message: str) -> str:

@@ -14,11 +14,11 @@ from weir_cli.explain_causes import (
     ended_often,
     finding,
     is_stalled,
-    names_error,
     stalled_finding,
 )
 from weir_cli.explain_facts import Explanation, Facts, Finding, Health, Refusal, Replica
 from weir_cli.explain_load import overload, remarks, without_peers
+from weir_cli.last_words import names_error
 from weir_cli.replica import Phase
 from weir_core.api import labels
 from weir_operator.conditions import READY, Verdict

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from weir_cli.explain import as_json, lines_of
-from weir_cli.explain_causes import error_line, no_node
+from weir_cli.explain_causes import no_node
 from weir_cli.explain_facts import Event, Facts, Health, Lease, Refusal, Replica, Unseen
 from weir_cli.explain_findings import explain
 from weir_cli.explain_load import READ
+from weir_cli.last_words import error_line
 from weir_cli.top_figures import Page, read_page
 from weir_core.api import labels
 from weir_operator.views import Pod, view
@@ -623,6 +624,16 @@ def test_an_engine_of_weir_up_that_hangs_is_told_once() -> None:
 
 def test_a_process_that_said_nothing_has_no_error_line() -> None:
     assert error_line([" "]) == "it said nothing"
+
+
+def test_an_error_that_lists_values_is_told_with_the_first() -> None:
+    said = (
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, max_model_len (99999) is greater than 16384",
+        "    For further information visit https://errors.example",
+    )
+    value = "Value error, max_model_len (99999) is greater than 16384"
+    assert error_line(said).endswith(f"1 validation error for ModelConfig: {value}")
 
 
 def test_prints_the_verdict_then_the_evidence_then_what_to_do_then_what_was_not_seen() -> None:
