@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weir_cli.explain_facts import Facts, Finding, Replica
-from weir_cli.last_words import error_line
+from weir_cli.last_words import error_line, names_error
 from weir_core.api import labels
 from weir_operator.conditions import (
     ADAPTERS,
@@ -100,6 +100,15 @@ ADVICE: Final = {
         "take is in spec.engine.args.",
         (_ENGINE_LOG, _EDIT),
         _CONDITIONS,
+    ),
+    "EngineKilled": Advice(
+        "It named no error. The events tell whether it hung, and its liveness probe had it started "
+        "again; else something killed it, such as the node's want of memory.",
+        (
+            "kubectl get events -n {namespace} --field-selector=involvedObject.name={pod}",
+            _ENGINE_LOG,
+        ),
+        "runbook.md#weirenginelost",
     ),
     "FetchFailed": Advice(
         "Correct spec.model.source, or the Secret that its secretRef names.",
@@ -449,7 +458,15 @@ def ended_often(facts: Facts) -> Iterator[Finding]:
                     f"the engine of {replica.name} was started again {each.restart_count} times, "
                     f"and ended last {ago_s:.0f} s ago"
                 )
-                yield _container((replica, each), facts, (seen,))
+                yield _ended_again(replica, each, facts, seen)
+
+
+def _ended_again(replica: Replica, engine: Container, facts: Facts, seen: str) -> Finding:
+    found = _container((replica, engine), facts, (seen,))
+    if found.reason == "EngineFailed" and not names_error([found.what]):
+        what = f"the engine of {replica.name} ends again and again: {engine.last_words}"
+        return finding("EngineKilled", what, facts, (seen,), Where(replica, engine.name))
+    return found._replace(section="runbook.md#weirenginelost")
 
 
 def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str]) -> Finding:

@@ -86,15 +86,14 @@ def _doing(ready: Verdict) -> str:
 
 
 def _findings(facts: Facts, ready: Verdict, serves: bool) -> Iterator[Finding]:
-    if facts.namespace:
-        yield from _operator(facts)
-        yield from causes(facts)
-    else:
-        yield from _processes(facts)
+    yield from _operator(facts) if facts.namespace else _processes(facts)
     if serves:
         serving = [each for each in facts.replicas if each.phase in ("", Phase.READY.value)]
         yield from (stalled_finding(each, facts) for each in serving if is_stalled(each))
         yield from ended_often(facts)
+    if facts.namespace:
+        yield from causes(facts)
+    if serves:
         yield from overload(facts)
         yield from without_peers(facts)
     if serves or ready.reason in {_ASLEEP, _WAKING}:  # without a key nothing wakes it
@@ -179,7 +178,8 @@ def _with_events(first: Finding, facts: Facts) -> Finding:
     known = "\n".join(first.evidence)
     fresh: dict[str, None] = {}
     for each in facts.events:
-        if each.message and each.message not in known:
+        told = each.message.partition(" is False: ")[2] or each.message
+        if told and told not in known:
             fresh[f"event {each.reason} of {each.about}: {each.message}"] = None
     return first._replace(evidence=(*first.evidence, *list(fresh)[-_MOST_EVENTS:]))
 

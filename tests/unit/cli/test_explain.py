@@ -22,6 +22,7 @@ SHORT = (
 )
 READY = ("Ready", "True", "Serving", "2 of 2 replicas take requests")
 ASLEEP = ("Ready", "True", "Asleep", "no replica runs")
+PULL = "pod llama-a, container engine: Back-off of engine"
 NO_ADAPTER = "sql: ready on 1 of 2 replicas; llama-a: no such file"
 
 
@@ -89,11 +90,14 @@ def image() -> Facts:
     return broken(
         "WorkloadsReady",
         "ImagePullBackOff",
-        "pod llama-a, container engine: Back-off of engine",
+        PULL,
         replicas=(
             replica(pod(waiting("engine", "ImagePullBackOff")), images={"engine": "reg/eng:1"}),
         ),
-        events=(Event("llama-a", "Failed", "manifest for reg/eng:1 not found"),),
+        events=(
+            Event("llama", "ImagePullBackOff", f"Ready is False: {PULL}"),
+            Event("llama-a", "Failed", "manifest for reg/eng:1 not found"),
+        ),
     )
 
 
@@ -443,6 +447,17 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             "describe pod -n ai llama-a",
             id="an engine that runs, and is killed again and again",
         ),
+        pytest.param(
+            facts(
+                READY,
+                ("PoliciesReady", "False", "InvalidTenant", "InferenceTenant/app: no class gold"),
+                replicas=(replica(killed(restarts=3), engine_ended_s=90.0),),
+            ),
+            "EngineKilled",
+            f"{SERVES}, but the engine of llama-a ends again and again: Error, exit code 137",
+            "get events -n ai --field-selector=involvedObject.name=llama-a",
+            id="an engine that is killed without a word, before what matters less",
+        ),
     ],
 )
 def test_names_the_cause_and_the_remedy(
@@ -501,7 +516,7 @@ def test_what_two_conditions_say_of_one_container_is_said_once() -> None:
 
 def test_events_add_what_the_conditions_do_not_say() -> None:
     said = explain(image()).findings[0].evidence
-    assert said[-1] == "event Failed of llama-a: manifest for reg/eng:1 not found"
+    assert said[1:] == ("event Failed of llama-a: manifest for reg/eng:1 not found",)
 
 
 def test_a_healthy_service_is_told_what_is_noteworthy() -> None:
