@@ -112,6 +112,11 @@ def _operator(facts: Facts) -> Iterator[Finding]:
     if lease is not None and lease.holder and expired:
         seen = f"Lease weir-operator: {lease.holder} renewed it last {lease.age_s:.0f} s ago"
         yield finding("NoOperator", "no operator leads", facts, (seen,))
+    elif lease is not None and lease.duration_s and not lease.holder:
+        seen = (
+            f"Lease weir-operator: its holder gave it up {lease.age_s:.0f} s ago, and none has it"
+        )
+        yield finding("NoOperator", "no operator leads", facts, (seen,))
     elif waits and lease is not None and not lease.holder:
         seen = f"no operator holds a Lease in namespace {facts.operator_namespace}"
         yield finding("NoOperator", "no operator has looked at its spec", facts, (seen,))

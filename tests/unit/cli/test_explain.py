@@ -360,6 +360,13 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="the operator is gone",
         ),
         pytest.param(
+            facts(READY, lease=Lease("", age_s=60.0, duration_s=15.0)),
+            "NoOperator",
+            "llama serves (2 of 2 replicas take requests), but no operator leads",
+            "logs -n weir-system deployment/weir",
+            id="the operator has ended as it should, and none follows",
+        ),
+        pytest.param(
             facts(READY, ("PoliciesReady", "False", "SecretMissing", "InferenceTenant/app: gone")),
             "PoliciesReady",
             "llama serves (2 of 2 replicas take requests), but InferenceTenant/app: gone",
@@ -477,6 +484,7 @@ def test_names_the_cause_and_the_remedy(
         pytest.param(late(3, 4), id="one late request"),
         pytest.param(peers(a={"usable": 1}, b={"usable": 1}), id="two that know each other"),
         pytest.param(peers(a={"usable": 0}), id="a replica without others"),
+        pytest.param(facts(READY, lease=Lease()), id="no Lease where it is looked for"),
         pytest.param(killed_often(restarts=2), id="an engine that ended twice"),
         pytest.param(killed_often(ago_s=7200.0), id="an engine that ended long ago"),
     ],
