@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from e2e.cluster import build
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm/weir"
+WATCH = ROOT / "docs/watch.md"
 GOLDEN = ROOT / "tests/golden"
 KUBERNETES = "1.35.0"
 
@@ -76,7 +79,12 @@ def test_renders(name: str, run_helm: RunHelm) -> None:
 
 def test_alerts_are_what_their_tests_run(run_helm: RunHelm) -> None:
     """tests/integration/test_alerts.py has no Helm, and takes the rules from this file."""
-    (rules,) = of_kind("PrometheusRule", template(run_helm, "--set=alerts.enabled=true"))
+    found = re.search(r"^helm (template .*\\\n.*)$", WATCH.read_text(), re.MULTILINE)
+    assert found is not None
+    typed = shlex.split(found[1].replace("\\\n", " ").replace("helm/weir", str(CHART)))
+    done = run_helm(*typed, f"--kube-version={KUBERNETES}")
+    assert done.returncode == 0, done.stderr
+    rules = yaml.safe_load(done.stdout)
     golden = GOLDEN / "chart-alerts.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(yaml.safe_dump(rules, sort_keys=False, width=100))

@@ -24,6 +24,7 @@ import aiohttp
 
 from weir_cli import leash
 from weir_cli.backoff import Backoff
+from weir_cli.last_words import error_line
 from weir_cli.pods import Probe, ProcessPlan
 from weir_cli.records import KILL_WAIT_S, ProcessRecord, kill_group, record_of
 
@@ -294,9 +295,8 @@ class Child:
         return tail(self.log, TAIL_LINES, self._log_start)
 
     def _last_words(self) -> str:
-        """Return the last line the process wrote, without its own name in front."""
-        said = next(filter(str.strip, reversed(self._tail())), "it said nothing")
-        return said.strip().removeprefix(f"{_program(self.plan.argv)}: ")
+        """Return the line in which the process said why it ends, without its own name in front."""
+        return error_line(self._tail()).removeprefix(f"{_program(self.plan.argv)}: ")
 
 
 def _program(argv: Sequence[str]) -> str:

@@ -7,10 +7,11 @@ no room for: which image, how much of a resource, the line in which an engine sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weir_cli.explain_facts import Facts, Finding, Replica
+from weir_cli.last_words import error_line, names_error
 from weir_core.api import labels
 from weir_operator.conditions import (
     ADAPTERS,
@@ -47,11 +48,10 @@ _LOOKED_AT: Final = (
     *(PREFETCH, POLICIES, SCHEDULING, ADAPTERS, SCALING),
 )
 _SHORT: Final = re.compile(r"Insufficient (?P<what>[^\s,.]+(?:\.[^\s,.]+)*)")
-_ERROR: Final = re.compile(r"\b\w*(?:Error|Exception|error)\b: ?\S")
-_PREFIX: Final = re.compile(r"^(?:\(\w+[^)]*\) )?(?:ERROR [\d-]+ [\d:.]+ )?(?:\[[\w.]+:\d+\] )?")
-_FOLLOWS: Final = "Engine core initialization failed"
-"""vLLM's last line where another process of it failed: that one's line is the cause."""
 _LONGEST: Final = 300
+_OFTEN: Final = 3
+"""Starts of an engine from which on its ends are told, as `alerts.thresholds.lostEngines`."""
+_LATELY_S: Final = 3600.0
 
 
 class Advice(NamedTuple):
@@ -100,6 +100,15 @@ ADVICE: Final = {
         "take is in spec.engine.args.",
         (_ENGINE_LOG, _EDIT),
         _CONDITIONS,
+    ),
+    "EngineKilled": Advice(
+        "It named no error. The events tell whether it hung, and its liveness probe had it started "
+        "again; else something killed it, such as the node's want of memory.",
+        (
+            "kubectl get events -n {namespace} --field-selector=involvedObject.name={pod}",
+            _ENGINE_LOG,
+        ),
+        "runbook.md#weirenginelost",
     ),
     "FetchFailed": Advice(
         "Correct spec.model.source, or the Secret that its secretRef names.",
@@ -191,6 +200,35 @@ ADVICE: Final = {
         "without a key.",
         (_EDIT,),
         "keys.md#who-may-call",
+    ),
+    "LateByQueue": Advice(
+        "There is more work than the replicas can do in time. Add replicas, or bound the tenant "
+        "that fills the queue.",
+        ("kubectl scale infs {name} -n {namespace} --replicas=N",),
+        "runbook.md#weirattainmentburn",
+    ),
+    "LateByEngine": Advice(
+        "Nothing waits in the queue, so the engine itself is late: it loads, or its prompts take "
+        "longer than the target allows.",
+        ("kubectl get pods -n {namespace} -l serving.weir.dev/service={name}",),
+        "runbook.md#weirattainmentburn",
+    ),
+    "StaleKeys": Advice(
+        "For two minutes after a change of keys this is normal. Later, compare what each pod was "
+        "told.",
+        (
+            "kubectl get pods -n {namespace} -l serving.weir.dev/service={name} -o custom-columns="
+            r"'POD:.metadata.name,TOLD:.metadata.annotations.serving\.weir\.dev/policies'",
+        ),
+        "runbook.md#weirstalekeys",
+    ),
+    "WithoutPeers": Advice(
+        "Port 8002 has to be open from pod to pod. The sidecar's log names the peer and why.",
+        (
+            "kubectl logs -n {namespace} -l serving.weir.dev/service={name} -c sidecar --prefix "
+            "--tail=50",
+        ),
+        "runbook.md#weirfleetwithoutpeers",
     ),
     "Overload": Advice(
         "Add replicas, give the class more time (maxQueueWait), or bound the tenant that fills "
@@ -301,14 +339,23 @@ def _under_way(ready: Verdict, facts: Facts) -> Finding:
     stalled = next((each for each in facts.replicas if is_stalled(each)), None)
     if stalled is not None:
         return stalled_finding(stalled, facts)
-    kind = ready.reason if ready.reason in ADVICE else "UnderWay"
     waiting = next((each for each in facts.replicas if _is_unready(each)), None)
+    if waiting is not None and (engine := _started_again(waiting)) is not None:
+        return _container((waiting, engine), facts, line)
+    kind = ready.reason if ready.reason in ADVICE else "UnderWay"
     return finding(kind, ready.message, facts, line, Where(waiting))
 
 
 def _is_unready(replica: Replica) -> bool:
     pod = replica.pod
     return pod is not None and not pod.is_ready and not pod.is_gateway
+
+
+def _started_again(replica: Replica) -> Container | None:
+    """Return the engine of a replica that loads once more, because it ended badly before."""
+    containers = () if replica.pod is None else replica.pod.containers
+    engines = (each for each in containers if each.name == labels.ENGINE_CONTAINER)
+    return next((each for each in engines if each.ended and each.ended.exit_code), None)
 
 
 def is_stalled(replica: Replica) -> bool:
@@ -399,6 +446,29 @@ def _container(found: tuple[Replica, Container], facts: Facts, line: Sequence[st
     return ended(where, lines, facts, line)
 
 
+def ended_often(facts: Facts) -> Iterator[Finding]:
+    """Yield why engines end that run now, and ended again and again within the last hour."""
+    for replica in facts.replicas:
+        ago_s = replica.engine_ended_s
+        engines = () if replica.pod is None else replica.pod.containers
+        for each in engines:
+            often = each.name == labels.ENGINE_CONTAINER and each.restart_count >= _OFTEN
+            if often and each.is_running and ago_s is not None and ago_s < _LATELY_S:
+                seen = (
+                    f"the engine of {replica.name} was started again {each.restart_count} times, "
+                    f"and ended last {ago_s:.0f} s ago"
+                )
+                yield _ended_again(replica, each, facts, seen)
+
+
+def _ended_again(replica: Replica, engine: Container, facts: Facts, seen: str) -> Finding:
+    found = _container((replica, engine), facts, (seen,))
+    if found.reason == "EngineFailed" and not names_error([found.what]):
+        what = f"the engine of {replica.name} ends again and again: {engine.last_words}"
+        return finding("EngineKilled", what, facts, (seen,), Where(replica, engine.name))
+    return found._replace(section="runbook.md#weirenginelost")
+
+
 def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str]) -> Finding:
     """Return why a process ended, as far as its last lines tell."""
     cause = error_line(lines)
@@ -411,15 +481,6 @@ def ended(where: Where, lines: Sequence[str], facts: Facts, line: Sequence[str])
     what = f"the engine ended: {cause}"
     kind = "GpuMemory" if "out of memory" in cause else "EngineFailed"
     return finding(kind, what, facts, evidence, where)
-
-
-def error_line(lines: Iterable[str]) -> str:
-    """Return the line in which a process said why it ends: of a traceback the last."""
-    said = [_PREFIX.sub("", each).strip() for each in lines]
-    said = [each for each in said if each]
-    errors = [each for each in said if _ERROR.search(each)]
-    roots = [each for each in errors if _FOLLOWS not in each]
-    return (roots or errors or said or ["it said nothing"])[-1]
 
 
 def _first_sentence(message: str) -> str:

@@ -224,6 +224,7 @@ def _replica(reading: _Reading, manifest: dict[str, Any]) -> Replica:
     found = Replica(
         pod.name,
         pod=pod,
+        engine_ended_s=_engine_ended_s(pod),
         images={each["name"]: each.get("image", "") for each in containers},
         last_lines={
             each.name: lines
@@ -237,6 +238,13 @@ def _replica(reading: _Reading, manifest: dict[str, Any]) -> Replica:
         return found
     found = replace(found, first=_page(reading, pod.name))
     return found if pod.is_gateway else replace(found, state=_state(reading, pod.name))
+
+
+def _engine_ended_s(pod: Pod) -> float | None:
+    ends = [each.ended for each in pod.containers if each.name == labels.ENGINE_CONTAINER]
+    if not ends or ends[0] is None or ends[0].finished_at is None:
+        return None
+    return (datetime.now(UTC) - ends[0].finished_at).total_seconds()
 
 
 def _again(reading: _Reading, replica: Replica) -> Replica:

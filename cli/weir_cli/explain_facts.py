@@ -61,6 +61,7 @@ class Replica:
         state: The page `/state` of its sidecar; None where it was not read.
         first: Its metrics; None where they were not read.
         later: The same, some seconds after.
+        engine_ended_s: Seconds since its engine ended last; None where it never did.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Replica:
     state: Any = None
     first: Page | None = None
     later: Page | None = None
+    engine_ended_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from weir_cli.explain_causes import (
     Where,
     causes,
     ended,
+    ended_often,
     finding,
     is_stalled,
     stalled_finding,
 )
 from weir_cli.explain_facts import Explanation, Facts, Finding, Health, Refusal, Replica
-from weir_cli.explain_load import overload, remarks
+from weir_cli.explain_load import overload, remarks, without_peers
+from weir_cli.last_words import names_error
 from weir_cli.replica import Phase
 from weir_core.api import labels
 from weir_operator.conditions import READY, Verdict
@@ -86,14 +88,16 @@ def _doing(ready: Verdict) -> str:
 
 
 def _findings(facts: Facts, ready: Verdict, serves: bool) -> Iterator[Finding]:
-    if facts.namespace:
-        yield from _operator(facts)
-        yield from causes(facts)
-    else:
-        yield from _processes(facts)
+    yield from _operator(facts) if facts.namespace else _processes(facts)
     if serves:
-        yield from (stalled_finding(each, facts) for each in facts.replicas if is_stalled(each))
+        serving = [each for each in facts.replicas if each.phase in ("", Phase.READY.value)]
+        yield from (stalled_finding(each, facts) for each in serving if is_stalled(each))
+        yield from ended_often(facts)
+    if facts.namespace:
+        yield from causes(facts)
+    if serves:
         yield from overload(facts)
+        yield from without_peers(facts)
     if serves or ready.reason in {_ASLEEP, _WAKING}:  # without a key nothing wakes it
         yield from _no_keys(facts)
 
@@ -109,6 +113,11 @@ def _operator(facts: Facts) -> Iterator[Finding]:
     waits = facts.is_behind or not known
     if lease is not None and lease.holder and expired:
         seen = f"Lease weir-operator: {lease.holder} renewed it last {lease.age_s:.0f} s ago"
+        yield finding("NoOperator", "no operator leads", facts, (seen,))
+    elif lease is not None and lease.duration_s and not lease.holder:
+        seen = (
+            f"Lease weir-operator: its holder gave it up {lease.age_s:.0f} s ago, and none has it"
+        )
         yield finding("NoOperator", "no operator leads", facts, (seen,))
     elif waits and lease is not None and not lease.holder:
         seen = f"no operator holds a Lease in namespace {facts.operator_namespace}"
@@ -153,9 +162,12 @@ def _processes(facts: Facts) -> Iterator[Finding]:
 
 
 def _ended_process(replica: Replica) -> Where | None:
-    """Return the process that ended, of a replica that waits to start it again."""
-    if replica.phase == Phase.LOADING.value or not (replica.restarts or _restarts(replica)):
+    """Return the process that ended, of a replica that starts it again, or waits to."""
+    if not (replica.restarts or _restarts(replica)):
         return None
+    if replica.phase == Phase.LOADING.value:  # its log goes on behind what it said when it ended
+        engine = labels.ENGINE_CONTAINER
+        return Where(replica, engine) if names_error(replica.last_lines.get(engine, ())) else None
     order = (labels.MODEL_CONTAINER, labels.ENGINE_CONTAINER, labels.SIDECAR_CONTAINER)
     names = [each for each in order if replica.last_lines.get(each)]
     return Where(replica, names[0]) if names else None
@@ -173,7 +185,8 @@ def _with_events(first: Finding, facts: Facts) -> Finding:
     known = "\n".join(first.evidence)
     fresh: dict[str, None] = {}
     for each in facts.events:
-        if each.message and each.message not in known:
+        told = each.message.partition(" is False: ")[2] or each.message
+        if told and told not in known:
             fresh[f"event {each.reason} of {each.about}: {each.message}"] = None
     return first._replace(evidence=(*first.evidence, *list(fresh)[-_MOST_EVENTS:]))
 

@@ -14,6 +14,7 @@ import msgspec
 from weir_cli import top_pages
 from weir_cli.child import tail
 from weir_cli.explain_facts import Facts, Replica, Unseen
+from weir_cli.explain_load import READ
 from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_cli.replica import Phase
 from weir_cli.show import alive, page_of, page_of_gateway, state_of
@@ -105,7 +106,7 @@ def _replica(record: ReplicaRecord, logs: Path) -> Replica:
 def _with_pages(
     replicas: Sequence[Replica], places: Sequence[Address], *, later: bool
 ) -> list[Replica]:
-    pages = [top_pages.page_of(each.host, each.port) for each in places]
+    pages = [top_pages.page_of(each.host, each.port, names=READ) for each in places]
     return [
         replace(replica, later=page) if later else replace(replica, first=page)
         for replica, page in zip(replicas, pages, strict=True)

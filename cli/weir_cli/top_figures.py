@@ -34,7 +34,7 @@ _LARGEST: Final = 2.0**53
 """What is not below it, as NaN is not, is no count: sums of it could not be shown."""
 ORDERS: Final = ("name", "waiting", "at engine", "output")
 
-_READ: Final = (
+READ: Final = (
     *(QUEUE, OLDEST, REQUESTS, ATTAINMENT, KV_RATIO, PROMPT_TOKENS, OUTPUT_TOKENS),
     *(f"{TPOT}_sum", f"{TPOT}_count", f"{TPOT}_bucket", f"{TTFT}_bucket"),
 )
@@ -184,7 +184,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_page(text: str, names: tuple[str, ...] = _READ) -> Page:
+def read_page(text: str, names: tuple[str, ...] = READ) -> Page:
     """Read some series of a page of metrics, by how their names begin.
 
     Raises:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from weir_cli.records import InstanceRecord, ReplicaRecord, ServiceRecord
 from weir_cli.show import page_of_gateway, read_state, scaling_note, state_of
-from weir_cli.top_figures import Page, Process, Reading, Service, read_page
+from weir_cli.top_figures import READ, Page, Process, Reading, Service, read_page
 from weir_core.api import labels
 from weir_core.sched.types import BUILT_IN_CLASSES, ClassPolicy
 from weir_core.wire.policies import PolicyDocument
@@ -77,14 +77,26 @@ def gateway_of(record: ServiceRecord) -> str:
     return f"{record.name}-gateway"
 
 
-def page_of(host: str, port: int, timeout_s: float = METRICS_TIMEOUT_S) -> Page | None:
-    """Return a process's page of metrics; None where it does not answer, empty if it shows none."""
+def page_of(
+    host: str,
+    port: int,
+    timeout_s: float = METRICS_TIMEOUT_S,
+    names: tuple[str, ...] = READ,
+) -> Page | None:
+    """Return a process's page of metrics; None where it does not answer, empty if it shows none.
+
+    Args:
+        host: Of its admin port.
+        port: Of its admin port.
+        timeout_s: A bound on its answer.
+        names: How the names of the series begin that are read.
+    """
     asked = HTTPConnection(host, port, timeout=timeout_s)
     with closing(asked):
         try:
             asked.request("GET", "/metrics")
             answer = asked.getresponse()
-            return read_page(answer.read().decode()) if answer.status == 200 else {}
+            return read_page(answer.read().decode(), names) if answer.status == 200 else {}
         except (HTTPException, OSError, ValueError):
             return None
 

@@ -81,6 +81,7 @@ class Terminated(_View, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    finished_at: datetime | None = None
 
 
 class ContainerState(_View, frozen=True):

@@ -15,7 +15,7 @@ from aiohttp import web
 from weir_core.wire.policies import PolicyDocument
 from weir_core.wire.steps import Step
 from weir_sidecar.admin import Admin
-from weir_sidecar.drain import Drain
+from weir_sidecar.drain import Drain, Phase
 from weir_sidecar.frontend.answer import Answer
 from weir_sidecar.frontend.protocol import HttpRequest
 from weir_sidecar.frontend.server import HEALTH_PATH
@@ -141,7 +141,10 @@ class Sidecar:
         self._told_mode = b""  # this engine may be another one, and knows nothing yet
 
     def _engine_changed(self, state: EngineState) -> None:
+        was_ready = self.driver.engine_state == EngineState.READY.value
         self.driver.engine_state = state.value
+        if was_ready and self.drain.phase is Phase.SERVING:
+            self.metrics.engine_losses.labels(state.value).inc()
         if state is EngineState.DOWN:
             self.driver.engine_gone()
             self.parts.routing.hand_over()

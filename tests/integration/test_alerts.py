@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = ROOT / "docs/runbook.md"
 OF = 'namespace="models",service="chat"'
 POD = f'{OF},pod="chat-0"'
+EXPLAIN = "For the cause and what to do, type: weir explain chat -n models"
 CLASS = f'{OF},class="interactive"'
 
 
@@ -56,6 +57,7 @@ TRUTHS = estimates("count{")
 STEPS = f"weir_engine_step_seconds_count{{{POD}}}"
 LOST = f"weir_engine_steps_lost_total{{{POD}}}"
 PROMPTS = f"weir_prefix_prompt_tokens_total{{{POD}}}"
+LOSSES = f'weir_engine_losses_total{{{POD},how="%s"}}'
 OVER = f'weir_prefix_error_tokens_total{{{POD},direction="over"}}'
 LEADING = 'weir_operator_leading{namespace="weir-system",pod="weir-%d"}'
 
@@ -92,10 +94,78 @@ CASES = (
         ["warning"],
     ),
     Case(
+        "a rollout on its way, and none stuck",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "True", "Serving"): "1x99",
+            condition("WorkloadsReady", "False", "Progressing"): "1x99",
+            condition("Reconciling", "True", "Progressing"): "1x99",
+        },
+        60,
+        [],
+    ),
+    Case(
         "a rollout on its way",
         "WeirReplicaUnschedulable",
         {condition("WorkloadsReady", "False", "Progressing"): "1x99"},
         60,
+        [],
+    ),
+    Case(
+        "a service that waits for one of its name to be gone",
+        "WeirPoliciesRefused",
+        {condition("PoliciesReady", "False", "WaitingForPredecessor"): "1x99"},
+        60,
+        [],
+    ),
+    Case(
+        "a new image that no node can pull, while the old replicas serve",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "True", "Serving"): "1x99",
+            condition("Stalled", "True", "ImagePullBackOff"): "1x99",
+        },
+        16,
+        ["warning"],
+    ),
+    Case(
+        "a replica that ends whenever it has begun to start",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "True", "Serving"): "1x99",
+            condition("Stalled", "True", "CrashLoopBackOff"): "1 1 _ _ _ _ 1 1 _ _ _ _ 1 1 _x80",
+        },
+        20,
+        ["warning"],
+    ),
+    Case(
+        "an engine that ended once while it was loaded",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "True", "Serving"): "1x99",
+            condition("Stalled", "True", "CrashLoopBackOff"): "1 1 _x90",
+        },
+        14,
+        [],
+    ),
+    Case(
+        "a service that answers nothing has an alert of its own",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "False", "ImagePullBackOff"): "1x99",
+            condition("Stalled", "True", "ImagePullBackOff"): "1x99",
+        },
+        30,
+        [],
+    ),
+    Case(
+        "a rollout without room has an alert of its own",
+        "WeirServiceStuck",
+        {
+            condition("Ready", "True", "Serving"): "1x99",
+            condition("Stalled", "True", "Unschedulable"): "1x99",
+        },
+        30,
         [],
     ),
     Case(
@@ -201,6 +271,20 @@ CASES = (
         [],
     ),
     Case(
+        "the first request of a quiet hour wakes the service, and is late",
+        "WeirAttainmentBurn",
+        {judged("met"): "0x99", judged("missed"): "0 1x98"},
+        4,
+        [],
+    ),
+    Case(
+        "the two requests of a quiet hour are rejected",
+        "WeirShedding",
+        {ended("ok"): "0x99", ended("rejected_saturated"): "0x9 1x5 2x80"},
+        22,
+        [],
+    ),
+    Case(
         "a tenth is shed",
         "WeirShedding",
         {ended("ok"): "0+90x99", ended("rejected_saturated"): "0+10x99"},
@@ -232,6 +316,20 @@ CASES = (
         "no inversion",
         "WeirInversion",
         {f"weir_inversions_total{{{POD}}}": "0x99"},
+        60,
+        [],
+    ),
+    Case(
+        "an engine that is killed, hangs, and is killed again",
+        "WeirEngineLost",
+        {LOSSES % "down": "0x9 1x19 2x60", LOSSES % "stalled": "0x19 1x70"},
+        32,
+        ["warning"],
+    ),
+    Case(
+        "an engine that is killed twice within an hour",
+        "WeirEngineLost",
+        {LOSSES % "down": "0x9 1x19 2x60", LOSSES % "stalled": "0x90"},
         60,
         [],
     ),
@@ -280,14 +378,21 @@ CASES = (
     Case(
         "three tenths were not in the cache",
         "WeirPrefixPredictionsOff",
-        {PROMPTS: "0+1000x99", OVER: "0+300x99"},
-        40,
+        {PROMPTS: "0+5000x99", OVER: "0+1500x99"},
+        50,
         ["warning"],
     ),
     Case(
         "a twentieth was not in the cache",
         "WeirPrefixPredictionsOff",
-        {PROMPTS: "0+1000x99", OVER: "0+50x99"},
+        {PROMPTS: "0+5000x99", OVER: "0+250x99"},
+        60,
+        [],
+    ),
+    Case(
+        "few prompts, and half of them were not in the cache",
+        "WeirPrefixPredictionsOff",
+        {PROMPTS: "0+1000x99", OVER: "0+500x99"},
         60,
         [],
     ),
@@ -355,6 +460,41 @@ def test_each_alert_fires_when_it_should_and_at_no_other_time(
     path.write_text(
         yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests})
     )
+    done = promtool(prometheus, "test", "rules", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_alert_says_of_what_and_why_and_what_to_type(prometheus: Path, rules: Path) -> None:
+    expected = {
+        "WeirServiceNotReady": {
+            "exp_labels": {"severity": "critical", "namespace": "models", "service": "chat"},
+            "exp_annotations": {
+                "summary": "models/chat answers no requests: FetchFailed",
+                "description": EXPLAIN,
+                "runbook": "docs/runbook.md#weirservicenotready",
+            },
+        },
+        "WeirNoLeader": {
+            "exp_labels": {"severity": "critical", "namespace": "weir-system"},
+            "exp_annotations": {
+                "summary": "no operator of weir-system holds its Lease, and nothing acts on edits",
+                "runbook": "docs/runbook.md#weirnoleader",
+            },
+        },
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": condition("Ready", "False", "FetchFailed"), "values": "1x30"},
+            {"series": condition("ModelReady", "False", "FetchFailed"), "values": "1x30"},
+        ],
+        "alert_rule_test": [
+            {"eval_time": "20m", "alertname": name, "exp_alerts": [alert]}
+            for name, alert in expected.items()
+        ],
+    }
+    path = rules.with_name("texts.yaml")
+    path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": [test]}))
     done = promtool(prometheus, "test", "rules", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
 

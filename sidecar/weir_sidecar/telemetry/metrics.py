@@ -515,6 +515,14 @@ class Metrics:
             "1 while the engine is loaded and makes progress.",
             registry=registry,
         )
+        self.engine_losses = Counter(
+            "weir_engine_losses_total",
+            "Times a loaded engine was gone, or stalled: it held requests and did nothing.",
+            ["how"],
+            registry=registry,
+        )
+        for how in ("down", "stalled"):
+            self.engine_losses.labels(how)
         self.draining = Gauge(
             "weir_draining",
             "1 from the start of a drain.",

@@ -21,6 +21,7 @@ from tests.integration.sidecar.harness import (
     PLAIN,
     Answer,
     House,
+    Running,
     Wire,
     chat,
     eventually,
@@ -44,6 +45,13 @@ def assert_says_when_to_retry(answer: Answer, code: str) -> None:
     assert code_of(answer) == code
     assert answer.headers["x-llm-d-request-dropped-reason"] == code
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def losses(running: Running) -> tuple[float | None, ...]:
+    """Return how often the engine was gone, and how often it was stalled."""
+    metrics = running.sidecar.metrics.registry
+    name = "weir_engine_losses_total"
+    return tuple(metrics.get_sample_value(name, {"how": how}) for how in ("down", "stalled"))
 
 
 async def plain(wire: Wire) -> None:
@@ -413,8 +421,13 @@ async def test_readiness_follows_the_engine(house: House) -> None:
     engine.healthy = False
     await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
     assert [(await running.probe(p)).status for p in ("/readyz", "/enginez")] == [503, 503]
+    assert losses(running) == (1, 0)
     engine.healthy = True
     await eventually(lambda: running.sidecar.monitor.state is EngineState.READY)
+    await running.sidecar.drain.run()
+    engine.healthy = False
+    await eventually(lambda: running.sidecar.monitor.state is EngineState.DOWN)
+    assert losses(running) == (1, 0)  # its pod ends: that is none
 
 
 async def test_an_engine_that_does_nothing_while_requests_run_is_stalled(house: House) -> None:
@@ -423,6 +436,7 @@ async def test_an_engine_that_does_nothing_while_requests_run_is_stalled(house: 
     running = await house.sidecar(stalling)
     held = asyncio.create_task(running.post(json=chat(stream=True)))
     await eventually(lambda: running.sidecar.monitor.state is EngineState.STALLED)
+    assert losses(running) == (0, 1)
     engine.sent_tokens += 1  # it moves again, for somebody
     await eventually(lambda: running.sidecar.monitor.state is EngineState.READY)
     held.cancel()

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from weir_cli.explain import as_json, lines_of
-from weir_cli.explain_causes import error_line, no_node
+from weir_cli.explain_causes import no_node
 from weir_cli.explain_facts import Event, Facts, Health, Lease, Refusal, Replica, Unseen
 from weir_cli.explain_findings import explain
+from weir_cli.explain_load import READ
+from weir_cli.last_words import error_line
 from weir_cli.top_figures import Page, read_page
 from weir_core.api import labels
 from weir_operator.views import Pod, view
@@ -20,6 +22,7 @@ SHORT = (
 )
 READY = ("Ready", "True", "Serving", "2 of 2 replicas take requests")
 ASLEEP = ("Ready", "True", "Asleep", "no replica runs")
+PULL = "pod llama-a, container engine: Back-off of engine"
 NO_ADAPTER = "sql: ready on 1 of 2 replicas; llama-a: no such file"
 
 
@@ -87,11 +90,14 @@ def image() -> Facts:
     return broken(
         "WorkloadsReady",
         "ImagePullBackOff",
-        "pod llama-a, container engine: Back-off of engine",
+        PULL,
         replicas=(
             replica(pod(waiting("engine", "ImagePullBackOff")), images={"engine": "reg/eng:1"}),
         ),
-        events=(Event("llama-a", "Failed", "manifest for reg/eng:1 not found"),),
+        events=(
+            Event("llama", "ImagePullBackOff", f"Ready is False: {PULL}"),
+            Event("llama-a", "Failed", "manifest for reg/eng:1 not found"),
+        ),
     )
 
 
@@ -133,7 +139,46 @@ def flooded(first: Page, later: Page) -> Facts:
     return facts(READY, replicas=(Replica("llama-a", first=first, later=later),), between_s=2.0)
 
 
+def late(before: int, after: int, **more: int) -> Facts:
+    """Return the facts of a class of which so many requests missed and met their target."""
+    texts = (
+        f'weir_attainment_requests_total{{class="chat",result="missed"}} {missed}\n'
+        'weir_attainment_requests_total{class="chat",result="met"} 90\n'
+        + "".join(
+            f'weir_queue_requests{{class="chat",tenant="{n}"}} {v}\n' for n, v in more.items()
+        )
+        for missed in (before, after)
+    )
+    return flooded(*map(read_page, texts))
+
+
+def peers(**pages: dict[str, int]) -> Facts:
+    """Return the facts of replicas, all ready, whose sidecars know so many peers by state."""
+    ready = pod(conditions=[{"type": "Ready", "status": "True"}])
+    found = []
+    for name, states in pages.items():
+        text = "".join(f'weir_peers{{state="{each}"}} {n}\n' for each, n in states.items())
+        found.append(Replica(f"llama-{name}", pod=ready, first=read_page(text, READ)))
+    return facts(READY, replicas=tuple(found))
+
+
+def killed(message: str = "", reason: str = "Error", restarts: int = 1) -> Pod:
+    """Return a pod whose engine runs again after it was killed."""
+    ended = {"exitCode": 137, "reason": reason, "message": message}
+    engine = {
+        "name": "engine", "restartCount": restarts, "state": {"running": {}},
+        "lastState": {"terminated": ended},
+    }  # fmt: skip
+    return pod(engine)
+
+
+def killed_often(restarts: int = 3, ago_s: float = 90.0) -> Facts:
+    found = replica(killed(reason="OOMKilled", restarts=restarts), engine_ended_s=ago_s)
+    return facts(READY, replicas=(found,))
+
+
 NO_GPU = "llama is not ready: no node has 2 free nvidia.com/gpu"
+SERVES = "llama serves (2 of 2 replicas take requests)"
 QUOTA = 'pods "llama-" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=2'
 DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
 
@@ -315,6 +360,13 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="the operator is gone",
         ),
         pytest.param(
+            facts(READY, lease=Lease("", age_s=60.0, duration_s=15.0)),
+            "NoOperator",
+            "llama serves (2 of 2 replicas take requests), but no operator leads",
+            "logs -n weir-system deployment/weir",
+            id="the operator has ended as it should, and none follows",
+        ),
+        pytest.param(
             facts(READY, ("PoliciesReady", "False", "SecretMissing", "InferenceTenant/app: gone")),
             "PoliciesReady",
             "llama serves (2 of 2 replicas take requests), but InferenceTenant/app: gone",
@@ -352,6 +404,67 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             "logs -n ai llama-a -c engine",
             id="loading, and a gateway that is not ready either",
         ),
+        pytest.param(
+            broken(
+                "ModelReady",
+                "Loading",
+                "the engine is loading the model",
+                replicas=(replica(killed("ValueError: no such argument")),),
+            ),
+            "EngineFailed",
+            "llama is not ready: the engine ended: ValueError: no such argument",
+            "logs -n ai llama-a -c engine --previous",
+            id="loading again, after it ended",
+        ),
+        pytest.param(
+            late(3, 7, app=2),
+            "LateByQueue",
+            f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
+            "token in the last 2 s",
+            "scale infs llama",
+            id="a class that is late, and waits",
+        ),
+        pytest.param(
+            late(3, 7),
+            "LateByEngine",
+            f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
+            "token in the last 2 s",
+            "get pods -n ai",
+            id="a class that is late, and does not wait",
+        ),
+        pytest.param(
+            peers(a={"usable": 0, "unknown_key": 2}, b={"usable": 1, "unknown_key": 0}),
+            "StaleKeys",
+            f"{SERVES}, but the keys of sidecars differ, so they do not forward to each other: "
+            "llama-a",
+            r"annotations.serving\.weir\.dev/policies",
+            id="a sidecar with an old key",
+        ),
+        pytest.param(
+            peers(a={"usable": 0, "lost": 1}, b={"usable": 0, "lost": 1}),
+            "WithoutPeers",
+            f"{SERVES}, but llama-a, llama-b can forward to no other replica",
+            "-c sidecar",
+            id="sidecars that reach no other",
+        ),
+        pytest.param(
+            killed_often(),
+            "OOMKilled",
+            f"{SERVES}, but container engine of pod llama-a was killed for its memory",
+            "describe pod -n ai llama-a",
+            id="an engine that runs, and is killed again and again",
+        ),
+        pytest.param(
+            facts(
+                READY,
+                ("PoliciesReady", "False", "InvalidTenant", "InferenceTenant/app: no class gold"),
+                replicas=(replica(killed(restarts=3), engine_ended_s=90.0),),
+            ),
+            "EngineKilled",
+            f"{SERVES}, but the engine of llama-a ends again and again: Error, exit code 137",
+            "get events -n ai --field-selector=involvedObject.name=llama-a",
+            id="an engine that is killed without a word, before what matters less",
+        ),
     ],
 )
 def test_names_the_cause_and_the_remedy(
@@ -363,6 +476,21 @@ def test_names_the_cause_and_the_remedy(
     assert said.findings[0].reason == reason
     assert any(command in each for each in said.findings[0].commands)
     assert said.findings[0].section
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(late(3, 4), id="one late request"),
+        pytest.param(peers(a={"usable": 1}, b={"usable": 1}), id="two that know each other"),
+        pytest.param(peers(a={"usable": 0}), id="a replica without others"),
+        pytest.param(facts(READY, lease=Lease()), id="no Lease where it is looked for"),
+        pytest.param(killed_often(restarts=2), id="an engine that ended twice"),
+        pytest.param(killed_often(ago_s=7200.0), id="an engine that ended long ago"),
+    ],
+)
+def test_what_passes_is_no_fault(found: Facts) -> None:
+    assert explain(found).health is Health.HEALTHY
 
 
 @pytest.mark.parametrize(
@@ -396,7 +524,7 @@ def test_what_two_conditions_say_of_one_container_is_said_once() -> None:
 
 def test_events_add_what_the_conditions_do_not_say() -> None:
     said = explain(image()).findings[0].evidence
-    assert said[-1] == "event Failed of llama-a: manifest for reg/eng:1 not found"
+    assert said[1:] == ("event Failed of llama-a: manifest for reg/eng:1 not found",)
 
 
 def test_a_healthy_service_is_told_what_is_noteworthy() -> None:
@@ -406,9 +534,14 @@ weir_requests_total{class="batch",outcome="ok"} 90
 weir_requests_total{class="batch",outcome="rejected_queue_full"} 10
 weir_attainment_requests_total{class="interactive",result="met"} 7
 weir_attainment_requests_total{class="interactive",result="missed"} 2
-weir_queue_requests{class="batch",tenant="a"} 3
+weir_queue_requests{class="batch",tenant="a"} 2
+weir_queue_requests{class="batch",tenant="b"} 1
 weir_queue_oldest_seconds{class="batch",tenant="a"} 1.5
-"""
+weir_engine_losses_total{how="down"} 2
+weir_engine_losses_total{how="stalled"} 0
+weir_policies_refused_total 1
+""",
+        READ,
     )
     leaves = Replica("llama-a", state={"phase": "lame-duck"}, first=told)
     said = explain(facts(READY, replicas=(leaves,)))
@@ -417,10 +550,13 @@ weir_queue_oldest_seconds{class="batch",tenant="a"} 1.5
         Health.HEALTHY,
     )
     assert said.remarks == (
-        "class batch: 3 wait, the oldest for 1.5 s",
+        "class batch: 3 wait (of tenants: a 2, b 1), the oldest for 1.5 s",
         "class batch: 10 of 100 requests were rejected since the replicas started: queue full 10",
         "class interactive: 2 of 9 requests missed their time to first token since the replicas "
         "started",
+        "the engine of llama-a ended or hung 2 times since its sidecar started",
+        "llama-a could not use its policies once since its sidecar started, and kept the last good "
+        'ones; its sidecar\'s log has "the policies are refused"',
         "llama-a drains: it takes no new requests and finishes what it has",
     )
 
@@ -448,6 +584,18 @@ def test_zero_on_purpose_is_healthy() -> None:
             "EngineFailed",
             "the engine ended: ValueError: no such argument",
             id="an engine that ended",
+        ),
+        pytest.param(
+            Replica(
+                "chat-1",
+                "loading the engine",
+                1,
+                last_lines={"engine": ("ValueError: no such argument", "INFO loading")},
+                logs={"engine": "/logs/chat-1.engine.log"},
+            ),
+            "EngineFailed",
+            "the engine ended: ValueError: no such argument",
+            id="an engine that ended, and loads again",
         ),
         pytest.param(
             Replica("chat-1", "loading the engine", logs={"engine": "/logs/chat-1.engine.log"}),
@@ -490,8 +638,25 @@ def test_says_in_short_why_no_node_fits(message: str, want: str) -> None:
     assert no_node(message, pod()) == want
 
 
+def test_an_engine_of_weir_up_that_hangs_is_told_once() -> None:
+    hangs = Replica("chat-1", "loading the engine", state={"engine": "stalled", "running": 4})
+    replicas = (hangs, Replica("chat-2", "ready", state={"engine": "ready"}))
+    said = explain(Facts("chat", "`weir up` at port 8000", replicas=replicas))
+    assert [each.reason for each in said.findings] == ["Stalled"]
+
+
 def test_a_process_that_said_nothing_has_no_error_line() -> None:
     assert error_line([" "]) == "it said nothing"
+
+
+def test_an_error_that_lists_values_is_told_with_the_first() -> None:
+    said = (
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, max_model_len (99999) is greater than 16384",
+        "    For further information visit https://errors.example",
+    )
+    value = "Value error, max_model_len (99999) is greater than 16384"
+    assert error_line(said).endswith(f"1 validation error for ModelConfig: {value}")
 
 
 def test_prints_the_verdict_then_the_evidence_then_what_to_do_then_what_was_not_seen() -> None:

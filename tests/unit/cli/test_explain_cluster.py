@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SERVICE = {
         ],
     },
 }
-POD = {
+POD: dict[str, Any] = {
     "metadata": {"name": "chat-a"},
     "spec": {"containers": [{"name": "engine", "image": "engine:1"}]},
     "status": {
@@ -87,6 +88,18 @@ def test_reads_all_of_a_healthy_service(tmp_path: Path) -> None:
     assert said.remarks == (
         "class batch: 2 of 2 requests were rejected since the replicas started: saturated 2",
     )
+
+
+def test_an_engine_that_ended_a_moment_ago_and_often_is_told(tmp_path: Path) -> None:
+    ended = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    last = {"exitCode": 1, "message": "ValueError: no such token", "finishedAt": ended}
+    engine = {
+        "name": "engine", "restartCount": 4, "state": {"running": {}},
+        "lastState": {"terminated": last},
+    }  # fmt: skip
+    pod = POD | {"status": {**POD["status"], "containerStatuses": [engine]}}
+    said = explained(WHOLE | {"get pods": {"items": [pod]}}, tmp_path)
+    assert said.verdict == "chat serves (1 of 1), but the engine ended: ValueError: no such token"
 
 
 def test_a_gateway_is_not_asked_for_what_only_a_replica_knows(tmp_path: Path) -> None:
