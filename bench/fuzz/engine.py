@@ -193,6 +193,10 @@ class Line:
         self._answers = self._answer(request, end)
         self._go_on()
 
+    def carries(self, script: int) -> bool:
+        """Tell whether a request with that script is being answered."""
+        return self._answers is not None and self._script == script
+
     def closed(self) -> None:
         """Hear that the connection is gone."""
         self.is_gone = True
