@@ -82,6 +82,10 @@ docs: install ## Build the site of docs/ into .weir/site, with its links checked
 docs-serve: install ## Serve the site while you write, at http://127.0.0.1:8008
 	@scripts/site serve --dev-addr 127.0.0.1:8008
 
+.PHONY: docs-publish
+docs-publish: install ## Commit the site of this version to the branch gh-pages, beside those of others
+	@scripts/site publish
+
 .PHONY: console
 console: ## Copy the npm packages of the console's page anew, as its lock pins them (needs npm)
 	@scripts/console-vendor

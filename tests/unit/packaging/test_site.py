@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,22 +14,72 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def build(into: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
-    """Build as `scripts/site` does, but for Mermaid, which it fetches."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+VERSION = "1.0"
+"""The folder into which the tests publish."""
+
+
+def publish(into: Path) -> subprocess.CompletedProcess[str]:
+    """Do as `scripts/site publish` in a new repository, but for Mermaid, which it fetches.
+
+    The repository has the settings of the site, in which a test may have put its own pages.
+    """
+    programs = Path(sys.executable).parent
+    environment = os.environ | {
+        "NO_MKDOCS_2_WARNING": "1",
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "test"),
+        **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "test@example.com"),
+    }
+    for begun in (["init"], ["commit", "--allow-empty", "--message=empty"]):
+        command = ["git", *begun, "--quiet"]
+        subprocess.run(command, cwd=into, env=environment, check=True, timeout=20)
     return subprocess.run(
-        [*command, "--config-file", str(config), "--site-dir", str(into)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        [programs / "mike", "deploy", "--update-aliases", VERSION, "latest"],
+        cwd=into, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
+def settings_with(docs: Path, text: str) -> str:
+    """Return the settings of the site for a file at another place and for other pages."""
+    for ours, theirs in (
+        ("docs_dir: docs\n", f"docs_dir: {docs}\n"),
+        ("site_dir: .weir/site\n", "site_dir: site\n"),
+        ("scripts/site_hooks.py", str(ROOT / "scripts/site_hooks.py")),
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    return text
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    site = tmp_path_factory.mktemp("site")
-    built = build(site)
-    assert built.returncode == 0, built.stderr
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the files of the branch to which the site was published."""
+    at = tmp_path_factory.mktemp("repository")
+    text = (ROOT / "mkdocs.yml").read_text()
+    (at / "mkdocs.yml").write_text(settings_with(ROOT / "docs", text))
+    done = publish(at)
+    assert done.returncode == 0, done.stderr
+    files = tmp_path_factory.mktemp("files")
+    packed = subprocess.run(
+        ["git", "archive", "gh-pages"], cwd=at, capture_output=True, check=True, timeout=60
+    )
+    subprocess.run(["tar", "-x"], cwd=files, input=packed.stdout, check=True, timeout=60)
+    return files
+
+
+@pytest.fixture(scope="module")
+def pages(published: Path) -> dict[str, str]:
+    site = published / VERSION
     return {str(page.relative_to(site)): page.read_text() for page in site.rglob("*.html")}
+
+
+def test_a_reader_chooses_among_the_versions_that_were_published(
+    published: Path, pages: dict[str, str]
+) -> None:
+    versions = json.loads((published / "versions.json").read_text())
+    assert versions == [{"version": VERSION, "title": VERSION, "aliases": ["latest"]}]
+    assert (published / "latest/watch.html").read_text() == pages["watch.html"]
+    assert '"provider": "mike"' in pages["watch.html"]
 
 
 def test_every_page_is_in_the_navigation_and_every_link_and_anchor_leads_somewhere(
@@ -44,12 +95,11 @@ def test_a_link_to_a_page_a_heading_or_a_file_that_is_not_there_is_told(tmp_path
     docs.mkdir()
     (docs / "page.md").write_text("[a](none.md) [b](#none) [c](index.md#none) [d](../none.yaml)")
     text = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[0]
-    text = text.replace("scripts/site_hooks.py", str(ROOT / "scripts/site_hooks.py"))
-    (tmp_path / "mkdocs.yml").write_text(text)
-    built = build(tmp_path / "site", tmp_path / "mkdocs.yml")
-    assert built.returncode != 0
-    told = [line for line in built.stderr.splitlines() if "'page.md' contains a link" in line]
-    assert len(told) == 4, built.stderr
+    (tmp_path / "mkdocs.yml").write_text(settings_with(docs, text))
+    done = publish(tmp_path)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "'page.md' contains a link" in line]
+    assert len(told) == 4, done.stderr
 
 
 def test_every_diagram_is_in_its_page(pages: dict[str, str]) -> None:
