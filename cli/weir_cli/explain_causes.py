@@ -450,7 +450,10 @@ def _container(found: tuple[Replica, Container], facts: Facts, line: Sequence[st
 
 
 def ended_often(facts: Facts) -> Iterator[Finding]:
-    """Yield why engines end that run now, and ended again and again within the last hour."""
+    """Yield why engines end that run now, after many ends, the last one within the hour.
+
+    Kubernetes tells how many there were, and of the last alone when it was.
+    """
     for replica in facts.replicas:
         ago_s = replica.engine_ended_s
         engines = () if replica.pod is None else replica.pod.containers
