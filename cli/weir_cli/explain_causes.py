@@ -208,8 +208,8 @@ ADVICE: Final = {
         "runbook.md#weirattainmentburn",
     ),
     "LateByEngine": Advice(
-        "Nothing waits in the queue, so the engine itself is late: it loads, or its prompts take "
-        "longer than the target allows.",
+        "None of its requests waits in the queue, so the engine itself is late: it loads, or its "
+        "prompts take longer than the target allows.",
         ("kubectl get pods -n {namespace} -l serving.weir.dev/service={name}",),
         "runbook.md#weirattainmentburn",
     ),
@@ -348,12 +348,15 @@ def _under_way(ready: Verdict, facts: Facts) -> Finding:
 
 def _is_unready(replica: Replica) -> bool:
     pod = replica.pod
-    return pod is not None and not pod.is_ready and not pod.is_gateway
+    return pod is not None and not (pod.is_ready or pod.is_gateway or pod.leaves)
 
 
 def _started_again(replica: Replica) -> Container | None:
-    """Return the engine of a replica that loads once more, because it ended badly before."""
-    containers = () if replica.pod is None else replica.pod.containers
+    """Return the engine of a replica that loads once more, because it ended badly lately."""
+    ago_s = replica.engine_ended_s
+    if replica.pod is None or (ago_s is not None and ago_s >= _LATELY_S):
+        return None
+    containers = replica.pod.containers
     engines = (each for each in containers if each.name == labels.ENGINE_CONTAINER)
     return next((each for each in engines if each.ended and each.ended.exit_code), None)
 
@@ -447,7 +450,10 @@ def _container(found: tuple[Replica, Container], facts: Facts, line: Sequence[st
 
 
 def ended_often(facts: Facts) -> Iterator[Finding]:
-    """Yield why engines end that run now, and ended again and again within the last hour."""
+    """Yield why engines end that run now, after many ends, the last one within the hour.
+
+    Kubernetes tells how many there were, and of the last alone when it was.
+    """
     for replica in facts.replicas:
         ago_s = replica.engine_ended_s
         engines = () if replica.pod is None else replica.pod.containers

@@ -55,8 +55,10 @@ def _late(name: str, share: str, facts: Facts) -> Finding:
         f"it is late: {share} requests of class {name} missed their time to first token in the "
         f"last {facts.between_s:.0f} s"
     )
-    waits = tuple(_waiting(facts.replicas))
-    return finding("LateByQueue" if waits else "LateByEngine", what, facts, waits)
+    waits = _waiting(facts.replicas).get(name)
+    if waits is None:
+        return finding("LateByEngine", what, facts)
+    return finding("LateByQueue", what, facts, (waits,))
 
 
 def without_peers(facts: Facts) -> Iterator[Finding]:
@@ -72,7 +74,7 @@ def without_peers(facts: Facts) -> Iterator[Finding]:
         named = ", ".join(strangers)
         what = f"the keys of sidecars differ, so they do not forward to each other: {named}"
         yield finding("StaleKeys", what, facts, _seen_peers(strangers))
-    elif alone and sum(is_ready(each) for each in facts.replicas) > 1:
+    elif alone and sum(is_ready(each) and not is_draining(each) for each in facts.replicas) > 1:
         what = f"{', '.join(alone)} can forward to no other replica"
         yield finding("WithoutPeers", what, facts, _seen_peers(alone))
 
@@ -95,7 +97,7 @@ def is_ready(replica: Replica) -> bool:
 
 def remarks(facts: Facts) -> Iterator[str]:
     """Yield what is noteworthy: what waits, what was rejected or late, what ended or leaves."""
-    yield from _waiting(facts.replicas)
+    yield from _waiting(facts.replicas).values()
     yield from _rejected(_ended(facts.replicas, REQUESTS, "outcome", later=True))
     yield from _missed(facts.replicas)
     for replica in facts.replicas:
@@ -135,7 +137,9 @@ def is_draining(replica: Replica) -> bool:
     return any(value for _, value in _series(_newest(replica), DRAINING))
 
 
-def _waiting(replicas: Iterable[Replica]) -> Iterator[str]:
+def _waiting(replicas: Iterable[Replica]) -> dict[str, str]:
+    """Return by class what there is to say of its requests that wait."""
+    said = {}
     waiting: dict[str, Counter[str]] = {}
     oldest: dict[str, float] = {}
     for page in map(_newest, replicas):
@@ -148,7 +152,8 @@ def _waiting(replicas: Iterable[Replica]) -> Iterator[str]:
     for name, tenants in sorted(waiting.items()):
         if number := sum(tenants.values()):
             longest = f"the oldest for {oldest.get(name, 0.0):.1f} s"
-            yield f"class {name}: {number} wait (of tenants: {_counts(tenants)}), {longest}"
+            said[name] = f"class {name}: {number} wait (of tenants: {_counts(tenants)}), {longest}"
+    return said
 
 
 def _rejected(ended: dict[str, Counter[str]]) -> Iterator[str]:

@@ -73,7 +73,7 @@ def _add_rows(table: Table, service: ServiceRecord) -> Iterator[str]:
     """Add a service's rows; yield what there is to say below the table."""
     if not service.replicas:
         empty = ["-"] * (len(COLUMNS) - 4)
-        table.add_row(service.name, "-", "asleep" if service.scaling else "-", *empty, service.url)
+        table.add_row(service.name, "-", "asleep" if service.asleep else "-", *empty, service.url)
     for replica in service.replicas:
         state = state_of(replica.admin_socket)
         table.add_row(*_cells(service, replica, state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from importlib.resources import files
 from typing import Final
@@ -18,7 +18,9 @@ from weir_core.wire.request_state import RequestReport
 
 MAX_VIEWERS: Final = 16
 SEND_LIMIT_S: Final = 10.0
-"""How long a viewer may leave a frame unread."""
+"""How long a viewer may leave a part of a frame unread."""
+LARGEST_PART: Final = 65_536
+"""In bytes: so that a viewer on a slow line, which reads all the time, is not taken for still."""
 _LARGEST_FORM: Final = 4096
 """In bytes: a token fits."""
 _TYPES: Final = {
@@ -45,7 +47,7 @@ class Server:
         feed: Where frames come from.
         find: Finds requests.
         access: Who may look.
-        send_limit_s: How long a viewer may leave a frame unread.
+        send_limit_s: How long a viewer may leave a part of a frame unread.
     """
 
     def __init__(
@@ -139,8 +141,16 @@ class Server:
     async def _send(self, response: web.StreamResponse, event: str, data: bytes) -> bool:
         """Send an event; tell whether the viewer takes it in time."""
         try:
-            async with asyncio.timeout(self._send_limit_s):
-                await response.write(b"event: %b\ndata: %b\n\n" % (event.encode(), data))
+            for part in parts_of(event, data):
+                async with asyncio.timeout(self._send_limit_s):
+                    await response.write(part)
         except TimeoutError:
             return False
         return True
+
+
+def parts_of(event: str, data: bytes) -> Iterator[bytes]:
+    """Yield an event as it is sent: each part of it has to be read in time."""
+    whole = b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+    for begin in range(0, len(whole), LARGEST_PART):
+        yield whole[begin : begin + LARGEST_PART]

@@ -30,7 +30,7 @@ from weir_cli.console.access import (
 from weir_cli.console.command import ConsoleOptions, serving
 from weir_cli.console.feed import HISTORY_S, IDLE_S, Feed, View
 from weir_cli.console.frames import GONE_SHOWN_S, Watched
-from weir_cli.console.server import MAX_VIEWERS, Server
+from weir_cli.console.server import LARGEST_PART, MAX_VIEWERS, Server, parts_of
 from weir_cli.top_figures import Process, Reading, Series, Service, quantile
 from weir_core.errors import MachineUnfit
 from weir_core.sched.types import BUILT_IN_CLASSES
@@ -178,6 +178,14 @@ async def test_a_viewer_that_does_not_read_is_dropped() -> None:
             while server.viewers:
                 machine.toggle()  # so that frames are not small
                 await feed.look()
+
+
+@pytest.mark.parametrize("size", [0, LARGEST_PART, 3 * LARGEST_PART + 1])
+def test_a_large_frame_is_sent_in_parts_so_that_a_slow_reader_is_no_silent_one(size: int) -> None:
+    data = b"x" * size
+    parts = list(parts_of("frame", data))
+    assert b"".join(parts) == b"event: frame\ndata: " + data + b"\n\n"
+    assert max(map(len, parts)) <= LARGEST_PART
 
 
 @pytest.mark.parametrize("scheduling", [{}, {"engine": 1}, {"engine": {"max_num_seqs": "8"}}, 1])

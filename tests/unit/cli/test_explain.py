@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from weir_cli.explain import as_json, lines_of
@@ -139,13 +141,20 @@ def flooded(first: Page, later: Page) -> Facts:
     return facts(READY, replicas=(Replica("llama-a", first=first, later=later),), between_s=2.0)
 
 
-def late(before: int, after: int, **more: int) -> Facts:
-    """Return the facts of a class of which so many requests missed and met their target."""
+def late(before: int, after: int, of: str = "chat", **waiting: int) -> Facts:
+    """Return the facts of a class of which so many requests missed their target.
+
+    Args:
+        before: How many, by the first reading.
+        after: By the second one.
+        of: The class whose requests wait.
+        waiting: How many, by tenant.
+    """
     texts = (
         f'weir_attainment_requests_total{{class="chat",result="missed"}} {missed}\n'
         'weir_attainment_requests_total{class="chat",result="met"} 90\n'
         + "".join(
-            f'weir_queue_requests{{class="chat",tenant="{n}"}} {v}\n' for n, v in more.items()
+            f'weir_queue_requests{{class="{of}",tenant="{n}"}} {v}\n' for n, v in waiting.items()
         )
         for missed in (before, after)
     )
@@ -162,6 +171,13 @@ def peers(**pages: dict[str, int]) -> Facts:
     return facts(READY, replicas=tuple(found))
 
 
+def one_of_two_leaves() -> Facts:
+    """Return the facts of two ready replicas, one of which drains and is of no use to the other."""
+    found = peers(a={"usable": 0, "draining": 1}, b={"usable": 1})
+    draining = {**(found.replicas[1].first or {}), **read_page("weir_draining 1\n", READ)}
+    return replace(found, replicas=(found.replicas[0], replace(found.replicas[1], first=draining)))
+
+
 def killed(message: str = "", reason: str = "Error", restarts: int = 1) -> Pod:
     """Return a pod whose engine runs again after it was killed."""
     ended = {"exitCode": 137, "reason": reason, "message": message}
@@ -170,6 +186,13 @@ def killed(message: str = "", reason: str = "Error", restarts: int = 1) -> Pod:
         "lastState": {"terminated": ended},
     }  # fmt: skip
     return pod(engine)
+
+
+def leaving() -> Pod:
+    """Return a pod on its way out, whose engine ended before."""
+    found = killed("ValueError: no such argument")
+    meta = {"name": "llama-a", "deletionTimestamp": "2026-11-30T12:00:00Z"}
+    return view(Pod, {"metadata": meta, "status": msgspec.to_builtins(found.status)})
 
 
 def killed_often(restarts: int = 3, ago_s: float = 90.0) -> Facts:
@@ -417,6 +440,30 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             id="loading again, after it ended",
         ),
         pytest.param(
+            broken(
+                "ModelReady",
+                "Loading",
+                "the engine is loading the model",
+                replicas=(replica(killed("ValueError: no such"), engine_ended_s=7200.0),),
+            ),
+            "Loading",
+            "llama is not ready: the engine is loading the model",
+            "logs -n ai llama-a -c engine",
+            id="loading, by an engine that ended long ago",
+        ),
+        pytest.param(
+            broken(
+                "ModelReady",
+                "Loading",
+                "the engine is loading the model",
+                replicas=(replica(leaving()), Replica("llama-b", pod=pod())),
+            ),
+            "Loading",
+            "llama is not ready: the engine is loading the model",
+            "logs -n ai llama-b -c engine",
+            id="loading, beside one that ended and leaves",
+        ),
+        pytest.param(
             late(3, 7, app=2),
             "LateByQueue",
             f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
@@ -431,6 +478,14 @@ DENIED = 'admission webhook "policy.example" denied the request: no tag latest'
             "token in the last 2 s",
             "get pods -n ai",
             id="a class that is late, and does not wait",
+        ),
+        pytest.param(
+            late(3, 7, of="batch", nightly=40),
+            "LateByEngine",
+            f"{SERVES}, but it is late: 4 of 4 requests of class chat missed their time to first "
+            "token in the last 2 s",
+            "get pods -n ai",
+            id="a class that is late, while only another one waits",
         ),
         pytest.param(
             peers(a={"usable": 0, "unknown_key": 2}, b={"usable": 1, "unknown_key": 0}),
@@ -484,6 +539,7 @@ def test_names_the_cause_and_the_remedy(
         pytest.param(late(3, 4), id="one late request"),
         pytest.param(peers(a={"usable": 1}, b={"usable": 1}), id="two that know each other"),
         pytest.param(peers(a={"usable": 0}), id="a replica without others"),
+        pytest.param(one_of_two_leaves(), id="a replica whose only other one drains"),
         pytest.param(facts(READY, lease=Lease()), id="no Lease where it is looked for"),
         pytest.param(killed_often(restarts=2), id="an engine that ended twice"),
         pytest.param(killed_often(ago_s=7200.0), id="an engine that ended long ago"),

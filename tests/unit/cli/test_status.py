@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from weir_cli.records import Instance, InstanceRecord, ProcessRecord
-from weir_cli.show import down, facts_of, load_of, scheduler_note, state_of
+from weir_cli.records import (
+    Instance,
+    InstanceRecord,
+    ProcessRecord,
+    ScalingRecord,
+    ServiceRecord,
+    record_of,
+)
+from weir_cli.show import WIDEST, down, facts_of, load_of, scheduler_note, state_of, status
 from weir_core.errors import MachineUnfit
 
 
@@ -99,6 +107,29 @@ def test_replicas_are_asked_at_their_own_sockets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["", "/nowhere/admin.sock"], ids=["no path", "no socket"])
 def test_a_replica_without_a_sidecar_says_nothing(path: str) -> None:
     assert state_of(path) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "phase"),
+    [
+        pytest.param("Asleep", "asleep", id="asleep"),
+        pytest.param("Woken", "-", id="woken, and its first replica is not there yet"),
+    ],
+)
+def test_only_what_sleeps_is_shown_as_asleep(reason: str, phase: str, tmp_path: Path) -> None:
+    scaling = ScalingRecord(replicas=0, reason=reason, message="0 replicas")
+    served = ServiceRecord(name="chat", model="m", url="http://127.0.0.1", scaling=scaling)
+    up = record_of("weir up", os.getpid())
+    assert up is not None
+    state = InstanceRecord(
+        up=up, port=8000, scratch=str(tmp_path / "s"), grace_period_s=1, services=(served,)
+    )
+    instance = Instance(tmp_path, 8000)
+    told = io.StringIO()
+    with instance.held():
+        instance.write(state)
+        assert status(tmp_path, Console(file=told, width=WIDEST)) == 0
+    assert told.getvalue().splitlines()[1].split()[:3] == ["chat", "-", phase]
 
 
 def test_down_leaves_the_record_of_an_up_that_it_cannot_read(tmp_path: Path) -> None:
