@@ -96,8 +96,9 @@ async def run(settings: Settings) -> int:
                 return 0
             await _first(elector.keep(), _act(settings, cluster, metrics, (page, later), stop))
             lost = not elector.leading
-            await cluster.finish()  # a renewal may be under way still
-            await elector.release()
+            if not lost:
+                await election.finish()  # a renewal may be under way still
+                await elector.release()
     return 1 if lost else 0
 
 
