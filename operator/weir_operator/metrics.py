@@ -81,6 +81,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.unwatched = Gauge(
+            "weir_operator_unwatched",
+            "Watches of a kind of objects that tell nothing now, so that changes are seen later.",
+            ["resource"],
+            registry=registry,
+        )
+
     def scaled(self, service: tuple[str, str], decision: Decision | None) -> None:
         """Show a decision on a service's replicas in the place of the last one; None shows none."""
         now: Series = {}

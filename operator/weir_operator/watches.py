@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from typing import Final, Protocol
 
 from weir_core.api.labels import FIELD_MANAGER, MANAGED_BY
@@ -42,6 +42,8 @@ AGAIN_FORBIDDEN: Final = Seconds(60.0)
 
 OWNED: Final = tuple(each.kind for each in owned() if each.watched)
 """Watched so that what someone edits or deletes comes back; pods speak through Deployments."""
+IN_NAMESPACES: Final = (SERVICE, TENANT, SECRET, *OWNED)
+"""Kinds that are watched in each namespace; classes are the cluster's."""
 _MINE: Final = f"{MANAGED_BY}={FIELD_MANAGER},{OF_SERVICE}"
 """Selects what services own, so that a cluster's other objects cost nothing here."""
 
@@ -87,11 +89,16 @@ async def watch(
     """
     topics: list[Topic] = [(CLASS, None)]
     for namespace in namespaces or (None,):
-        topics += [(kind, namespace) for kind in (SERVICE, TENANT, SECRET, *OWNED)]
+        topics += [(kind, namespace) for kind in IN_NAMESPACES]
     blind.update(topics)
     async with asyncio.TaskGroup() as tasks:
         for topic in topics:
             tasks.create_task(_Follower(cluster, topic, tell, blind).follow(again))
+
+
+def unwatched(blind: Set[Topic], kind: Kind) -> int:
+    """Return how many watches of a kind tell nothing now."""
+    return sum(1 for each, _ in blind if each == kind)
 
 
 class _Follower:
