@@ -115,7 +115,7 @@ class Metrics:
         Args:
             service: Its namespace and name.
             status: As it was observed; None for one that is gone.
-            wanted: Replicas that each pool is to have.
+            wanted: Replicas that each pool is to have, of those of which that is known.
         """
         now = dict(self._series(service, status, wanted)) if status is not None else {}
         self._replace(("status", *service), now)
@@ -138,7 +138,7 @@ class Metrics:
         for pool in status["pools"]:
             name = pool["name"]
             counts = {
-                "wanted": wanted.get(name, 0),
+                **({"wanted": wanted[name]} if name in wanted else {}),
                 "existing": pool["replicas"],
                 "updated": pool["updatedReplicas"],
                 "ready": pool["readyReplicas"],

@@ -120,9 +120,12 @@ class Reconciler:
         one = _Pass(self._cluster, self._applier, await self._first_look(body))
         for part in self._parts:
             await one.take(part)
+        before = body.get("status", {})
         after = status.observed(one.seen, self._spoken(one), self._now())
         if one.broke_off:
-            after["observedGeneration"] = body.get("status", {}).get("observedGeneration", 0)
+            after["observedGeneration"] = before.get("observedGeneration", 0)
+        if WORKLOADS in one.unseen:  # what cannot be read is not gone
+            after |= {field: before[field] for field in status.COUNTS if field in before}
         deployments = {**one.seen.leaving, **one.seen.deployments}
         self._show(key, after, {name: each.wanted for name, each in deployments.items()})
         await self._publish(body, after)

@@ -65,6 +65,21 @@ async def test_conditions_and_replicas_follow_the_service_until_it_is_gone() -> 
     assert shown(metrics, "weir_service_replicas") == {}
 
 
+async def test_workloads_that_cannot_be_read_are_not_taken_for_none() -> None:
+    cluster = MemoryCluster(body({"replicas": 2}))
+    metrics = Metrics(CollectorRegistry())
+    reconciler = Reconciler(cluster, parts(Images()), lambda: NOW, metrics)
+    await reconciler.run(KEY)
+    finish_rollouts(cluster)
+    await reconciler.run(KEY)
+    seen = shown(metrics, "weir_service_replicas", "state")
+    cluster.forbidden = {"Deployment"}
+    with pytest.raises(ClusterRefuses):
+        await reconciler.run(KEY)
+    del seen["wanted",]
+    assert shown(metrics, "weir_service_replicas", "state") == seen
+
+
 async def test_a_service_that_may_not_be_read_for_long_is_followed_no_longer() -> None:
     """Its namespace was deleted, and the operator's Role in it went first."""
     cluster = MemoryCluster(body())
