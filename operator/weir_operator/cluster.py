@@ -47,8 +47,8 @@ _WATCH_S: Final = 300
 """How long the API server keeps a watch, in seconds."""
 
 _EXPIRED: Final = (400, 410, 504)
-"""Where a watch cannot go on: the version is none, too old, or one that the API server has yet to
-reach, as after its data was restored from a backup."""
+"""Where a watch cannot go on: the version is malformed, too old, or one that the API server has yet
+to reach, as after its data was restored from a backup."""
 
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
