@@ -34,7 +34,8 @@ class ApiServer:
         self.objects: dict[str, dict[str, Any]] = {}
         """By path."""
         self.lines: list[bytes] = []
-        """Pieces of what a watch yields."""
+        """Pieces of what a watch yields; at an empty one the connection breaks, once
+        `done` is set."""
         self.headers: list[Any] = []
         self.queries: list[Any] = []
         self.hanging = asyncio.Event()
@@ -62,6 +63,10 @@ class ApiServer:
             await watching.prepare(request)
             for line in self.lines:
                 await watching.write(line)
+                if not line:
+                    await self.done.wait()
+                    assert request.transport is not None
+                    request.transport.abort()
             return watching
         found = self.objects.get(request.path, {"message": "the reason why"})
         return web.json_response(found, status=status, headers={"Retry-After": "3600"})
@@ -188,6 +193,17 @@ async def test_a_watch_that_began_too_long_ago_says_so(api_server: ApiServer) ->
     with pytest.raises(WatchExpired, match="too old"):
         async for _ in api_server.client(Seconds(30)).changes(SECRET, "a", "6"):
             pass
+
+
+async def test_a_watch_whose_connection_breaks_can_go_on(api_server: ApiServer) -> None:
+    one = {"type": "ADDED", "object": {"metadata": {"namespace": "a", "name": "x", **VERSION}}}
+    api_server.lines = [json.dumps(one).encode() + b'\n{"type": "ADD', b""]
+    watching = api_server.client(Seconds(30)).changes(SECRET, "a", "6")
+    assert await anext(watching) == Change(SECRET, "a", "x", "7")
+    api_server.done.set()
+    with pytest.raises(ClusterUnavailable) as raised:
+        await anext(watching)
+    assert raised.type is ClusterUnavailable
 
 
 async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) -> None:
