@@ -114,6 +114,30 @@ def test_refuses(setting: str, complaint: str, run_helm: RunHelm) -> None:
     assert complaint in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("value", "others"),
+    [
+        ("operator.podLabels", ""),
+        ("console.podLabels", "console.enabled=true,console.tokenSecret.name=t"),
+        ("metrics.serviceMonitor.labels", "metrics.serviceMonitor.enabled=true"),
+        ("metrics.podMonitor.labels", "metrics.podMonitor.enabled=true"),
+        ("alerts.labels", "alerts.enabled=true"),
+        ("dashboards.labels", "dashboards.enabled=true"),
+    ],
+)
+def test_labels_that_the_chart_sets_itself_are_refused(
+    value: str, others: str, run_helm: RunHelm
+) -> None:
+    label = "app.kubernetes.io/name"
+    setting = f"{value}.{label.replace('.', chr(92) + '.')}=mine"
+    done = run_helm(
+        *("template", "weir", str(CHART), f"--kube-version={KUBERNETES}"),
+        *("--set", ",".join(filter(None, (others, setting)))),
+    )
+    assert done.returncode != 0
+    assert f"{value}: leave {label} out" in done.stderr
+
+
 def test_the_longest_name_of_a_release_leaves_every_object_a_legal_one(run_helm: RunHelm) -> None:
     done = run_helm(
         *("template", "r" * 53, str(CHART), f"--kube-version={KUBERNETES}"),

@@ -6,6 +6,7 @@ WeirError
 ├── EngineUnavailable        the engine is starting, draining or gone
 ├── ClusterUnavailable       the API server did not answer
 │   ├── ClusterRefuses       it answered no: missing rights, a quota, a name that is taken
+│   ├── WatchExpired         a watch cannot go on from where it was
 │   └── PredecessorLeaving   an earlier service of this name is still being deleted
 ├── ModelUnavailable         weights could not be had now; retrying may help
 └── MachineUnfit             this machine, or pod, cannot run it: a port is taken, a GPU is missing
@@ -99,6 +100,12 @@ class KindMissing(ClusterRefuses):
     """The cluster does not know a kind of object; it will once a person has installed it."""
 
     reason = "kind_missing"
+
+
+class WatchExpired(ClusterUnavailable):
+    """The API server cannot tell what changed since a watch ended: it has to begin anew."""
+
+    reason = "watch_expired"
 
 
 class PredecessorLeaving(ClusterUnavailable):

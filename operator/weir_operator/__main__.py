@@ -27,6 +27,7 @@ from weir_operator.definitions import Definitions
 from weir_operator.engines import ANSWER_WITHIN, Engines, Page, facts_by, pages
 from weir_operator.fleets import fleet_by, waiting_by
 from weir_operator.interests import Change, Interests
+from weir_operator.kinds import CLASS
 from weir_operator.lease import Elector
 from weir_operator.metrics import Metrics
 from weir_operator.parts import (
@@ -44,7 +45,7 @@ from weir_operator.queue import WorkQueue
 from weir_operator.reconcile import Key, Reconciler
 from weir_operator.resync import Resync
 from weir_operator.settings import Settings, from_environment
-from weir_operator.watches import Topic, watch
+from weir_operator.watches import IN_NAMESPACES, Topic, unwatched, watch
 from weir_operator.worker import work
 
 log = logging.getLogger("weir_operator")
@@ -96,8 +97,9 @@ async def run(settings: Settings) -> int:
                 return 0
             await _first(elector.keep(), _act(settings, cluster, metrics, (page, later), stop))
             lost = not elector.leading
-            await cluster.finish()  # a renewal may be under way still
-            await elector.release()
+            if not lost:
+                await election.finish()  # a renewal may be under way still
+                await elector.release()
     return 1 if lost else 0
 
 
@@ -131,6 +133,8 @@ async def _lead(
     queue: WorkQueue[Key] = WorkQueue(time.monotonic)
     interests: Interests[tuple[str, str]] = Interests()
     blind: set[Topic] = set()
+    for kind in (CLASS, *IN_NAMESPACES):
+        metrics.unwatched.labels(kind.plural).set_function(partial(unwatched, blind, kind))
     autoscaling = Autoscaling(
         fleet_by(page),
         time.monotonic,

@@ -25,7 +25,13 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
 from weir_core.api import labels
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, InvalidSpec, KindMissing
+from weir_core.errors import (
+    ClusterRefuses,
+    ClusterUnavailable,
+    InvalidSpec,
+    KindMissing,
+    WatchExpired,
+)
 from weir_core.units import Seconds
 from weir_operator.interests import Change
 from weir_operator.kinds import CLASS, EVENT, LEASE, OPTIONAL, POD, TENANT, Kind, kind_of
@@ -39,6 +45,10 @@ _AT_ONCE: Final = 32
 """Connections for calls; watches have their own."""
 _WATCH_S: Final = 300
 """How long the API server keeps a watch, in seconds."""
+
+_EXPIRED: Final = (400, 410, 504)
+"""Where a watch cannot go on: the version is malformed, too old, or one that the API server has yet
+to reach, as after its data was restored from a backup."""
 
 _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -284,14 +294,19 @@ class Kubernetes:
                 self._watches, _Read(kind.path(namespace), _METADATA), query, limit
             )
             async with answer:
-                async for line in answer.content:
+                async for line in _lines(answer.content):
                     yield _change(kind, json.loads(line))
         except ApiException as error:
             if error.status == 404:
                 raise KindMissing(OPTIONAL.get(kind, _no_kind(kind))) from error
+            if error.status in _EXPIRED:
+                raise WatchExpired(f"{error.status} {error.reason}: {_message(error)}") from error
             raise translated(error, f"a watch of {kind.plural}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ClusterUnavailable(f"the watch broke: {error}") from error
+        except ValueError as error:
+            raise WatchExpired(f"the watch tells no JSON: {error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            said = str(error) or type(error).__name__
+            raise ClusterUnavailable(f"the watch broke: {said}") from error
 
     async def _list(
         self, kind: Kind, namespace: str | None, selector: str = "", accept: str = _JSON
@@ -400,15 +415,27 @@ def _no_kind(kind: Kind) -> str:
     return f"there is no {kind.name}: are Weir's CRDs installed?"
 
 
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield lines of any length; an object's annotations alone may have 256 KiB before escapes.
+
+    The end of a line whose newline never came is left out.
+    """
+    begun = b""
+    async for piece in content.iter_any():
+        *whole, begun = (begun + piece).split(b"\n")
+        for line in whole:
+            yield line
+
+
 def _change(kind: Kind, event: Manifest) -> Change:
     """Return what an event of a watch tells; one without a name only tells how far it is.
 
     Raises:
-        ClusterUnavailable: The watch cannot go on, most often because it began too long ago.
+        WatchExpired: The watch cannot go on, most often because it began too long ago.
     """
     found = event["object"]
     if event["type"] == "ERROR":
-        raise ClusterUnavailable(f"the watch ended: {found.get('message', '')}")
+        raise WatchExpired(f"the watch ended: {found.get('message', '')}")
     meta = found.get("metadata", {})
     name = "" if event["type"] == "BOOKMARK" else meta.get("name", "")
     return Change(

@@ -90,15 +90,18 @@ class Definitions:
         return _older(_SERVICES, lacks) if lacks else ""
 
     async def follow(self) -> None:
-        """Look for ever, or until it is clear that this operator may not."""
+        """Look for ever."""
+        may_look = True
         while True:
             try:
                 await self._look()
+                may_look = True
             except ClusterRefuses as error:
-                log.info(
-                    "cannot tell whether the definitions are as new as this operator: %s", error
-                )
-                return
+                if may_look:  # once, where the chart grants no such right
+                    log.info(
+                        "cannot tell whether the definitions are as new as this operator: %s", error
+                    )
+                may_look = False
             except Exception:  # the operator would end with this task
                 log.exception("could not compare the definitions")
             await asyncio.sleep(EVERY)

@@ -65,7 +65,7 @@ class Interests(Generic[K]):
         """Return the services that deserve a pass after a change."""
         if change.kind not in _SHARED and change.name:
             name = change.name if change.kind == SERVICE else change.service
-            return [(change.namespace, name)]
+            return [(change.namespace, name)] if name else []  # a label's value may be empty
         if change.kind == SECRET and change.name:
             return list(self._readers.get((change.namespace, change.name), ()))
         if change.namespace:

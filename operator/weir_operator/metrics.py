@@ -81,6 +81,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.unwatched = Gauge(
+            "weir_operator_unwatched",
+            "Watches of a kind of objects that tell nothing now, so that changes are seen later.",
+            ["resource"],
+            registry=registry,
+        )
+
     def scaled(self, service: tuple[str, str], decision: Decision | None) -> None:
         """Show a decision on a service's replicas in the place of the last one; None shows none."""
         now: Series = {}
@@ -108,7 +115,7 @@ class Metrics:
         Args:
             service: Its namespace and name.
             status: As it was observed; None for one that is gone.
-            wanted: Replicas that each pool is to have.
+            wanted: Replicas that each pool is to have, of those of which that is known.
         """
         now = dict(self._series(service, status, wanted)) if status is not None else {}
         self._replace(("status", *service), now)
@@ -131,7 +138,7 @@ class Metrics:
         for pool in status["pools"]:
             name = pool["name"]
             counts = {
-                "wanted": wanted.get(name, 0),
+                **({"wanted": wanted[name]} if name in wanted else {}),
                 "existing": pool["replicas"],
                 "updated": pool["updatedReplicas"],
                 "ready": pool["readyReplicas"],

@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from weir_core.errors import (
     ClusterRefuses,
@@ -37,6 +37,11 @@ from weir_operator.views import Pod, view
 
 log = logging.getLogger(__name__)
 
+UNREADABLE_FOR: Final = timedelta(minutes=10)
+"""How long the reading of a service is refused until it is followed no longer. A namespace that is
+deleted may take the operator's Role along before its services, and nothing says then that they are
+gone. Where the right comes back, the watch of services tells of each."""
+
 
 class Outcome(StrEnum):
     """How a pass ended."""
@@ -50,7 +55,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """Only an edit of the spec can help."""
     GONE = "gone"
-    """There is no such service; the garbage collector has the rest."""
+    """There is no such service, or none that may be read; the garbage collector has the rest."""
 
 
 class Key(NamedTuple):
@@ -87,6 +92,8 @@ class Reconciler:
         self._remark = remark
         self._idle: set[Key] = set()
         self._uids: dict[Key, str] = {}
+        self._refused: dict[Key, datetime] = {}
+        """Since when a service may not be read."""
 
     def is_idle(self, key: Key) -> bool:
         """Tell whether the last pass over a service was one of which a repetition does nothing.
@@ -102,7 +109,7 @@ class Reconciler:
             ClusterUnavailable: The API server cannot serve now; the pass is worth repeating.
         """
         self._idle.discard(key)
-        body = await self._cluster.find(SERVICE, *key)
+        body = await self._find(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._forget(key)
             return Outcome.GONE
@@ -113,9 +120,12 @@ class Reconciler:
         one = _Pass(self._cluster, self._applier, await self._first_look(body))
         for part in self._parts:
             await one.take(part)
+        before = body.get("status", {})
         after = status.observed(one.seen, self._spoken(one), self._now())
         if one.broke_off:
-            after["observedGeneration"] = body.get("status", {}).get("observedGeneration", 0)
+            after["observedGeneration"] = before.get("observedGeneration", 0)
+        if WORKLOADS in one.unseen:  # what cannot be read is not gone
+            after |= {field: before[field] for field in status.COUNTS if field in before}
         deployments = {**one.seen.leaving, **one.seen.deployments}
         self._show(key, after, {name: each.wanted for name, each in deployments.items()})
         await self._publish(body, after)
@@ -124,7 +134,21 @@ class Reconciler:
             self._idle.add(key)
         return outcome
 
+    async def _find(self, key: Key) -> Manifest | None:
+        """Return a service; None where there is none, or none that may be read for long."""
+        try:
+            body = await self._cluster.find(SERVICE, *key)
+        except ClusterRefuses as error:
+            now = self._clock()
+            if now - self._refused.setdefault(key, now) < UNREADABLE_FOR:
+                raise
+            log.warning("%s/%s is not followed until it may be read: %s", *key, error)
+            return None
+        self._refused.pop(key, None)
+        return body
+
     def _forget(self, key: Key) -> None:
+        self._refused.pop(key, None)
         self._uids.pop(key, None)
         self._applier.forget(key)
         for part in self._parts:

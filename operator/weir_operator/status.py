@@ -39,6 +39,8 @@ from weir_operator.views import DeploymentStatus
 
 _OLDER = "upgrade the operator, or take them out"
 _OF_POOLS: Final = re.compile(rf"{re.escape(POOL)}(=(?P<one>[^,]+)| in \((?P<some>[^)]+)\))")
+COUNTS: Final = ("replicas", "readyReplicas", "pools", "selector")
+"""What a status says of workloads."""
 _SUMS = (READY, SPEC, RECONCILING, STALLED)
 
 

@@ -35,6 +35,26 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/*
+weir.labelled (list $ "weir.labels" "operator.podLabels"): the chart's labels, then those of a value. A
+key of both would be in the object twice, and selectors need the chart's.
+*/}}
+{{- define "weir.labelled" -}}
+{{- $own := include (index . 1) (index . 0) -}}
+{{- $path := index . 2 -}}
+{{- $more := (index . 0).Values -}}
+{{- range splitList "." $path }}{{ $more = get $more . }}{{ end -}}
+{{- $own -}}
+{{- with $more -}}
+{{- range $key, $_ := . -}}
+{{- if hasKey (fromYaml $own) $key -}}
+{{- fail (printf "%s: leave %s out, which the chart sets itself" $path $key) -}}
+{{- end -}}
+{{- end }}
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "weir.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "weir.fullname" .) .Values.serviceAccount.name -}}

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing, WatchExpired
 from weir_core.units import Seconds
 from weir_operator.cluster import Kubernetes
 from weir_operator.interests import Change
@@ -34,7 +34,8 @@ class ApiServer:
         self.objects: dict[str, dict[str, Any]] = {}
         """By path."""
         self.lines: list[bytes] = []
-        """Pieces of what a watch yields."""
+        """Pieces of what a watch yields; at an empty one the connection breaks, once
+        `done` is set."""
         self.headers: list[Any] = []
         self.queries: list[Any] = []
         self.hanging = asyncio.Event()
@@ -62,6 +63,10 @@ class ApiServer:
             await watching.prepare(request)
             for line in self.lines:
                 await watching.write(line)
+                if not line:
+                    await self.done.wait()
+                    assert request.transport is not None
+                    request.transport.abort()
             return watching
         found = self.objects.get(request.path, {"message": "the reason why"})
         return web.json_response(found, status=status, headers={"Retry-After": "3600"})
@@ -165,12 +170,12 @@ async def test_a_watch_asks_for_metadata_alone_and_reads_lines_of_any_length(
 ) -> None:
     events = [
         {"type": kind, "object": {"metadata": {"namespace": "a", "name": name, **VERSION}}}
-        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 300_000), ("BOOKMARK", ""))
+        for kind, name in (("ADDED", "x"), ("DELETED", "y" * 600_000), ("BOOKMARK", ""))
     ]
     text = b"".join(json.dumps(each).encode() + b"\n" for each in events)
     api_server.lines = [text[at : at + 7_001] for at in range(0, len(text), 7_001)]
     told = [each async for each in api_server.client(Seconds(30)).changes(SECRET, "a", "6")]
-    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 300_000, "")]
+    assert told == [Change(SECRET, "a", name, "7") for name in ("x", "y" * 600_000, "")]
     assert "as=PartialObjectMetadata;" in api_server.headers[-1]["Accept"]
     assert api_server.queries[-1]["resourceVersion"] == "6"
     assert "labelSelector" not in api_server.queries[-1]
@@ -185,9 +190,20 @@ async def test_a_watch_can_be_for_some_labels_alone(api_server: ApiServer) -> No
 async def test_a_watch_that_began_too_long_ago_says_so(api_server: ApiServer) -> None:
     error = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "message": "too old"}}
     api_server.lines = [json.dumps(error).encode() + b"\n"]
-    with pytest.raises(ClusterUnavailable, match="too old"):
+    with pytest.raises(WatchExpired, match="too old"):
         async for _ in api_server.client(Seconds(30)).changes(SECRET, "a", "6"):
             pass
+
+
+async def test_a_watch_whose_connection_breaks_can_go_on(api_server: ApiServer) -> None:
+    one = {"type": "ADDED", "object": {"metadata": {"namespace": "a", "name": "x", **VERSION}}}
+    api_server.lines = [json.dumps(one).encode() + b'\n{"type": "ADD', b""]
+    watching = api_server.client(Seconds(30)).changes(SECRET, "a", "6")
+    assert await anext(watching) == Change(SECRET, "a", "x", "7")
+    api_server.done.set()
+    with pytest.raises(ClusterUnavailable) as raised:
+        await anext(watching)
+    assert raised.type is ClusterUnavailable
 
 
 async def test_metadata_is_asked_for_alone_in_one_call(api_server: ApiServer) -> None:
@@ -218,12 +234,19 @@ async def test_a_list_of_no_metadata_is_null(api_server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "want"), [(403, ClusterRefuses), (410, ClusterUnavailable)], ids=["no right", "gone"]
+    ("status", "want"),
+    [
+        pytest.param(403, ClusterRefuses, id="no right"),
+        pytest.param(410, WatchExpired, id="too old"),
+        pytest.param(504, WatchExpired, id="a version that is yet to come"),
+        pytest.param(503, ClusterUnavailable, id="an outage"),
+    ],
 )
 async def test_a_watch_that_is_refused_says_so(
     status: int, want: type[Exception], api_server: ApiServer
 ) -> None:
     api_server.statuses["/api/v1"] = status
-    with pytest.raises(want):
+    with pytest.raises(want) as raised:
         async for _ in api_server.client(Seconds(30)).changes(SECRET, None):
             pass
+    assert raised.type is want

@@ -15,7 +15,7 @@ from tests.unit.control.memory_cluster import Manifest, MemoryCluster
 from tests.unit.control.test_reconcile_pass import KEY, NOW, conditions, parts
 from tests.unit.control.virtual_time import VirtualTime
 from weir_core.api.crd import custom_resource_definitions
-from weir_core.errors import ClusterUnavailable
+from weir_core.errors import ClusterRefuses, ClusterUnavailable
 from weir_operator.definitions import EVERY, REMEDY, Definitions, lacking
 from weir_operator.metrics import Metrics
 from weir_operator.reconcile import Reconciler
@@ -181,25 +181,28 @@ async def test_what_cannot_be_read_now_is_looked_at_again() -> None:
     assert bench.lacks() == 0
 
 
-def test_an_error_that_nothing_foresaw_ends_nothing() -> None:
+@pytest.mark.parametrize(
+    ("why", "lines"),
+    [
+        pytest.param(KeyError("metadata"), 2, id="a bug"),
+        pytest.param(ClusterRefuses("no right"), 1, id="no right"),
+    ],
+)
+def test_what_keeps_it_from_looking_ends_nothing(
+    why: Exception, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def watch() -> None:
         bench = Bench()
-        bench.cluster.down = KeyError("metadata")
+        bench.cluster.down = why
         following = asyncio.ensure_future(bench.definitions.follow())
-        await asyncio.sleep(1)
+        await asyncio.sleep(EVERY + 1)
         assert bench.lacks() is None
         bench.cluster.down = None
         await asyncio.sleep(EVERY)
         assert bench.lacks() == 0
         following.cancel()
 
+    caplog.set_level("INFO")
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
         runner.run(watch())
-
-
-async def test_without_the_right_to_read_them_nothing_is_claimed() -> None:
-    bench = Bench()
-    bench.cluster.forbidden = {"CustomResourceDefinition"}
-    async with asyncio.timeout(5):
-        await bench.definitions.follow()
-    assert bench.lacks() is None
+    assert len(caplog.records) == lines

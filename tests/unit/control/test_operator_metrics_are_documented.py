@@ -18,6 +18,7 @@ def test_the_page_lists_what_the_code_exports() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.ended("a service", "settled")
     metrics.definition_lacks.labels("a definition").set(0)
+    metrics.unwatched.labels("secrets").set(0)
     condition = {"type": "Ready", "status": "True", "reason": "Serving"}
     pool = {"name": "a", "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
     metrics.show(("a", "b"), {"conditions": [condition], "pools": [pool]}, {"a": 1})

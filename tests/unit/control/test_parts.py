@@ -274,6 +274,11 @@ async def test_groups_that_cannot_be_read_any_more_are_not_taken_for_gone() -> N
     (one,) = cluster.all_pods.values()
     one[0]["metadata"]["labels"][labels.GROUP_SET] = "chat-large"
     cluster.forbidden.add("LeaderWorkerSet")
+    before = cluster.of("InferenceService")[KEY.name]["status"]
+    assert before["readyReplicas"] == 1
     with pytest.raises(ClusterRefuses):
         await reconciler(cluster).run(KEY)
     assert conditions(cluster)["WorkloadsReady"]["reason"] == "Refused"
+    after = cluster.of("InferenceService")[KEY.name]["status"]
+    counts = ("replicas", "readyReplicas", "pools", "selector")
+    assert [after[each] for each in counts] == [before[each] for each in counts]

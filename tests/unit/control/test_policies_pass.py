@@ -363,6 +363,7 @@ async def test_a_pass_notes_what_it_read_and_a_service_that_is_gone_is_forgotten
         (Change(SERVICE, "a", "new"), {"new"}),
         (Change(SERVICE, "a", ""), {"here"}),
         (Change(DEPLOYMENT, "b", "there-cpu", service="there"), {"there"}),
+        (Change(DEPLOYMENT, "b", "odd", service=""), set()),
     ],
 )
 def test_a_change_concerns_the_services_that_read_it(change: Change, want: set[str]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing
+from weir_core.errors import ClusterRefuses, ClusterUnavailable, KindMissing, WatchExpired
 from weir_core.units import Seconds
 from weir_operator import watches
 from weir_operator.interests import Change
 from weir_operator.kinds import CLASS, GROUP_SET, JOB, SECRET, SERVICE, TENANT, Kind
 from weir_operator.parts import owned
-from weir_operator.watches import OWNED, Topic, watch
+from weir_operator.watches import OWNED, Topic, unwatched, watch
 
 Answer = Callable[[Kind, str | None, int], AsyncIterator[Change]]
 
@@ -70,6 +70,7 @@ async def each_once(kind: Kind, namespace: str | None, time: int) -> AsyncIterat
 async def test_all_is_watched_in_each_namespace_but_classes_once() -> None:
     kinds = {SERVICE, TENANT, SECRET, *OWNED}
     told, feed = await told_by(each_once, ("a", "b"), count=1 + 2 * len(kinds))
+    assert not feed.blind
     assert {(change.kind, change.namespace) for change in told} == {
         (CLASS, ""),
         *((kind, namespace) for kind in kinds for namespace in ("a", "b")),
@@ -102,17 +103,27 @@ async def test_what_is_forbidden_or_missing_keeps_nothing_else_from_being_told(
     told, _ = await told_by(answer, (), count=len(kinds))
     assert {change.kind for change in told} == kinds
     assert f"changes of {forbidden.plural} are not seen at once: no right" in caplog.text
-    assert "watching inferencetenants: no InferenceTenant" in caplog.text
+    assert "changes of inferencetenants are not seen at once: no InferenceTenant" in caplog.text
     assert "LeaderWorkerSet" not in caplog.text  # a cluster may need none
 
 
-async def test_a_right_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("why", "pauses"),
+    [
+        pytest.param(ClusterRefuses("no right"), [watches.AGAIN_FORBIDDEN] * 3, id="no right"),
+        pytest.param(KindMissing("no such kind"), [watches.AGAIN_MISSING] * 3, id="no kind"),
+        pytest.param(
+            ClusterUnavailable("no route to host"), [1, 2, 4, 8, 16, 30, 30], id="an outage"
+        ),
+    ],
+)
+async def test_why_there_is_no_watch_is_told_once(
+    why: ClusterUnavailable, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     follower = watches._Follower(Feed(each_once), (SECRET, None), lambda _: None, set())
-    refused = ClusterRefuses("no right")
-    for _ in range(3):
-        assert follower._lost(refused, Seconds(0)) == watches.AGAIN_FORBIDDEN
+    assert [follower._lost(why, Seconds(1)) for _ in pauses] == pauses
     await follower._once()
-    follower._lost(refused, Seconds(0))
+    follower._lost(why, Seconds(1))
     assert caplog.text.count("changes of secrets are not seen at once") == 2
 
 
@@ -147,12 +158,42 @@ async def test_a_watch_goes_on_where_the_one_before_it_ended() -> None:
     assert feed.blind == {(kind, None) for kind in (CLASS, SERVICE, TENANT, *OWNED)}
 
 
-async def test_after_a_watch_that_broke_anything_may_have_changed() -> None:
+async def test_a_connection_that_breaks_asks_for_no_pass_over_everything() -> None:
     async def answer(kind: Kind, _namespace: str | None, time: int) -> AsyncIterator[Change]:
-        if kind == SECRET and time == 2:
-            raise ClusterUnavailable("too old")
+        if kind != SECRET or time > 3:
+            return
+        if time == 2:
+            raise ClusterUnavailable("no route to host")
+        yield Change(SECRET, "a", f"x{time}", str(time))
+        yield Change(SECRET, "", "", f"{time}9")
+        raise ClusterUnavailable("connection reset")
+
+    told, feed = await told_by(answer, (), count=2)
+    assert feed.since[:3] == ["", "19", "19"]
+    assert [each.name for each in told] == ["", "x1", "x3"]
+    assert unwatched(feed.blind, SECRET) == 1  # so that a resync reads them meanwhile
+
+
+async def test_a_watch_that_broke_while_it_told_what_there_is_begins_anew() -> None:
+    """It tells objects in the order of their names, so their versions say nothing of the rest."""
+
+    async def answer(kind: Kind, _namespace: str | None, time: int) -> AsyncIterator[Change]:
         if kind == SECRET:
             yield Change(SECRET, "a", f"x{time}", str(time))
+            raise ClusterUnavailable("connection reset")
+
+    told, feed = await told_by(answer, (), count=2)
+    assert feed.since[:2] == ["", ""]
+    assert [each.name for each in told[:4]] == ["", "x1", "", "x2"]
+
+
+async def test_after_a_watch_that_cannot_go_on_anything_may_have_changed() -> None:
+    async def answer(kind: Kind, _namespace: str | None, time: int) -> AsyncIterator[Change]:
+        if kind == SECRET and time == 2:
+            raise WatchExpired("too old")
+        if kind == SECRET:
+            yield Change(SECRET, "a", f"x{time}", str(time))
+            yield Change(SECRET, "", "", str(time))
 
     told, feed = await told_by(answer, (), count=2)
     assert feed.since[:3] == ["", "1", ""]
