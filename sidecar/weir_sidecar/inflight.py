@@ -823,6 +823,8 @@ class InFlightRequest:
                 is_answered = await self._ask_peer(driver, self.away, begun)
             else:
                 is_answered = await self._ask_engine(driver, begun)
+            if self.trace is not None and not is_answered:
+                self.trace.lost(self.shared.clock())
 
     async def _ask_engine(self, driver: Driver, begun: Attempt | None) -> bool:
         """Make one attempt at the engine; tell whether the request is over with it."""

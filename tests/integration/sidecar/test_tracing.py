@@ -212,6 +212,7 @@ async def test_a_client_that_leaves_was_told_no_status_of_an_attempt_that_was_lo
     assert server.status.status_code is StatusCode.UNSET
     assert "http.response.status_code" not in attributes(server)
     assert "error.type" not in attributes(server)
+    assert spans.named("weir.engine").status.description == "lost"
 
 
 async def test_a_client_that_leaves_a_stream_had_its_status(house: House, spans: Spans) -> None:
