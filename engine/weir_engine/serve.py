@@ -67,9 +67,14 @@ def _find_weights(config: EngineConfig, paths: Paths) -> None:
             mounted = scheme in MOUNTED
             remedy = "is its volume mounted?" if mounted else "run `weir-engine fetch` first"
             raise ModelUnavailable(f"{source.uri}: nothing at {path}; {remedy}")
-        if scheme in MOUNTED and os.access(path, os.R_OK) and not os.listdir(path):
+        if scheme in MOUNTED and os.access(path, os.R_OK) and _is_empty(path):
             remedy = _OF_AN_ARTIFACT if scheme == "oci" else "is it the right one?"
             raise ModelUnavailable(f"{source.uri}: the volume at {path} is empty; {remedy}")
+
+
+def _is_empty(path: str) -> bool:
+    with os.scandir(path) as entries:  # one is enough: volumes over a network take long for all
+        return next(entries, None) is None
 
 
 def _refuse_draft(config: EngineConfig, paths: Paths) -> None:

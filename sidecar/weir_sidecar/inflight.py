@@ -345,7 +345,6 @@ class InFlightRequest:
             self._task = asyncio.get_running_loop().create_task(self._go_on())
             return
         attempt.connection.finish()
-        self.status = exchange.status
         try:
             self._settle()
         except Exception as error:
@@ -480,6 +479,8 @@ class InFlightRequest:
         if exchange is not None:
             received_bytes = exchange.received_bytes
             first_byte_at = exchange.first_byte_at
+            if exchange.begun:  # the client was not told of the attempts that were given up
+                self.status = exchange.status
         first_token_at = first_byte_at if self.streams else self.first_token_at or first_byte_at
         ttft_s = None if first_token_at is None else first_token_at - self.arrival
         if self.forwarded is None:
@@ -822,6 +823,8 @@ class InFlightRequest:
                 is_answered = await self._ask_peer(driver, self.away, begun)
             else:
                 is_answered = await self._ask_engine(driver, begun)
+            if self.trace is not None and not is_answered:
+                self.trace.lost(self.shared.clock())
 
     async def _ask_engine(self, driver: Driver, begun: Attempt | None) -> bool:
         """Make one attempt at the engine; tell whether the request is over with it."""
@@ -1023,10 +1026,7 @@ class InFlightRequest:
         """Ask one upstream for one attempt, or go on with the one that has begun."""
         self.state = State.SENT
         self._call = call
-        exchange = await upstream.attempt(self, call, begun)
-        if exchange is not None:
-            self.status = exchange.status
-        return exchange
+        return await upstream.attempt(self, call, begun)
 
     def _call_to_engine(self, driver: Driver, dispatch: Dispatch) -> Call:
         """Return the request as it goes to the engine, for the place that it got."""

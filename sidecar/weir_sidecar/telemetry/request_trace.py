@@ -65,6 +65,7 @@ class RequestTrace:
     __slots__ = (
         "_address",
         "_arrival",
+        "_attempt_end",
         "_body",
         "_by_min_share",
         "_class_name",
@@ -121,6 +122,8 @@ class RequestTrace:
         self._routes = self._dispatches = self._status = 0
         self._route_start = self._route_end = 0.0
         self._queue_start = self._queue_end = self._engine_start = self._end = 0.0
+        self._attempt_end: float | None = None
+        """When the last attempt ended; None where that is the request's end, too."""
         self._engine_id = self._address = ""
         self._goes_to_peer = False
         self._route: Route | None = None
@@ -181,15 +184,24 @@ class RequestTrace:
             self._queue_end = now
             self._engine_id = self.ids[48:64]
         else:
-            lost = self._engine(now)
+            lost = self._engine(now if self._attempt_end is None else self._attempt_end)
             lost.error = "tried again"
             self._keep(lost)
+            self._attempt_end = None
             self._engine_id = _new_id()
         self._dispatches += 1
         self._goes_to_peer = to_peer
         self._engine_start = now
         self._address = address
         return self._header_lines(self._engine_id, "01")
+
+    def lost(self, now: float) -> None:
+        """Tell that the attempt ended without an answer; the request may wait for another.
+
+        One for which no connection could be opened has no span, so it ends none.
+        """
+        if self._dispatches and self._attempt_end is None:
+            self._attempt_end = now
 
     def finish(
         self,
@@ -228,7 +240,9 @@ class RequestTrace:
         if self._routes:
             found.append(self._routing(self.ids[32:48]))
         if self._dispatches:
-            engine = self._engine(self._end)
+            engine = self._engine(self._end if self._attempt_end is None else self._attempt_end)
+            if self._attempt_end is not None:
+                engine.error = "lost"
             if self._first_token_at is not None:
                 engine.first_token_ns = self._wall_ns(self._first_token_at)
             found.append(engine)

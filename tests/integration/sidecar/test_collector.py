@@ -131,14 +131,21 @@ def values(of: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def collector(tmp_path: Path) -> AsyncIterator[Collector]:
+def port() -> Iterator[int]:
+    """Hold a port that no other process is given; one that names it may listen there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
+async def collector(tmp_path: Path, port: int) -> AsyncIterator[Collector]:
     """Run a collector as docs/watch.md shows it, but for its port and where its file is."""
     shown = re.search(r"^```yaml\n(receivers:.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     assert shown is not None
     (tmp_path / "collector.yaml").write_text(shown[1])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{port}"
     other = {
         "receivers": {"otlp": {"protocols": {"http": {"endpoint": address}}}},
         "exporters": {"file": {"path": f"{tmp_path}/traces.jsonl"}},
@@ -305,6 +312,7 @@ async def lose_the_engine(engine: Engine, collector: Collector) -> None:
     assert (server.is_error, server.attributes["error.type"]) == (True, "engine_error")
 
 
+@pytest.mark.timeout(1800)  # the first run builds the collector
 async def test_a_request_is_one_trace_and_a_killed_engine_is_told_honestly(
     run_engine: RunEngine, collector: Collector, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

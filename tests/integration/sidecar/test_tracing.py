@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.integration.sidecar.harness import PLAIN, House, Wire, chat
+from tests.integration.sidecar.harness import CHUNK, HEAD, PLAIN, House, Wire, chat, eventually
+from weir_sidecar.inflight import State
 from weir_sidecar.settings import Identity
 from weir_sidecar.telemetry.request_trace import Tracing
 from weir_sidecar.telemetry.tracing import SdkExporter, configured
@@ -189,6 +190,44 @@ async def test_a_broken_answer_is_an_error_of_its_span(house: House, spans: Span
     server = spans.named("chat tiny")
     assert server.status.status_code is StatusCode.ERROR
     assert attributes(server)["error.type"] == "engine_error"
+
+
+async def test_a_client_that_leaves_was_told_no_status_of_an_attempt_that_was_lost(
+    house: House, spans: Spans
+) -> None:
+    async def dying(wire: Wire) -> None:
+        engine.healthy = False
+        await wire.send(b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nEOF")
+
+    house.facts()
+    engine = await house.raw_engine(dying)
+    running = await house.sidecar(tracing=spans.tracing)
+    asking = asyncio.create_task(running.post(json=chat()))
+    await eventually(
+        lambda: not running.sidecar.driver.has_engine and bool(running.sidecar.driver.waiting())
+    )
+    asking.cancel()
+    assert await running.ended(1) == {"client_gone": 1}
+    server = spans.named("chat tiny")
+    assert server.status.status_code is StatusCode.UNSET
+    assert "http.response.status_code" not in attributes(server)
+    assert "error.type" not in attributes(server)
+    assert spans.named("weir.engine").status.description == "lost"
+
+
+async def test_a_client_that_leaves_a_stream_had_its_status(house: House, spans: Spans) -> None:
+    async def slow(wire: Wire) -> None:
+        await wire.send(HEAD + CHUNK)
+        await wire.reader.read()
+
+    await house.raw_engine(slow)
+    running = await house.sidecar(tracing=spans.tracing)
+    asking = asyncio.create_task(running.post(json=chat(stream=True)))
+    registry = running.sidecar.registry
+    await eventually(lambda: State.RELAYED in {each.state for each in registry._requests})
+    asking.cancel()
+    assert await running.ended(1) == {"client_gone": 1}
+    assert attributes(spans.named("chat tiny"))["http.response.status_code"] == 200
 
 
 async def test_a_retry_has_an_engine_span_of_its_own(house: House, spans: Spans) -> None:

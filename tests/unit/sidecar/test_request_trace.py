@@ -256,6 +256,32 @@ def test_attempts_before_the_last_are_errors_and_the_queue_is_the_first_ones() -
     assert [s.end_ns - at for s in engines] == [5_000_000_000, 7_000_000_000]
 
 
+def test_an_attempt_that_was_lost_ends_before_the_wait_for_the_next() -> None:
+    trace = begun({})
+    trace.lost(1.5)  # nothing could be sent
+    trace.dispatched(1.0, 2.0, "a", to_peer=True)
+    trace.lost(3.0)
+    trace.lost(4.0)  # the same
+    trace.dispatched(1.0, 6.0, "b")
+    trace.lost(7.0)
+    trace.finish(Outcome.CLIENT_GONE, 0, 9.0, first_byte_at=None, usage=None)
+    (forward,), (engine,) = (named(trace.spans(), f"weir.{each}") for each in ("forward", "engine"))
+    at = trace.wall_offset_ns
+    assert [(each.end_ns - at, each.error) for each in (forward, engine)] == [
+        (3_000_000_000, "tried again"),
+        (7_000_000_000, "lost"),
+    ]
+
+
+def test_an_attempt_after_one_without_a_connection_is_none_that_was_lost() -> None:
+    trace = begun({})
+    trace.lost(1.5)
+    trace.dispatched(1.0, 2.0, "a")
+    trace.finish(Outcome.OK, 200, 9.0, first_byte_at=3.0, usage=None)
+    (engine,) = named(trace.spans(), "weir.engine")
+    assert (engine.end_ns - trace.wall_offset_ns, engine.error) == (9_000_000_000, "")
+
+
 @pytest.mark.parametrize(
     ("outcome", "status", "wanted"),
     [
