@@ -354,11 +354,10 @@ def _is_unready(replica: Replica) -> bool:
 def _started_again(replica: Replica) -> Container | None:
     """Return the engine of a replica that loads once more, because it ended badly lately."""
     ago_s = replica.engine_ended_s
-    if replica.pod is None or (ago_s is not None and ago_s >= _LATELY_S):
+    engine = None if replica.pod is None else replica.pod.engine
+    if engine is None or (ago_s is not None and ago_s >= _LATELY_S):
         return None
-    containers = replica.pod.containers
-    engines = (each for each in containers if each.name == labels.ENGINE_CONTAINER)
-    return next((each for each in engines if each.ended and each.ended.exit_code), None)
+    return engine if engine.ended and engine.ended.exit_code else None
 
 
 def is_stalled(replica: Replica) -> bool:
@@ -456,15 +455,15 @@ def ended_often(facts: Facts) -> Iterator[Finding]:
     """
     for replica in facts.replicas:
         ago_s = replica.engine_ended_s
-        engines = () if replica.pod is None else replica.pod.containers
-        for each in engines:
-            often = each.name == labels.ENGINE_CONTAINER and each.restart_count >= _OFTEN
-            if often and each.is_running and ago_s is not None and ago_s < _LATELY_S:
-                seen = (
-                    f"the engine of {replica.name} was started again {each.restart_count} times, "
-                    f"and ended last {ago_s:.0f} s ago"
-                )
-                yield _ended_again(replica, each, facts, seen)
+        engine = None if replica.pod is None else replica.pod.engine
+        if engine is None or ago_s is None or ago_s >= _LATELY_S:
+            continue
+        if engine.is_running and engine.restart_count >= _OFTEN:
+            seen = (
+                f"the engine of {replica.name} was started again {engine.restart_count} times, "
+                f"and ended last {ago_s:.0f} s ago"
+            )
+            yield _ended_again(replica, engine, facts, seen)
 
 
 def _ended_again(replica: Replica, engine: Container, facts: Facts, seen: str) -> Finding:

@@ -241,10 +241,10 @@ def _replica(reading: _Reading, manifest: dict[str, Any]) -> Replica:
 
 
 def _engine_ended_s(pod: Pod) -> float | None:
-    ends = [each.ended for each in pod.containers if each.name == labels.ENGINE_CONTAINER]
-    if not ends or ends[0] is None or ends[0].finished_at is None:
+    end = None if pod.engine is None else pod.engine.ended
+    if end is None or end.finished_at is None:
         return None
-    return (datetime.now(UTC) - ends[0].finished_at).total_seconds()
+    return (datetime.now(UTC) - end.finished_at).total_seconds()
 
 
 def _again(reading: _Reading, replica: Replica) -> Replica:

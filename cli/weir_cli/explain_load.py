@@ -139,7 +139,6 @@ def is_draining(replica: Replica) -> bool:
 
 def _waiting(replicas: Iterable[Replica]) -> dict[str, str]:
     """Return by class what there is to say of its requests that wait."""
-    said = {}
     waiting: dict[str, Counter[str]] = {}
     oldest: dict[str, float] = {}
     for page in map(_newest, replicas):
@@ -149,6 +148,7 @@ def _waiting(replicas: Iterable[Replica]) -> dict[str, str]:
         for labels, value in _series(page, OLDEST):
             name = labels.get("class", "")
             oldest[name] = max(value, oldest.get(name, 0.0))
+    said = {}
     for name, tenants in sorted(waiting.items()):
         if number := sum(tenants.values()):
             longest = f"the oldest for {oldest.get(name, 0.0):.1f} s"

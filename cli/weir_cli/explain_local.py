@@ -15,10 +15,10 @@ from weir_cli import top_pages
 from weir_cli.child import tail
 from weir_cli.explain_facts import Facts, Replica, Unseen
 from weir_cli.explain_load import READ
-from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord
+from weir_cli.records import Instance, InstanceRecord, ReplicaRecord, ServiceRecord, gateway_of
 from weir_cli.replica import Phase
 from weir_cli.show import alive, page_of, page_of_gateway, state_of
-from weir_cli.top_pages import Address, gateway_of
+from weir_cli.top_pages import Address
 from weir_core.api import labels
 from weir_core.wire.request_state import REQUESTS_PATH, RequestReport
 
@@ -50,7 +50,7 @@ def read(record: InstanceRecord, service: ServiceRecord, cache: Path, between_s:
         between_s: Seconds between two readings of metrics.
     """
     logs = Instance(cache, record.port).logs
-    gateway, address = Replica(gateway_of(service)), Address.of_gateway(service)
+    gateway, address = Replica(gateway_of(service.name)), Address.of_gateway(service)
     places = [address, *map(Address.of_replica, service.replicas)]
     replicas = [gateway, *(_replica(each, logs) for each in service.replicas)]
     replicas = _with_pages(replicas, places, later=False)
@@ -74,7 +74,7 @@ def requests(
     """Return what the sidecars of a service say of a request, and which did not."""
     page = f"{REQUESTS_PATH}?{urlencode({'id': request_id})}"
     reports, unseen = [], []
-    gateway = gateway_of(service)
+    gateway = gateway_of(service.name)
     told = {each.name: page_of(each.admin_socket, page) for each in service.replicas}
     told[gateway] = page_of_gateway(gateway, Path(service.policies_file), page)
     for name, found in told.items():

@@ -23,10 +23,10 @@ def error_line(lines: Iterable[str]) -> str:
     """Return the line in which a process said why it ends: of a traceback the last."""
     said = [_PREFIX.sub("", each).strip() for each in lines]
     said = [each for each in said if each]
+    if not said:
+        return "it said nothing"
     errors = [at for at, each in enumerate(said) if _ERROR.search(each)]
     roots = [at for at in errors if _FOLLOWS not in said[at]]
     at = (roots or errors or [len(said) - 1])[-1]
-    if not said:
-        return "it said nothing"
     follows = said[at + 1 : at + 2] if _LISTS.search(said[at]) else []
     return ": ".join([said[at], *follows])

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from weir_cli import machine, policies, room
 from weir_cli.documents import Documents, Object, load
 from weir_cli.pods import Place, ReplicaPlan, Template, plan_replica
+from weir_cli.records import gateway_of
 from weir_core.api import labels
 from weir_core.api.inferenceservice import InferenceService, Pool
 from weir_core.errors import InvalidSpec, MachineUnfit
@@ -169,7 +170,7 @@ def plan_services(
 
 def _gateway(service: InferenceService, address: str, ground: Ground, index: int) -> GatewayPlan:
     return GatewayPlan(
-        name=f"{service.metadata.name}-gateway",
+        name=gateway_of(service.metadata.name),
         address=address,
         policies_file=ground.scratch / f"gateway-{index + 1}" / labels.POLICIES_FILE,
     )

@@ -96,6 +96,11 @@ class ServiceRecord(_Record):
         return scaling.message
 
 
+def gateway_of(service: str) -> str:
+    """Return the name by which sidecars know the gateway of a service of `weir up`."""
+    return f"{service}-gateway"
+
+
 class InstanceRecord(_Record):
     """One running `weir up`."""
 

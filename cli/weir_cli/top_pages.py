@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from weir_cli.records import InstanceRecord, ReplicaRecord, ServiceRecord
+from weir_cli.records import InstanceRecord, ReplicaRecord, ServiceRecord, gateway_of
 from weir_cli.show import page_of_gateway, read_state, scaling_note, state_of
 from weir_cli.top_figures import READ, Page, Process, Reading, Service, read_page
 from weir_core.api import labels
@@ -56,7 +56,7 @@ class Address:
         return cls(
             url.hostname or "",
             url.port or labels.API_PORT,
-            gateway=gateway_of(record),
+            gateway=gateway_of(record.name),
             policies_file=record.policies_file,
         )
 
@@ -70,11 +70,6 @@ class Address:
         if self.gateway:
             return read_state(page_of_gateway(self.gateway, Path(self.policies_file), "/state"))
         return state_of(self.admin_socket) if self.admin_socket else None
-
-
-def gateway_of(record: ServiceRecord) -> str:
-    """Return the name of a service's gateway."""
-    return f"{record.name}-gateway"
 
 
 def page_of(
@@ -162,7 +157,7 @@ def _service(record: ServiceRecord, readers: Mapping[Address, Reader]) -> Servic
     return Service(
         record.name,
         classes_in(Path(record.policies_file)),
-        (Process(gateway_of(record), "ready", gateway),),
+        (Process(gateway_of(record.name), "ready", gateway),),
         tuple(
             Process(each.name, each.phase, readers[Address.of_replica(each)].readings)
             for each in record.replicas

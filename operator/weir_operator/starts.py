@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from weir_core.api import labels
 from weir_operator.observed import Observed
-from weir_operator.views import Container, Pod
+from weir_operator.views import Pod
 
 _ROUNDED_TO_S: Final = 10
 """So that the message, and with it the status, does not change at each look."""
@@ -66,7 +65,7 @@ def _of(seen: Observed, pool: str) -> Iterable[Pod]:
 
 def _measured(pod: Pod) -> tuple[Start, datetime] | None:
     """Return how long the engine of a ready pod took, and when it was there."""
-    engine = _engine(pod)
+    engine = pod.engine
     began = None if engine is None else engine.running_since
     ready_at = pod.ready_since
     if began is None or ready_at is None:
@@ -79,12 +78,9 @@ def _measured(pod: Pod) -> tuple[Start, datetime] | None:
 
 def _loading_since(seen: Observed, pool: str) -> datetime | None:
     """Return since when the engine loads that began first of those that do."""
-    engines = [each for each in map(_engine, _of(seen, pool)) if each and not each.started]
+    found = [pod.engine for pod in _of(seen, pool)]
+    engines = [each for each in found if each and not each.started]
     return min((each.running_since for each in engines if each.running_since), default=None)
-
-
-def _engine(pod: Pod) -> Container | None:
-    return next((each for each in pod.containers if each.name == labels.ENGINE_CONTAINER), None)
 
 
 def _kept(body: Mapping[str, Any], pool: str) -> Start | None:

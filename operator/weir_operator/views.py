@@ -280,8 +280,13 @@ class Pod(_OfAPool, frozen=True):
     @property
     def engine_start(self) -> tuple[str, str]:
         """Which start of which engine this is: the pod's uid and the container's id."""
+        return self.metadata.uid, "" if self.engine is None else self.engine.container_id
+
+    @property
+    def engine(self) -> Container | None:
+        """What is known of its engine's container."""
         engines = (each for each in self.containers if each.name == labels.ENGINE_CONTAINER)
-        return self.metadata.uid, next((each.container_id for each in engines), "")
+        return next(engines, None)
 
     @property
     def is_told(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the console shows of a page `/state`: no more than this, and only where it has these types.
+"""The parts of a page `/state` that the console shows, and the types that they must have.
 
 The page is that of a sidecar of another version, or of a process in a pod that is no sidecar. What
 is wrong in it is found here, so that neither the console nor its page in the browser meets it.
@@ -67,7 +67,7 @@ class PoolOfClass(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What the scheduler did since it started."""
+    """Requests by how the scheduler treated them since it started."""
 
     dispatched: _Count
     finished: _Count
@@ -76,7 +76,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Pool(msgspec.Struct, frozen=True):
-    """What a gateway holds."""
+    """The requests that wait at a gateway."""
 
     waiting: _Count
     classes: tuple[PoolOfClass, ...]
@@ -92,7 +92,7 @@ class Engine(msgspec.Struct, frozen=True):
 
 
 class Scheduling(Pool, frozen=True):
-    """What a replica holds."""
+    """The requests that wait at a replica, and those in its engine."""
 
     engine: Engine
     at_engine: _Count
