@@ -280,7 +280,7 @@ def _state(reading: _Reading, pod: str) -> Any:
         return None
     try:
         return json.loads(answer.out)
-    except ValueError:
+    except (ValueError, RecursionError):  # of JSON that is nested deeply
         reading.miss("the sidecar's state", pod, "it is no JSON")
         return None
 

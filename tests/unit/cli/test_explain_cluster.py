@@ -131,6 +131,24 @@ def test_says_what_it_could_not_read_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param("{", id="no JSON"),
+        pytest.param("[" * 10_000 + "]" * 10_000, id="JSON that is nested deeply"),
+    ],
+)
+def test_a_page_of_state_that_is_no_json_is_told_and_ends_nothing(
+    state: str, tmp_path: Path
+) -> None:
+    asked = "exec chat-a --namespace=ai --container=sidecar -- weir-sidecar state"
+    said = explained(WHOLE | {asked: state}, tmp_path)
+    assert said.verdict == "chat is healthy: 1 of 1"
+    assert [(each.what, each.why) for each in said.unseen] == [
+        ("the sidecar's state of chat-a", "it is no JSON")
+    ]
+
+
+@pytest.mark.parametrize(
     ("refused", "verdict"),
     [
         pytest.param(
