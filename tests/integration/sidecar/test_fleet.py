@@ -18,6 +18,7 @@ from tests.integration.sidecar.fleet import CLASSES, DOCUMENT, KEY, SILENT, SLOW
 from tests.integration.sidecar.harness import Answer, eventually
 from weir_core.sched.types import ClassPolicy, TenantPolicy
 from weir_core.wire.policies import AdapterEntry, PolicyDocument, TenantEntry
+from weir_core.wire.sidecar_state import ADAPTER_READY
 from weir_sidecar.drain import Phase
 from weir_sim.mock_engine import Profile
 
@@ -34,16 +35,23 @@ async def test_whoever_gets_the_requests_all_replicas_serve_them(fleet: Fleet) -
     assert sum(fleet.served) == 60
 
 
-async def test_an_adapter_is_asked_of_the_replica_that_has_loaded_it(fleet: Fleet) -> None:
-    fleet.engines[1].adapters["sql"] = "/models/sql"
+async def until_the_second_alone_has_it(fleet: Fleet) -> None:
+    """Declare the adapter, and wait until each replica goes by whether its engine has it.
+
+    One that has not read the document lacks nothing yet.
+    """
     fleet.tell(msgspec.structs.replace(DOCUMENT, adapters=(AdapterEntry("sql", "hf://o/sql"),)))
     names = [each.sidecar.names for each in fleet.replicas]
     await eventually(lambda: [bool(each.shown.lacking) for each in names] == [True, False, True])
-    for at in (0, 1, 2) * 5:
-        # A busy machine may keep the only replica that has it silent; the client is to come again.
-        while (answer := await fleet.ask(at, model="sql")).status == 503:
-            assert "Retry-After" in answer.headers
-        assert answer.status == 200
+    await eventually(lambda: names[1].states() == {"sql": ADAPTER_READY})
+    await eventually(lambda: not names[1].shown.lacking)
+
+
+async def test_an_adapter_is_asked_of_the_replica_that_has_loaded_it(fleet: Fleet) -> None:
+    fleet.engines[1].adapters["sql"] = "/models/sql"
+    await until_the_second_alone_has_it(fleet)
+    answers = [await fleet.ask(at, model="sql") for at in (0, 1, 2) for _ in range(5)]
+    assert [answer.status for answer in answers] == [200] * 15
     assert fleet.served == [0, 15, 0]
     fleet.engines[1].healthy = False
     await eventually(lambda: fleet.replicas[0].sidecar.peers.usable == 1)
@@ -57,9 +65,7 @@ async def test_a_busy_replica_alone_has_an_adapter_and_serves_all_of_its_request
 ) -> None:
     fleet.engines[1].adapters["sql"] = "/models/sql"
     fleet.engines[1].profile = SLOW
-    fleet.tell(msgspec.structs.replace(DOCUMENT, adapters=(AdapterEntry("sql", "hf://o/sql"),)))
-    names = [each.sidecar.names for each in fleet.replicas]
-    await eventually(lambda: [bool(each.shown.lacking) for each in names] == [True, False, True])
+    await until_the_second_alone_has_it(fleet)
     answers = await asyncio.gather(*(fleet.ask(1, model="sql") for _ in range(60)))
     assert [answer.status for answer in answers] == [200] * 60
 
